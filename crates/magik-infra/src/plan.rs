@@ -1,0 +1,92 @@
+//! What the launcher hands to the pod init: everything is decided, nothing of an image or a manifest is read again.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// A pod, ready to be started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodPlan {
+    /// The pod's id.
+    pub id: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// File systems to mount before the first container, in this order.
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsPlan>,
+    /// Run to completion one after the other, before the others start.
+    #[serde(default)]
+    pub init_containers: Vec<ContainerPlan>,
+    /// Started in this order, stopped in the reverse one.
+    pub containers: Vec<ContainerPlan>,
+    /// Seconds between SIGTERM and SIGKILL when nobody says otherwise.
+    pub grace_period_s: u64,
+    /// Seconds after which the pod is killed and counts as failed (`activeDeadlineSeconds`).
+    #[serde(default)]
+    pub active_deadline_s: Option<u64>,
+}
+
+/// A tmpfs: an emptyDir with `medium: Memory`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TmpfsPlan {
+    /// An existing directory.
+    pub target: PathBuf,
+    /// The limit in bytes; absent: half of the host's memory, as the kernel has it.
+    #[serde(default)]
+    pub size: Option<u64>,
+}
+
+/// A container, ready to be created.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerPlan {
+    /// The name in the pod; also the container's id at the runtime, whose root is the pod's own.
+    pub name: String,
+    /// The image, as the pod named it; for status only.
+    pub image: String,
+    /// The bundle: holds `config.json` and an empty `rootfs` to mount on.
+    pub bundle: PathBuf,
+    /// The root file system.
+    pub rootfs: RootfsPlan,
+    /// The CRI-format log file.
+    pub log: PathBuf,
+}
+
+/// A container's root file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+pub enum RootfsPlan {
+    /// An overlay mounted on the bundle's `rootfs`.
+    Overlay {
+        /// Read-only layers, uppermost first.
+        lower: Vec<PathBuf>,
+        /// The writable layer and its work directory; absent: the mount is read-only.
+        #[serde(default)]
+        upper: Option<UpperPlan>,
+    },
+    /// A directory that is used as it is (hosts without overlayfs; WASM).
+    Directory {
+        /// The directory; the bundle's `root.path` names it.
+        path: PathBuf,
+    },
+}
+
+/// The writable part of an overlay; both directories are on one file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpperPlan {
+    /// `upperdir`.
+    pub upper: PathBuf,
+    /// `workdir`, empty.
+    pub work: PathBuf,
+}

@@ -1,0 +1,118 @@
+//! A pod's status: written by the pod init as `status.json` at every transition (temp file and rename), read by everyone.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use magik_oci::Exit;
+use serde::{Deserialize, Serialize};
+
+/// The phases of Kubernetes' pod life-cycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Not all containers have been started yet.
+    Pending,
+    /// All containers were started, at least one still runs.
+    Running,
+    /// All containers ended with exit code 0.
+    Succeeded,
+    /// A container ended otherwise, or the pod init died, or the deadline passed.
+    Failed,
+}
+
+impl Phase {
+    /// Whether nothing of the pod runs any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// A pod as it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// The pod's id.
+    pub id: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `native`, `microvm` or `wasm`.
+    pub runtime_class: String,
+    /// `metadata.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// One word for why, e.g. `DeadlineExceeded`, `InitDied`, `Stopped`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// A sentence for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When `run_pod` reserved it.
+    pub created_at: Timestamp,
+    /// When all containers were running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When the last container ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Init containers, in order.
+    #[serde(default)]
+    pub init_containers: Vec<ContainerStatus>,
+    /// App containers, in order.
+    pub containers: Vec<ContainerStatus>,
+}
+
+impl PodStatus {
+    /// The exit code of the whole pod: of the first container (init containers first) that did not exit with 0, else 0.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        let failed = |c: &ContainerStatus| match &c.state {
+            ContainerPhase::Exited { exit, .. } if exit.code != 0 => Some(exit.code),
+            _ => None,
+        };
+        self.init_containers.iter().chain(&self.containers).find_map(failed).unwrap_or(0)
+    }
+}
+
+/// One container of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Its name in the pod.
+    pub name: String,
+    /// Its image, as the pod named it.
+    pub image: String,
+    /// Where it is in its life.
+    pub state: ContainerPhase,
+}
+
+/// A container's life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "phase")]
+pub enum ContainerPhase {
+    /// Not started.
+    Waiting,
+    /// Its program runs.
+    Running {
+        /// Since when.
+        #[serde(rename = "startedAt")]
+        started_at: Timestamp,
+        /// Its first process as the pod init's pid namespace numbers it; absent where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+    },
+    /// Its program ended.
+    Exited {
+        /// When it was started.
+        #[serde(rename = "startedAt")]
+        started_at: Timestamp,
+        /// When it ended.
+        #[serde(rename = "finishedAt")]
+        finished_at: Timestamp,
+        /// How it ended.
+        exit: Exit,
+    },
+}

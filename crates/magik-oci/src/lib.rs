@@ -1,0 +1,26 @@
+//! What every container runtime of magikrun has in common.
+//!
+//! - [`OciRuntime`]: the operations of the OCI runtime-spec, plus exec, pause, update and stats, as one async trait.
+//!   `oci-native`, `oci-krun` and `oci-wasm` implement it; `magik-infra` supervises pods through it and nothing else.
+//! - [`ContainerId`]: validated before any state is touched.
+//! - [`ContainerState`], [`Exit`], [`Stats`]: what a runtime answers.
+//! - [`Platform`]: what this host can run, and why not.
+//!
+//! This crate starts nothing and knows no backend.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod error;
+mod id;
+mod io;
+mod platform;
+mod runtime;
+mod state;
+mod stats;
+
+pub use error::{Error, Result};
+pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
+pub use io::{ExecIo, Stdio};
+pub use platform::{Capability, Platform};
+pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
+pub use state::{ContainerState, Exit, Signal, Status, UnknownSignal};
+pub use stats::{CpuStats, MemoryStats, PidsStats, Stats};

@@ -1,0 +1,2 @@
+//! magikrun: run pods and OCI containers.
+fn main() {}

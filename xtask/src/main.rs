@@ -1,0 +1,2 @@
+//! The workspace's chores: `cargo xtask demo`, `test`, `bench`.
+fn main() {}
