@@ -1,0 +1,13 @@
+//! OCI images made from this machine's own files, without a network.
+//!
+//! [`LayerBuilder`] collects files into a layer: [`LayerBuilder::busybox`] adds a shell with its applets,
+//! [`LayerBuilder::packages`] the files of installed Debian packages and the libraries they are linked with.
+//! [`Layout`] writes layers and a configuration as an image of an OCI layout directory (image-spec, "Image Layout").
+//! `xtask demo`, `xtask bench` and the end-to-end tests all make their images here.
+
+mod debian;
+mod layer;
+mod layout;
+
+pub use layer::{Layer, LayerBuilder};
+pub use layout::{ImageConfig, Layout};
