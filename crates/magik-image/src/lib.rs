@@ -1,1 +1,32 @@
-//! Placeholder front page, replaced with the crate.
+//! OCI images: from a registry, a layout or an archive into a local store, and from there to unpacked layers and
+//! runtime bundles.
+//!
+//! - [`Reference`](reference::Reference) names an image as docker and podman do; [`ImageStore`] keeps images below one data root.
+//! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack; [`ImageStore::unpack_flat`]
+//!   makes one flat root filesystem.
+//! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
+//! - [`limits`] bounds everything that comes from outside, while it streams.
+//!
+//! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
+//! is described in [`store::format`] and [`magik_cas::format`].
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod auth;
+pub mod bundle;
+mod error;
+pub mod layout;
+pub mod limits;
+pub mod manifest;
+pub mod platform;
+pub mod pull;
+pub mod push;
+pub mod reference;
+pub mod registry;
+pub mod source;
+pub mod store;
+mod unpack;
+
+pub use error::{Error, Result};
+pub use limits::Limits;
+pub use reference::Reference;
+pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport};

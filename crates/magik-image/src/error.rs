@@ -1,0 +1,118 @@
+//! The errors of the image store.
+
+use std::path::PathBuf;
+
+use magik_cas::Digest;
+
+use crate::reference::InvalidReference;
+
+/// The result of an image operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with an image; every message says what, where and, if it is not plain, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A text is not an image reference.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// The blob store refused or failed.
+    #[error(transparent)]
+    Cas(#[from] magik_cas::Error),
+    /// A file or system call failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, to which path.
+        context: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// No image of that name or id is in the store.
+    #[error("image {0} is not in the store: pull or load it first")]
+    NotFound(String),
+    /// A prefix of an id means several images.
+    #[error("image id {0} is ambiguous: give more of its digits")]
+    Ambiguous(String),
+    /// Something is larger than allowed.
+    #[error("{what} is larger than {limit} bytes, which is the limit")]
+    TooLarge {
+        /// What is too large, naming the layer, blob or file.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// There are more of something than allowed.
+    #[error("{what}: more than {limit}, which is the limit")]
+    TooMany {
+        /// What there is too much of.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// A manifest, index or configuration is malformed or asks for something refused.
+    #[error("{document}: {reason}")]
+    InvalidDocument {
+        /// Which document, with its digest or file.
+        document: String,
+        /// What is wrong, naming the field.
+        reason: String,
+    },
+    /// A layer's archive is malformed.
+    #[error("layer {layer}: {reason}")]
+    InvalidLayer {
+        /// The layer's digest.
+        layer: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An entry of a layer's archive is refused.
+    #[error("layer {layer}: entry {entry:?}: {reason}")]
+    InvalidEntry {
+        /// The layer's digest.
+        layer: Digest,
+        /// The entry's name, shortened.
+        entry: String,
+        /// Why it is refused, or what failed.
+        reason: String,
+    },
+    /// A layer's decompressed bytes do not hash to the diff id its configuration names.
+    #[error("layer {layer}: its content is {found}, the image's configuration says {expected}")]
+    DiffIdMismatch {
+        /// The layer's digest.
+        layer: Digest,
+        /// The diff id of the configuration.
+        expected: Digest,
+        /// What its content hashes to.
+        found: Digest,
+    },
+    /// A layout or archive is malformed.
+    #[error("{path}: {reason}", path = path.display())]
+    InvalidArchive {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A lease's name cannot be a file name.
+    #[error("lease name {0:?} may hold only letters, digits, '_', '-' and '.', and starts with a letter or digit")]
+    InvalidLease(String),
+    /// A background task was cancelled or panicked.
+    #[error("image task ended early: {0}")]
+    Task(String),
+    /// This system cannot do that.
+    #[error("{what} is not supported: {why}")]
+    Unsupported {
+        /// The operation.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl Error {
+    /// Wraps an I/O error with what was being done, for use in `map_err`.
+    pub fn io<E: Into<std::io::Error>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let context = context.into();
+        move |source| Self::Io { context, source: source.into() }
+    }
+}

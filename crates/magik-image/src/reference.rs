@@ -1,0 +1,268 @@
+//! Image references, read as docker and podman read them.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// The registry that a name without one means.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+/// The tag that a name with neither tag nor digest means.
+pub const DEFAULT_TAG: &str = "latest";
+/// The longest registry and repository together, in bytes (distribution's `NameTotalLengthMax`).
+pub const MAX_NAME_LEN: usize = 255;
+/// The longest tag in bytes.
+pub const MAX_TAG_LEN: usize = 128;
+
+/// Docker Hub's repositories without a user live here.
+const OFFICIAL: &str = "library";
+/// What docker called [`DEFAULT_REGISTRY`] before 2015; still found in scripts.
+const LEGACY_REGISTRY: &str = "index.docker.io";
+
+/// A normalised image reference: registry, repository, and a tag, a digest or both.
+///
+/// The grammar is that of distribution's `reference` package. A name whose first part holds no `.`, no `:` and is not
+/// `localhost` is one of Docker Hub; a name without tag and digest means the tag `latest`. With both, the digest decides
+/// what is pulled and the tag is what the image is called.
+///
+/// ```
+/// use magik_image::Reference;
+/// let reference: Reference = "nginx".parse().unwrap();
+/// assert_eq!(reference.to_string(), "docker.io/library/nginx:latest");
+/// assert_eq!(reference.familiar(), "nginx:latest");
+/// assert_eq!("localhost:5000/a/b".parse::<Reference>().unwrap().registry(), "localhost:5000");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<String>,
+}
+
+/// Why a text is not an image reference. Every message quotes the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidReference {
+    /// It is empty.
+    #[error("image name is empty")]
+    Empty,
+    /// It is longer than any reference can be.
+    #[error("image name of {0} bytes is too long: registry and repository may have {MAX_NAME_LEN}")]
+    TooLong(usize),
+    /// The registry is no host name with an optional port.
+    #[error("image name {0:?}: {1:?} is not a registry's host name")]
+    Registry(String, String),
+    /// A repository has an upper-case letter.
+    #[error("image name {0:?}: the repository must be lower case")]
+    Uppercase(String),
+    /// A part of the repository breaks the grammar.
+    #[error(
+        "image name {0:?}: {1:?} is not a repository name: lower-case letters and digits, joined by '.', '_', '__' or dashes"
+    )]
+    Repository(String, String),
+    /// The repository is 64 hexadecimal digits: it would be mistaken for an image id.
+    #[error("image name {0:?} is 64 hexadecimal digits, which is an image id and no name")]
+    LooksLikeId(String),
+    /// The tag breaks the grammar.
+    #[error("image name {0:?}: {1:?} is not a tag: at most {MAX_TAG_LEN} letters, digits, '_', '.' and '-', the first no '.' or '-'")]
+    Tag(String, String),
+    /// The digest is none of sha256 or sha512, or its hexadecimal part has another length.
+    #[error("image name {0:?}: {1:?} is not a digest: sha256: or sha512: and lower-case hexadecimal digits")]
+    Digest(String, String),
+}
+
+impl Reference {
+    /// Host name and optional port, `docker.io` for Docker Hub.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository in its registry, `library/nginx`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag, if there is one.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest, `sha256:<hex>`, if there is one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// The short form docker shows: `nginx:1.27`, `user/app:v1`, `ghcr.io/a/b:latest`.
+    #[must_use]
+    pub fn familiar(&self) -> String {
+        let full = self.to_string();
+        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
+        // `library/a/b` is not official: without its first part it would name another repository.
+        match short.strip_prefix("library/") {
+            Some(official) if short.len() != full.len() && !self.repository["library/".len()..].contains('/') => {
+                official.to_owned()
+            }
+            _ => short.to_owned(),
+        }
+    }
+
+    /// The same repository with this digest and no tag.
+    ///
+    /// # Errors
+    /// [`InvalidReference::Digest`] if it is no digest.
+    pub fn with_digest(&self, digest: &str) -> Result<Self, InvalidReference> {
+        if !is_digest(digest) {
+            return Err(InvalidReference::Digest(self.to_string(), digest.to_owned()));
+        }
+        Ok(Self { tag: None, digest: Some(digest.to_owned()), ..self.clone() })
+    }
+
+    /// What a manifest is asked for by: the digest, else the tag.
+    #[must_use]
+    pub fn tag_or_digest(&self) -> &str {
+        self.digest.as_deref().or(self.tag.as_deref()).unwrap_or(DEFAULT_TAG)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = InvalidReference;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReference> {
+        // Bounds the work below and the size of what the errors quote.
+        if text.len() > MAX_NAME_LEN + 1 + MAX_TAG_LEN + 1 + "sha512:".len() + 128 {
+            return Err(InvalidReference::TooLong(text.len()));
+        }
+        if text.is_empty() {
+            return Err(InvalidReference::Empty);
+        }
+        let quoted = || text.to_owned();
+        let (rest, digest) = match text.split_once('@') {
+            Some((_, digest)) if !is_digest(digest) => {
+                return Err(InvalidReference::Digest(quoted(), digest.to_owned()));
+            }
+            Some((rest, digest)) => (rest, Some(digest.to_owned())),
+            None => (text, None),
+        };
+        // A colon after the last slash begins the tag; one before it is a port.
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((_, tag)) if tag.contains('/') => (rest, None),
+            Some((_, tag)) if !is_tag(tag) => return Err(InvalidReference::Tag(quoted(), tag.to_owned())),
+            Some((name, tag)) => (name, Some(tag.to_owned())),
+            None => (rest, None),
+        };
+        let (registry, repository) = match name.split_once('/') {
+            Some((first, rest)) if names_a_registry(first) => (first, rest.to_owned()),
+            _ => (DEFAULT_REGISTRY, name.to_owned()),
+        };
+        if !is_host(registry) {
+            return Err(InvalidReference::Registry(quoted(), registry.to_owned()));
+        }
+        let registry = if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry };
+        if repository.chars().any(char::is_uppercase) {
+            return Err(InvalidReference::Uppercase(quoted()));
+        }
+        if let Some(part) = repository.split('/').find(|part| !is_path_component(part)) {
+            return Err(InvalidReference::Repository(quoted(), part.to_owned()));
+        }
+        if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidReference::LooksLikeId(quoted()));
+        }
+        let repository = match registry {
+            DEFAULT_REGISTRY if !repository.contains('/') => format!("{OFFICIAL}/{repository}"),
+            _ => repository,
+        };
+        if registry.len() + 1 + repository.len() > MAX_NAME_LEN {
+            return Err(InvalidReference::TooLong(text.len()));
+        }
+        let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+    }
+}
+
+/// Whether the first part of a name is a registry and not a Docker Hub user (`reference.splitDockerDomain`).
+fn names_a_registry(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase)
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((v6, rest))) => {
+            if v6.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            (None, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or("")) })
+        }
+        Some(None) => return false,
+        None => match text.split_once(':') {
+            Some((host, port)) => (Some(host), Some(port)),
+            None => (Some(text), None),
+        },
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.is_none_or(|host| host.split('.').all(label))
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_path_component(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let separators = text.split(|c: char| u8::try_from(c).is_ok_and(alphanumeric)).filter(|between| !between.is_empty());
+    let ends = [text.bytes().next(), text.bytes().last()];
+    ends.iter().all(|end| end.is_some_and(alphanumeric))
+        && separators.into_iter().all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
+}
+
+/// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= MAX_TAG_LEN
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+/// A sha256 or sha512 digest with lower-case hexadecimal digits (image-spec, "Digests").
+pub(crate) fn is_digest(text: &str) -> bool {
+    let hex = match text.split_once(':') {
+        Some(("sha256", hex)) if hex.len() == 64 => hex,
+        Some(("sha512", hex)) if hex.len() == 128 => hex,
+        _ => return false,
+    };
+    hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+impl TryFrom<String> for Reference {
+    type Error = InvalidReference;
+    fn try_from(text: String) -> Result<Self, InvalidReference> {
+        text.parse()
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}

@@ -1,0 +1,111 @@
+//! Where an image comes from.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use crate::reference::{InvalidReference, Reference};
+
+/// A place an image is pulled or loaded from, as the command line names it.
+///
+/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` and `docker-archive:FILE[:NAME]` are local; everything else, with or
+/// without `docker://` before it, is a name at a registry. The path ends at its first colon, as it does for skopeo.
+///
+/// ```
+/// use magik_image::ImageSource;
+/// assert_eq!("busybox".parse::<ImageSource>().unwrap().to_string(), "docker.io/library/busybox:latest");
+/// assert!(matches!("oci:/tmp/x:v1".parse().unwrap(), ImageSource::OciDir { tag: Some(_), .. }));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ImageSource {
+    /// A name at a registry.
+    Registry(Reference),
+    /// An OCI image layout directory.
+    OciDir {
+        /// The directory holding `oci-layout`.
+        path: PathBuf,
+        /// The `org.opencontainers.image.ref.name` in its index; absent: the only image there is.
+        tag: Option<String>,
+    },
+    /// An OCI image layout in a tar file.
+    OciArchive {
+        /// The file.
+        path: PathBuf,
+        /// As for [`OciDir`](Self::OciDir).
+        tag: Option<String>,
+    },
+    /// What `docker save` writes.
+    DockerArchive {
+        /// The file.
+        path: PathBuf,
+        /// The name (`RepoTags`) of the image in it; absent: the only image there is.
+        tag: Option<String>,
+    },
+}
+
+/// Why a text names no image source.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSource {
+    /// A local source without a path.
+    #[error("image source {0:?} has no path: write {1}:PATH")]
+    NoPath(String, &'static str),
+    /// Not local, and no reference either.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+}
+
+impl ImageSource {
+    /// The reference, if the source is a registry.
+    #[must_use]
+    pub const fn reference(&self) -> Option<&Reference> {
+        match self {
+            Self::Registry(reference) => Some(reference),
+            _ => None,
+        }
+    }
+}
+
+const OCI_DIR: &str = "oci";
+const OCI_ARCHIVE: &str = "oci-archive";
+const DOCKER_ARCHIVE: &str = "docker-archive";
+
+impl FromStr for ImageSource {
+    type Err = InvalidSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSource> {
+        if let Some(name) = text.strip_prefix("docker://") {
+            return Ok(Self::Registry(name.parse()?));
+        }
+        let local = [OCI_DIR, OCI_ARCHIVE, DOCKER_ARCHIVE].into_iter().find_map(|transport| {
+            text.strip_prefix(transport)?.strip_prefix(':').map(|rest| (transport, rest))
+        });
+        let Some((transport, rest)) = local else {
+            return Ok(Self::Registry(text.parse()?));
+        };
+        let (path, tag) = rest.split_once(':').unwrap_or((rest, ""));
+        if path.is_empty() {
+            return Err(InvalidSource::NoPath(text.to_owned(), transport));
+        }
+        let (path, tag) = (PathBuf::from(path), Some(tag.to_owned()).filter(|tag| !tag.is_empty()));
+        Ok(match transport {
+            OCI_DIR => Self::OciDir { path, tag },
+            OCI_ARCHIVE => Self::OciArchive { path, tag },
+            _ => Self::DockerArchive { path, tag },
+        })
+    }
+}
+
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (transport, path, tag) = match self {
+            Self::Registry(reference) => return reference.fmt(f),
+            Self::OciDir { path, tag } => (OCI_DIR, path, tag),
+            Self::OciArchive { path, tag } => (OCI_ARCHIVE, path, tag),
+            Self::DockerArchive { path, tag } => (DOCKER_ARCHIVE, path, tag),
+        };
+        write!(f, "{transport}:{}", path.display())?;
+        match tag {
+            Some(tag) => write!(f, ":{tag}"),
+            None => Ok(()),
+        }
+    }
+}
