@@ -1,0 +1,153 @@
+//! How processes share a store without a daemon.
+//!
+//! One lock file, `<root>/blobs/lock`, and `flock(2)` on it:
+//!
+//! | who | lock | while |
+//! |---|---|---|
+//! | a [`Lease`]: whoever needs blobs to stay | shared | from before the blobs are looked up until something durable makes them live |
+//! | a [`Writer`](crate::Writer), a [`Staged`](crate::Staged) blob | shared (each has a lease of its own) | from `begin` until it is published or dropped |
+//! | [`Exclusive`]: garbage collection and removal | exclusive | while it decides and removes |
+//! | readers | none | an open file outlives its name |
+//!
+//! From that follows:
+//! - **gc never takes a blob being used.** A blob that was there when a lease was taken, or came later, stays until the
+//!   lease is dropped. What is live must be worked out *after* the exclusive lock is held, which [`Exclusive`] makes
+//!   natural: whoever recorded a root while holding a lease has done so before.
+//! - **Temporary files need no owner's mark.** A writer has a shared lock, so under the exclusive one no ingest is under way, and
+//!   every `tmp/ingest-*` is what a dead process left behind. The kernel releases the locks of a process however it
+//!   ends, so there is no stale lock and no pid to be reused.
+//! - Ingests, readers and leases never wait for each other; they wait for gc, which only unlinks and is short. gc waits for
+//!   leases: hold one as long as an operation lasts, not as long as a container runs. What must stay for
+//!   longer belongs in the caller's roots.
+//!
+//! `flock` belongs to the open file description. Each guard opens the file anew, so guards of one process are as
+//! independent as those of different ones: a thread that asks for [`Exclusive`] while it holds a [`Lease`] waits for ever.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::Path,
+};
+
+use crate::{BlobInfo, Digest, Error, Result, Store, store::PREFIX};
+
+/// Keeps every blob of the store for as long as it lives; see [the protocol](self).
+#[derive(Debug)]
+pub struct Lease {
+    _lock: File,
+}
+
+impl Lease {
+    pub(crate) fn take(lock: &Path) -> Result<Self> {
+        let file = open(lock)?;
+        retry(|| file.lock_shared()).map_err(Error::io(format!("lock {}", lock.display())))?;
+        Ok(Self { _lock: file })
+    }
+}
+
+/// The right to remove blobs: nobody else holds a [`Lease`] or is writing; see [the protocol](self).
+#[derive(Debug)]
+pub struct Exclusive<'a> {
+    store: &'a Store,
+    _lock: File,
+}
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// How many blobs.
+    pub blobs: u64,
+    /// How many temporary files that dead processes had left.
+    pub temporary: u64,
+    /// The bytes of both together.
+    pub bytes: u64,
+}
+
+impl<'a> Exclusive<'a> {
+    pub(crate) fn wait(store: &'a Store, lock: &Path) -> Result<Self> {
+        let file = open(lock)?;
+        retry(|| file.lock()).map_err(Error::io(format!("lock {}", lock.display())))?;
+        Ok(Self { store, _lock: file })
+    }
+
+    pub(crate) fn attempt(store: &'a Store, lock: &Path) -> Result<Option<Self>> {
+        let file = open(lock)?;
+        loop {
+            return match file.try_lock() {
+                Ok(()) => Ok(Some(Self { store, _lock: file })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(TryLockError::Error(source)) => Err(Error::Io {
+                    context: format!("lock {}", lock.display()),
+                    source,
+                }),
+            };
+        }
+    }
+
+    /// Removes a blob; `false` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system refuses.
+    pub fn remove(&self, digest: &Digest) -> Result<bool> {
+        remove_if_there(&self.store.path(digest))
+    }
+
+    /// Removes every blob that `is_live` does not want, and the temporary files of dead processes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system refuses; what was removed before stays removed.
+    pub fn sweep(&self, mut is_live: impl FnMut(&Digest) -> bool) -> Result<SweepReport> {
+        let mut report = SweepReport::default();
+        for BlobInfo { digest, size } in self.store.list()? {
+            if !is_live(&digest) && self.remove(&digest)? {
+                tracing::debug!(%digest, size, "removed blob");
+                report.blobs += 1;
+                report.bytes += size;
+            }
+        }
+        let tmp = self.store.tmp_dir();
+        let context = || format!("list {}", tmp.display());
+        for entry in std::fs::read_dir(&tmp).map_err(Error::io(context()))? {
+            let entry = entry.map_err(Error::io(context()))?;
+            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                continue;
+            }
+            let size = entry.metadata().map_or(0, |m| m.len());
+            if remove_if_there(&entry.path())? {
+                report.temporary += 1;
+                report.bytes += size;
+            }
+        }
+        Ok(report)
+    }
+}
+
+fn open(lock: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options
+        .open(lock)
+        .map_err(Error::io(format!("open {}", lock.display())))
+}
+
+/// A signal handler may interrupt a wait for a lock.
+fn retry(mut lock: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match lock() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Io {
+            context: format!("remove {}", path.display()),
+            source,
+        }),
+    }
+}
