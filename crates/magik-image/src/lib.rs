@@ -29,4 +29,5 @@ mod unpack;
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;
+pub use source::ImageSource;
 pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport};

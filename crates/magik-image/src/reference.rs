@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use magik_cas::{Digest, InvalidDigest};
 use serde::{Deserialize, Serialize};
 
 /// The registry that a name without one means.
@@ -37,7 +38,7 @@ pub struct Reference {
     registry: String,
     repository: String,
     tag: Option<String>,
-    digest: Option<String>,
+    digest: Option<Digest>,
 }
 
 /// Why a text is not an image reference. Every message quotes the text.
@@ -65,11 +66,13 @@ pub enum InvalidReference {
     #[error("image name {0:?} is 64 hexadecimal digits, which is an image id and no name")]
     LooksLikeId(String),
     /// The tag breaks the grammar.
-    #[error("image name {0:?}: {1:?} is not a tag: at most {MAX_TAG_LEN} letters, digits, '_', '.' and '-', the first no '.' or '-'")]
+    #[error(
+        "image name {0:?}: {1:?} is not a tag: at most {MAX_TAG_LEN} letters, digits, '_', '.' and '-', the first no '.' or '-'"
+    )]
     Tag(String, String),
-    /// The digest is none of sha256 or sha512, or its hexadecimal part has another length.
-    #[error("image name {0:?}: {1:?} is not a digest: sha256: or sha512: and lower-case hexadecimal digits")]
-    Digest(String, String),
+    /// What follows the `@` is no digest.
+    #[error("image name {0:?}: {1}")]
+    Digest(String, InvalidDigest),
 }
 
 impl Reference {
@@ -91,10 +94,10 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// The digest, `sha256:<hex>`, if there is one.
+    /// The digest, if there is one.
     #[must_use]
-    pub fn digest(&self) -> Option<&str> {
-        self.digest.as_deref()
+    pub const fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
     }
 
     /// The short form docker shows: `nginx:1.27`, `user/app:v1`, `ghcr.io/a/b:latest`.
@@ -104,7 +107,9 @@ impl Reference {
         let short = full.strip_prefix("docker.io/").unwrap_or(&full);
         // `library/a/b` is not official: without its first part it would name another repository.
         match short.strip_prefix("library/") {
-            Some(official) if short.len() != full.len() && !self.repository["library/".len()..].contains('/') => {
+            Some(official)
+                if short.len() != full.len() && !self.repository["library/".len()..].contains('/') =>
+            {
                 official.to_owned()
             }
             _ => short.to_owned(),
@@ -112,20 +117,22 @@ impl Reference {
     }
 
     /// The same repository with this digest and no tag.
-    ///
-    /// # Errors
-    /// [`InvalidReference::Digest`] if it is no digest.
-    pub fn with_digest(&self, digest: &str) -> Result<Self, InvalidReference> {
-        if !is_digest(digest) {
-            return Err(InvalidReference::Digest(self.to_string(), digest.to_owned()));
+    #[must_use]
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
         }
-        Ok(Self { tag: None, digest: Some(digest.to_owned()), ..self.clone() })
     }
 
     /// What a manifest is asked for by: the digest, else the tag.
     #[must_use]
-    pub fn tag_or_digest(&self) -> &str {
-        self.digest.as_deref().or(self.tag.as_deref()).unwrap_or(DEFAULT_TAG)
+    pub fn tag_or_digest(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.clone().unwrap_or_else(|| DEFAULT_TAG.to_owned()),
+        }
     }
 }
 
@@ -155,10 +162,14 @@ impl FromStr for Reference {
         }
         let quoted = || text.to_owned();
         let (rest, digest) = match text.split_once('@') {
-            Some((_, digest)) if !is_digest(digest) => {
-                return Err(InvalidReference::Digest(quoted(), digest.to_owned()));
-            }
-            Some((rest, digest)) => (rest, Some(digest.to_owned())),
+            Some((rest, digest)) => (
+                rest,
+                Some(
+                    digest
+                        .parse()
+                        .map_err(|e| InvalidReference::Digest(quoted(), e))?,
+                ),
+            ),
             None => (text, None),
         };
         // A colon after the last slash begins the tag; one before it is a port.
@@ -175,7 +186,11 @@ impl FromStr for Reference {
         if !is_host(registry) {
             return Err(InvalidReference::Registry(quoted(), registry.to_owned()));
         }
-        let registry = if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry };
+        let registry = if registry == LEGACY_REGISTRY {
+            DEFAULT_REGISTRY
+        } else {
+            registry
+        };
         if repository.chars().any(char::is_uppercase) {
             return Err(InvalidReference::Uppercase(quoted()));
         }
@@ -193,7 +208,12 @@ impl FromStr for Reference {
             return Err(InvalidReference::TooLong(text.len()));
         }
         let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository,
+            tag,
+            digest,
+        })
     }
 }
 
@@ -209,7 +229,14 @@ fn is_host(text: &str) -> bool {
             if v6.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
-            (None, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or("")) })
+            (
+                None,
+                if rest.is_empty() {
+                    None
+                } else {
+                    Some(rest.strip_prefix(':').unwrap_or(""))
+                },
+            )
         }
         Some(None) => return false,
         None => match text.split_once(':') {
@@ -224,16 +251,22 @@ fn is_host(text: &str) -> bool {
             && !label.ends_with('-')
     };
     host.is_none_or(|host| host.split('.').all(label))
-        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+        && port.is_none_or(|port| {
+            !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        })
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
 fn is_path_component(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let separators = text.split(|c: char| u8::try_from(c).is_ok_and(alphanumeric)).filter(|between| !between.is_empty());
+    let separators = text
+        .split(|c: char| u8::try_from(c).is_ok_and(alphanumeric))
+        .filter(|between| !between.is_empty());
     let ends = [text.bytes().next(), text.bytes().last()];
     ends.iter().all(|end| end.is_some_and(alphanumeric))
-        && separators.into_iter().all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
+        && separators
+            .into_iter()
+            .all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
 }
 
 /// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
@@ -242,16 +275,6 @@ fn is_tag(text: &str) -> bool {
     text.len() <= MAX_TAG_LEN
         && text.bytes().next().is_some_and(word)
         && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
-}
-
-/// A sha256 or sha512 digest with lower-case hexadecimal digits (image-spec, "Digests").
-pub(crate) fn is_digest(text: &str) -> bool {
-    let hex = match text.split_once(':') {
-        Some(("sha256", hex)) if hex.len() == 64 => hex,
-        Some(("sha512", hex)) if hex.len() == 128 => hex,
-        _ => return false,
-    };
-    hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 impl TryFrom<String> for Reference {
@@ -264,5 +287,158 @@ impl TryFrom<String> for Reference {
 impl From<Reference> for String {
     fn from(reference: Reference) -> Self {
         reference.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Reference {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn short_names_are_completed_as_docker_does() {
+        for (text, full, familiar) in [
+            ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27", "nginx:1.27"),
+            ("user/app", "docker.io/user/app:latest", "user/app:latest"),
+            (
+                "docker.io/nginx",
+                "docker.io/library/nginx:latest",
+                "nginx:latest",
+            ),
+            (
+                "index.docker.io/user/app",
+                "docker.io/user/app:latest",
+                "user/app:latest",
+            ),
+            (
+                "library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
+            ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
+            (
+                "localhost:5000/a:v1",
+                "localhost:5000/a:v1",
+                "localhost:5000/a:v1",
+            ),
+            (
+                "127.0.0.1:5000/a/b",
+                "127.0.0.1:5000/a/b:latest",
+                "127.0.0.1:5000/a/b:latest",
+            ),
+            ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
+            (
+                "ghcr.io/library/x",
+                "ghcr.io/library/x:latest",
+                "ghcr.io/library/x:latest",
+            ),
+            ("Registry/x", "Registry/x:latest", "Registry/x:latest"),
+            (
+                "a__b/c-d--e.f_g",
+                "docker.io/a__b/c-d--e.f_g:latest",
+                "a__b/c-d--e.f_g:latest",
+            ),
+        ] {
+            assert_eq!(
+                (parse(text).to_string(), parse(text).familiar()),
+                (full.into(), familiar.into()),
+                "{text}"
+            );
+            assert_eq!(parse(full), parse(text), "a full name is read as itself");
+            assert_eq!(
+                parse(familiar),
+                parse(text),
+                "a familiar name is read as the same image"
+            );
+        }
+    }
+
+    #[test]
+    fn a_digest_takes_the_place_of_the_default_tag_and_stands_beside_a_given_one() {
+        let by_digest = parse(&format!("nginx@sha256:{HEX}"));
+        assert_eq!(
+            (by_digest.tag(), by_digest.tag_or_digest()),
+            (None, format!("sha256:{HEX}"))
+        );
+        let both = parse(&format!("quay.io/a/b:v1@sha256:{HEX}"));
+        assert_eq!((both.tag(), both.digest().is_some()), (Some("v1"), true));
+        assert_eq!(both.to_string(), format!("quay.io/a/b:v1@sha256:{HEX}"));
+        assert_eq!(both.with_digest(Digest::sha256(b"")).tag(), None);
+    }
+
+    #[test]
+    fn rejects_what_docker_rejects() {
+        use InvalidReference as E;
+        type Check = fn(&E) -> bool;
+        let cases: [(&str, Check); 21] = [
+            ("", |e| matches!(e, E::Empty)),
+            ("Nginx", |e| matches!(e, E::Uppercase(_))),
+            ("user/App", |e| matches!(e, E::Uppercase(_))),
+            ("a//b", |e| matches!(e, E::Repository(..))),
+            ("/a", |e| matches!(e, E::Repository(..))),
+            ("a/", |e| matches!(e, E::Repository(..))),
+            ("../a", |e| matches!(e, E::Registry(..))),
+            ("a/../b", |e| matches!(e, E::Repository(..))),
+            ("a___b", |e| matches!(e, E::Repository(..))),
+            ("a..b", |e| matches!(e, E::Repository(..))),
+            ("-a", |e| matches!(e, E::Repository(..))),
+            ("a b", |e| matches!(e, E::Repository(..))),
+            ("a\nb", |e| matches!(e, E::Repository(..))),
+            ("a:", |e| matches!(e, E::Tag(..))),
+            ("a:-v", |e| matches!(e, E::Tag(..))),
+            ("a:v:w", |e| matches!(e, E::Repository(..))),
+            ("host:port/a", |e| matches!(e, E::Registry(..))),
+            ("host:99999/a", |e| matches!(e, E::Registry(..))),
+            ("a@sha256:12", |e| matches!(e, E::Digest(..))),
+            ("a@md5:d41d8cd98f00b204e9800998ecf8427e", |e| {
+                matches!(e, E::Digest(..))
+            }),
+            (HEX, |e| matches!(e, E::LooksLikeId(_))),
+        ];
+        for (text, check) in cases {
+            let error = text.parse::<Reference>().expect_err(text);
+            assert!(check(&error), "{text:?}: {error:?}");
+            assert!(!error.to_string().contains('\n'), "one line: {error}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_limited_at_their_bounds() {
+        let name = |len: usize| format!("quay.io/{}", "a".repeat(len - "quay.io/".len()));
+        assert!(name(MAX_NAME_LEN).parse::<Reference>().is_ok());
+        assert!(matches!(
+            name(MAX_NAME_LEN + 1).parse::<Reference>(),
+            Err(InvalidReference::TooLong(_))
+        ));
+        assert!(
+            format!("a:{}", "t".repeat(MAX_TAG_LEN))
+                .parse::<Reference>()
+                .is_ok()
+        );
+        assert!(matches!(
+            format!("a:{}", "t".repeat(MAX_TAG_LEN + 1)).parse::<Reference>(),
+            Err(InvalidReference::Tag(..))
+        ));
+        assert!(matches!(
+            "a".repeat(1 << 20).parse::<Reference>(),
+            Err(InvalidReference::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn serialises_as_its_text() {
+        let json = serde_json::to_string(&parse("nginx")).unwrap();
+        assert_eq!(json, "\"docker.io/library/nginx:latest\"");
+        assert_eq!(
+            serde_json::from_str::<Reference>("\"nginx\"").unwrap(),
+            parse("nginx")
+        );
+        assert!(serde_json::from_str::<Reference>("\"../x\"").is_err());
     }
 }

@@ -75,9 +75,13 @@ impl FromStr for ImageSource {
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(name.parse()?));
         }
-        let local = [OCI_DIR, OCI_ARCHIVE, DOCKER_ARCHIVE].into_iter().find_map(|transport| {
-            text.strip_prefix(transport)?.strip_prefix(':').map(|rest| (transport, rest))
-        });
+        let local = [OCI_DIR, OCI_ARCHIVE, DOCKER_ARCHIVE]
+            .into_iter()
+            .find_map(|transport| {
+                text.strip_prefix(transport)?
+                    .strip_prefix(':')
+                    .map(|rest| (transport, rest))
+            });
         let Some((transport, rest)) = local else {
             return Ok(Self::Registry(text.parse()?));
         };
@@ -85,7 +89,10 @@ impl FromStr for ImageSource {
         if path.is_empty() {
             return Err(InvalidSource::NoPath(text.to_owned(), transport));
         }
-        let (path, tag) = (PathBuf::from(path), Some(tag.to_owned()).filter(|tag| !tag.is_empty()));
+        let (path, tag) = (
+            PathBuf::from(path),
+            Some(tag.to_owned()).filter(|tag| !tag.is_empty()),
+        );
         Ok(match transport {
             OCI_DIR => Self::OciDir { path, tag },
             OCI_ARCHIVE => Self::OciArchive { path, tag },
@@ -107,5 +114,66 @@ impl fmt::Display for ImageSource {
             Some(tag) => write!(f, ":{tag}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transports_have_a_path_and_perhaps_a_tag() {
+        let cases = [
+            (
+                "oci:/a/b",
+                ImageSource::OciDir {
+                    path: "/a/b".into(),
+                    tag: None,
+                },
+            ),
+            (
+                "oci:dir:v1",
+                ImageSource::OciDir {
+                    path: "dir".into(),
+                    tag: Some("v1".into()),
+                },
+            ),
+            (
+                "oci-archive:x.tar",
+                ImageSource::OciArchive {
+                    path: "x.tar".into(),
+                    tag: None,
+                },
+            ),
+            (
+                "docker-archive:x.tar:nginx:1.27",
+                ImageSource::DockerArchive {
+                    path: "x.tar".into(),
+                    tag: Some("nginx:1.27".into()),
+                },
+            ),
+        ];
+        for (text, source) in cases {
+            assert_eq!(text.parse::<ImageSource>().unwrap(), source);
+            assert_eq!(source.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_a_name_at_a_registry() {
+        for text in ["oci", "docker://oci:latest", "ocifoo", "oci-archives:v1"] {
+            assert!(
+                text.parse::<ImageSource>().unwrap().reference().is_some(),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            "oci:".parse::<ImageSource>(),
+            Err(InvalidSource::NoPath("oci:".into(), "oci"))
+        );
+        assert!(matches!(
+            "A".parse::<ImageSource>(),
+            Err(InvalidSource::Reference(_))
+        ));
     }
 }

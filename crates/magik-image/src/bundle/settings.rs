@@ -1,0 +1,223 @@
+//! What a caller decides about a container; the rest comes from the image.
+
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+
+use oci_spec::runtime::LinuxSeccomp;
+
+/// The limit on processes and threads where nobody says otherwise; podman's default.
+pub const DEFAULT_PIDS_LIMIT: i64 = 2048;
+
+/// The settings of one container, beside its image.
+///
+/// ```
+/// use magik_image::bundle::ContainerSettings;
+/// let settings = ContainerSettings { args: Some(vec!["--version".into()]), ..ContainerSettings::default() };
+/// assert_eq!(settings.rootfs_path.to_str(), Some("rootfs"));
+/// ```
+#[derive(Debug, Clone)]
+pub struct ContainerSettings {
+    /// Replaces the image's entrypoint, and drops the image's command (Kubernetes `command`).
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's command (Kubernetes `args`).
+    pub args: Option<Vec<String>>,
+    /// Added to the image's variables; replaces those of the same name. Of equal names the last counts.
+    pub env: Vec<(String, String)>,
+    /// Replaces the image's working directory; absolute.
+    pub cwd: Option<PathBuf>,
+    /// Replaces the image's user.
+    pub user: Option<UserSpec>,
+    /// Where `/etc/passwd` and `/etc/group` are looked up: the layers uppermost first, or one flat rootfs. With none, a
+    /// user given by name is an error.
+    pub rootfs_layers: Vec<PathBuf>,
+    /// The host name. Set by the runtime if [`Namespaces::uts`] is new; put into `HOSTNAME` in any case.
+    pub hostname: Option<String>,
+    /// `root.path`: absolute, or relative to the bundle. Default `rootfs`.
+    pub rootfs_path: PathBuf,
+    /// Whether the root file system is read-only.
+    pub readonly_rootfs: bool,
+    /// Whether the program gets a pseudo-terminal.
+    pub terminal: bool,
+    /// All capabilities the host has, its devices, no seccomp filter, nothing masked or read-only.
+    pub privileged: bool,
+    /// Added to [the default capabilities](super::DEFAULT_CAPABILITIES): `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
+    pub add_capabilities: Vec<String>,
+    /// Removed from them: as above. What is both added and dropped is added, as Kubernetes has it.
+    pub drop_capabilities: Vec<String>,
+    /// `no_new_privs`; the inverse of Kubernetes' `allowPrivilegeEscalation`. Absent: set, unless the container is
+    /// privileged.
+    pub no_new_privs: Option<bool>,
+    /// Mounts, in this order, after the standard ones. One whose target is that of a standard mount replaces it.
+    pub mounts: Vec<MountSetting>,
+    /// Limits.
+    pub resources: Resources,
+    /// Which namespaces are new; the others are inherited.
+    pub namespaces: Namespaces,
+    /// `linux.cgroupsPath`; absent: the runtime's choice.
+    pub cgroups_path: Option<PathBuf>,
+    /// Annotations of the spec.
+    pub annotations: BTreeMap<String, String>,
+    /// The filter on system calls.
+    pub seccomp: SeccompProfile,
+}
+
+impl Default for ContainerSettings {
+    fn default() -> Self {
+        Self {
+            command: None,
+            args: None,
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            rootfs_layers: Vec::new(),
+            hostname: None,
+            rootfs_path: "rootfs".into(),
+            readonly_rootfs: false,
+            terminal: false,
+            privileged: false,
+            add_capabilities: Vec::new(),
+            drop_capabilities: Vec::new(),
+            no_new_privs: None,
+            mounts: Vec::new(),
+            resources: Resources::default(),
+            namespaces: Namespaces::ALL,
+            cgroups_path: None,
+            annotations: BTreeMap::new(),
+            seccomp: SeccompProfile::Default,
+        }
+    }
+}
+
+/// A user and a group, each by number or name; what is absent comes from the image.
+///
+/// ```
+/// use magik_image::bundle::UserSpec;
+/// let spec: UserSpec = "1000:100".parse().unwrap();
+/// assert_eq!(spec, UserSpec::numeric(Some(1000), Some(100)));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserSpec {
+    /// A uid or a name in `/etc/passwd`. A number is always a uid.
+    pub user: Option<String>,
+    /// A gid or a name in `/etc/group`. A number is always a gid.
+    pub group: Option<String>,
+}
+
+impl UserSpec {
+    /// Kubernetes' `runAsUser` and `runAsGroup`.
+    #[must_use]
+    pub fn numeric(uid: Option<u32>, gid: Option<u32>) -> Self {
+        Self {
+            user: uid.map(|uid| uid.to_string()),
+            group: gid.map(|gid| gid.to_string()),
+        }
+    }
+}
+
+impl FromStr for UserSpec {
+    type Err = std::convert::Infallible;
+
+    /// Reads `USER[:GROUP]`, as an image's `User` and docker's `--user` have it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (user, group) = text.split_once(':').unwrap_or((text, ""));
+        let given = |part: &str| Some(part.to_owned()).filter(|part| !part.is_empty());
+        Ok(Self {
+            user: given(user),
+            group: given(group),
+        })
+    }
+}
+
+/// A mount of the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSetting {
+    /// What is mounted, absolute; not used for a tmpfs.
+    pub source: PathBuf,
+    /// Where in the container, absolute, not `/`.
+    pub target: PathBuf,
+    /// Whether it is read-only.
+    pub readonly: bool,
+    /// What kind it is.
+    pub kind: MountKind,
+}
+
+/// The kinds of mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountKind {
+    /// The source and what is mounted beneath it; its later mounts do not propagate.
+    Bind,
+    /// A new, empty tmpfs, mode 1777.
+    Tmpfs {
+        /// The limit in bytes; absent: half of the host's memory.
+        size: Option<u64>,
+    },
+}
+
+/// Limits on what a container uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes of memory; swap gets nothing on top.
+    pub memory_limit: Option<u64>,
+    /// Thousandths of a processor per second of real time, enforced in periods of 100 ms.
+    pub cpu_millis: Option<u64>,
+    /// The weight against others when processors are short, 2 to 262144 (cgroup v1 `cpu.shares`; 1024 is one
+    /// processor's worth in Kubernetes).
+    pub cpu_shares: Option<u64>,
+    /// Processes and threads; absent: [`DEFAULT_PIDS_LIMIT`]; -1: unlimited.
+    pub pids_limit: Option<i64>,
+}
+
+/// Which namespaces a container gets new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Processes.
+    pub pid: bool,
+    /// Mounts; without it the runtime cannot change the root.
+    pub mount: bool,
+    /// Network interfaces, ports, routes.
+    pub network: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// The host name.
+    pub uts: bool,
+    /// The view of the control groups.
+    pub cgroup: bool,
+}
+
+impl Namespaces {
+    /// All of them: a container on its own.
+    pub const ALL: Self = Self {
+        pid: true,
+        mount: true,
+        network: true,
+        ipc: true,
+        uts: true,
+        cgroup: true,
+    };
+    /// A container of a pod whose init already holds the pod's network, IPC and UTS namespaces.
+    pub const IN_POD: Self = Self {
+        pid: true,
+        mount: true,
+        network: false,
+        ipc: false,
+        uts: false,
+        cgroup: true,
+    };
+}
+
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+/// The filter on system calls.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum SeccompProfile {
+    /// That of podman and CRI-O (containers/common), for the container's capabilities.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+    /// This one.
+    Custom(Box<LinuxSeccomp>),
+}

@@ -1,0 +1,261 @@
+//! Users and groups of an image, resolved as docker does.
+
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use super::{BundleError, merged};
+
+/// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
+pub const MAX_USER_FILE_SIZE: u64 = 1024 * 1024;
+
+/// The largest id: some programs read ids as signed numbers (moby's `user` package has the same bound).
+const MAX_ID: u32 = i32::MAX as u32;
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
+/// A user as the kernel knows it, and its home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The user id.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The supplementary groups: the primary one (without it a process could shed group permissions that deny it
+    /// something, CVE-2022-2995) and those that `/etc/group` lists the user in.
+    pub additional_gids: Vec<u32>,
+    /// The home directory; `/` where the image does not say.
+    pub home: String,
+}
+
+/// Resolves `USER[:GROUP]`, each a number or a name, by the image's files.
+///
+/// `layers` are the unpacked layers, uppermost first, or one flat root file system. Numbers need no entry in the files; an
+/// empty user is root. As in docker a number is never a name, the group is the user's own where none is given, and 0 for a
+/// number that the image does not know.
+///
+/// # Errors
+/// [`BundleError::UnknownUser`] for a name that is not in its file, [`BundleError::ImageFile`] for a file that cannot be read.
+pub fn resolve_user(layers: &[PathBuf], user: &str) -> Result<User, BundleError> {
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    let user = if user.is_empty() { "0" } else { user };
+    let uid = number("user", user)?;
+    let passwd = read(layers, PASSWD)?;
+    let entry = passwd
+        .lines()
+        .filter_map(PasswdEntry::parse)
+        .find(|entry| match uid {
+            Some(uid) => entry.uid == uid,
+            None => entry.name == user,
+        });
+    let unknown = |kind, name: &str, file| BundleError::UnknownUser {
+        kind,
+        name: name.to_owned(),
+        file,
+    };
+    let uid = match (uid, &entry) {
+        (Some(uid), _) => uid,
+        (None, Some(entry)) => entry.uid,
+        (None, None) => return Err(unknown("user", user, PASSWD)),
+    };
+
+    let groups = read(layers, GROUP)?;
+    let groups = || groups.lines().filter_map(GroupEntry::parse);
+    let gid = match (group, number("group", group)?) {
+        ("", _) => entry.as_ref().map_or(0, |entry| entry.gid),
+        (_, Some(gid)) => gid,
+        (name, None) => {
+            groups()
+                .find(|g| g.name == name)
+                .ok_or_else(|| unknown("group", name, GROUP))?
+                .gid
+        }
+    };
+    let mut additional_gids = vec![gid];
+    if let Some(entry) = &entry {
+        additional_gids.extend(
+            groups()
+                .filter(|g| g.members.split(',').any(|m| m == entry.name))
+                .map(|g| g.gid),
+        );
+    }
+    let mut seen = std::collections::HashSet::new();
+    additional_gids.retain(|gid| seen.insert(*gid));
+    let home = entry
+        .map(|entry| entry.home)
+        .filter(|home| home.starts_with('/'))
+        .unwrap_or("/")
+        .to_owned();
+    Ok(User {
+        uid,
+        gid,
+        additional_gids,
+        home,
+    })
+}
+
+/// `Some` if the text is all digits: then it is an id and has to be in range.
+fn number(kind: &str, text: &str) -> Result<Option<u32>, BundleError> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse::<u32>() {
+        Ok(id) if id <= MAX_ID => Ok(Some(id)),
+        _ => Err(BundleError::field(
+            kind,
+            format!("{text} is more than the largest id, {MAX_ID}"),
+        )),
+    }
+}
+
+/// A line `name:password:uid:gid:gecos:home:shell` of passwd(5).
+struct PasswdEntry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+impl<'a> PasswdEntry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let (name, _password) = (fields.next()?, fields.next()?);
+        let (uid, gid) = (id(fields.next()?)?, id(fields.next()?)?);
+        let home = fields.nth(1).unwrap_or_default();
+        (!name.is_empty()).then_some(Self { name, uid, gid, home })
+    }
+}
+
+/// A line `name:password:gid:member,member` of group(5).
+struct GroupEntry<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+impl<'a> GroupEntry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let (name, _password, gid) = (fields.next()?, fields.next()?, id(fields.next()?)?);
+        (!name.is_empty()).then_some(Self {
+            name,
+            gid,
+            members: fields.next().unwrap_or_default(),
+        })
+    }
+}
+
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id <= MAX_ID)
+}
+
+/// The file's text; empty if the image has none, as many minimal images do not.
+fn read(layers: &[PathBuf], file: &'static str) -> Result<String, BundleError> {
+    let bad = |reason: String| BundleError::ImageFile { file, reason };
+    let opened = match merged::open(layers, Path::new(file)) {
+        Ok(opened) => opened,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(e) => return Err(bad(e.to_string())),
+    };
+    let mut bytes = Vec::new();
+    opened
+        .take(MAX_USER_FILE_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| bad(e.to_string()))?;
+    if bytes.len() as u64 > MAX_USER_FILE_SIZE {
+        return Err(bad(format!("is larger than {MAX_USER_FILE_SIZE} bytes")));
+    }
+    // Comments may be in any encoding; names that matter are ASCII.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rootfs(passwd: &str, group: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(dir.path().join("etc/group"), group).unwrap();
+        let layers = vec![dir.path().to_owned()];
+        (dir, layers)
+    }
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# broken\nredis:x:101:102::/var/lib/redis:/bin/false\n123:x:7:7::/seven:\n";
+    const GROUP: &str = "root:x:0:\nredis:x:102:\nssl:x:110:www,redis\ntty:x:5:redis\nredis2:x:102:redis\n";
+
+    #[test]
+    fn names_are_looked_up_with_their_groups_and_home() {
+        let (_dir, layers) = rootfs(PASSWD, GROUP);
+        let user = resolve_user(&layers, "redis").unwrap();
+        assert_eq!(
+            user,
+            User {
+                uid: 101,
+                gid: 102,
+                additional_gids: vec![102, 110, 5],
+                home: "/var/lib/redis".into()
+            }
+        );
+        assert_eq!(resolve_user(&layers, "redis:ssl").unwrap().gid, 110);
+        assert_eq!(resolve_user(&layers, "redis:77").unwrap().gid, 77);
+    }
+
+    #[test]
+    fn numbers_are_ids_and_need_no_entry() {
+        let (_dir, layers) = rootfs(PASSWD, GROUP);
+        assert_eq!(resolve_user(&layers, "101").unwrap().gid, 102);
+        assert_eq!(
+            resolve_user(&layers, "123").unwrap(),
+            User {
+                uid: 123,
+                gid: 0,
+                additional_gids: vec![0],
+                home: "/".into()
+            }
+        );
+        assert_eq!(
+            resolve_user(&[], "5:6").unwrap(),
+            User {
+                uid: 5,
+                gid: 6,
+                additional_gids: vec![6],
+                home: "/".into()
+            }
+        );
+        assert_eq!(resolve_user(&layers, "").unwrap().home, "/root");
+    }
+
+    #[test]
+    fn unknown_names_and_ids_out_of_range_are_errors_that_name_them() {
+        let (_dir, layers) = rootfs(PASSWD, GROUP);
+        for (user, part) in [
+            ("nobody", "\"nobody\" is not in the image's /etc/passwd"),
+            ("root:wheel", "\"wheel\" is not in the image's /etc/group"),
+            ("4294967295", "largest id"),
+            ("-1", "\"-1\" is not in"),
+        ] {
+            let message = resolve_user(&layers, user).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(resolve_user(&[], "redis").is_err());
+        assert_eq!(resolve_user(&[], "2147483647").unwrap().uid, MAX_ID);
+    }
+
+    #[test]
+    fn a_file_at_the_bound_is_read_and_one_past_it_refused() {
+        let bound = usize::try_from(MAX_USER_FILE_SIZE).unwrap();
+        let (_dir, layers) = rootfs(&"#".repeat(bound), "");
+        assert!(resolve_user(&layers, "0").is_ok());
+        let (_dir, layers) = rootfs(&"#".repeat(bound + 1), "");
+        assert!(
+            resolve_user(&layers, "0")
+                .unwrap_err()
+                .to_string()
+                .contains("larger than")
+        );
+    }
+}
