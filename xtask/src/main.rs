@@ -1,2 +1,41 @@
-//! The workspace's chores: `cargo xtask demo`, `test`, `bench`.
-fn main() {}
+//! The workspace's chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench pods`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "talking to the person at the terminal is what xtask is for"
+)]
+
+mod apt;
+mod bench;
+mod demo;
+mod host;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// The workspace's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds magikrun, runs a pod of three containers and shows what can be done with it.
+    Demo(demo::Args),
+    /// Installs what the tests need and runs every check there is: what CI runs.
+    Test(test::Args),
+    /// Compares magikrun with other runtimes on this machine.
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(command) => bench::run(&command),
+    }
+}

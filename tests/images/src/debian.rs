@@ -11,7 +11,13 @@ use anyhow::{Context, Result, ensure};
 use crate::LayerBuilder;
 
 /// What no program needs to run.
-const LEFT_OUT: [&str; 5] = ["/usr/share/doc", "/usr/share/man", "/usr/share/lintian", "/usr/share/bug", "/usr/share/locale"];
+const LEFT_OUT: [&str; 5] = [
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/lintian",
+    "/usr/share/bug",
+    "/usr/share/locale",
+];
 
 impl LayerBuilder {
     /// The files of Debian packages installed here, at their own places, and every library their programs are linked
@@ -21,17 +27,29 @@ impl LayerBuilder {
     /// If a package is not installed or a file cannot be read.
     pub fn packages(&mut self, names: &[&str]) -> Result<&mut Self> {
         // A merged-/usr system: programs ask for /lib64/ld-linux-x86-64.so.2 and /bin/sh.
-        for (link, target) in [("/bin", "usr/bin"), ("/sbin", "usr/sbin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")] {
+        for (link, target) in [
+            ("/bin", "usr/bin"),
+            ("/sbin", "usr/sbin"),
+            ("/lib", "usr/lib"),
+            ("/lib64", "usr/lib64"),
+        ] {
             self.symlink(link, target)?;
         }
         let mut libraries = BTreeSet::new();
         for name in names {
             let listing = Command::new("dpkg").args(["-L", name]).output().context("dpkg")?;
-            ensure!(listing.status.success(), "Debian package {name} is not installed: apt-get install {name}");
+            ensure!(
+                listing.status.success(),
+                "Debian package {name} is not installed: apt-get install {name}"
+            );
             for path in String::from_utf8(listing.stdout)?.lines().map(Path::new) {
-                let ours = path.is_absolute() && path != Path::new("/.") && !LEFT_OUT.iter().any(|p| path.starts_with(p));
+                let ours = path.is_absolute()
+                    && path != Path::new("/.")
+                    && !LEFT_OUT.iter().any(|p| path.starts_with(p));
                 // dpkg names some files that an administrator, or an image's slimming, has removed.
-                let Ok(meta) = path.symlink_metadata() else { continue };
+                let Ok(meta) = path.symlink_metadata() else {
+                    continue;
+                };
                 if !ours {
                     continue;
                 }
@@ -61,7 +79,10 @@ impl LayerBuilder {
 
 /// The path with its directory's links resolved: `/lib/x86_64-linux-gnu/libc.so.6` lies in `/usr/lib/…`.
 fn real_place(path: &Path) -> PathBuf {
-    match (path.parent().and_then(|p| p.canonicalize().ok()), path.file_name()) {
+    match (
+        path.parent().and_then(|p| p.canonicalize().ok()),
+        path.file_name(),
+    ) {
         (Some(parent), Some(name)) => parent.join(name),
         _ => path.to_owned(),
     }
@@ -70,7 +91,10 @@ fn real_place(path: &Path) -> PathBuf {
 fn is_elf(path: &Path) -> Result<bool> {
     use std::io::Read;
     let mut magic = Vec::new();
-    std::fs::File::open(path).with_context(|| path.display().to_string())?.take(4).read_to_end(&mut magic)?;
+    std::fs::File::open(path)
+        .with_context(|| path.display().to_string())?
+        .take(4)
+        .read_to_end(&mut magic)?;
     Ok(magic == b"\x7fELF")
 }
 
@@ -79,5 +103,9 @@ fn linked(path: &Path) -> Result<BTreeSet<PathBuf>> {
     let out = Command::new("ldd").arg(path).output().context("ldd")?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)" or "/lib64/ld-linux-x86-64.so.2 (0x…)".
-    Ok(text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))).map(PathBuf::from).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect())
 }

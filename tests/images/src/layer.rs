@@ -31,7 +31,9 @@ pub struct LayerBuilder {
 
 impl fmt::Debug for LayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LayerBuilder").field("seen", &self.seen).finish_non_exhaustive()
+        f.debug_struct("LayerBuilder")
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,7 +47,10 @@ impl LayerBuilder {
     /// An empty layer.
     #[must_use]
     pub fn new() -> Self {
-        Self { tar: tar::Builder::new(Vec::new()), seen: BTreeSet::new() }
+        Self {
+            tar: tar::Builder::new(Vec::new()),
+            seen: BTreeSet::new(),
+        }
     }
 
     /// A file with `data` as contents; `path` is absolute, as the container sees it.
@@ -88,7 +93,9 @@ impl LayerBuilder {
     /// If it cannot be read.
     pub fn host(&mut self, path: impl AsRef<Path>) -> Result<&mut Self> {
         let path = path.as_ref();
-        let meta = path.symlink_metadata().with_context(|| path.display().to_string())?;
+        let meta = path
+            .symlink_metadata()
+            .with_context(|| path.display().to_string())?;
         let mode = meta.permissions().mode() & 0o7777;
         if meta.is_dir() {
             self.dir(path, mode)
@@ -108,12 +115,22 @@ impl LayerBuilder {
     /// # Errors
     /// If busybox is not installed, or is not the static one.
     pub fn busybox(&mut self) -> Result<&mut Self> {
-        let missing = "no static busybox: apt-get install busybox-static, or run `cargo xtask test`, which does";
-        let path = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|p| Path::new(p).exists()).context(missing)?;
+        let missing =
+            "no static busybox: apt-get install busybox-static, or run `cargo xtask test`, which does";
+        let path = ["/bin/busybox", "/usr/bin/busybox"]
+            .iter()
+            .find(|p| Path::new(p).exists())
+            .context(missing)?;
         let binary = std::fs::read(path).with_context(|| (*path).to_owned())?;
-        let applets = Command::new(path).arg("--list").output().with_context(|| format!("{path} --list"))?;
+        let applets = Command::new(path)
+            .arg("--list")
+            .output()
+            .with_context(|| format!("{path} --list"))?;
         self.file("/bin/busybox", 0o755, &binary)?;
-        for applet in String::from_utf8(applets.stdout)?.lines().filter(|a| !a.is_empty() && *a != "busybox") {
+        for applet in String::from_utf8(applets.stdout)?
+            .lines()
+            .filter(|a| !a.is_empty() && *a != "busybox")
+        {
             self.symlink(Path::new("/bin").join(applet), "busybox")?;
         }
         self.accounts()
@@ -127,7 +144,8 @@ impl LayerBuilder {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n\
                       redis:x:101:101:redis:/var/lib/redis:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n";
         let group = "root:x:0:\nwww-data:x:33:\nredis:x:101:\nnogroup:x:65534:\n";
-        self.file("/etc/passwd", 0o644, passwd.as_bytes())?.file("/etc/group", 0o644, group.as_bytes())?;
+        self.file("/etc/passwd", 0o644, passwd.as_bytes())?
+            .file("/etc/group", 0o644, group.as_bytes())?;
         self.dir("/tmp", 0o1777)?.dir("/root", 0o700)
     }
 
@@ -140,11 +158,17 @@ impl LayerBuilder {
         let diff_id = format!("sha256:{}", hex::encode(Sha256::digest(&archive)));
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&archive)?;
-        Ok(Layer { blob: gzip.finish()?, diff_id })
+        Ok(Layer {
+            blob: gzip.finish()?,
+            diff_id,
+        })
     }
 
     fn append(&mut self, path: &Path, mut header: Header, data: &[u8]) -> Result<&mut Self> {
-        let relative = path.strip_prefix("/").with_context(|| format!("{}: not absolute", path.display()))?.to_owned();
+        let relative = path
+            .strip_prefix("/")
+            .with_context(|| format!("{}: not absolute", path.display()))?
+            .to_owned();
         if relative.as_os_str().is_empty() || self.seen.contains(&relative) {
             return Ok(self);
         }
@@ -155,7 +179,8 @@ impl LayerBuilder {
         header.set_gid(0);
         header.set_mtime(1_700_000_000);
         // A link's target is in the header already; append_data sets the name and the checksum.
-        self.tar.append_data(&mut header, &relative, data.take(data.len() as u64))?;
+        self.tar
+            .append_data(&mut header, &relative, data.take(data.len() as u64))?;
         self.seen.insert(relative);
         Ok(self)
     }
@@ -170,7 +195,13 @@ mod tests {
     #[test]
     fn adds_parents_once_and_keeps_the_first_entry_of_a_path() {
         let mut layer = LayerBuilder::new();
-        layer.file("/a/b/c", 0o600, b"one").unwrap().file("/a/b/c", 0o644, b"two").unwrap().symlink("/a/l", "b/c").unwrap();
+        layer
+            .file("/a/b/c", 0o600, b"one")
+            .unwrap()
+            .file("/a/b/c", 0o644, b"two")
+            .unwrap()
+            .symlink("/a/l", "b/c")
+            .unwrap();
         let layer = layer.finish().unwrap();
         let mut archive = tar::Archive::new(GzDecoder::new(layer.blob.as_slice()));
         let names: Vec<String> = archive

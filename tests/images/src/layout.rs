@@ -29,7 +29,13 @@ pub struct ImageConfig {
 impl Default for ImageConfig {
     fn default() -> Self {
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        Self { entrypoint: vec![], cmd: vec!["/bin/sh".into()], env: vec![path.into()], user: String::new(), working_dir: String::new() }
+        Self {
+            entrypoint: vec![],
+            cmd: vec!["/bin/sh".into()],
+            env: vec![path.into()],
+            user: String::new(),
+            working_dir: String::new(),
+        }
     }
 }
 
@@ -37,7 +43,10 @@ impl ImageConfig {
     /// The default with this `Cmd`.
     #[must_use]
     pub fn command(args: &[&str]) -> Self {
-        Self { cmd: args.iter().map(|a| (*a).to_owned()).collect(), ..Self::default() }
+        Self {
+            cmd: args.iter().map(|a| (*a).to_owned()).collect(),
+            ..Self::default()
+        }
     }
 }
 
@@ -57,7 +66,10 @@ impl Layout {
         let dir = dir.into();
         fs::create_dir_all(dir.join("blobs/sha256")).with_context(|| dir.display().to_string())?;
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        let mut layout = Self { dir, manifests: vec![] };
+        let mut layout = Self {
+            dir,
+            manifests: vec![],
+        };
         layout.write_index()?;
         Ok(layout)
     }
@@ -95,11 +107,18 @@ impl Layout {
             "config": {"Entrypoint": config.entrypoint, "Cmd": config.cmd, "Env": config.env, "User": config.user, "WorkingDir": config.working_dir},
             "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>()},
         });
-        let config = self.blob("application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
+        let config = self.blob(
+            "application/vnd.oci.image.config.v1+json",
+            &serde_json::to_vec(&config)?,
+        )?;
         let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let layers = layers.iter().map(|l| self.blob(media_type, &l.blob)).collect::<Result<Vec<_>>>()?;
+        let layers = layers
+            .iter()
+            .map(|l| self.blob(media_type, &l.blob))
+            .collect::<Result<Vec<_>>>()?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
+        let manifest =
+            json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
         let mut descriptor = self.blob(media_type, &serde_json::to_vec(&manifest)?)?;
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         let digest = descriptor["digest"].as_str().unwrap_or_default().to_owned();

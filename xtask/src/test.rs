@@ -1,0 +1,175 @@
+//! `cargo xtask test`: everything that must hold, in the order that fails soonest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::{apt, host};
+
+/// Needed by tests: image material, a registry, reference runtimes and clients.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "ca-certificates",
+    "curl",
+    "crun",
+    "docker-registry",
+    "jq",
+    "nginx-light",
+    "podman",
+    "redis-server",
+    "redis-tools",
+    "runc",
+    "skopeo",
+];
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Goes on after a step that failed, and fails at the end.
+    #[arg(long)]
+    keep_going: bool,
+    /// Installs nothing: what needs a missing program is skipped or fails.
+    #[arg(long)]
+    no_install: bool,
+    /// Only the steps whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let sh = host::shell()?;
+    let mut steps = Steps {
+        args,
+        done: vec![],
+        failed: false,
+    };
+    if !host::is_root() {
+        println!("Not root: tests that make containers say SKIPPED. `sudo -E cargo xtask test` runs them.");
+    }
+    if !args.no_install {
+        steps.always("install", || install(&sh))?;
+    }
+    steps.run("fmt", || Ok(cmd!(sh, "cargo fmt --all --check").run()?))?;
+    steps.run("fetch", || Ok(cmd!(sh, "cargo fetch --locked").run()?))?;
+    steps.run("deny", || deny(&sh))?;
+    steps.run("clippy", || {
+        Ok(cmd!(
+            sh,
+            "cargo clippy --locked --workspace --all-targets -- -D warnings"
+        )
+        .run()?)
+    })?;
+    steps.run("no-features", || {
+        Ok(cmd!(sh, "cargo check --locked -p magikrun-cli --no-default-features").run()?)
+    })?;
+    steps.run("nextest", || nextest(&sh))?;
+    steps.run("doctest", || {
+        Ok(cmd!(sh, "cargo test --locked --workspace --doc --quiet").run()?)
+    })?;
+    steps.run("doc", || {
+        let doc = cmd!(sh, "cargo doc --locked --workspace --no-deps --quiet");
+        Ok(doc.env("RUSTDOCFLAGS", "-D warnings").run()?)
+    })?;
+    steps.finish()
+}
+
+/// The steps so far, with the time each took.
+struct Steps<'a> {
+    args: &'a Args,
+    done: Vec<(&'static str, Duration, bool)>,
+    failed: bool,
+}
+
+impl Steps<'_> {
+    fn run(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self
+            .args
+            .only
+            .as_ref()
+            .is_some_and(|only| !name.contains(only.as_str()))
+        {
+            return Ok(());
+        }
+        self.always(name, step)
+    }
+
+    fn always(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+        println!("\n=== {name}");
+        let begun = Instant::now();
+        let outcome = step();
+        self.done.push((name, begun.elapsed(), outcome.is_ok()));
+        if let Err(error) = outcome {
+            eprintln!("{name}: {error:#}");
+            self.failed = true;
+            if !self.args.keep_going {
+                return self.finish();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        println!("\n=== summary");
+        for (name, took, ok) in &self.done {
+            println!(
+                "{:<12} {:>7.1} s  {}",
+                name,
+                took.as_secs_f64(),
+                if *ok { "ok" } else { "FAILED" }
+            );
+        }
+        let total: Duration = self.done.iter().map(|(_, took, _)| *took).sum();
+        println!("{:<12} {:>7.1} s", "total", total.as_secs_f64());
+        match self.done.iter().find(|(_, _, ok)| !ok) {
+            Some((name, _, _)) => bail!("step {name} failed"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn install(sh: &Shell) -> Result<()> {
+    let packages: Vec<&str> = apt::BUILD.iter().chain(PACKAGES).copied().collect();
+    if let Some(missing) = apt::ensure(sh, &packages)? {
+        println!(
+            "missing, and {}: {}. What needs them is skipped or fails.",
+            missing.why,
+            missing.packages.join(" ")
+        );
+    }
+    // Built without optimisation: a third of the build time, and their own speed matters little here.
+    for (tool, version) in [("cargo-nextest", "^0.9"), ("cargo-deny", "^0.20")] {
+        if !host::has_program(tool) && !cargo_home_has(tool) {
+            println!("installing {tool} (cargo install)");
+            let install = cmd!(
+                sh,
+                "cargo install --quiet --locked --debug {tool} --version {version}"
+            );
+            install.env("CARGO_PROFILE_DEV_DEBUG", "0").quiet().run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether cargo finds the subcommand among its own programs, which need not be in `PATH`.
+fn cargo_home_has(tool: &str) -> bool {
+    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|h| std::path::Path::new(&h).join(".cargo")));
+    home.is_some_and(|home| home.join("bin").join(tool).is_file())
+}
+
+fn deny(sh: &Shell) -> Result<()> {
+    Ok(cmd!(
+        sh,
+        "cargo deny --offline --log-level error check licenses bans sources"
+    )
+    .run()?)
+}
+
+fn nextest(sh: &Shell) -> Result<()> {
+    let run = cmd!(
+        sh,
+        "cargo nextest run --locked --workspace --no-fail-fast --features magikrun-cli/test-hooks"
+    );
+    Ok(run.env("NEXTEST_HIDE_PROGRESS_BAR", "1").run()?)
+}
