@@ -1,0 +1,160 @@
+//! Which backend a container has, and where its state is.
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use magik_oci::OciRuntime;
+
+use super::{life::Config, route::Globals};
+
+/// crun's annotation: the handler that runs the container.
+const HANDLER_ANNOTATION: &str = "run.oci.handler";
+/// The annotation of images that hold a WASM module.
+const WASM_ANNOTATION: &str = "module.wasm.image/variant";
+
+/// What can run a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Native,
+    Krun,
+    Wasm,
+}
+
+impl Kind {
+    /// `--runtime`, else the annotations, else native (DESIGN, section 4).
+    fn choose(option: Option<&str>, annotation: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        if let Some(name) = option {
+            return Self::named(name).with_context(|| format!("--runtime {name}: no such backend"));
+        }
+        if let Some(handler) = annotation(HANDLER_ANNOTATION) {
+            return Self::named(&handler).with_context(|| {
+                format!("annotation {HANDLER_ANNOTATION}: no backend {handler:?}: use native, krun or wasm")
+            });
+        }
+        match annotation(WASM_ANNOTATION).as_deref() {
+            Some("compat" | "compat-smart") => Ok(Self::Wasm),
+            _ => Ok(Self::Native),
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "native" => Some(Self::Native),
+            "krun" => Some(Self::Krun),
+            // crun has one handler per WASM engine; we have one engine.
+            "wasm" | "wasmtime" | "wasmedge" | "wasmer" | "wamr" => Some(Self::Wasm),
+            _ => None,
+        }
+    }
+}
+
+/// A backend and its state directory.
+pub(super) struct Backend {
+    runtime: Box<dyn OciRuntime>,
+    root: PathBuf,
+    executor: tokio::runtime::Runtime,
+}
+
+impl Backend {
+    /// The backend of a container that is to be created.
+    pub(super) fn for_new(globals: &Globals, config: &Config) -> Result<Self> {
+        let annotation = |name: &str| config.annotations.as_ref()?.get(name).cloned();
+        Self::new(globals, Kind::choose(globals.runtime.as_deref(), annotation)?)
+    }
+
+    /// The backend of containers that exist.
+    pub(super) fn open(globals: &Globals) -> Result<Self> {
+        Self::new(globals, Kind::choose(globals.runtime.as_deref(), |_| None)?)
+    }
+
+    fn new(globals: &Globals, kind: Kind) -> Result<Self> {
+        let root = root(globals)?;
+        let runtime = match kind {
+            Kind::Native => native(globals, &root)?,
+            Kind::Krun => bail!("runtime krun: this build has no microVM backend: use --runtime native"),
+            Kind::Wasm => bail!("runtime wasm: this build has no WASM backend: use --runtime native"),
+        };
+        // One thread, and it is this one: the native backend forks.
+        let executor = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("tokio")?;
+        Ok(Self {
+            runtime,
+            root,
+            executor,
+        })
+    }
+
+    pub(super) fn runtime(&self) -> &dyn OciRuntime {
+        &*self.runtime
+    }
+
+    /// The directory that has one directory per container.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.executor.block_on(future)
+    }
+}
+
+#[cfg(feature = "native")]
+fn native(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
+    Ok(Box::new(oci_native::NativeRuntime::builder(root).build()?))
+}
+
+#[cfg(not(feature = "native"))]
+fn native(_: &Globals, _: &Path) -> Result<Box<dyn OciRuntime>> {
+    bail!("runtime native: this build has no native backend")
+}
+
+/// `--root`, else `oci` in `--state-dir` or its default.
+fn root(globals: &Globals) -> Result<PathBuf> {
+    let from_environment = || std::env::var_os("MAGIKRUN_STATE_DIR").map(PathBuf::from);
+    let root = match &globals.root {
+        Some(root) => root.clone(),
+        None => crate::roots::state_root(globals.state_dir.clone().or_else(from_environment).as_deref())?
+            .join("oci"),
+    };
+    std::path::absolute(&root).with_context(|| format!("--root {}", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(option: Option<&str>, annotations: &[(&str, &str)]) -> Result<Kind> {
+        Kind::choose(option, |name| {
+            annotations
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_option_goes_before_the_annotations_and_native_is_what_is_left() {
+        assert_eq!(choose(None, &[]).unwrap(), Kind::Native);
+        assert_eq!(choose(None, &[("run.oci.handler", "krun")]).unwrap(), Kind::Krun);
+        assert_eq!(
+            choose(None, &[("module.wasm.image/variant", "compat-smart")]).unwrap(),
+            Kind::Wasm
+        );
+        assert_eq!(
+            choose(Some("native"), &[("run.oci.handler", "krun")]).unwrap(),
+            Kind::Native
+        );
+        let error = choose(None, &[("run.oci.handler", "nosuch")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("run.oci.handler") && error.contains("nosuch"),
+            "{error}"
+        );
+    }
+}

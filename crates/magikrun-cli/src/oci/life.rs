@@ -1,0 +1,199 @@
+//! `create`, `run` and `exec`: what starts processes.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, bail};
+use magik_oci::{ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, Stdio};
+use serde::Deserialize;
+
+use super::{
+    args::{CreateArgs, ExecArgs, InitArgs, RunArgs},
+    backend::Backend,
+    foreground::{Signals, attend},
+    keyring, process,
+    terminal::{Console, Foreground},
+};
+use crate::failure;
+
+/// The longest config.json that is read.
+const MAX_CONFIG_SIZE: u64 = 16 << 20;
+/// runc's exit code of an `exec` that could not start its program.
+const EXEC_FAILED: u8 = 255;
+
+/// What we need of a bundle's configuration before it is handed to the backend.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Config {
+    process: Option<ConfigProcess>,
+    /// Which backend is asked for, among other things.
+    #[serde(default)]
+    pub(super) annotations: Option<std::collections::HashMap<String, String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ConfigProcess {
+    #[serde(default)]
+    terminal: bool,
+}
+
+impl Config {
+    /// Reads the bundle's configuration.
+    pub(super) fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        serde_json::from_slice(&process::read(&path, MAX_CONFIG_SIZE)?)
+            .with_context(|| format!("{}: not a runtime-spec configuration", path.display()))
+    }
+
+    fn terminal(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.terminal)
+    }
+}
+
+/// `create`.
+pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> Result<()> {
+    let id = ContainerId::new(args.id.as_str())?;
+    create_with(backend, &id, &args.init, config, true).map(drop)
+}
+
+/// Creates the container; returns the end where the master of its terminal arrives, if that is ours.
+fn create_with(
+    backend: &Backend,
+    id: &ContainerId,
+    init: &InitArgs,
+    config: &Config,
+    detach: bool,
+) -> Result<(ContainerState, Option<OwnedFd>)> {
+    let (console, ours) = Console::choose(config.terminal(), detach, init.console_socket.as_deref())?.split();
+    if !init.no_new_keyring {
+        keyring::join(id)?;
+    }
+    let stdio = if console.is_some() {
+        Stdio::default()
+    } else {
+        own_streams()?
+    };
+    let options = CreateOptions {
+        pid_file: init.pid_file.as_deref().map(absolute).transpose()?,
+        console,
+        preserve_fds: init.preserve_fds,
+        no_pivot: init.no_pivot,
+    };
+    let bundle = init
+        .bundle
+        .canonicalize()
+        .with_context(|| format!("--bundle {}", init.bundle.display()))?;
+    let state = backend.block_on(backend.runtime().create(id, &bundle, stdio, options))?;
+    Ok((state, ours))
+}
+
+/// `run`.
+pub(super) fn run(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
+    let id = ContainerId::new(args.id.as_str())?;
+    let (state, console) = create_with(backend, &id, &args.init, config, args.detach)?;
+    let ran = start_and_wait(backend, &id, &state, console.as_ref(), args.detach);
+    if ran.is_err() || !(args.detach || args.keep) {
+        let deleted = backend.block_on(backend.runtime().delete(&id, true));
+        if ran.is_ok() {
+            deleted?;
+        }
+    }
+    ran
+}
+
+fn start_and_wait(
+    backend: &Backend,
+    id: &ContainerId,
+    state: &ContainerState,
+    console: Option<&OwnedFd>,
+    detach: bool,
+) -> Result<ExitCode> {
+    let runtime = backend.runtime();
+    if detach {
+        backend.block_on(runtime.start(id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pid = state
+        .pid
+        .with_context(|| format!("container {id} has no process"))?;
+    // The init process exists already, so it does not inherit the mask; held before start, no signal is lost.
+    let signals = Signals::hold()?;
+    let terminal = console.map(Foreground::receive).transpose()?;
+    backend.block_on(runtime.start(id))?;
+    attend(pid, &signals, terminal)?;
+    Ok(code(backend.block_on(runtime.wait(id))?))
+}
+
+/// `exec`.
+pub(super) fn exec(backend: &Backend, args: &ExecArgs) -> Result<ExitCode> {
+    let id = ContainerId::new(args.id.as_str())?;
+    exec_in(backend, args, &id).map_err(|e| failure::with_code(exec_failure(&e), e))
+}
+
+fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
+    let runtime = backend.runtime();
+    let state = backend.block_on(runtime.state(id))?;
+    let process = process::build(args, &state)?;
+    let terminal = process.terminal().unwrap_or(false);
+    let (console, ours) = Console::choose(terminal, args.detach, args.console_socket.as_deref())?.split();
+    // runc has no --no-new-keyring for exec: it joins the keyring that create made.
+    keyring::join(id)?;
+    let io = match console {
+        Some(console) => ExecIo::Terminal { console },
+        None => ExecIo::Pipes(own_streams()?),
+    };
+    let options = ExecOptions {
+        pid_file: args.pid_file.as_deref().map(absolute).transpose()?,
+        preserve_fds: args.preserve_fds,
+    };
+    let pid = backend.block_on(runtime.exec(id, &process, io, options))?;
+    if args.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let signals = Signals::hold()?;
+    let terminal = ours.as_ref().map(Foreground::receive).transpose()?;
+    attend(pid, &signals, terminal)?;
+    Ok(code(backend.block_on(runtime.wait_exec(id, pid))?))
+}
+
+/// 127 and 126 as a shell says that a program is missing or cannot be run, else runc's 255.
+fn exec_failure(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::CannotExecute { reason, .. })
+            if reason.contains("No such file") || reason.contains("not found") =>
+        {
+            failure::NOT_FOUND
+        }
+        Some(Error::CannotExecute { .. }) => failure::CANNOT_EXECUTE,
+        _ => EXEC_FAILED,
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    // Codes are 0 to 255, signals included.
+    ExitCode::from(u8::try_from(exit.code).unwrap_or(EXEC_FAILED))
+}
+
+/// Our own standard streams, for the process to have.
+fn own_streams() -> Result<Stdio> {
+    fn dup(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+        match rustix::io::fcntl_dupfd_cloexec(fd, 3) {
+            Ok(fd) => Ok(Some(fd)),
+            // Closed: the process gets /dev/null.
+            Err(rustix::io::Errno::BADF) => Ok(None),
+            Err(e) => bail!("standard stream: {e}"),
+        }
+    }
+    Ok(Stdio {
+        stdin: dup(std::io::stdin().as_fd())?,
+        stdout: dup(std::io::stdout().as_fd())?,
+        stderr: dup(std::io::stderr().as_fd())?,
+    })
+}
+
+/// Paths are the caller's: the backend may work from another directory.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| path.display().to_string())
+}
