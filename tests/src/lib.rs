@@ -1,1 +1,23 @@
-//! Helpers shared by the end-to-end tests.
+//! Helpers of the end-to-end tests.
+//!
+//! - [`isolated`]: runs a test in namespaces and a cgroup tree of its own, so that what it sees is what it made.
+//! - [`Census`]: everything a runtime could leave behind; taken before and after, it must be the same.
+//! - [`Magikrun`]: the binary as a user runs it, on roots of its own.
+//! - [`Registry`]: Debian's docker-registry on a loopback port.
+//! - [`contract`]: what every pod runtime promises, written once.
+
+mod census;
+mod cgroups;
+pub mod contract;
+mod images;
+mod isolation;
+mod magikrun;
+mod registry;
+mod yaml;
+
+pub use census::Census;
+pub use images::{busybox_layout, redis_nginx_layout};
+pub use isolation::{Scene, run_isolated};
+pub use magikrun::{Magikrun, Output, binary};
+pub use registry::Registry;
+pub use yaml::{container, pod};

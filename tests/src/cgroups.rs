@@ -1,0 +1,179 @@
+//! A cgroup tree of a test's own, on v1, v2 and hybrid hosts.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// The cgroup the test's own processes are in: on v2 only leaves may hold processes.
+const RUNNER: &str = "runner";
+
+/// A mounted hierarchy.
+struct Hierarchy {
+    mount_point: PathBuf,
+    v2: bool,
+    /// v1: its controllers or its name, as mount options.
+    options: String,
+}
+
+fn hierarchies() -> Vec<Hierarchy> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let parse = |line: &str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let mount_point = PathBuf::from(mount.split(' ').nth(4)?);
+        let mut fs = fs.split(' ');
+        let v2 = match fs.next()? {
+            "cgroup" => false,
+            "cgroup2" => true,
+            _ => return None,
+        };
+        let options = fs
+            .nth(1)?
+            .split(',')
+            .filter(|o| !["rw", "ro", "xattr", "clone_children"].contains(o));
+        let options = options
+            .filter(|o| !o.starts_with("release_agent"))
+            .collect::<Vec<_>>()
+            .join(",");
+        Some(Hierarchy {
+            mount_point,
+            v2,
+            options,
+        })
+    };
+    mounts.lines().filter_map(parse).collect()
+}
+
+/// One directory in every hierarchy; removed on drop.
+pub(crate) struct TestCgroups(Vec<PathBuf>);
+
+/// `PREFIX<pid>-<name>`: the pid is that of the outer test process.
+const PREFIX: &str = "magikrun-test-";
+
+impl TestCgroups {
+    pub(crate) fn create(name: &str) -> Self {
+        let name = format!("{PREFIX}{}-{name}", std::process::id());
+        let mut dirs = Self(vec![]);
+        for h in hierarchies() {
+            remove_stale(&h.mount_point);
+            if h.v2 {
+                // What the root does not hand down, the test has not: it is not ours to insist.
+                let controllers =
+                    fs::read_to_string(h.mount_point.join("cgroup.controllers")).unwrap_or_default();
+                for controller in controllers.split_whitespace() {
+                    let _ = fs::write(
+                        h.mount_point.join("cgroup.subtree_control"),
+                        format!("+{controller}"),
+                    );
+                }
+            }
+            let dir = h.mount_point.join(&name);
+            fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+            // v1's cpuset takes no process before it has processors and memory.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let (false, Ok(inherited)) = (h.v2, fs::read(h.mount_point.join(file))) {
+                    fs::write(dir.join(file), inherited)
+                        .unwrap_or_else(|e| panic!("{}/{file}: {e}", dir.display()));
+                }
+            }
+            dirs.0.push(dir);
+        }
+        dirs
+    }
+
+    /// All of them in one argument, separated by colons.
+    pub(crate) fn argument(&self) -> String {
+        self.0
+            .iter()
+            .map(|d| d.display().to_string())
+            .collect::<Vec<_>>()
+            .join(":")
+    }
+}
+
+impl Drop for TestCgroups {
+    fn drop(&mut self) {
+        // The kernel takes a moment to let go of the processes that died with the namespace.
+        for _ in 0..100 {
+            self.0.retain(|dir| !remove_tree(dir));
+            if self.0.is_empty() {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What tests left that were killed before they could clean up.
+fn remove_stale(mount_point: &Path) {
+    for dir in directories(mount_point) {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_tree(&dir);
+        }
+    }
+}
+
+fn remove_tree(dir: &Path) -> bool {
+    for below in directories(dir) {
+        remove_tree(&below);
+    }
+    fs::remove_dir(dir).is_ok() || !dir.exists()
+}
+
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
+}
+
+/// In the new cgroup namespace: mounts the hierarchies again, so that the test's own cgroup is their root.
+pub(crate) fn enter_namespace() {
+    for h in hierarchies() {
+        unmount(&h.mount_point, UnmountFlags::DETACH).expect("umount cgroup");
+        let options = std::ffi::CString::new(if h.v2 { String::new() } else { h.options }).expect("no NUL");
+        let kind = if h.v2 { "cgroup2" } else { "cgroup" };
+        mount(
+            kind,
+            &h.mount_point,
+            kind,
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+            options.as_c_str(),
+        )
+        .unwrap_or_else(|e| panic!("mount {kind} {options:?} on {}: {e}", h.mount_point.display()));
+        if h.v2 {
+            let runner = h.mount_point.join(RUNNER);
+            fs::create_dir(&runner).expect("runner cgroup");
+            for pid in fs::read_to_string(h.mount_point.join("cgroup.procs"))
+                .expect("cgroup.procs")
+                .lines()
+            {
+                fs::write(runner.join("cgroup.procs"), pid).expect("move to the runner cgroup");
+            }
+        }
+    }
+}
+
+/// Every cgroup of the test but the runner's and the one all pods are below, which stays.
+pub(crate) fn all() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for h in hierarchies() {
+        let mut todo = directories(&h.mount_point);
+        todo.retain(|d| !d.ends_with(RUNNER));
+        while let Some(dir) = todo.pop() {
+            todo.extend(directories(&dir));
+            if dir != h.mount_point.join("magikrun") {
+                found.insert(dir.display().to_string());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,60 @@
+//! The tests' own images: complete enough to run, and a registry takes them.
+
+use std::{fs, path::Path, process::Command};
+
+use magikrun_test_images::Layout;
+use magikrun_tests::{Registry, isolated, redis_nginx_layout};
+use serde_json::Value;
+
+/// Unpacks an image's layers with tar(1).
+fn unpack(layout: &Layout, tag: &str, rootfs: &Path) {
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let index = read(&layout.dir().join("index.json"));
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    let manifest = manifests
+        .clone()
+        .find(|m| m["annotations"]["org.opencontainers.image.ref.name"] == tag)
+        .unwrap();
+    let manifest = read(&layout.blob_path(manifest["digest"].as_str().unwrap()));
+    fs::create_dir_all(rootfs).unwrap();
+    for layer in manifest["layers"].as_array().unwrap() {
+        let blob = layout.blob_path(layer["digest"].as_str().unwrap());
+        let tar = Command::new("tar")
+            .arg("-xzf")
+            .arg(blob)
+            .arg("-C")
+            .arg(rootfs)
+            .status()
+            .unwrap();
+        assert!(tar.success());
+    }
+}
+
+isolated!(
+    fn debian_images_hold_what_their_programs_need(scene) {
+        let layout = redis_nginx_layout(&scene.dir().join("layout"));
+        let programs = [
+            ("redis", &["redis-server", "--version"][..]),
+            ("nginx", &["nginx", "-V"]),
+            ("client", &["curl", "--version"]),
+            ("client", &["redis-cli", "--version"]),
+            ("client", &["sh", "-c", "busybox sleep 0"]),
+        ];
+        for (tag, program) in programs {
+            let rootfs = scene.dir().join(tag);
+            unpack(&layout, tag, &rootfs);
+            let out = Command::new("chroot").arg(&rootfs).args(program).output().unwrap();
+            assert!(out.status.success(), "{program:?}: {}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+);
+
+isolated!(
+    fn docker_registry_serves_what_was_pushed(scene) {
+        let registry = Registry::start(&scene.dir().join("registry"), 5000);
+        let name = registry.push(&magikrun_tests::busybox_layout(&scene.dir().join("layout")), "busybox");
+        let inspect = Command::new("skopeo").args(["inspect", "--tls-verify=false"]).arg(format!("docker://{name}")).output().unwrap();
+        let inspect: Value = serde_json::from_slice(&inspect.stdout).unwrap();
+        assert_eq!(inspect["Layers"].as_array().map(Vec::len), Some(1), "{inspect}");
+    }
+);
