@@ -1,1 +1,47 @@
-//! Placeholder front page, replaced with the crate.
+//! The Pod Runtime Interface: Kubernetes pods, run atomically.
+//!
+//! - [`PodSpec`]: a pod as a user writes it, parsed from Kubernetes v1 Pod YAML or JSON. A field that is not supported is an error
+//!   naming the field, never dropped.
+//! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
+//!   or nothing of the pod exists.
+//! - `native`: pods of Linux namespaces and control groups.
+//!
+//! ```
+//! use magik_pri::PodSpec;
+//! let pod = PodSpec::from_yaml("
+//! apiVersion: v1
+//! kind: Pod
+//! metadata: {name: web}
+//! spec:
+//!   containers:
+//!   - {name: nginx, image: 'nginx:1.27', resources: {limits: {memory: 64Mi}}}
+//! ")?;
+//! assert_eq!(pod.containers[0].limits.memory, Some(64 << 20));
+//!
+//! let error = PodSpec::from_yaml("{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {contianers: []}}").unwrap_err();
+//! assert_eq!(error.to_string(), "spec.contianers: unknown field, did you mean containers?");
+//! # Ok::<(), magik_pri::SpecError>(())
+//! ```
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod error;
+pub mod limits;
+// #[cfg(all(feature = "native", target_os = "linux"))]
+// pub mod native;
+mod runtime;
+mod session;
+mod spec;
+
+pub use error::{Error, Result, Step};
+pub use runtime::{PodRuntime, RunOptions};
+pub use session::{
+    EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,
+    PortSession, StdStream, SweepReport, TerminalSize,
+};
+pub use spec::{
+    ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, Protocol, PullPolicy,
+    RuntimeClass, Security, SpecError, Volume, VolumeSource,
+};
+
+/// The pod status and events, as the pod init writes them.
+pub use magik_infra::{events, status};

@@ -1,0 +1,24 @@
+//! The bounds on what a pod may ask for (DESIGN section 6).
+
+use std::time::Duration;
+
+/// The most containers of a pod, init containers included.
+pub const MAX_CONTAINERS_PER_POD: usize = 16;
+/// The most volumes of a pod.
+pub const MAX_VOLUMES_PER_POD: usize = 64;
+/// The most entries of a container's `env`.
+pub const MAX_ENV_VARS_PER_CONTAINER: usize = 256;
+/// The most pods under one state root, pending ones included.
+pub const MAX_PODS: usize = 1024;
+/// The time between SIGTERM and SIGKILL where the pod does not say.
+pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// The largest manifest that is read, in bytes.
+pub const MAX_SPEC_SIZE: usize = 1 << 20;
+/// The longest `metadata.name`, in bytes: `<namespace>_<name>` has to be a file name.
+pub const MAX_POD_NAME_LEN: usize = 191;
+/// The most bytes of a container's command, arguments and environment together once `$(NAME)` is expanded.
+pub const MAX_EXPANDED_SIZE: usize = 1 << 20;
+/// The smallest memory limit, in bytes: below it no program starts.
+pub const MIN_MEMORY_LIMIT: u64 = 1 << 20;
+/// The most bytes of all annotations together, as in Kubernetes.
+pub const MAX_ANNOTATIONS_SIZE: usize = 256 << 10;

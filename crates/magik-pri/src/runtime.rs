@@ -1,0 +1,112 @@
+//! The trait every pod backend implements.
+
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+
+use async_trait::async_trait;
+use magik_infra::status::PodStatus;
+use magik_oci::{Capability, Stats};
+
+use crate::{
+    EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodSpec, PortSession, PullPolicy, Result,
+    RuntimeClass, SweepReport,
+};
+
+/// What `run_pod` takes beside the specification.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Holds for every container instead of what the specification says.
+    pub pull_policy: Option<PullPolicy>,
+    /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
+    pub insecure_registries: bool,
+}
+
+/// A pod runtime.
+///
+/// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace `default`), or by
+/// `namespace/name`. Every operation first sweeps away what an earlier caller that died has left.
+///
+/// All operations may be called at the same time, from several processes; those on one pod take turns where they have to.
+#[async_trait]
+pub trait PodRuntime: Send + Sync + Debug {
+    /// Which backend this is.
+    fn runtime_class(&self) -> RuntimeClass;
+
+    /// Whether pods can be run here, and how or why not.
+    fn is_available(&self) -> Capability;
+
+    /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
+    ///
+    /// Dropping the future before it is done also leaves nothing.
+    ///
+    /// # Errors
+    /// [`Error::Run`](crate::Error::Run) names the step and the container; [`Error::NameInUse`](crate::Error::NameInUse) the other pod.
+    async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
+
+    /// Stops a pod: SIGTERM to its containers in reverse order, SIGKILL after `grace` (absent: what the pod says). Returns
+    /// the final status once nothing of the pod runs; a pod that has ended stays as it is.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus>;
+
+    /// Removes a pod that has ended, or, with `force`, kills it first. Afterwards no process, mount, namespace, cgroup or
+    /// file of it remains.
+    ///
+    /// # Errors
+    /// There is no such pod (with `force`: no error), or it runs and `force` is not set.
+    async fn delete_pod(&self, pod: &str, force: bool) -> Result<()>;
+
+    /// A pod as it stands. One whose init died is `Failed`, reason `InitDied`.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    async fn pod_status(&self, pod: &str) -> Result<PodStatus>;
+
+    /// Waits until nothing of the pod runs any more, and returns its final status.
+    ///
+    /// # Errors
+    /// There is no such pod, or it was deleted meanwhile.
+    async fn wait_pod(&self, pod: &str) -> Result<PodStatus>;
+
+    /// All pods of this backend, sorted by namespace and name.
+    ///
+    /// # Errors
+    /// The pods' state cannot be read.
+    async fn list_pods(&self) -> Result<Vec<PodStatus>>;
+
+    /// Starts a program in a running container.
+    ///
+    /// # Errors
+    /// There is no such pod or container, or it does not run. That the program cannot be executed comes with the output.
+    async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession>;
+
+    /// The log of a container, also of one that has ended.
+    ///
+    /// # Errors
+    /// There is no such pod or container.
+    async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream>;
+
+    /// What the containers of a running pod use, by container name.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run.
+    async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>>;
+
+    /// What happened in a running pod so far and, with `follow`, from now on.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run.
+    async fn events(&self, pod: &str, follow: bool) -> Result<EventStream>;
+
+    /// Connects to 127.0.0.1:`port` as the pod's containers see it.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run. A refused connection comes with the output.
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession>;
+
+    /// Removes what callers that died have left; every other operation does it, too.
+    ///
+    /// # Errors
+    /// Something of it cannot be removed.
+    async fn sweep(&self) -> Result<SweepReport>;
+}

@@ -1,0 +1,561 @@
+//! Tests of parsing: what is accepted, and how each error names its field.
+
+use std::{path::Path, time::Duration};
+
+use super::*;
+
+/// A pod of one container `c`, with more lines of `spec` and of the container.
+fn manifest(spec: &str, container: &str) -> String {
+    let indent = |text: &str, by: &str| text.lines().map(|l| format!("{by}{l}\n")).collect::<String>();
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n{}  containers:\n  - name: c\n    image: busybox:1\n{}",
+        indent(spec, "  "),
+        indent(container, "    ")
+    )
+}
+
+fn parse(spec: &str, container: &str) -> PodSpec {
+    PodSpec::from_yaml(&manifest(spec, container)).unwrap()
+}
+
+fn error(spec: &str, container: &str) -> String {
+    PodSpec::from_yaml(&manifest(spec, container))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn reads_every_supported_field() {
+    let pod = PodSpec::from_yaml(include_str!("../../tests/data/full.yaml")).unwrap();
+    assert_eq!((pod.name.as_str(), pod.namespace.as_str()), ("full", "shop"));
+    assert_eq!(pod.labels["app"], "shop");
+    assert_eq!(pod.annotations["example.com/note"], "free text: anything");
+    assert_eq!(pod.hostname.as_deref(), Some("shop-1"));
+    assert!(pod.host_network && pod.share_process_namespace);
+    assert_eq!(pod.termination_grace_period, Duration::from_secs(5));
+    assert_eq!(pod.active_deadline, Some(Duration::from_secs(600)));
+    assert_eq!(pod.runtime_class, Some(RuntimeClass::Native));
+    let names: Vec<_> = pod.all_containers().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["setup", "web"]);
+    let web = &pod.containers[0];
+    assert_eq!(web.image.to_string(), "docker.io/library/nginx:1.27");
+    assert_eq!(web.image_pull_policy, Some(PullPolicy::Never));
+    assert_eq!(web.command.as_deref(), Some(&["nginx".to_owned()][..]));
+    assert_eq!(
+        web.args.as_deref(),
+        Some(&["-g".to_owned(), "daemon off; # shop-1".to_owned()][..])
+    );
+    assert_eq!(web.env[1], ("URL".to_owned(), "http://shop-1/".to_owned()));
+    assert_eq!(web.working_dir.as_deref(), Some(Path::new("/srv")));
+    assert_eq!(
+        web.limits,
+        Limits {
+            cpu_millis: Some(500),
+            memory: Some(64 << 20)
+        }
+    );
+    assert_eq!(
+        web.requests,
+        Limits {
+            cpu_millis: Some(100),
+            memory: Some(32 << 20)
+        }
+    );
+    assert_eq!(
+        (web.security.run_as_user, web.security.run_as_group),
+        (Some(101), Some(102))
+    );
+    assert!(web.security.read_only_root_filesystem && !web.security.privileged);
+    assert_eq!(web.security.add_capabilities, ["NET_BIND_SERVICE"]);
+    assert_eq!(web.security.drop_capabilities, ["ALL"]);
+    // Outer mounts come before inner ones.
+    let paths: Vec<_> = web.mounts.iter().map(|m| m.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/srv", "/srv/html", "/srv/etc/hosts"]);
+    assert!(web.mounts[1].read_only && !web.mounts[0].read_only);
+    assert_eq!(
+        web.ports[0],
+        Port {
+            name: Some("http".into()),
+            container_port: 80,
+            protocol: Protocol::Tcp
+        }
+    );
+    assert_eq!(pod.volumes[0].source, VolumeSource::EmptyDir(EmptyDir::Disk));
+    assert_eq!(
+        pod.volumes[1].source,
+        VolumeSource::EmptyDir(EmptyDir::Memory {
+            size_limit: Some(16 << 20)
+        })
+    );
+    let hosts = HostPath {
+        path: "/etc/hosts".into(),
+        kind: HostPathKind::File,
+    };
+    assert_eq!(pod.volumes[2].source, VolumeSource::HostPath(hosts));
+}
+
+#[test]
+fn defaults_are_those_of_kubernetes() {
+    let pod = parse("", "");
+    assert_eq!(pod.namespace, "default");
+    assert_eq!(pod.termination_grace_period, crate::limits::DEFAULT_GRACE_PERIOD);
+    assert_eq!(pod.runtime_class, None);
+    assert_eq!(pod.containers[0].pull_policy(), PullPolicy::IfNotPresent);
+    let policy = |image: &str| {
+        let text = manifest("", "").replace("busybox:1", image);
+        PodSpec::from_yaml(&text).unwrap().containers[0].pull_policy()
+    };
+    assert_eq!(policy("busybox"), PullPolicy::Always);
+    assert_eq!(policy("busybox:latest"), PullPolicy::Always);
+    assert_eq!(policy("'oci:/images/busybox'"), PullPolicy::IfNotPresent);
+    // A volume without a source, and null where something may be.
+    let pod = parse(
+        "volumes: [{name: v}, {name: w, emptyDir: }]\nhostname: null\ninitContainers: null",
+        "env:\nresources: {}",
+    );
+    assert_eq!(pod.volumes[1].source, VolumeSource::EmptyDir(EmptyDir::Disk));
+}
+
+#[test]
+fn json_is_read_as_yaml_is() {
+    let json = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "busybox:1"}]}}"#;
+    assert_eq!(PodSpec::from_json(json).unwrap(), parse("", ""));
+    assert_eq!(PodSpec::from_yaml(json).unwrap(), parse("", ""));
+    assert!(
+        PodSpec::from_json("{")
+            .unwrap_err()
+            .to_string()
+            .starts_with("not valid JSON: ")
+    );
+}
+
+#[test]
+fn fields_that_kubernetes_has_not_are_unknown_and_the_near_one_is_named() {
+    for (spec, container, message) in [
+        (
+            "restartpolicy: Never",
+            "",
+            "spec.restartpolicy: unknown field, did you mean restartPolicy?",
+        ),
+        (
+            "",
+            "imagePullPolcy: Never",
+            "spec.containers[0].imagePullPolcy: unknown field, did you mean imagePullPolicy?",
+        ),
+        (
+            "",
+            "command_line: x",
+            "spec.containers[0].command_line: unknown field",
+        ),
+        (
+            "",
+            "securityContext: {capabilities: {ad: []}}",
+            "spec.containers[0].securityContext.capabilities.ad: unknown field, did you mean add?",
+        ),
+        (
+            "volumes: [{name: v, emptyDir: {zzz: 1}}]",
+            "",
+            "spec.volumes[0].emptyDir.zzz: unknown field",
+        ),
+        ("\"a b\\n\": 1", "", "spec.\"a b\\n\": unknown field"),
+    ] {
+        assert!(
+            error(spec, container).starts_with(message),
+            "{}",
+            error(spec, container)
+        );
+    }
+}
+
+#[test]
+fn fields_that_kubernetes_has_and_this_not_are_named() {
+    for (spec, container, message) in [
+        ("nodeSelector: {a: b}", "", "spec.nodeSelector: not supported"),
+        ("securityContext: {}", "", "spec.securityContext: not supported"),
+        (
+            "restartPolicy: Always",
+            "",
+            "spec.restartPolicy: not supported: Always",
+        ),
+        (
+            "restartPolicy: OnFailure",
+            "",
+            "spec.restartPolicy: not supported: OnFailure",
+        ),
+        (
+            "",
+            "livenessProbe: {}",
+            "spec.containers[0].livenessProbe: not supported",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 80, hostPort: 80}]",
+            "spec.containers[0].ports[0].hostPort: not supported: ",
+        ),
+        (
+            "",
+            "env: [{name: A, valueFrom: {}}]",
+            "spec.containers[0].env[0].valueFrom: not supported: give a value",
+        ),
+        (
+            "",
+            "resources: {limits: {ephemeral-storage: 1Gi}}",
+            "spec.containers[0].resources.limits.ephemeral-storage: not supported",
+        ),
+        (
+            "initContainers: [{name: i, image: b, restartPolicy: Always}]",
+            "",
+            "spec.initContainers[0].restartPolicy: not supported",
+        ),
+        (
+            "volumes: [{name: v, configMap: {name: x}}]",
+            "",
+            "spec.volumes[0].configMap: not supported",
+        ),
+        (
+            "volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}]",
+            "",
+            "spec.volumes[0].emptyDir.sizeLimit: not supported: ",
+        ),
+        (
+            "volumes: [{name: v, emptyDir: {medium: HugePages}}]",
+            "",
+            "spec.volumes[0].emptyDir.medium: not supported: ",
+        ),
+        (
+            "volumes: [{name: v}]",
+            "volumeMounts: [{name: v, mountPath: /v, subPath: x}]",
+            "spec.containers[0].volumeMounts[0].subPath: not supported: ",
+        ),
+    ] {
+        assert!(
+            error(spec, container).starts_with(message),
+            "{}",
+            error(spec, container)
+        );
+    }
+}
+
+#[test]
+fn wrong_values_are_named_by_path() {
+    for (spec, container, message) in [
+        (
+            "hostNetwork: 3",
+            "",
+            "spec.hostNetwork: invalid type: integer `3`",
+        ),
+        (
+            "",
+            "env: [{name: A, value: 8080}]",
+            "spec.containers[0].env[0].value: invalid type: integer `8080`",
+        ),
+        ("", "env: {A: b}", "spec.containers[0].env: expected a list"),
+        ("", "env: [A]", "spec.containers[0].env[0]: expected an object"),
+        (
+            "",
+            "env: [{name: A=B, value: x}]",
+            "spec.containers[0].env[0].name: ",
+        ),
+        (
+            "",
+            "command: sh",
+            "spec.containers[0].command: invalid type: string",
+        ),
+        (
+            "",
+            "workingDir: srv",
+            "spec.containers[0].workingDir: \"srv\" must be absolute",
+        ),
+        (
+            "",
+            "imagePullPolicy: Sometimes",
+            "spec.containers[0].imagePullPolicy: \"Sometimes\" is none of",
+        ),
+        (
+            "",
+            "resources: {limits: {memory: 128m}}",
+            "spec.containers[0].resources.limits.memory: 1 bytes, at least",
+        ),
+        (
+            "",
+            "resources: {limits: {memory: lots}}",
+            "spec.containers[0].resources.limits.memory: \"lots\" is no quantity",
+        ),
+        (
+            "",
+            "resources: {limits: {cpu: 0}}",
+            "spec.containers[0].resources.limits.cpu: must be more than 0",
+        ),
+        (
+            "",
+            "resources: {limits: {cpu: -1}}",
+            "spec.containers[0].resources.limits.cpu: -1 is negative",
+        ),
+        (
+            "",
+            "resources: {limits: {cpu: 1}, requests: {cpu: 2}}",
+            "spec.containers[0].resources.requests.cpu: must not be more",
+        ),
+        (
+            "",
+            "securityContext: {runAsUser: -1}",
+            "spec.containers[0].securityContext.runAsUser: -1 is not between",
+        ),
+        (
+            "",
+            "securityContext: {runAsGroup: 1}",
+            "spec.containers[0].securityContext.runAsGroup: needs runAsUser",
+        ),
+        (
+            "",
+            "securityContext: {capabilities: {add: [A-B]}}",
+            "spec.containers[0].securityContext.capabilities.add[0]: ",
+        ),
+        (
+            "",
+            "volumeMounts: [{name: v, mountPath: /v}]",
+            "spec.containers[0].volumeMounts[0].name: no volume of the pod is called \"v\"",
+        ),
+        (
+            "volumes: [{name: v}, {name: v}]",
+            "",
+            "spec.volumes[1].name: another volume is called v",
+        ),
+        (
+            "volumes: [{name: v, emptyDir: {}, hostPath: {path: /}}]",
+            "",
+            "spec.volumes[0]: is both",
+        ),
+        (
+            "volumes: [{name: v, hostPath: {path: tmp}}]",
+            "",
+            "spec.volumes[0].hostPath.path: \"tmp\" must be absolute",
+        ),
+        (
+            "volumes: [{name: v, hostPath: {path: /a/../b}}]",
+            "",
+            "spec.volumes[0].hostPath.path: \"/a/../b\" must not hold '..'",
+        ),
+        (
+            "volumes: [{name: v, hostPath: {path: /, type: Dir}}]",
+            "",
+            "spec.volumes[0].hostPath.type: \"Dir\" is none of",
+        ),
+        (
+            "volumes: [{name: v}]",
+            "volumeMounts: [{name: v, mountPath: /}]",
+            "spec.containers[0].volumeMounts[0].mountPath: must not be /",
+        ),
+        (
+            "volumes: [{name: v}]",
+            "volumeMounts: [{name: v, mountPath: v}]",
+            "spec.containers[0].volumeMounts[0].mountPath: \"v\" must be absolute",
+        ),
+        (
+            "volumes: [{name: v}]",
+            "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]",
+            "spec.containers[0].volumeMounts[1].mountPath: /v is mounted on twice",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 0}]",
+            "spec.containers[0].ports[0].containerPort: 0 is not between",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 65536}]",
+            "spec.containers[0].ports[0].containerPort: 65536 is not between",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 80}, {containerPort: 80}]",
+            "spec.containers[0].ports[1].containerPort: 80 is listed twice",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 80, protocol: tcp}]",
+            "spec.containers[0].ports[0].protocol: \"tcp\" is none of",
+        ),
+        (
+            "restartPolicy: Perhaps",
+            "",
+            "spec.restartPolicy: \"Perhaps\" is none of",
+        ),
+        ("hostname: a.b", "", "spec.hostname: "),
+        (
+            "runtimeClassName: gvisor",
+            "",
+            "spec.runtimeClassName: \"gvisor\" is no runtime class",
+        ),
+        (
+            "terminationGracePeriodSeconds: -1",
+            "",
+            "spec.terminationGracePeriodSeconds: -1 is not between 0",
+        ),
+        (
+            "activeDeadlineSeconds: 0",
+            "",
+            "spec.activeDeadlineSeconds: 0 is not between 1",
+        ),
+        (
+            "initContainers: [{name: c, image: b}]",
+            "",
+            "spec.containers[0].name: another container is called c",
+        ),
+        (
+            "initContainers: [{name: i}]",
+            "",
+            "spec.initContainers[0].image: is missing",
+        ),
+        (
+            "initContainers: [{name: i, image: 'A B'}]",
+            "",
+            "spec.initContainers[0].image: ",
+        ),
+        (
+            "initContainers: [{name: _init, image: b}]",
+            "",
+            "spec.initContainers[0].name: ",
+        ),
+        (
+            "initContainers: [{name: ../x, image: b}]",
+            "",
+            "spec.initContainers[0].name: ",
+        ),
+    ] {
+        let error = error(spec, container);
+        assert!(error.starts_with(message), "{error}\n  wanted {message}");
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+}
+
+#[test]
+fn what_is_no_pod_says_what_it_is() {
+    let pod = manifest("", "");
+    for (text, message) in [
+        ("", "not a pod: there is nothing in it"),
+        ("---\n---\n", "not a pod: there is nothing in it"),
+        ("3", "not a pod: it is a number"),
+        ("[]", "not a pod: it is a list"),
+        ("just text", "not a pod: it is a string"),
+        ("a: b", "not a pod: it is an object without kind"),
+        (
+            "{kind: Deployment, apiVersion: apps/v1}",
+            "not a pod: it is \"Deployment\" of \"apps/v1\"",
+        ),
+        (
+            "{kind: Pod, apiVersion: v2}",
+            "not a pod: it is \"Pod\" of \"v2\"",
+        ),
+        (&format!("{pod}---\n{pod}"), "not a pod: 2 documents"),
+        ("a: [", "not valid YAML: "),
+        ("a: 1\na: 2", "not valid YAML: "),
+        ("{apiVersion: v1, kind: Pod}", "metadata.name: is missing"),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p}}",
+            "spec: is missing",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: []}}",
+            "spec.containers: a pod has at least one",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: ../p}, spec: {containers: []}}",
+            "metadata.name: ",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a.b}, spec: {containers: []}}",
+            "metadata.namespace: ",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p, uid: x}, spec: {containers: []}}",
+            "metadata.uid: not supported",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p}, status: {}}",
+            "status: not supported",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: 'b c'}}}",
+            "metadata.labels.a: ",
+        ),
+    ] {
+        let error = PodSpec::from_yaml(text).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{error}\n  wanted {message}");
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+    assert!(PodSpec::from_yaml(&format!("---\n{pod}---\n")).is_ok());
+}
+
+#[test]
+fn hostile_yaml_is_refused_quickly() {
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\n";
+    assert!(PodSpec::from_yaml(bomb).is_err());
+    assert!(matches!(
+        PodSpec::from_yaml(&"[".repeat(100_000)),
+        Err(SpecError::Syntax { .. })
+    ));
+    assert!(PodSpec::from_json(&"[".repeat(100_000)).is_err());
+    assert!(PodSpec::from_yaml("!!binary x").is_err());
+    // Environment variables that double each other.
+    let vars: Vec<_> = (1..64)
+        .map(|i| format!("{{name: V{i}, value: '$(V{})$(V{})'}}", i - 1, i - 1))
+        .collect();
+    let error = error(
+        "",
+        &format!("env: [{{name: V0, value: xx}}, {}]", vars.join(", ")),
+    );
+    assert!(error.contains("too long"), "{error}");
+}
+
+#[test]
+fn a_manifest_at_the_size_limit_is_read_and_one_past_it_refused() {
+    let pad = |size: usize| {
+        let text = manifest("", "");
+        format!("{text}#{}", " ".repeat(size - text.len() - 1))
+    };
+    assert!(PodSpec::from_yaml(&pad(crate::limits::MAX_SPEC_SIZE)).is_ok());
+    assert_eq!(
+        PodSpec::from_yaml(&pad(crate::limits::MAX_SPEC_SIZE + 1)),
+        Err(SpecError::TooLarge((1 << 20) + 1))
+    );
+    assert!(matches!(
+        PodSpec::from_json(&" ".repeat(10 << 20)),
+        Err(SpecError::TooLarge(_))
+    ));
+}
+
+#[test]
+fn counts_at_their_bounds() {
+    let list = |n: usize, item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+    let init = |n| {
+        format!(
+            "initContainers: [{}]",
+            list(n, &|i| format!("{{name: i{i}, image: b}}"))
+        )
+    };
+    assert_eq!(parse(&init(15), "").init_containers.len(), 15);
+    assert!(error(&init(16), "").starts_with("spec.containers: 17 containers"));
+    let volumes = |n| format!("volumes: [{}]", list(n, &|i| format!("{{name: v{i}}}")));
+    assert_eq!(parse(&volumes(64), "").volumes.len(), 64);
+    assert!(error(&volumes(65), "").starts_with("spec.volumes: 65 volumes"));
+    let env = |n| format!("env: [{}]", list(n, &|i| format!("{{name: E{i}, value: x}}")));
+    assert_eq!(parse("", &env(256)).containers[0].env.len(), 256);
+    assert!(error("", &env(257)).starts_with("spec.containers[0].env: 257 variables"));
+    let named = |n: usize| {
+        manifest("", "").replace(
+            "name: p",
+            &format!(
+                "name: {}",
+                ["x".repeat(63), "x".repeat(63), "x".repeat(n - 128)].join(".")
+            ),
+        )
+    };
+    assert!(PodSpec::from_yaml(&named(191)).is_ok());
+    assert!(
+        PodSpec::from_yaml(&named(192))
+            .unwrap_err()
+            .to_string()
+            .starts_with("metadata.name: has 192")
+    );
+}

@@ -1,0 +1,286 @@
+//! The types of a parsed pod.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use magik_image::source::ImageSource;
+use serde::{Serialize, Serializer};
+
+/// A pod that has been checked: names are unique, volumes exist, bounds are kept, `$(NAME)` is expanded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct PodSpec {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`, by default `default`.
+    pub namespace: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec.hostname`.
+    pub hostname: Option<String>,
+    /// The host's network instead of one of its own.
+    pub host_network: bool,
+    /// One process namespace for all containers.
+    pub share_process_namespace: bool,
+    /// Run to completion one after the other, before the others start.
+    pub init_containers: Vec<ContainerSpec>,
+    /// Started in this order; at least one.
+    pub containers: Vec<ContainerSpec>,
+    /// What containers mount.
+    pub volumes: Vec<Volume>,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub termination_grace_period: Duration,
+    /// `spec.activeDeadlineSeconds`: the pod is killed and counts as failed after that.
+    pub active_deadline: Option<Duration>,
+    /// `spec.runtimeClassName`.
+    pub runtime_class: Option<RuntimeClass>,
+}
+
+impl PodSpec {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The init containers, then the others, in order.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerSpec> {
+        self.init_containers.iter().chain(&self.containers)
+    }
+}
+
+/// The backends a pod can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeClass {
+    /// Linux namespaces and control groups.
+    Native,
+    /// A virtual machine per pod.
+    MicroVm,
+    /// WebAssembly.
+    Wasm,
+}
+
+impl RuntimeClass {
+    /// The name, as `runtimeClassName` has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::MicroVm => "microvm",
+            Self::Wasm => "wasm",
+        }
+    }
+}
+
+impl fmt::Display for RuntimeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for RuntimeClass {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Native, Self::MicroVm, Self::Wasm]
+            .into_iter()
+            .find(|class| class.as_str() == s)
+            .ok_or_else(|| format!("{s:?} is no runtime class: use native, microvm or wasm"))
+    }
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ContainerSpec {
+    /// Its name, unique in the pod.
+    pub name: String,
+    /// Its image.
+    #[serde(serialize_with = "as_text")]
+    pub image: ImageSource,
+    /// `imagePullPolicy`; see [`pull_policy`](Self::pull_policy) for what holds where it is absent.
+    pub image_pull_policy: Option<PullPolicy>,
+    /// Replaces the image's entrypoint; expanded.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's command; expanded.
+    pub args: Option<Vec<String>>,
+    /// Added to the image's environment, in order; expanded.
+    pub env: Vec<(String, String)>,
+    /// Replaces the image's working directory.
+    pub working_dir: Option<PathBuf>,
+    /// What it may use at most.
+    pub limits: Limits,
+    /// What it may expect to get.
+    pub requests: Limits,
+    /// What it may do.
+    pub security: Security,
+    /// Volumes it mounts, outer ones before inner ones.
+    pub mounts: Vec<Mount>,
+    /// Ports it says it listens on; for people, nothing is opened or closed by them.
+    pub ports: Vec<Port>,
+}
+
+impl ContainerSpec {
+    /// The pull policy in force: where the container does not say, `Always` for an image tagged `latest` or not at all,
+    /// else `IfNotPresent`, as in Kubernetes. Local sources (`oci:` and the like) are only read again when asked.
+    #[must_use]
+    pub fn pull_policy(&self) -> PullPolicy {
+        if let Some(policy) = self.image_pull_policy {
+            return policy;
+        }
+        let latest = self.image.reference().is_some() && self.image.to_string().ends_with(":latest");
+        if latest {
+            PullPolicy::Always
+        } else {
+            PullPolicy::IfNotPresent
+        }
+    }
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum PullPolicy {
+    /// Always ask the registry; only what changed is transferred.
+    Always,
+    /// If it is not in the store.
+    IfNotPresent,
+    /// Not at all: it has to be in the store.
+    Never,
+}
+
+/// Amounts of resources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+}
+
+/// `securityContext` of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Security {
+    /// `runAsUser`.
+    pub run_as_user: Option<u32>,
+    /// `runAsGroup`.
+    pub run_as_group: Option<u32>,
+    /// `readOnlyRootFilesystem`.
+    pub read_only_root_filesystem: bool,
+    /// `privileged`.
+    pub privileged: bool,
+    /// `capabilities.add`.
+    pub add_capabilities: Vec<String>,
+    /// `capabilities.drop`.
+    pub drop_capabilities: Vec<String>,
+}
+
+/// A volume mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// The volume's name; the pod has it.
+    pub volume: String,
+    /// Where in the container: absolute, normal, not `/`.
+    pub path: PathBuf,
+    /// `readOnly`.
+    pub read_only: bool,
+}
+
+/// A port a container listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// Its name.
+    pub name: Option<String>,
+    /// 1 to 65535.
+    pub container_port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// The protocol of a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A volume of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// Its name, unique in the pod.
+    pub name: String,
+    /// What it is.
+    pub source: VolumeSource,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum VolumeSource {
+    /// A directory that lives and dies with the pod.
+    EmptyDir(EmptyDir),
+    /// A file or directory of the host.
+    HostPath(HostPath),
+}
+
+/// Where an `emptyDir` is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EmptyDir {
+    /// On the disk of the data root.
+    Disk,
+    /// In memory.
+    Memory {
+        /// The limit in bytes; absent: half of the host's memory.
+        size_limit: Option<u64>,
+    },
+}
+
+/// A `hostPath`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPath {
+    /// Absolute, without `..`.
+    pub path: PathBuf,
+    /// What has to be there.
+    pub kind: HostPathKind,
+}
+
+/// What has to be at a `hostPath` (its `type`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum HostPathKind {
+    /// Anything; it has to exist, since there has to be something to mount.
+    #[default]
+    Any,
+    /// A directory.
+    Directory,
+    /// A directory; made with mode 0755 if there is nothing.
+    DirectoryOrCreate,
+    /// A regular file.
+    File,
+    /// A regular file; made empty with mode 0644 if there is nothing, in a directory that exists.
+    FileOrCreate,
+    /// A unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
