@@ -1,11 +1,35 @@
-//! The pod init: PID 1 of a pod on every backend.
+//! The pod init: PID 1 of a pod on every backend, and its control service.
 //!
-//! It starts a pod's containers through [`magik_oci::OciRuntime`] and knows no backend: the native pod and the
+//! The init starts a pod's containers through [`magik_oci::OciRuntime`] and knows no backend: the native pod and the
 //! microVM's `vminit` plug `NativeRuntime` into the same code.
 //!
-//! - [`plan`]: what the launcher hands to the init.
+//! - [`PodInit`] runs a pod from [`plan::PodPlan`] to its end, in one thread.
+//! - [`ControlClient`] talks to a running init: the service is defined in `proto/control.proto`.
 //! - [`status`]: what the init writes and everybody reads.
+//! - [`logs`]: the format of the containers' logs, and [`logs::LogReader`], which reads those of dead pods too.
+//! - [`InfraExtension`]: code that runs along with a pod.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod client;
+mod error;
+mod events;
+mod extension;
+mod init;
+pub mod logs;
 pub mod plan;
+mod rpc;
+mod service;
+mod state_dir;
 pub mod status;
+mod wire;
+
+pub use client::{
+    ControlClient, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, Launch,
+    LaunchProgress, LogOutput, MAJOR, MINOR, PortForward, PortReader, PortWriter,
+};
+pub use error::{ControlError, LaunchError};
+pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
+pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
+pub use init::{InitOptions, PodInit, PodOutcome};
+pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
+pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};

@@ -73,7 +73,11 @@ impl PodStatus {
             ContainerPhase::Exited { exit, .. } if exit.code != 0 => Some(exit.code),
             _ => None,
         };
-        self.init_containers.iter().chain(&self.containers).find_map(failed).unwrap_or(0)
+        self.init_containers
+            .iter()
+            .chain(&self.containers)
+            .find_map(failed)
+            .unwrap_or(0)
     }
 }
 

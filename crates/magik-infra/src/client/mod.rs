@@ -1,0 +1,321 @@
+//! The client side of the control service. What the pod init says is not trusted: it may run in a guest.
+
+mod exec;
+mod port_forward;
+mod streams;
+
+pub use exec::{ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
+pub use port_forward::{PortForward, PortReader, PortWriter};
+pub use streams::{EventStream, Launch, LaunchProgress, LogOutput};
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use magik_oci::Stats;
+use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    time::timeout,
+};
+use ttrpc::{
+    Code,
+    r#async::{Client, transport::Socket},
+    context,
+};
+
+use crate::{
+    error::ControlError,
+    logs::LogOptions,
+    plan::PodPlan,
+    rpc::{control as proto, control_ttrpc},
+    status::PodStatus,
+    wire::{Meter, Role, Wire},
+};
+
+/// The major version of the control service: both sides must have the same.
+pub const MAJOR: u32 = 1;
+/// The minor version of the control service: what was added since the major version.
+pub const MINOR: u32 = 0;
+
+/// How long a call that waits for nothing in the pod may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a message from the other side is shown, in characters.
+const MAX_MESSAGE: usize = 4096;
+/// The longest path a unix socket address holds, in bytes (sun_path with its final NUL).
+const MAX_SOCKET_PATH: usize = 107;
+
+type Result<T, E = ControlError> = std::result::Result<T, E>;
+
+/// A connection to a pod init.
+///
+/// The calls with an answer of unknown length (`exec`, `logs`, `events`, `port_forward`) take the client: each has its
+/// connection to itself, and dropping it ends the call on the other side too.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), magik_infra::ControlError> {
+/// use magik_infra::ControlClient;
+/// let client = ControlClient::connect("/run/magikrun/pods/web-1/control.sock".as_ref()).await?;
+/// println!("{:?}", client.status().await?.phase);
+/// # Ok(())
+/// # }
+/// ```
+pub struct ControlClient {
+    calls: control_ttrpc::ControlClient,
+    meter: Arc<Meter>,
+    pod_id: String,
+}
+
+impl std::fmt::Debug for ControlClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlClient")
+            .field("pod_id", &self.pod_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ControlClient {
+    /// Connects to a control socket and says hello. The path may be longer than a socket address can hold.
+    ///
+    /// # Errors
+    /// Nobody listens there, or not in this version.
+    pub async fn connect(path: &Path) -> Result<Self> {
+        let failed = |source| ControlError::Connect {
+            path: path.to_owned(),
+            source,
+        };
+        let stream = if path.as_os_str().len() <= MAX_SOCKET_PATH {
+            UnixStream::connect(path).await.map_err(failed)?
+        } else {
+            let (directory, name) = path
+                .parent()
+                .zip(path.file_name())
+                .ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory =
+                rustix::fs::open(directory, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+            let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+            UnixStream::connect(short).await.map_err(failed)?
+        };
+        Self::over(stream).await
+    }
+
+    /// Says hello over a connected stream: a socket pair, vsock.
+    ///
+    /// # Errors
+    /// The other side does not answer, or not in this version.
+    pub async fn over<S>(stream: S) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+    {
+        let meter = Meter::new();
+        let wire = Wire::new(stream, Role::Client, meter.clone(), ());
+        let calls = control_ttrpc::ControlClient::new(Client::new(Socket::new(wire)));
+        let mut request = proto::HelloRequest::new();
+        request.major = MAJOR;
+        request.minor = MINOR;
+        request.client = concat!("magik-infra ", env!("CARGO_PKG_VERSION")).to_owned();
+        let hello = within(CALL_TIMEOUT, calls.hello(context::with_timeout(0), &request)).await?;
+        if hello.major != MAJOR {
+            return Err(ControlError::Version {
+                major: hello.major,
+                minor: hello.minor,
+            });
+        }
+        Ok(Self {
+            calls,
+            meter,
+            pod_id: clean(&hello.pod_id),
+        })
+    }
+
+    /// The pod's id as its init knows it; empty before the launch.
+    #[must_use]
+    pub fn pod_id(&self) -> &str {
+        &self.pod_id
+    }
+
+    /// Starts the pod; only on the launch connection. Read the result to its end.
+    ///
+    /// # Errors
+    /// The plan cannot be sent.
+    pub async fn launch(&self, plan: &PodPlan) -> Result<Launch> {
+        let mut request = proto::LaunchRequest::new();
+        request.plan = serde_json::to_vec(plan).map_err(|e| ControlError::Protocol(e.to_string()))?;
+        let stream = self
+            .calls
+            .launch(context::with_timeout(0), &request)
+            .await
+            .map_err(error)?;
+        Ok(Launch::new(stream, self.meter.clone()))
+    }
+
+    /// Commits the launched pod: from now on it does not depend on the launch connection.
+    ///
+    /// # Errors
+    /// The pod is over already, or this is not the launch connection.
+    pub async fn commit(&self) -> Result<()> {
+        within(
+            CALL_TIMEOUT,
+            self.calls
+                .commit(context::with_timeout(0), &proto::CommitRequest::new()),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The pod's status.
+    ///
+    /// # Errors
+    /// The pod init does not answer.
+    pub async fn status(&self) -> Result<PodStatus> {
+        let request = proto::StatusRequest::new();
+        let response = within(
+            CALL_TIMEOUT,
+            self.calls.status(context::with_timeout(0), &request),
+        )
+        .await?;
+        document("status", &response.status)
+    }
+
+    /// What each running container uses, by name.
+    ///
+    /// # Errors
+    /// The pod init does not answer.
+    pub async fn stats(&self) -> Result<BTreeMap<String, Stats>> {
+        let request = proto::StatsRequest::new();
+        let response = within(CALL_TIMEOUT, self.calls.stats(context::with_timeout(0), &request)).await?;
+        document("stats", &response.stats)
+    }
+
+    /// Stops the pod: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period). Answers with the final
+    /// status once everything has ended; a pod that is being stopped already is only ever stopped sooner.
+    ///
+    /// # Errors
+    /// The connection ended before the answer; the pod may be stopped all the same.
+    pub async fn stop(&self, grace: Option<Duration>) -> Result<PodStatus> {
+        let mut request = proto::StopRequest::new();
+        request.grace_ms = grace.map(|g| u64::try_from(g.as_millis()).unwrap_or(u64::MAX));
+        let response = self
+            .calls
+            .stop(context::with_timeout(0), &request)
+            .await
+            .map_err(error)?;
+        document("status", &response.status)
+    }
+
+    /// Runs another program in a running container.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::CannotExecute`]: no such program;
+    /// [`ControlError::Refused`]: it does not run, or the request is malformed.
+    pub async fn exec(self, request: &ExecRequest) -> Result<ExecSession> {
+        let stream = self.calls.exec(context::with_timeout(0)).await.map_err(error)?;
+        ExecSession::start(self, stream, request).await
+    }
+
+    /// A container's log; with `follow`, until the container has ended.
+    ///
+    /// # Errors
+    /// The request cannot be sent. An unknown container is an error of the first read.
+    pub async fn logs(self, container: &str, options: &LogOptions, follow: bool) -> Result<LogOutput> {
+        let mut request = proto::LogsRequest::new();
+        request.container = container.to_owned();
+        request.follow = follow;
+        request.tail = options.tail;
+        request.since = options.since.map(|t| t.to_string()).unwrap_or_default();
+        request.timestamps = options.timestamps;
+        let stream = self
+            .calls
+            .logs(context::with_timeout(0), &request)
+            .await
+            .map_err(error)?;
+        Ok(LogOutput::new(stream, self))
+    }
+
+    /// What happened in the pod so far; with `follow`, and what happens until it is over.
+    ///
+    /// # Errors
+    /// The request cannot be sent.
+    pub async fn events(self, follow: bool) -> Result<EventStream> {
+        let mut request = proto::EventsRequest::new();
+        request.follow = follow;
+        let stream = self
+            .calls
+            .events(context::with_timeout(0), &request)
+            .await
+            .map_err(error)?;
+        Ok(EventStream::new(stream, self))
+    }
+
+    /// A connection to a TCP port on the pod's loopback.
+    ///
+    /// # Errors
+    /// The request cannot be sent. A port where nobody listens is an error of the first read.
+    pub async fn port_forward(self, port: u16) -> Result<PortForward> {
+        let stream = self
+            .calls
+            .port_forward(context::with_timeout(0))
+            .await
+            .map_err(error)?;
+        PortForward::start(self, stream, port).await
+    }
+}
+
+/// Waits for an answer, but not for ever.
+async fn within<T>(limit: Duration, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    timeout(limit, call)
+        .await
+        .map_err(|_| ControlError::Timeout(limit))?
+        .map_err(error)
+}
+
+/// Reads a JSON document of the other side; its size is bounded by the longest frame.
+fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|e| ControlError::Protocol(clean(&format!("{what}: {e}"))))
+}
+
+/// What went wrong, by the status code that the service uses for it.
+fn error(error: ttrpc::Error) -> ControlError {
+    match error {
+        ttrpc::Error::RpcStatus(status) => {
+            let message = clean(status.message());
+            match status.code() {
+                Code::NOT_FOUND => ControlError::NotFound(message),
+                Code::ABORTED => ControlError::CannotExecute(message),
+                _ => ControlError::Refused(message),
+            }
+        }
+        ttrpc::Error::Socket(_)
+        | ttrpc::Error::Eof
+        | ttrpc::Error::RemoteClosed
+        | ttrpc::Error::LocalClosed => ControlError::Disconnected,
+        other => ControlError::Protocol(clean(&other.to_string())),
+    }
+}
+
+/// A text of the other side, fit to be shown on a terminal: bounded, in one line, without control characters.
+fn clean(text: &str) -> String {
+    text.chars()
+        .take(MAX_MESSAGE)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_the_other_side_cannot_drive_the_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\nc"), "a [2Jb c");
+        assert_eq!(clean(&"x".repeat(MAX_MESSAGE + 1)).len(), MAX_MESSAGE);
+    }
+}

@@ -1,0 +1,179 @@
+//! Answers that come bit by bit: launch, logs, events.
+
+use std::sync::Arc;
+
+use ttrpc::r#async::ClientStreamReceiver;
+
+use super::{ControlClient, Result, clean, error};
+use crate::{
+    error::{ControlError, LaunchError},
+    events::{Event, EventKind},
+    logs::{LogChunk, LogStream},
+    rpc::control as proto,
+    wire::Meter,
+};
+
+/// How far a launch has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchProgress {
+    /// `mounts`, `init-container` or `container`.
+    pub step: String,
+    /// The container; empty: the pod itself.
+    pub container: String,
+}
+
+/// A pod being started.
+pub struct Launch {
+    stream: ClientStreamReceiver<proto::LaunchEvent>,
+    meter: Arc<Meter>,
+    ready: bool,
+}
+
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch")
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Launch {
+    pub(super) fn new(stream: ClientStreamReceiver<proto::LaunchEvent>, meter: Arc<Meter>) -> Self {
+        Self {
+            stream,
+            meter,
+            ready: false,
+        }
+    }
+
+    /// The next step; `None`: every container was started.
+    ///
+    /// # Errors
+    /// [`ControlError::Launch`] says what failed, and in which container.
+    pub async fn next(&mut self) -> Result<Option<LaunchProgress>> {
+        if self.ready {
+            return Ok(None);
+        }
+        let message = self
+            .stream
+            .recv()
+            .await
+            .map_err(error)?
+            .ok_or(ControlError::Disconnected)?;
+        self.meter.release(None, size(&message));
+        match message.event {
+            Some(proto::launch_event::Event::Progress(p)) => Ok(Some(LaunchProgress {
+                step: clean(&p.step),
+                container: clean(&p.container),
+            })),
+            Some(proto::launch_event::Event::Ready(_)) => {
+                self.ready = true;
+                Ok(None)
+            }
+            Some(proto::launch_event::Event::Failed(f)) => Err(ControlError::Launch(LaunchError {
+                container: Some(clean(&f.container)).filter(|c| !c.is_empty()),
+                step: clean(&f.step),
+                message: clean(&f.message),
+            })),
+            None => Err(ControlError::Protocol(
+                "a launch event of an unknown kind".to_owned(),
+            )),
+        }
+    }
+
+    /// Waits until every container was started.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn ready(mut self) -> Result<()> {
+        while self.next().await?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A container's log, as it comes.
+pub struct LogOutput {
+    stream: ClientStreamReceiver<proto::LogsChunk>,
+    client: ControlClient,
+}
+
+impl std::fmt::Debug for LogOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogOutput")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogOutput {
+    pub(super) fn new(stream: ClientStreamReceiver<proto::LogsChunk>, client: ControlClient) -> Self {
+        Self { stream, client }
+    }
+
+    /// The next piece; `None`: the end.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container.
+    pub async fn next(&mut self) -> Result<Option<LogChunk>> {
+        let Some(message) = self.stream.recv().await.map_err(error)? else {
+            return Ok(None);
+        };
+        self.client.meter.release(None, size(&message));
+        let stream = if message.is_stderr {
+            LogStream::Stderr
+        } else {
+            LogStream::Stdout
+        };
+        Ok(Some(LogChunk {
+            stream,
+            data: message.data,
+        }))
+    }
+}
+
+/// What happens in a pod.
+pub struct EventStream {
+    stream: ClientStreamReceiver<proto::Event>,
+    client: ControlClient,
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventStream")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EventStream {
+    pub(super) fn new(stream: ClientStreamReceiver<proto::Event>, client: ControlClient) -> Self {
+        Self { stream, client }
+    }
+
+    /// The next event; `None`: the end.
+    ///
+    /// # Errors
+    /// The connection ended, or what came is no event.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
+        let Some(message) = self.stream.recv().await.map_err(error)? else {
+            return Ok(None);
+        };
+        self.client.meter.release(None, size(&message));
+        let time = message
+            .time
+            .parse()
+            .map_err(|_| ControlError::Protocol(clean(&format!("event time {:?}", message.time))))?;
+        Ok(Some(Event {
+            time,
+            kind: EventKind::from(clean(&message.kind).as_str()),
+            container: clean(&message.container),
+            detail: clean(&message.detail),
+            exit_code: message.exit_code,
+        }))
+    }
+}
+
+/// A message's size on the wire.
+pub(super) fn size(message: &impl protobuf::Message) -> usize {
+    usize::try_from(message.compute_size()).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,102 @@
+//! Errors of this crate.
+
+use std::io;
+
+use crate::client::{MAJOR, MINOR};
+
+/// Why a pod did not start: which container, at which step, and what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchError {
+    /// The container; `None`: the pod itself.
+    pub container: Option<String>,
+    /// The step that failed: `plan`, `mounts`, `create`, `start`, `init-container`, `extension`, `deadline`, `stopped`.
+    pub step: String,
+    /// What happened, in one line.
+    pub message: String,
+}
+
+impl LaunchError {
+    pub(crate) fn pod(step: &str, message: impl ToString) -> Self {
+        Self {
+            container: None,
+            step: step.to_owned(),
+            message: message.to_string(),
+        }
+    }
+
+    pub(crate) fn container(name: &str, step: &str, message: impl ToString) -> Self {
+        Self {
+            container: Some(name.to_owned()),
+            step: step.to_owned(),
+            message: message.to_string(),
+        }
+    }
+
+    /// From the runtime; the container is named once, by this error.
+    pub(crate) fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
+        let message = match error {
+            magik_oci::Error::CannotExecute { program, reason, .. } => {
+                format!("cannot execute {program}: {reason}")
+            }
+            magik_oci::Error::Failed { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        Self::container(name, step, message)
+    }
+}
+
+impl std::fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(container) = &self.container {
+            write!(f, "container {container}: ")?;
+        }
+        write!(f, "{}: {}", self.step, self.message)
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+/// What can go wrong when talking to a pod init.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The control socket cannot be connected to: the pod is dead or was never there.
+    #[error("cannot connect to {path}: {source}")]
+    Connect {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The pod init speaks another major version of the control service.
+    #[error(
+        "the pod init speaks version {major}.{minor} of the control service, this program {MAJOR}.{MINOR}: use the program that started the pod"
+    )]
+    Version {
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+    },
+    /// The pod init refused or failed.
+    #[error("{0}")]
+    Refused(String),
+    /// A program could not be executed in a container.
+    #[error("{0}")]
+    CannotExecute(String),
+    /// There is no such container in the pod.
+    #[error("{0}")]
+    NotFound(String),
+    /// The pod did not start.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The connection ended before the answer came.
+    #[error("the connection to the pod init ended")]
+    Disconnected,
+    /// No answer within the time that is allowed.
+    #[error("the pod init did not answer within {0:?}")]
+    Timeout(std::time::Duration),
+    /// The pod init answered something that is no answer.
+    #[error("the pod init answered out of order: {0}")]
+    Protocol(String),
+}

@@ -1,0 +1,153 @@
+//! Everything that reaches the supervisor from outside: commands, signals, the launch connection's end, the deadline.
+
+use std::{future::pending, io, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    CommitCheck,
+    shared::{Command, LaunchUpdate, Shared},
+};
+use crate::{error::LaunchError, extension::RequiredExtensionFailed, plan::PodPlan, wire::Meter};
+
+/// What ends the normal course of a pod.
+#[derive(Debug)]
+pub(crate) enum Interrupt {
+    /// The launcher is gone and the pod was never committed.
+    Abandoned,
+    /// Somebody wants it stopped; without `grace`, within the pod's own.
+    Stop { grace: Option<Duration> },
+    /// `activeDeadlineSeconds` passed.
+    Deadline,
+    /// A required extension failed.
+    ExtensionFailed(RequiredExtensionFailed),
+}
+
+pub(crate) struct Inputs {
+    commands: mpsc::Receiver<Command>,
+    terminate: Signal,
+    interrupt: Signal,
+    committed_check: CommitCheck,
+    committed: bool,
+    /// The launch connection.
+    pub(crate) launch: Arc<Meter>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
+    /// Who waits for the pod's end.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Inputs {
+    pub(crate) fn new(commands: mpsc::Receiver<Command>, committed_check: CommitCheck) -> io::Result<Self> {
+        Ok(Self {
+            commands,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            committed_check,
+            committed: false,
+            launch: Meter::new(),
+            deadline: None,
+            extension_failures: None,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Waits for the plan; `None`: it will not come.
+    pub(crate) async fn launch_request(
+        &mut self,
+        shared: &Shared,
+    ) -> Option<(Arc<PodPlan>, mpsc::UnboundedSender<LaunchUpdate>)> {
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command? {
+                    Command::Launch { plan, updates } => {
+                        let plan = Arc::from(plan);
+                        shared.planned(Arc::clone(&plan));
+                        return Some((plan, updates));
+                    }
+                    Command::Commit { .. } => {}
+                    Command::Stop { done, .. } => {
+                        self.waiting.push(done);
+                        return None;
+                    }
+                },
+                () = self.launch.closed() => return None,
+                _ = self.terminate.recv() => return None,
+                _ = self.interrupt.recv() => return None,
+            }
+        }
+    }
+
+    /// Waits for the next interrupt. Commits and second launches are dealt with on the way.
+    pub(crate) async fn interrupt(&mut self, shared: &Shared) -> Interrupt {
+        loop {
+            let command = tokio::select! {
+                command = self.commands.recv() => command,
+                _ = self.terminate.recv() => return Interrupt::Stop { grace: None },
+                _ = self.interrupt.recv() => return Interrupt::Stop { grace: None },
+                () = reached(self.deadline) => {
+                    self.deadline = None;
+                    return Interrupt::Deadline;
+                }
+                failed = failure(&mut self.extension_failures) => return Interrupt::ExtensionFailed(failed),
+                () = self.launch.closed(), if !self.committed => {
+                    // The launcher may have died between the rename and its Commit.
+                    if !(self.committed_check)(&shared.state_dir) {
+                        return Interrupt::Abandoned;
+                    }
+                    self.committed = true;
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Commit { done }) => {
+                    self.committed = true;
+                    let _ = done.send(());
+                }
+                Some(Command::Launch { updates, .. }) => {
+                    let error = LaunchError::pod("plan", "the pod was already launched");
+                    let _ = updates.send(LaunchUpdate::Failed(error));
+                }
+                Some(Command::Stop { grace, done }) => {
+                    self.waiting.push(done);
+                    return Interrupt::Stop { grace };
+                }
+                // The service holds a sender as long as the pod lives.
+                None => pending().await,
+            }
+        }
+    }
+
+    /// The pod is over: everyone who waits for that is told, and whoever asks now, too.
+    pub(crate) fn dismiss(&mut self, _shared: &Shared) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Stop { done, .. } | Command::Commit { done } = command {
+                self.waiting.push(done);
+            }
+        }
+        for done in self.waiting.drain(..) {
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+async fn failure(failures: &mut Option<mpsc::Receiver<RequiredExtensionFailed>>) -> RequiredExtensionFailed {
+    if let Some(receiver) = failures {
+        if let Some(failed) = receiver.recv().await {
+            return failed;
+        }
+    }
+    pending().await
+}

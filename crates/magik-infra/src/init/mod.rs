@@ -1,0 +1,188 @@
+//! The pod init itself.
+
+mod container;
+mod inputs;
+mod pod;
+mod rootfs;
+pub(crate) mod shared;
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use magik_oci::OciRuntime;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    time::timeout,
+};
+
+use crate::{
+    error::LaunchError,
+    extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
+    service::{self, Acceptor},
+    state_dir::StateDir,
+    status::PodStatus,
+};
+use inputs::{Inputs, Interrupt};
+use pod::Pod;
+use shared::Shared;
+
+/// How long the init waits for clients to take their last answers before it ends.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What differs between the backends.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// `native`, `microvm` or `wasm`; for the status.
+    pub runtime_class: String,
+    /// How long one call of an extension may take.
+    pub extension_timeout: Duration,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self {
+            runtime_class: "native".to_owned(),
+            extension_timeout: EXTENSION_TIMEOUT,
+        }
+    }
+}
+
+/// How a pod ended.
+#[derive(Debug)]
+pub enum PodOutcome {
+    /// It ran and is over; `status.json` says the same.
+    Finished(Box<PodStatus>),
+    /// It did not start; the launcher was told.
+    Failed(LaunchError),
+    /// The launch connection ended before the commit: nothing of the pod may stay.
+    Abandoned,
+}
+
+type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
+
+/// A pod init, ready to run. One pod, one process, one thread.
+///
+/// The process must exit when [`run`](Self::run) returns: as PID 1 of the pod's pid namespace it takes
+/// everything with it that is left.
+///
+/// ```no_run
+/// use std::{os::fd::OwnedFd, sync::Arc};
+/// use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir};
+/// # async fn f(runtime: Arc<dyn magik_oci::OciRuntime>, directory: OwnedFd, launch: tokio::net::UnixStream) -> std::io::Result<()> {
+/// let state = StateDir::new(directory);
+/// let control = state.bind_control()?;
+/// match PodInit::new(runtime, state, InitOptions::default()).run(launch, control).await? {
+///     PodOutcome::Finished(status) => std::process::exit(status.exit_code()),
+///     PodOutcome::Failed(_) | PodOutcome::Abandoned => std::process::exit(1),
+/// }
+/// # }
+/// ```
+pub struct PodInit {
+    runtime: Arc<dyn OciRuntime>,
+    state_dir: StateDir,
+    options: InitOptions,
+    extensions: Vec<Box<dyn InfraExtension>>,
+    committed: CommitCheck,
+}
+
+impl fmt::Debug for PodInit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodInit")
+            .field("runtime", &self.runtime)
+            .field("state_dir", &self.state_dir)
+            .field("options", &self.options)
+            .field("extensions", &self.extensions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PodInit {
+    /// An init that starts its containers with `runtime` and keeps its status in `state_dir`.
+    #[must_use]
+    pub fn new(runtime: Arc<dyn OciRuntime>, state_dir: StateDir, options: InitOptions) -> Self {
+        Self {
+            runtime,
+            state_dir,
+            options,
+            extensions: Vec::new(),
+            // A directory whose name cannot be read is not known to be committed.
+            committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+        }
+    }
+
+    /// Adds an extension; they are called in the order they were added.
+    #[must_use]
+    pub fn extension(mut self, extension: Box<dyn InfraExtension>) -> Self {
+        self.extensions.push(extension);
+        self
+    }
+
+    /// How to find out, once the launch connection has ended without `Commit`, whether the pod was committed all the
+    /// same. The default looks whether the state directory lost its `.pending`.
+    #[must_use]
+    pub fn committed_when(mut self, check: impl Fn(&StateDir) -> bool + Send + Sync + 'static) -> Self {
+        self.committed = Box::new(check);
+        self
+    }
+
+    /// Serves the launch connection and the control connections until the pod is over.
+    ///
+    /// # Errors
+    /// The process cannot take signals. Everything else is an outcome.
+    pub async fn run<S, A>(self, launch: S, control: A) -> io::Result<PodOutcome>
+    where
+        S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        A: Acceptor,
+    {
+        let (commands, receiver) = mpsc::channel(16);
+        let shared = Arc::new(Shared::new(
+            self.runtime,
+            self.state_dir,
+            self.options.runtime_class,
+            commands,
+        ));
+        let mut inputs = Inputs::new(receiver, self.committed)?;
+        let connections = service::Connections::new(shared.clone());
+        inputs.launch = connections.serve(launch, true);
+        let accepting = tokio::spawn(connections.clone().accept(control));
+
+        let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
+        let outcome = live(&shared, &mut inputs, extensions).await;
+
+        shared.over();
+        accepting.abort();
+        inputs.dismiss(&shared);
+        if timeout(LINGER, connections.idle()).await.is_err() {
+            tracing::debug!("some clients did not take their last answer");
+        }
+        Ok(outcome)
+    }
+}
+
+/// A pod's whole life.
+async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions) -> PodOutcome {
+    let Some((plan, progress)) = inputs.launch_request(shared).await else {
+        return PodOutcome::Abandoned;
+    };
+    let mut pod = Pod::new(shared.clone(), plan, extensions, progress);
+    inputs.deadline = pod.deadline();
+    inputs.extension_failures = pod.extension_failures();
+
+    let launched = tokio::select! {
+        launched = pod.launch() => launched,
+        interrupt = inputs.interrupt(shared) => match interrupt {
+            Interrupt::Abandoned => return PodOutcome::Abandoned,
+            Interrupt::Deadline => Err(LaunchError::pod("deadline", "activeDeadlineSeconds passed before every container was started")),
+            Interrupt::ExtensionFailed(error) => Err(LaunchError::pod("extension", error)),
+            Interrupt::Stop { .. } => Err(LaunchError::pod("stopped", "the pod was stopped before every container was started")),
+        },
+    };
+    if let Err(error) = launched {
+        pod.launch_failed(&error).await;
+        return PodOutcome::Failed(error);
+    }
+    match pod.supervise(inputs).await {
+        Some(status) => PodOutcome::Finished(Box::new(status)),
+        None => PodOutcome::Abandoned,
+    }
+}

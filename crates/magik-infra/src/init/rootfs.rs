@@ -1,0 +1,181 @@
+//! The mounts of a pod, made inside of its mount namespace.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_remount,
+        move_mount,
+    },
+};
+
+use crate::plan::{ContainerPlan, RootfsPlan, TmpfsPlan, UpperPlan};
+
+/// The longest value `fsconfig` takes, in bytes (fs/fsopen.c).
+const FSCONFIG_MAX: usize = 255;
+
+/// A mount that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountError {
+    #[error("cannot mount {what} on {target}: {source}")]
+    Mount {
+        what: &'static str,
+        target: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot open layer {path}: {source}")]
+    Layer { path: PathBuf, source: io::Error },
+    #[error("an overlay for {target} needs at least one layer")]
+    NoLayer { target: PathBuf },
+}
+
+/// Mounts an emptyDir that lies in memory.
+pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
+    let failed = |source: Errno| MountError::Mount {
+        what: "tmpfs",
+        target: plan.target.clone(),
+        source: source.into(),
+    };
+    let options = match plan.size {
+        Some(size) => format!("mode=0777,size={size}"),
+        None => "mode=0777".to_owned(),
+    };
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let options = std::ffi::CString::new(options).map_err(|_| failed(Errno::INVAL))?;
+    mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
+}
+
+/// Mounts a container's root file system on its bundle's `rootfs`.
+pub(crate) fn mount_rootfs(plan: &ContainerPlan) -> Result<(), MountError> {
+    let target = plan.bundle.join("rootfs");
+    let (lower, upper) = match &plan.rootfs {
+        RootfsPlan::Directory { .. } => return Ok(()),
+        RootfsPlan::Overlay { lower, upper } => (lower, upper.as_ref()),
+    };
+    match (lower.as_slice(), upper) {
+        ([], _) => Err(MountError::NoLayer { target }),
+        // overlayfs wants two layers when there is no upper one.
+        ([layer], None) => bind_read_only(layer, &target),
+        (lower, upper) => overlay(lower, upper, &target),
+    }
+}
+
+fn bind_read_only(layer: &Path, target: &Path) -> Result<(), MountError> {
+    let failed = |source: Errno| MountError::Mount {
+        what: "layer",
+        target: target.to_owned(),
+        source: source.into(),
+    };
+    mount_bind(layer, target).map_err(failed)?;
+    mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "").map_err(failed)
+}
+
+fn overlay(lower: &[PathBuf], upper: Option<&UpperPlan>, target: &Path) -> Result<(), MountError> {
+    match overlay_by_fsconfig(lower, upper, target) {
+        // Before Linux 6.5 there is no `lowerdir+`; before 5.2 no fsopen.
+        Err(MountError::Mount { source, .. })
+            if matches!(
+                Errno::from_io_error(&source),
+                Some(Errno::INVAL | Errno::NOSYS | Errno::PERM)
+            ) =>
+        {
+            overlay_by_mount(lower, upper, target)
+        }
+        result => result,
+    }
+}
+
+/// One parameter per layer: no limit on their number or on the characters in their paths.
+fn overlay_by_fsconfig(
+    lower: &[PathBuf],
+    upper: Option<&UpperPlan>,
+    target: &Path,
+) -> Result<(), MountError> {
+    let failed = |source: Errno| MountError::Mount {
+        what: "overlay",
+        target: target.to_owned(),
+        source: source.into(),
+    };
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
+    let mut opened = Vec::new();
+    for layer in lower {
+        let path = short(layer, &mut opened)?;
+        fsconfig_set_string(fs.as_fd(), "lowerdir+", &path).map_err(failed)?;
+    }
+    if let Some(UpperPlan { upper, work }) = upper {
+        let (upper, work) = (short(upper, &mut opened)?, short(work, &mut opened)?);
+        fsconfig_set_string(fs.as_fd(), "upperdir", &upper).map_err(failed)?;
+        fsconfig_set_string(fs.as_fd(), "workdir", &work).map_err(failed)?;
+        // The layer dies with the pod: without this, every unmount would sync the host's whole file system.
+        fsconfig_set_flag(fs.as_fd(), "volatile").map_err(failed)?;
+    }
+    fsconfig_create(fs.as_fd()).map_err(failed)?;
+    let attributes = if upper.is_none() {
+        MountAttrFlags::MOUNT_ATTR_RDONLY
+    } else {
+        MountAttrFlags::empty()
+    };
+    let made = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)?;
+    move_mount(
+        made.as_fd(),
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(failed)
+}
+
+/// The old way: all options in one page. Layers are named by descriptor, so that 128 of them fit and no path is cut
+/// at a comma or colon.
+fn overlay_by_mount(lower: &[PathBuf], upper: Option<&UpperPlan>, target: &Path) -> Result<(), MountError> {
+    let failed = |source: Errno| MountError::Mount {
+        what: "overlay",
+        target: target.to_owned(),
+        source: source.into(),
+    };
+    let mut opened = Vec::new();
+    let names = lower
+        .iter()
+        .map(|layer| by_descriptor(layer, &mut opened))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut options = format!("lowerdir={}", names.join(":"));
+    let mut flags = MountFlags::empty();
+    if let Some(UpperPlan { upper, work }) = upper {
+        let (upper, work) = (
+            by_descriptor(upper, &mut opened)?,
+            by_descriptor(work, &mut opened)?,
+        );
+        options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
+    } else {
+        flags |= MountFlags::RDONLY;
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| failed(Errno::INVAL))?;
+    mount("overlay", target, "overlay", flags, Some(options.as_c_str())).map_err(failed)
+}
+
+/// The path as it is, or by descriptor if `fsconfig` would not take it.
+fn short(path: &Path, opened: &mut Vec<OwnedFd>) -> Result<PathBuf, MountError> {
+    if path.as_os_str().len() <= FSCONFIG_MAX {
+        return Ok(path.to_owned());
+    }
+    by_descriptor(path, opened).map(PathBuf::from)
+}
+
+fn by_descriptor(path: &Path, opened: &mut Vec<OwnedFd>) -> Result<String, MountError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|source| MountError::Layer {
+        path: path.to_owned(),
+        source: source.into(),
+    })?;
+    let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    opened.push(fd);
+    Ok(name)
+}

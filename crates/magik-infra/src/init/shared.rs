@@ -1,0 +1,174 @@
+//! What the supervisor and the control service have in common.
+
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use magik_oci::OciRuntime;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{
+    error::LaunchError,
+    events::EventHub,
+    plan::{ContainerPlan, PodPlan},
+    service::MAX_EXECS,
+    state_dir::StateDir,
+    status::{ContainerPhase, ContainerStatus, PodStatus},
+};
+
+/// What the launcher is told while the pod starts.
+#[derive(Debug)]
+pub(crate) enum LaunchUpdate {
+    Progress { step: &'static str, container: String },
+    Ready,
+    Failed(LaunchError),
+}
+
+/// What the control service asks of the supervisor.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Launch {
+        plan: Box<PodPlan>,
+        updates: mpsc::UnboundedSender<LaunchUpdate>,
+    },
+    Commit {
+        done: oneshot::Sender<()>,
+    },
+    Stop {
+        grace: Option<Duration>,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// One pod's state.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) runtime: Arc<dyn OciRuntime>,
+    pub(crate) state_dir: StateDir,
+    pub(crate) runtime_class: String,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) events: Arc<EventHub>,
+    pub(crate) execs: Arc<Semaphore>,
+    plan: OnceLock<Planned>,
+    status: Mutex<Option<PodStatus>>,
+    over: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    plan: Arc<PodPlan>,
+    /// Of each container, init containers first: changes when its log grows, true when it is complete.
+    logs: Vec<watch::Sender<bool>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        runtime: Arc<dyn OciRuntime>,
+        state_dir: StateDir,
+        runtime_class: String,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            runtime,
+            state_dir,
+            runtime_class,
+            commands,
+            events: Arc::new(EventHub::new()),
+            execs: Arc::new(Semaphore::new(MAX_EXECS)),
+            plan: OnceLock::new(),
+            status: Mutex::new(None),
+            over: watch::Sender::new(false),
+        }
+    }
+
+    /// The pod's plan is known; `false`: it was already.
+    pub(crate) fn planned(&self, plan: Arc<PodPlan>) -> bool {
+        let count = plan.init_containers.len() + plan.containers.len();
+        let logs = std::iter::repeat_with(|| watch::Sender::new(false))
+            .take(count)
+            .collect();
+        self.plan.set(Planned { plan, logs }).is_ok()
+    }
+
+    pub(crate) fn plan(&self) -> Option<&Arc<PodPlan>> {
+        self.plan.get().map(|p| &p.plan)
+    }
+
+    /// A container's plan by name.
+    pub(crate) fn container(&self, name: &str) -> Option<&ContainerPlan> {
+        self.find(name).map(|(_, container)| container)
+    }
+
+    /// The signal of a container's log, by name.
+    pub(crate) fn log_signal(&self, name: &str) -> Option<&watch::Sender<bool>> {
+        let (index, _) = self.find(name)?;
+        self.plan.get()?.logs.get(index)
+    }
+
+    fn find(&self, name: &str) -> Option<(usize, &ContainerPlan)> {
+        let plan = self.plan()?;
+        plan.init_containers
+            .iter()
+            .chain(&plan.containers)
+            .enumerate()
+            .find(|(_, c)| c.name == name)
+    }
+
+    /// A container's status by name.
+    pub(crate) fn container_status(&self, name: &str) -> Option<ContainerPhase> {
+        let status = self.lock();
+        let status = status.as_ref()?;
+        let all = status.init_containers.iter().chain(&status.containers);
+        all.into_iter()
+            .find(|c: &&ContainerStatus| c.name == name)
+            .map(|c| c.state.clone())
+    }
+
+    pub(crate) fn status(&self) -> Option<PodStatus> {
+        self.lock().clone()
+    }
+
+    /// The status as JSON; `None` before the launch.
+    pub(crate) fn status_json(&self) -> Option<Vec<u8>> {
+        self.lock()
+            .as_ref()
+            .and_then(|status| serde_json::to_vec(status).ok())
+    }
+
+    /// Changes the status and writes it.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut PodStatus)) {
+        let mut status = self.lock();
+        let Some(status) = status.as_mut() else { return };
+        change(status);
+        self.write(status);
+    }
+
+    /// The first status.
+    pub(crate) fn publish_first(&self, status: PodStatus) {
+        self.write(&status);
+        *self.lock() = Some(status);
+    }
+
+    fn write(&self, status: &PodStatus) {
+        // The pod goes on: the service still answers the truth.
+        if let Err(error) = self.state_dir.write_status(status) {
+            tracing::error!(%error, "cannot write status.json");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<PodStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod is over: followers end.
+    pub(crate) fn over(&self) {
+        self.events.close();
+        self.over.send_replace(true);
+    }
+
+    /// Waits until the pod is over.
+    pub(crate) async fn until_over(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+}

@@ -1,0 +1,185 @@
+//! Moves a container's output from its two pipes into its log.
+
+use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
+
+use jiff::Timestamp;
+use magik_oci::Stdio;
+use rustix::pipe::PipeFlags;
+use tokio::{net::unix::pipe, sync::watch, time::timeout};
+
+use super::{
+    LogStream,
+    format::{LineCutter, format_time},
+    writer::LogWriter,
+};
+
+/// How much is read at once, in bytes; on the stack, so that an idle container costs nothing.
+const READ_SIZE: usize = 16 << 10;
+/// How long after a container's end its output may still be held open by a process that outlived it.
+const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// How much of the last line is kept for error messages, in bytes.
+const LAST_LINE: usize = 256;
+
+/// The reading ends of a container's output, and its log.
+#[derive(Debug)]
+pub(crate) struct LogPump {
+    stdout: Source,
+    stderr: Source,
+    writer: LogWriter,
+    /// The end of the last line that was written.
+    last_line: Vec<u8>,
+    /// Tells followers that there is more; `true`: there will be no more.
+    signal: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Source {
+    /// `None` once it has ended.
+    pipe: Option<pipe::Receiver>,
+    cutter: LineCutter,
+}
+
+impl LogPump {
+    /// Makes the pipes and opens the log; the second value is what the container gets.
+    pub(crate) fn open(log: &Path, signal: watch::Sender<bool>) -> io::Result<(Self, Stdio)> {
+        let writer = LogWriter::open(log)?;
+        let (stdout, stdout_end) = Source::new(LogStream::Stdout)?;
+        let (stderr, stderr_end) = Source::new(LogStream::Stderr)?;
+        let stdio = Stdio {
+            stdin: None,
+            stdout: Some(stdout_end),
+            stderr: Some(stderr_end),
+        };
+        Ok((
+            Self {
+                stdout,
+                stderr,
+                writer,
+                last_line: Vec::new(),
+                signal,
+            },
+            stdio,
+        ))
+    }
+
+    /// Moves output until both streams have ended. May be dropped and called again at any await.
+    pub(crate) async fn run(&mut self) {
+        while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
+            let stream = tokio::select! {
+                () = self.stdout.readable() => LogStream::Stdout,
+                () = self.stderr.readable() => LogStream::Stderr,
+            };
+            self.take(stream);
+        }
+    }
+
+    /// The container has ended: what it wrote is written to the log before this returns.
+    pub(crate) async fn finish(mut self) -> String {
+        let _ = timeout(DRAIN_GRACE, self.run()).await;
+        let time = format_time(Timestamp::now());
+        let mut out = Vec::new();
+        self.stdout.cutter.finish(&time, &mut out);
+        self.stderr.cutter.finish(&time, &mut out);
+        self.write(&out);
+        self.signal.send_replace(true);
+        String::from_utf8_lossy(&self.last_line).trim().to_owned()
+    }
+
+    /// Reads once what is there.
+    fn take(&mut self, stream: LogStream) {
+        let source = match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr => &mut self.stderr,
+        };
+        let Some(pipe) = &source.pipe else { return };
+        let mut buffer = [0; READ_SIZE];
+        match pipe.try_read(&mut buffer) {
+            Ok(n) if n > 0 => {
+                let mut out = Vec::with_capacity(n + 256);
+                source
+                    .cutter
+                    .push(&buffer[..n], &format_time(Timestamp::now()), &mut out);
+                self.write(&out);
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Ok(_) | Err(_) => source.pipe = None,
+        }
+    }
+
+    fn write(&mut self, out: &[u8]) {
+        if out.is_empty() {
+            return;
+        }
+        self.writer.write(out);
+        let line = out
+            .trim_ascii_end()
+            .rsplit(|b| *b == b'\n')
+            .next()
+            .unwrap_or_default();
+        if let Some(entry) = super::parse_entry(line)
+            && !entry.text.trim_ascii().is_empty()
+        {
+            let from = entry.text.len().saturating_sub(LAST_LINE);
+            self.last_line = entry.text[from..].to_vec();
+        }
+        self.signal.send_replace(false);
+    }
+}
+
+impl Source {
+    fn new(stream: LogStream) -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let pipe = Some(pipe::Receiver::from_owned_fd(read)?);
+        Ok((
+            Self {
+                pipe,
+                cutter: LineCutter::new(stream),
+            },
+            write,
+        ))
+    }
+
+    /// Waits until there is something to read; forever once it has ended.
+    async fn readable(&self) {
+        match &self.pipe {
+            Some(pipe) if pipe.readable().await.is_ok() => {}
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_written_is_in_the_log_when_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.log");
+        let (signal, followed) = watch::channel(false);
+        let (pump, stdio) = LogPump::open(&path, signal).unwrap();
+        let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
+        let mut stderr = std::fs::File::from(stdio.stderr.unwrap());
+        stdout.write_all(b"hello\nworld").unwrap();
+        stderr.write_all(b"oops\n").unwrap();
+        drop((stdout, stderr));
+        let last = pump.finish().await;
+        assert!(*followed.borrow());
+        let log = std::fs::read_to_string(&path).unwrap();
+        for line in [" stdout F hello\n", " stdout F world\n", " stderr F oops\n"] {
+            assert!(log.contains(line), "{log}");
+        }
+        assert!(!last.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_keeps_the_pipe_does_not_keep_the_log_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pump, stdio) = LogPump::open(&dir.path().join("c.log"), watch::Sender::new(false)).unwrap();
+        let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
+        stdout.write_all(b"last words\n").unwrap();
+        assert_eq!(pump.finish().await, "last words");
+    }
+}

@@ -1,0 +1,75 @@
+//! Logs: what is there, then what comes.
+
+use jiff::Timestamp;
+use ttrpc::{Code, r#async::ServerStreamSender};
+
+use super::status;
+use crate::{
+    init::shared::Shared,
+    logs::{LogOptions, LogReader, LogStream},
+    rpc::control as proto,
+    wire::Meter,
+};
+
+pub(super) async fn logs(
+    shared: &Shared,
+    meter: &Meter,
+    request: &proto::LogsRequest,
+    stream: &ServerStreamSender<proto::LogsChunk>,
+) -> ttrpc::Result<()> {
+    let unknown = || {
+        status(
+            Code::NOT_FOUND,
+            format!("the pod has no container {:?}", request.container),
+        )
+    };
+    let container = shared.container(&request.container).ok_or_else(unknown)?;
+    let mut signal = shared
+        .log_signal(&request.container)
+        .ok_or_else(unknown)?
+        .subscribe();
+    let since = match request.since.as_str() {
+        "" => None,
+        text => Some(text.parse::<Timestamp>().map_err(|e| {
+            status(
+                Code::INVALID_ARGUMENT,
+                format!("since {text:?} is no RFC 3339 time: {e}"),
+            )
+        })?),
+    };
+    let options = LogOptions {
+        tail: request.tail,
+        since,
+        timestamps: request.timestamps,
+    };
+    let failed = |e: std::io::Error| {
+        status(
+            Code::INTERNAL,
+            format!("cannot read the log of container {}: {e}", container.name),
+        )
+    };
+    let mut reader = LogReader::open(&container.log, options).map_err(failed)?;
+    loop {
+        // Looked at before reading: what is written afterwards is seen as a change.
+        let complete = *signal.borrow_and_update();
+        while let Some(chunk) = reader.next_chunk().map_err(failed)? {
+            let mut message = proto::LogsChunk::new();
+            message.is_stderr = chunk.stream == LogStream::Stderr;
+            message.data = chunk.data;
+            stream.send(&message).await?;
+        }
+        if complete || !request.follow {
+            return Ok(());
+        }
+        tokio::select! {
+            changed = signal.changed() => if changed.is_err() { return Ok(()) },
+            () = meter.closed() => return Ok(()),
+            // A container that was never started has no end of its own.
+            () = shared.until_over() => {
+                if !*signal.borrow() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

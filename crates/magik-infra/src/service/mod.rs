@@ -1,0 +1,312 @@
+//! The server side of the control service.
+
+mod connections;
+mod exec;
+mod logs;
+mod port_forward;
+
+pub(crate) use connections::Connections;
+pub use connections::{Acceptor, MAX_CONNECTIONS};
+pub use exec::MAX_EXECS;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use magik_oci::ContainerId;
+use tokio::sync::{mpsc, oneshot};
+use ttrpc::{
+    Code,
+    r#async::{ServerStream, ServerStreamSender, TtrpcContext},
+};
+
+use crate::{
+    client::{MAJOR, MINOR},
+    events::Event,
+    init::shared::{Command, LaunchUpdate, Shared},
+    plan::PodPlan,
+    rpc::{control as proto, control_ttrpc::Control},
+    status::ContainerPhase,
+    wire::Meter,
+};
+
+/// An answer that is an error.
+pub(crate) fn status(code: Code, message: impl Into<String>) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, message.into()))
+}
+
+/// The service as one connection sees it.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    meter: Arc<Meter>,
+    /// Whether Launch and Commit are allowed.
+    is_launch: bool,
+    greeted: AtomicBool,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, meter: Arc<Meter>, is_launch: bool) -> Self {
+        Self {
+            shared,
+            meter,
+            is_launch,
+            greeted: AtomicBool::new(false),
+        }
+    }
+
+    fn check_greeted(&self) -> ttrpc::Result<()> {
+        if self.greeted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(status(
+            Code::FAILED_PRECONDITION,
+            "the first call on a connection must be Hello",
+        ))
+    }
+
+    fn check_launch(&self) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        if self.is_launch {
+            return Ok(());
+        }
+        Err(status(
+            Code::PERMISSION_DENIED,
+            "only the launcher's connection may launch and commit",
+        ))
+    }
+
+    async fn command(&self, command: Command) -> ttrpc::Result<()> {
+        self.shared
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| status(Code::UNAVAILABLE, "the pod is over"))
+    }
+
+    /// Waits until the supervisor has done what was asked; ends with the connection.
+    async fn done(&self, done: oneshot::Receiver<()>) -> ttrpc::Result<()> {
+        tokio::select! {
+            // An error means that the supervisor has ended: the pod is over, which is what was asked for.
+            _ = done => Ok(()),
+            () = self.meter.closed() => Err(ttrpc::Error::Eof),
+        }
+    }
+
+    fn not_launched() -> ttrpc::Error {
+        status(Code::FAILED_PRECONDITION, "the pod has not been launched yet")
+    }
+}
+
+#[async_trait]
+impl Control for Connection {
+    async fn hello(
+        &self,
+        _: &TtrpcContext,
+        request: proto::HelloRequest,
+    ) -> ttrpc::Result<proto::HelloResponse> {
+        if request.major != MAJOR {
+            let message = format!(
+                "version {}.{} of the control service was asked for, the pod init speaks {MAJOR}.{MINOR}: use the program that started the pod",
+                request.major, request.minor
+            );
+            return Err(status(Code::FAILED_PRECONDITION, message));
+        }
+        self.greeted.store(true, Ordering::Relaxed);
+        let mut response = proto::HelloResponse::new();
+        response.major = MAJOR;
+        response.minor = MINOR;
+        response.pod_id = self.shared.plan().map(|p| p.id.clone()).unwrap_or_default();
+        Ok(response)
+    }
+
+    async fn launch(
+        &self,
+        _: &TtrpcContext,
+        request: proto::LaunchRequest,
+        stream: ServerStreamSender<proto::LaunchEvent>,
+    ) -> ttrpc::Result<()> {
+        self.check_launch()?;
+        let plan: PodPlan = serde_json::from_slice(&request.plan).map_err(|e| {
+            status(
+                Code::INVALID_ARGUMENT,
+                format!("the pod plan cannot be read: {e}"),
+            )
+        })?;
+        let (updates, mut received) = mpsc::unbounded_channel();
+        self.command(Command::Launch {
+            plan: Box::new(plan),
+            updates,
+        })
+        .await?;
+        while let Some(update) = received.recv().await {
+            let (event, last) = launch_event(update);
+            stream.send(&event).await?;
+            if last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        _: &TtrpcContext,
+        _: proto::CommitRequest,
+    ) -> ttrpc::Result<proto::CommitResponse> {
+        self.check_launch()?;
+        let (done, wait) = oneshot::channel();
+        self.command(Command::Commit { done }).await?;
+        self.done(wait).await?;
+        Ok(proto::CommitResponse::new())
+    }
+
+    async fn status(
+        &self,
+        _: &TtrpcContext,
+        _: proto::StatusRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.check_greeted()?;
+        let mut response = proto::StatusResponse::new();
+        response.status = self.shared.status_json().ok_or_else(Self::not_launched)?;
+        Ok(response)
+    }
+
+    async fn exec(
+        &self,
+        context: &TtrpcContext,
+        stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
+    ) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        exec::exec(&self.shared, &self.meter, context.mh.stream_id, stream).await
+    }
+
+    async fn logs(
+        &self,
+        _: &TtrpcContext,
+        request: proto::LogsRequest,
+        stream: ServerStreamSender<proto::LogsChunk>,
+    ) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        logs::logs(&self.shared, &self.meter, &request, &stream).await
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: proto::StatsRequest) -> ttrpc::Result<proto::StatsResponse> {
+        self.check_greeted()?;
+        let pod = self.shared.status().ok_or_else(Self::not_launched)?;
+        let mut all = BTreeMap::new();
+        for container in pod.init_containers.into_iter().chain(pod.containers) {
+            if !matches!(container.state, ContainerPhase::Running { .. }) {
+                continue;
+            }
+            let Ok(id) = ContainerId::new(&container.name) else {
+                continue;
+            };
+            match self.shared.runtime.stats(&id).await {
+                Ok(stats) => {
+                    all.insert(container.name, stats);
+                }
+                // It may have ended meanwhile.
+                Err(error) => tracing::debug!(container = %id, %error, "no stats"),
+            }
+        }
+        let mut response = proto::StatsResponse::new();
+        response.stats = serde_json::to_vec(&all).map_err(|e| status(Code::INTERNAL, e.to_string()))?;
+        Ok(response)
+    }
+
+    async fn events(
+        &self,
+        _: &TtrpcContext,
+        request: proto::EventsRequest,
+        stream: ServerStreamSender<proto::Event>,
+    ) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        let mut reader = self.shared.events.reader();
+        loop {
+            let event = if request.follow {
+                tokio::select! {
+                    event = reader.next() => event,
+                    () = self.meter.closed() => None,
+                }
+            } else {
+                reader.try_next().0
+            };
+            let Some(event) = event else { return Ok(()) };
+            stream.send(&event_message(&event)).await?;
+        }
+    }
+
+    async fn stop(
+        &self,
+        _: &TtrpcContext,
+        request: proto::StopRequest,
+    ) -> ttrpc::Result<proto::StopResponse> {
+        self.check_greeted()?;
+        let grace = request.grace_ms.map(Duration::from_millis);
+        let (done, wait) = oneshot::channel();
+        // A pod that is over already is stopped: the same answer.
+        if self
+            .shared
+            .commands
+            .send(Command::Stop { grace, done })
+            .await
+            .is_ok()
+        {
+            self.done(wait).await?;
+        }
+        let mut response = proto::StopResponse::new();
+        response.status = self.shared.status_json().ok_or_else(Self::not_launched)?;
+        Ok(response)
+    }
+
+    async fn port_forward(
+        &self,
+        context: &TtrpcContext,
+        stream: ServerStream<proto::PortData, proto::PortData>,
+    ) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        port_forward::port_forward(&self.meter, context.mh.stream_id, stream).await
+    }
+}
+
+fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {
+    let mut event = proto::LaunchEvent::new();
+    let last = match update {
+        LaunchUpdate::Progress { step, container } => {
+            let mut progress = proto::LaunchProgress::new();
+            progress.step = step.to_owned();
+            progress.container = container;
+            event.set_progress(progress);
+            false
+        }
+        LaunchUpdate::Ready => {
+            event.set_ready(proto::LaunchReady::new());
+            true
+        }
+        LaunchUpdate::Failed(error) => {
+            let mut failed = proto::LaunchFailed::new();
+            failed.container = error.container.unwrap_or_default();
+            failed.step = error.step;
+            failed.message = error.message;
+            event.set_failed(failed);
+            true
+        }
+    };
+    (event, last)
+}
+
+fn event_message(event: &Event) -> proto::Event {
+    let mut message = proto::Event::new();
+    message.time = format!("{:.9}", event.time);
+    message.kind = event.kind.as_str().to_owned();
+    message.container.clone_from(&event.container);
+    message.detail.clone_from(&event.detail);
+    message.exit_code = event.exit_code;
+    message
+}
