@@ -234,6 +234,25 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Reads a whole blob and throws it away.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`] if its bytes do not hash to its name, or [`Error::Io`].
+    pub fn check(&self, digest: &Digest) -> Result<()> {
+        let file = self.open_blob(digest)?.into_file();
+        let mut buffer = vec![0; crate::reader::BUFFER];
+        let found = hash_file(file, digest.algorithm(), &mut buffer);
+        let found = found.map_err(Error::io(format!("read blob {digest}")))?;
+        if found == *digest {
+            Ok(())
+        } else {
+            Err(Error::Damaged {
+                digest: *digest,
+                found,
+            })
+        }
+    }
+
     /// Every blob, in the order of their digests.
     ///
     /// # Errors
@@ -288,7 +307,9 @@ impl Store {
         let mut damage = Vec::new();
         let mut buffer = vec![0; crate::reader::BUFFER];
         for BlobInfo { digest, size } in self.list()? {
-            match hash_file(&self.path(&digest), digest.algorithm(), &mut buffer) {
+            let hashed = File::open(self.path(&digest))
+                .and_then(|file| hash_file(file, digest.algorithm(), &mut buffer));
+            match hashed {
                 Ok(found) if found == digest => {}
                 Ok(found) => damage.push(Damage::Content { digest, found, size }),
                 Err(source) => damage.push(Damage::Unreadable { digest, source }),
@@ -298,8 +319,7 @@ impl Store {
     }
 }
 
-fn hash_file(path: &Path, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+fn hash_file(mut file: File, algorithm: Algorithm, buffer: &mut [u8]) -> io::Result<Digest> {
     let mut hasher = algorithm.hasher();
     loop {
         match file.read(buffer) {

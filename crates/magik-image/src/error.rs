@@ -94,7 +94,9 @@ pub enum Error {
         reason: String,
     },
     /// A lease's name cannot be a file name.
-    #[error("lease name {0:?} may hold only letters, digits, '_', '-' and '.', and starts with a letter or digit")]
+    #[error(
+        "lease name {0:?} may hold only letters, digits, '_', '-' and '.', and starts with a letter or digit"
+    )]
     InvalidLease(String),
     /// A background task was cancelled or panicked.
     #[error("image task ended early: {0}")]
@@ -113,6 +115,9 @@ impl Error {
     /// Wraps an I/O error with what was being done, for use in `map_err`.
     pub fn io<E: Into<std::io::Error>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
         let context = context.into();
-        move |source| Self::Io { context, source: source.into() }
+        move |source| Self::Io {
+            context,
+            source: source.into(),
+        }
     }
 }

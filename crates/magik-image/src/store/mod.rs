@@ -1,1 +1,288 @@
-//! The image store.
+//! The image store: names, and what they mean, over a [`magik_cas::Store`].
+
+pub mod format;
+mod image;
+mod leases;
+mod prune;
+mod record;
+mod verify;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use magik_cas::{Digest, Durability};
+use oci_spec::image::Descriptor;
+
+use crate::{Error, Limits, Reference, Result};
+
+pub use image::{Image, Layer};
+pub use prune::{PruneOptions, PruneReport};
+pub use verify::Damage;
+
+pub(crate) use image::{chain_ids, oci_digest};
+
+/// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use magik_image::ImageStore;
+/// # fn main() -> magik_image::Result<()> {
+/// let store = ImageStore::open(Path::new("/var/lib/magikrun"))?;
+/// for image in store.list()? {
+///     println!("{} {}", image.name(), image.size());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    root: Arc<Path>,
+    cas: magik_cas::Store,
+    limits: Limits,
+}
+
+impl ImageStore {
+    /// Opens the store below `data_root`, creating what is missing. A new data root is for its owner only (0700).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a directory cannot be made.
+    pub fn open(data_root: &Path) -> Result<Self> {
+        create_private(data_root)?;
+        let cas = magik_cas::Store::open(data_root)?;
+        for dir in ["images", "layers", "leases"] {
+            create_private(&data_root.join(dir))?;
+        }
+        // Paths into the store end up in mounts and bundles, which other processes use from other directories.
+        let root = data_root
+            .canonicalize()
+            .map_err(Error::io(format!("resolve {}", data_root.display())))?;
+        Ok(Self {
+            root: root.into(),
+            cas,
+            limits: Limits::default(),
+        })
+    }
+
+    /// The blobs.
+    #[must_use]
+    pub const fn cas(&self) -> &magik_cas::Store {
+        &self.cas
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The same store with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The same store with another durability: [`Durability::None`] leaves out every `fsync` and `syncfs`.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.cas = self.cas.with_durability(durability);
+        self
+    }
+
+    /// The data root, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn images_dir(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(crate) fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub(crate) fn leases_dir(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    /// The image of that name, or `None` if there is none, or if some of its blobs are missing and it must be pulled again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDocument`] if its manifest or configuration is refused, [`Error::Cas`] if they are damaged, or [`Error::Io`].
+    pub fn get(&self, reference: &Reference) -> Result<Option<Image>> {
+        match self.read_record(&record::key(reference))? {
+            Some(record) => self.load_if_complete(record),
+            None => Ok(None),
+        }
+    }
+
+    /// The image that `text` means: a reference, the digest of a manifest or configuration, or the first digits (four or
+    /// more) of an image id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`], and as [`get`](Self::get).
+    pub fn find(&self, text: &str) -> Result<Image> {
+        if let Ok(reference) = text.parse::<Reference>()
+            && let Some(image) = self.get(&reference)?
+        {
+            return Ok(image);
+        }
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_id = digits.len() >= 4 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_id {
+            return Err(Error::NotFound(text.to_owned()));
+        }
+        let means = |digest: &Digest| digest.hex().starts_with(digits);
+        let mut found: Option<Image> = None;
+        for image in self.list()? {
+            if !means(&image.config_digest) && !means(&image.manifest_digest) {
+                continue;
+            }
+            match &found {
+                Some(other) if other.config_digest != image.config_digest => {
+                    return Err(Error::Ambiguous(text.to_owned()));
+                }
+                Some(_) => {}
+                None => found = Some(image),
+            }
+        }
+        found.ok_or_else(|| Error::NotFound(text.to_owned()))
+    }
+
+    /// Names a manifest whose configuration and layers are in the store, replacing what had the name before.
+    ///
+    /// Hold a [`magik_cas::Lease`] from before the blobs were looked up or written until this returns.
+    ///
+    /// # Errors
+    /// [`Error::Cas`] if a blob is missing, [`Error::InvalidDocument`] if a document is refused, or [`Error::Io`].
+    pub fn tag(&self, reference: &Reference, manifest: &Descriptor) -> Result<Image> {
+        self.record(Some(reference), manifest)
+    }
+
+    /// Keeps an image without a name, to be found by its id.
+    ///
+    /// # Errors
+    /// As [`tag`](Self::tag).
+    pub fn keep(&self, manifest: &Descriptor) -> Result<Image> {
+        self.record(None, manifest)
+    }
+
+    fn record(&self, reference: Option<&Reference>, manifest: &Descriptor) -> Result<Image> {
+        let _lease = self.cas.lease()?;
+        let record = record::Record {
+            reference: reference.cloned(),
+            manifest: manifest.clone(),
+        };
+        let image = self.load(&record)?;
+        for descriptor in image.blobs() {
+            let digest = oci_digest(descriptor)?;
+            match self.cas.stat(&digest)? {
+                Some(size) if size == descriptor.size() => {}
+                Some(found) => {
+                    let size = descriptor.size();
+                    return Err(magik_cas::Error::SizeMismatch {
+                        expected: digest,
+                        size,
+                        found,
+                    }
+                    .into());
+                }
+                None => return Err(magik_cas::Error::NotFound(digest).into()),
+            }
+        }
+        self.write_record(&record)?;
+        Ok(image)
+    }
+
+    /// Every complete image, in the order of their names; those without one come first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the store cannot be read. Images that are incomplete or refused are left out and logged.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for record in self.read_records()? {
+            let name = record.name();
+            match self.load_if_complete(record) {
+                Ok(Some(image)) => images.push(image),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(image = %name, %error, "image left out"),
+            }
+        }
+        images.sort_by(|a, b| (&a.reference, a.manifest_digest).cmp(&(&b.reference, b.manifest_digest)));
+        Ok(images)
+    }
+
+    /// Removes a name. The image's blobs and layers stay until [`prune`](Self::prune).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Io`].
+    pub fn remove(&self, reference: &Reference) -> Result<()> {
+        if self.remove_record(&record::key(reference))? {
+            return Ok(());
+        }
+        Err(Error::NotFound(reference.to_string()))
+    }
+
+    /// Removes an image that [`list`](Self::list) or [`find`](Self::find) gave, whether it has a name or not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Io`].
+    pub fn remove_image(&self, image: &Image) -> Result<()> {
+        let key = match &image.reference {
+            Some(reference) => record::key(reference),
+            None => record::unnamed_key(&image.manifest_digest),
+        };
+        if self.remove_record(&key)? {
+            return Ok(());
+        }
+        Err(Error::NotFound(image.name()))
+    }
+}
+
+/// Makes a directory for its owner only; one that exists keeps its mode.
+fn create_private(dir: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(dir)
+        .map_err(Error::io(format!("create {}", dir.display())))
+}
+
+/// Opens (and makes) a lock file and waits until it is ours; closing it gives it up.
+pub(crate) fn lock_file(path: &Path) -> Result<std::fs::File> {
+    let context = || format!("lock {}", path.display());
+    let mut options = std::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let file = file.map_err(Error::io(context()))?;
+    loop {
+        match file.lock() {
+            Ok(()) => return Ok(file),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(context())(e)),
+        }
+    }
+}
+
+/// The names in one of the store's own directories; ours are all UTF-8.
+pub(crate) fn file_names(dir: &Path) -> Result<Vec<String>> {
+    let context = || format!("list {}", dir.display());
+    let entries = std::fs::read_dir(dir).map_err(Error::io(context()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let names: std::io::Result<Vec<_>> = names.collect();
+    Ok(names
+        .map_err(Error::io(context()))?
+        .into_iter()
+        .flatten()
+        .collect())
+}

@@ -1,0 +1,118 @@
+//! Removing what nobody needs.
+
+use std::{collections::HashSet, fs};
+
+use magik_cas::Digest;
+
+use super::{ImageStore, oci_digest, record};
+use crate::{Error, Result, unpack};
+
+/// What [`ImageStore::prune`] removes beside garbage.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneOptions {
+    /// Images that no lease uses, whether they have a name or not.
+    pub unused_images: bool,
+}
+
+/// What [`ImageStore::prune`] removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PruneReport {
+    /// The names of images.
+    pub images: Vec<String>,
+    /// How many unpacked layers.
+    pub layers: u64,
+    /// How many blobs.
+    pub blobs: u64,
+    /// How many leftovers of processes that died.
+    pub leftovers: u64,
+    /// The bytes of all of them: blobs as stored, layers by their files' content.
+    pub bytes: u64,
+}
+
+impl ImageStore {
+    /// Removes blobs that no image needs, unpacked layers that neither an image nor a lease needs, and what dead processes
+    /// left. Waits until nobody imports, pulls or unpacks.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Cas`], or [`Error::InvalidDocument`] if a lease is malformed. An image whose documents cannot be
+    /// read is incomplete; what is left of it is garbage.
+    pub fn prune(&self, options: PruneOptions) -> Result<PruneReport> {
+        let exclusive = self.cas().exclusive()?;
+        let leased = self.leased()?;
+        let mut report = PruneReport::default();
+        let mut blobs: HashSet<Digest> = HashSet::new();
+        let mut layers: HashSet<Digest> = leased.layers.iter().copied().collect();
+        for image in self.prunable()? {
+            if options.unused_images && !leased.images.contains(&image.manifest_digest) {
+                self.remove_image(&image)?;
+                report.images.push(image.name());
+                continue;
+            }
+            for descriptor in image.blobs() {
+                blobs.insert(oci_digest(descriptor)?);
+            }
+            layers.extend(image.layers().iter().map(|l| l.chain_id));
+        }
+        let swept = exclusive.sweep(|digest| blobs.contains(digest))?;
+        report.blobs = swept.blobs;
+        report.leftovers = swept.temporary;
+        report.bytes = swept.bytes;
+        self.prune_layers(&layers, &mut report)?;
+        self.prune_temporary(&mut report)?;
+        Ok(report)
+    }
+
+    /// Every image whose documents are there. Unlike `list`, it fails where the reason may be a passing one: what is left
+    /// out here is removed.
+    fn prunable(&self) -> Result<Vec<super::Image>> {
+        let mut images = Vec::new();
+        for record in self.read_records()? {
+            match self.load(&record) {
+                Ok(image) => images.push(image),
+                Err(
+                    error @ (Error::InvalidDocument { .. }
+                    | Error::TooLarge { .. }
+                    | Error::TooMany { .. }
+                    | Error::Cas(magik_cas::Error::NotFound(_) | magik_cas::Error::Damaged { .. })),
+                ) => tracing::warn!(image = %record.name(), %error, "unusable image pruned"),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(images)
+    }
+
+    fn prune_layers(&self, live: &HashSet<Digest>, report: &mut PruneReport) -> Result<()> {
+        let live: HashSet<String> = live.iter().map(Digest::hex).collect();
+        let dir = self.layers_dir();
+        for name in super::file_names(&dir)? {
+            let path = dir.join(&name);
+            if name.ends_with(unpack::LOCK_SUFFIX) {
+                fs::remove_file(&path).map_err(Error::io(format!("remove {}", path.display())))?;
+            } else if name.ends_with(unpack::TEMP_SUFFIX) {
+                unpack::remove_tree(&path)?;
+                report.leftovers += 1;
+            } else if !live.contains(&name) {
+                report.bytes += unpack::LayerInfo::read(&path).map_or(0, |info| info.size);
+                // Renamed first, so that a crash half-way leaves no layer that looks complete.
+                let temp = dir.join(format!("{name}{}", unpack::TEMP_SUFFIX));
+                fs::rename(&path, &temp).map_err(Error::io(format!("rename {}", path.display())))?;
+                unpack::remove_tree(&temp)?;
+                report.layers += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_temporary(&self, report: &mut PruneReport) -> Result<()> {
+        let dir = self.cas().tmp_dir();
+        for name in super::file_names(&dir)? {
+            if name.starts_with(record::PREFIX) {
+                let path = dir.join(name);
+                fs::remove_file(&path).map_err(Error::io(format!("remove {}", path.display())))?;
+                report.leftovers += 1;
+            }
+        }
+        Ok(())
+    }
+}

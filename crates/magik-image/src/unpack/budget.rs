@@ -1,0 +1,96 @@
+//! What a layer may still use up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use magik_cas::Digest;
+
+use crate::{Error, Limits, Result};
+
+/// The bytes that an image's root filesystem may still take in; shared by the layers that are unpacked at the same time.
+#[derive(Debug)]
+pub(super) struct RootfsBudget {
+    left: AtomicU64,
+    limit: u64,
+    image: String,
+}
+
+impl RootfsBudget {
+    pub(super) fn new(image: String, limits: &Limits) -> Self {
+        Self {
+            left: AtomicU64::new(limits.max_rootfs_size),
+            limit: limits.max_rootfs_size,
+            image,
+        }
+    }
+
+    pub(super) fn take(&self, bytes: u64) -> Result<()> {
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            });
+        taken.map(drop).map_err(|_| Error::TooLarge {
+            what: format!("root filesystem of image {}", self.image),
+            limit: self.limit,
+        })
+    }
+}
+
+/// What one layer has used, and may.
+#[derive(Debug)]
+pub(super) struct Budget<'a> {
+    rootfs: &'a RootfsBudget,
+    limits: &'a Limits,
+    layer: Digest,
+    bytes: u64,
+    files: u64,
+}
+
+impl<'a> Budget<'a> {
+    pub(super) const fn new(rootfs: &'a RootfsBudget, limits: &'a Limits, layer: Digest) -> Self {
+        Self {
+            rootfs,
+            limits,
+            layer,
+            bytes: 0,
+            files: 0,
+        }
+    }
+
+    /// Bytes of file content so far.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Entries so far.
+    pub(super) const fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// Counts one entry.
+    pub(super) fn file(&mut self) -> Result<()> {
+        self.files += 1;
+        if self.files <= self.limits.max_files_per_layer {
+            return Ok(());
+        }
+        let what = format!("layer {}: files", self.layer);
+        Err(Error::TooMany {
+            what,
+            limit: self.limits.max_files_per_layer,
+        })
+    }
+
+    /// Counts file content before it is written. The layer's own limit matters only for sparse files, which are longer
+    /// than what the archive holds of them.
+    pub(super) fn content(&mut self, bytes: u64) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.limits.max_layer_size {
+            let what = format!("content of layer {}", self.layer);
+            return Err(Error::TooLarge {
+                what,
+                limit: self.limits.max_layer_size,
+            });
+        }
+        self.rootfs.take(bytes)
+    }
+}

@@ -1,0 +1,68 @@
+//! All layers into one directory.
+
+use std::{fs, io, os::fd::AsFd, path::Path};
+
+use super::{
+    budget::{Budget, RootfsBudget},
+    entry_failed,
+    extract::{Extractor, Whiteouts, open_root},
+    remove::{names, remove_at},
+};
+use crate::{Error, Image, ImageStore, Result};
+
+impl ImageStore {
+    /// Unpacks an image into one flat root filesystem in `dir`, which must be empty or not exist, carrying out its whiteouts.
+    ///
+    /// # Errors
+    /// As [`unpack`](Self::unpack), and [`Error::Io`] if `dir` is not empty. Nothing is left in `dir` then, and if it did not exist, it
+    /// does not.
+    pub fn unpack_flat(&self, image: &Image, dir: &Path) -> Result<()> {
+        let context = || format!("unpack image {} to {}", image.name(), dir.display());
+        let created = match fs::create_dir(dir) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(source) => {
+                return Err(Error::Io {
+                    context: context(),
+                    source,
+                });
+            }
+        };
+        let root = open_root(dir).map_err(Error::io(context()))?;
+        if !names(root.as_fd()).map_err(Error::io(context()))?.is_empty() {
+            let source = io::Error::from(io::ErrorKind::DirectoryNotEmpty);
+            return Err(Error::Io {
+                context: context(),
+                source,
+            });
+        }
+        let unpacked = self.unpack_all(image, dir);
+        if unpacked.is_err() {
+            for name in names(root.as_fd()).unwrap_or_default() {
+                if let Err(error) = remove_at(root.as_fd(), name.to_bytes()) {
+                    tracing::warn!(dir = %dir.display(), %error, "leftover of an unpack that failed");
+                }
+            }
+            if created {
+                // It is empty, or the line above has said why not.
+                let _ = fs::remove_dir(dir);
+            }
+        }
+        unpacked
+    }
+
+    fn unpack_all(&self, image: &Image, dir: &Path) -> Result<()> {
+        let _blobs = self.cas().lease()?;
+        let rootfs = RootfsBudget::new(image.name(), self.limits());
+        for (index, layer) in image.layers().iter().enumerate() {
+            let root = open_root(dir).map_err(Error::io(format!("open {}", dir.display())))?;
+            let mut extractor = Extractor::new(root, Whiteouts::Apply, index == 0);
+            let mut budget = Budget::new(&rootfs, self.limits(), layer.digest);
+            self.extract(layer, &mut extractor, &mut budget)?;
+            extractor
+                .finish(&[])
+                .map_err(|(path, e)| entry_failed(layer, &path, e))?;
+        }
+        Ok(())
+    }
+}

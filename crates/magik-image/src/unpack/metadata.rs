@@ -1,0 +1,202 @@
+//! Owner, mode, times and extended attributes.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
+    io::Errno,
+};
+
+use super::entry::{Kind, Metadata};
+
+/// overlayfs' mark of a directory that hides those below it, for mounts by the superuser and by others (`userxattr`).
+const OPAQUE: &str = "trusted.overlay.opaque";
+const OPAQUE_USER: &str = "user.overlay.opaque";
+
+/// Who writes: decides whether owners can be set, and which need not be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    uid: u32,
+    gid: u32,
+}
+
+impl Identity {
+    pub(super) fn current() -> Self {
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    }
+
+    pub(super) const fn is_root(self) -> bool {
+        self.uid == 0
+    }
+
+    /// The owner to set, if it can be set and is not the one that new files have anyway.
+    fn owner(self, metadata: &Metadata) -> Option<(Uid, Gid)> {
+        let needed = self.is_root() && (metadata.uid, metadata.gid) != (self.uid, self.gid);
+        needed.then(|| (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid)))
+    }
+}
+
+/// Sets everything of an open file or directory. In this order: changing the owner clears setuid bits and capabilities.
+pub(super) fn set(fd: BorrowedFd<'_>, metadata: &Metadata, identity: Identity) -> io::Result<()> {
+    if let Some((uid, gid)) = identity.owner(metadata) {
+        fs::fchown(fd, Some(uid), Some(gid))?;
+    }
+    fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))?;
+    for (name, value) in &metadata.xattrs {
+        tolerate(
+            name,
+            fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()),
+        )?;
+    }
+    fs::futimens(fd, &times(metadata))?;
+    Ok(())
+}
+
+/// The same for what cannot be opened for it: links, pipes and devices, named in the directory they were just made in.
+pub(super) fn set_at(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    kind: &Kind,
+    metadata: &Metadata,
+    identity: Identity,
+) -> io::Result<()> {
+    if let Some((uid, gid)) = identity.owner(metadata) {
+        fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    if !matches!(kind, Kind::Symlink(_)) {
+        fs::chmodat(dir, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
+    }
+    for (attribute, value) in &metadata.xattrs {
+        // There is no setxattrat before Linux 6.13; the directory is named by its descriptor, the last name is not followed.
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        path.push(OsStr::from_bytes(name));
+        tolerate(
+            attribute,
+            fs::lsetxattr(path, attribute.as_slice(), value, XattrFlags::empty()),
+        )?;
+    }
+    fs::utimensat(dir, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+/// A file system or an owner without the right to it may not keep an attribute; that is no reason not to have the file, as
+/// other runtimes see it, too.
+fn tolerate(name: &[u8], result: Result<(), Errno>) -> io::Result<()> {
+    match result {
+        Err(error @ (Errno::OPNOTSUPP | Errno::PERM)) => {
+            tracing::debug!(name = %String::from_utf8_lossy(name), %error, "extended attribute left out");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+fn times(metadata: &Metadata) -> Timestamps {
+    let (tv_sec, nanos) = metadata.mtime;
+    let time = Timespec {
+        tv_sec,
+        tv_nsec: nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Marks a directory as hiding those below it; `true` if that had to be in the form for mounts with `userxattr`.
+pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match fs::fsetxattr(fd, OPAQUE, b"y", XattrFlags::empty()) {
+        Ok(()) => Ok(false),
+        Err(Errno::PERM) => {
+            fs::fsetxattr(fd, OPAQUE_USER, b"y", XattrFlags::empty())?;
+            Ok(true)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What the merged view of the lower layers (their trees, the uppermost first) says of the directory at `path`.
+pub(super) fn of_lower_directory(lower: &[PathBuf], path: &[u8]) -> io::Result<Option<Metadata>> {
+    for tree in lower {
+        match look_up(tree, path)? {
+            Lookup::Found(metadata) => return Ok(Some(metadata)),
+            Lookup::Hidden => return Ok(None),
+            Lookup::Absent => {}
+        }
+    }
+    Ok(None)
+}
+
+enum Lookup {
+    Found(Metadata),
+    /// This layer has nothing there, those below it may.
+    Absent,
+    /// This layer hides what those below it have there.
+    Hidden,
+}
+
+fn look_up(tree: &Path, path: &[u8]) -> io::Result<Lookup> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = fs::open(tree, flags, Mode::empty())?;
+    let mut hidden = false;
+    for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+        hidden |= is_opaque(dir.as_fd());
+        dir = match fs::openat2(&dir, name, flags, Mode::empty(), ResolveFlags::BENEATH) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) if !hidden => return Ok(Lookup::Absent),
+            // A whiteout, a file or a link in its place; or nothing, in a directory that hides others.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(Lookup::Hidden),
+            Err(e) => return Err(e.into()),
+        };
+    }
+    let stat = fs::fstat(&dir)?;
+    let mut metadata = Metadata {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mode: stat.st_mode & 0o7777,
+        mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        xattrs: Vec::new(),
+    };
+    for name in attribute_names(dir.as_fd())? {
+        if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.") {
+            let mut value = Vec::with_capacity(fs::fgetxattr_query(&dir, name.as_slice())?);
+            fs::fgetxattr(&dir, name.as_slice(), rustix::buffer::spare_capacity(&mut value))?;
+            metadata.xattrs.push((name, value));
+        }
+    }
+    Ok(Lookup::Found(metadata))
+}
+
+fn is_opaque(dir: BorrowedFd<'_>) -> bool {
+    [OPAQUE, OPAQUE_USER].into_iter().any(|name| {
+        let mut value = [0; 1];
+        fs::fgetxattr(dir, name, &mut value).is_ok_and(|_| value == *b"y")
+    })
+}
+
+fn attribute_names(fd: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    let mut list = Vec::with_capacity(match fs::flistxattr_query(fd) {
+        Err(Errno::OPNOTSUPP) => 0,
+        len => len?,
+    });
+    if list.capacity() == 0 {
+        return Ok(Vec::new());
+    }
+    fs::flistxattr(fd, rustix::buffer::spare_capacity(&mut list))?;
+    Ok(list
+        .split(|b| *b == 0)
+        .filter(|n| !n.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect())
+}

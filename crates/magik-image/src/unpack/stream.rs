@@ -1,0 +1,249 @@
+//! A layer's bytes: decompressed, counted and hashed in one pass.
+
+use std::{
+    cell::Cell,
+    io::{self, BufRead, BufReader, Read},
+    rc::Rc,
+};
+
+use flate2::bufread::MultiGzDecoder;
+use magik_cas::{Algorithm, Digest, Hasher};
+
+/// How much is read, decompressed, hashed and written at once, in bytes.
+pub(crate) const BUFFER: usize = 256 << 10;
+
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// zstd's frames that hold no data (RFC 8878, 3.1.2) have magic numbers 0x184D2A50 to 0x184D2A5F; a layer may start with one
+/// (zstd:chunked and eStargz variants).
+const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
+/// The largest zstd window that is accepted, as a power of two (128 MiB, zstd's own default for streams): it is memory.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// A limit that was met in the middle of a stream; travels inside an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Exceeded {
+    /// More decompressed bytes than allowed.
+    #[error("more than {0} bytes decompressed, which is the limit")]
+    Stream(u64),
+    /// One entry's headers are larger than allowed.
+    #[error("an entry's extended header is larger than {0} bytes, which is the limit")]
+    Header(u64),
+}
+
+impl Exceeded {
+    fn into_io(self) -> io::Error {
+        io::Error::new(io::ErrorKind::FileTooLarge, self)
+    }
+
+    /// The limit inside an I/O error, if it is one.
+    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+/// What a layer's blob is compressed with, as its first bytes say. The media type is not asked: registries are full of layers
+/// that are labelled wrongly, and the diff id decides whether the content is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    pub(crate) fn detect(start: &[u8]) -> Self {
+        if start.starts_with(&GZIP_MAGIC) {
+            Self::Gzip
+        } else if start.starts_with(&ZSTD_MAGIC)
+            || (start.first().is_some_and(|b| b & 0xf0 == 0x50) && start[1..].starts_with(&ZSTD_SKIPPABLE))
+        {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// Wraps `source` into the decompressor that its first bytes ask for.
+pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<(Compression, Box<dyn Read + 'a>)> {
+    let mut source = BufReader::with_capacity(BUFFER, source);
+    let compression = Compression::detect(source.fill_buf()?);
+    Ok((
+        compression,
+        match compression {
+            Compression::None => Box::new(source),
+            Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Box::new(decoder)
+            }
+        },
+    ))
+}
+
+/// What a [`LayerStream`] shares with whoever reads the archive in it.
+#[derive(Debug, Clone)]
+pub(crate) struct HeaderBudget {
+    left: Rc<Cell<u64>>,
+    limit: u64,
+}
+
+impl HeaderBudget {
+    /// From here to [`content`](Self::content), the archive reader may take in `limit` bytes: it keeps them in memory.
+    pub(crate) fn header(&self) {
+        self.left.set(self.limit);
+    }
+
+    /// From here on, bytes are an entry's content.
+    pub(crate) fn content(&self) {
+        self.left.set(u64::MAX);
+    }
+}
+
+/// The decompressed bytes of a layer. Whoever reads it gets them after they have been counted and hashed.
+pub(crate) struct LayerStream<'a> {
+    inner: BufReader<Hashing<'a>>,
+    budget: HeaderBudget,
+}
+
+struct Hashing<'a> {
+    inner: Box<dyn Read + 'a>,
+    hasher: Hasher,
+    count: u64,
+    cap: u64,
+}
+
+impl<'a> LayerStream<'a> {
+    /// At most `cap` bytes of `source`, decompressed; an archive's headers may take `header_limit` each.
+    pub(crate) fn new(
+        source: impl Read + 'a,
+        algorithm: Algorithm,
+        cap: u64,
+        header_limit: u64,
+    ) -> io::Result<Self> {
+        let (_, inner) = decompress(source)?;
+        let hashing = Hashing {
+            inner,
+            hasher: algorithm.hasher(),
+            count: 0,
+            cap,
+        };
+        let budget = HeaderBudget {
+            left: Rc::new(Cell::new(u64::MAX)),
+            limit: header_limit,
+        };
+        Ok(Self {
+            inner: BufReader::with_capacity(BUFFER, hashing),
+            budget,
+        })
+    }
+
+    /// The handle that switches between headers and content.
+    pub(crate) fn budget(&self) -> HeaderBudget {
+        self.budget.clone()
+    }
+
+    /// Reads what is left and says what all of it hashes to.
+    pub(crate) fn finish(mut self) -> io::Result<Digest> {
+        self.budget.content();
+        loop {
+            match self.inner.fill_buf()?.len() {
+                0 => return Ok(self.inner.into_inner().hasher.finish()),
+                n => self.inner.consume(n),
+            }
+        }
+    }
+}
+
+impl Read for LayerStream<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        let left = self.budget.left.get().checked_sub(n as u64);
+        self.budget
+            .left
+            .set(left.ok_or_else(|| Exceeded::Header(self.budget.limit).into_io())?);
+        Ok(n)
+    }
+}
+
+impl Read for Hashing<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.count += n as u64;
+        if self.count > self.cap {
+            return Err(Exceeded::Stream(self.cap).into_io());
+        }
+        self.hasher.update(&buf[..n]);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(source: &[u8], cap: u64) -> io::Result<(Vec<u8>, Digest)> {
+        let mut stream = LayerStream::new(source, Algorithm::Sha256, cap, 1024)?;
+        let mut bytes = Vec::new();
+        (&mut stream).take(4).read_to_end(&mut bytes)?;
+        Ok((bytes, stream.finish()?))
+    }
+
+    #[test]
+    fn reads_every_compression_by_its_magic() {
+        let content = b"some bytes of a layer";
+        let mut skippable = vec![0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+        skippable.extend(zstd::encode_all(&content[..], 3).unwrap());
+        let sources = [
+            content.to_vec(),
+            gzip(content),
+            zstd::encode_all(&content[..], 3).unwrap(),
+            skippable,
+        ];
+        for source in sources {
+            let (start, digest) = read(&source, 1000).unwrap();
+            assert_eq!(start, b"some");
+            assert_eq!(digest, Digest::sha256(content));
+        }
+    }
+
+    #[test]
+    fn reads_all_members_of_a_gzip_stream_and_all_frames_of_a_zstd_stream() {
+        let members = [gzip(b"one "), gzip(b"two")].concat();
+        assert_eq!(read(&members, 100).unwrap().1, Digest::sha256(b"one two"));
+        let frames = [
+            zstd::encode_all(&b"one "[..], 3).unwrap(),
+            zstd::encode_all(&b"two"[..], 3).unwrap(),
+        ];
+        assert_eq!(read(&frames.concat(), 100).unwrap().1, Digest::sha256(b"one two"));
+    }
+
+    #[test]
+    fn stops_one_byte_past_the_cap_however_small_the_source() {
+        let bomb = gzip(&vec![0; 1 << 20]);
+        assert!(bomb.len() < 10_000);
+        assert!(read(&bomb, 1 << 20).is_ok());
+        let error = read(&bomb, (1 << 20) - 1).unwrap_err();
+        assert!(
+            matches!(Exceeded::of(&error), Some(Exceeded::Stream(_))),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_truncated_gzip_and_trailing_garbage() {
+        let whole = gzip(b"some bytes");
+        assert!(read(&whole[..whole.len() - 1], 100).is_err());
+        assert!(read(&[&whole[..], b"garbage"].concat(), 100).is_err());
+    }
+}
