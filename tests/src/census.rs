@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::cgroups;
+use magikrun_test_world::all_cgroups;
 
 /// How long the kernel may take to clean up after the last process of a namespace: it does so in the background.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ impl Census {
             processes: BTreeSet::new(),
             mounts: BTreeSet::new(),
             namespaces: BTreeSet::new(),
-            cgroups: cgroups::all(),
+            cgroups: all_cgroups().expect("cgroups"),
             files: BTreeSet::new(),
             descriptors: descriptors(),
         };

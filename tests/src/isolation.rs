@@ -1,26 +1,14 @@
-//! A test of its own world: new pid, mount, net, ipc, uts and cgroup namespaces.
+//! A test in a world of its own: new pid, mount, net, ipc, uts and cgroup namespaces.
 //!
 //! Containers are made of what a machine has only once: processes, mounts, cgroups. Tests that count them would see
-//! each other's. So a test function runs twice: the outer run starts the same test again below `unshare(1)`, the inner
-//! run is the test. When it ends, however it ends, the kernel removes its processes and mounts.
+//! each other's. So a test function runs twice: the outer run starts the same test again in a new [`World`], the inner
+//! run is the test.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
-use crate::cgroups::{self, TestCgroups};
+use magikrun_test_world::{World, enter, mount_tmpfs};
 
 const INNER: &str = "MAGIKRUN_TEST_INNER";
-
-/// Enters the cgroups named by the first argument, then new namespaces, then runs the rest below a PID 1 that reaps
-/// orphans (bash does) and passes the exit code on.
-const ENTER: &str = r#"
-IFS=:; for dir in $1; do echo 0 > "$dir/cgroup.procs" || exit 97; done; unset IFS; shift
-exec unshare --cgroup --pid --fork --kill-child --mount --propagation private --net --ipc --uts --mount-proc \
-    bash -c '"$@"; exit $?' init "$@"
-"#;
 
 /// The world of a running test.
 #[derive(Debug)]
@@ -39,7 +27,7 @@ impl Scene {
     #[must_use]
     pub fn tmpfs(&self, name: &str, size: usize) -> PathBuf {
         let target = self.dir.join(name);
-        mount_tmpfs(&target, size);
+        mount_tmpfs(&target, size).expect("mount");
         target
     }
 }
@@ -47,9 +35,8 @@ impl Scene {
 /// Runs `body` as the test `name` in a world of its own, or says `SKIPPED` without root. See [`isolated`](crate::isolated).
 pub fn run_isolated(name: &str, body: impl FnOnce(&Scene)) {
     if let Some(dir) = std::env::var_os(INNER).map(PathBuf::from) {
-        cgroups::enter_namespace();
-        loopback_up();
-        mount_tmpfs(&dir, 4 << 30);
+        enter().expect("a world of its own");
+        mount_tmpfs(&dir, 4 << 30).expect("the test's directory");
         return body(&Scene { dir });
     }
     if !rustix::process::geteuid().is_root() {
@@ -66,37 +53,15 @@ pub fn run_isolated(name: &str, body: impl FnOnce(&Scene)) {
         .prefix("mkt-")
         .tempdir_in("/tmp")
         .expect("a directory in /tmp");
-    let cgroups = TestCgroups::create(&dir.path().file_name().expect("a name").display().to_string());
-    let status = Command::new("bash")
-        .args(["-c", ENTER, "enter", &cgroups.argument()])
-        .arg(std::env::current_exe().expect("own executable"))
+    let name_of_world = dir.path().file_name().expect("a name").display().to_string();
+    let world = World::create(&name_of_world).expect("cgroups");
+    let status = world
+        .command(std::env::current_exe().expect("own executable"))
         .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(INNER, dir.path())
-        .stdin(std::process::Stdio::null())
         .status()
         .expect("bash");
     assert!(status.success(), "{name}: {status} (see above)");
-}
-
-fn mount_tmpfs(target: &Path, size: usize) {
-    fs::create_dir_all(target).expect("mount point");
-    let options = std::ffi::CString::new(format!("size={size},mode=0755")).expect("no NUL");
-    rustix::mount::mount(
-        "tmpfs",
-        target,
-        "tmpfs",
-        rustix::mount::MountFlags::empty(),
-        options.as_c_str(),
-    )
-    .expect("mount tmpfs");
-}
-
-fn loopback_up() {
-    let up = Command::new("busybox")
-        .args(["ip", "link", "set", "lo", "up"])
-        .status()
-        .expect("busybox (Debian: busybox-static)");
-    assert!(up.success(), "busybox ip link set lo up: {up}");
 }
 
 /// A test that needs root and a world of its own:

@@ -7,7 +7,6 @@
 //! - [`contract`]: what every pod runtime promises, written once.
 
 mod census;
-mod cgroups;
 pub mod contract;
 mod images;
 mod isolation;

@@ -1,1 +1,308 @@
-//! What every pod runtime promises.
+//! What every pod runtime promises, written once; [`pod_contract`](crate::pod_contract) makes a test of each promise.
+//!
+//! Every check runs in a world of its own ([`isolated`](crate::isolated)) and ends with a [`Census`]: whatever a check
+//! does, once its pods are deleted everything is as it was before.
+
+mod faults;
+mod lifecycle;
+mod streams;
+
+pub use faults::*;
+pub use lifecycle::*;
+pub use streams::*;
+
+use std::{sync::Arc, time::Duration};
+
+use magik_infra::status::{ContainerPhase, PodStatus};
+use magik_oci::Exit;
+use magik_pri::{
+    Error, ExecInput, ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions, StdStream,
+};
+use serde_json::{Value, json};
+
+use crate::{Census, Magikrun, Scene, busybox_layout, container, pod};
+
+/// Opens the runtime under test on these roots.
+pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
+
+/// A check that takes this long hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A runtime under test and what it runs.
+#[derive(Debug)]
+pub struct Contract<'a> {
+    /// The test's world.
+    pub scene: &'a Scene,
+    /// The runtime.
+    pub runtime: Arc<dyn PodRuntime>,
+    /// Its roots, and its command line on them.
+    pub magikrun: Magikrun,
+    /// A busybox image, in the store already.
+    pub image: String,
+    /// How to open the runtime again, on other roots.
+    pub open: Open,
+}
+
+/// What a program wrote and how it ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl<'a> Contract<'a> {
+    /// The runtime on roots of its own, its image imported; one pod has been run and deleted, so that what is opened
+    /// once and kept (the directories of the store, this process's event loop) is there.
+    async fn new(scene: &'a Scene, open: Open) -> Self {
+        let magikrun = Magikrun::new(scene);
+        let image = busybox_layout(&scene.dir().join("layout")).reference("busybox");
+        let t = Self {
+            scene,
+            runtime: open(&magikrun),
+            magikrun,
+            image,
+            open,
+        };
+        let warm_up = t
+            .run("warm-up", &[("c", "sleep 100")])
+            .await
+            .expect("the first pod");
+        t.exec(&warm_up.id, "c", &["true"]).await;
+        t.delete(&warm_up.id).await;
+        t
+    }
+
+    /// A container of the busybox image that runs a shell script.
+    #[must_use]
+    pub fn container(&self, name: &str, script: &str) -> Value {
+        container(name, &self.image, script)
+    }
+
+    /// A pod of such containers.
+    #[must_use]
+    pub fn pod(&self, name: &str, scripts: &[(&str, &str)]) -> Value {
+        let containers: Vec<Value> = scripts
+            .iter()
+            .map(|(name, script)| self.container(name, script))
+            .collect();
+        pod(name, &containers)
+    }
+
+    /// Runs a pod of such containers.
+    ///
+    /// # Errors
+    /// What `run_pod` says.
+    pub async fn run(&self, name: &str, scripts: &[(&str, &str)]) -> Result<PodStatus> {
+        self.run_manifest(&self.pod(name, scripts)).await
+    }
+
+    /// Parses a manifest and runs it.
+    ///
+    /// # Errors
+    /// What parsing or `run_pod` says.
+    pub async fn run_manifest(&self, manifest: &Value) -> Result<PodStatus> {
+        let spec = PodSpec::from_yaml(&manifest.to_string())?;
+        self.runtime.run_pod(&spec, RunOptions::default()).await
+    }
+
+    /// Kills and removes a pod.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn delete(&self, pod: &str) {
+        self.runtime
+            .delete_pod(pod, true)
+            .await
+            .expect("delete_pod with force");
+    }
+
+    /// Runs a program in a container to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started or its output is not in order.
+    pub async fn exec(&self, pod: &str, container: &str, args: &[&str]) -> Ran {
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        self.exec_with(
+            pod,
+            ExecRequest {
+                container: Some(container.into()),
+                args,
+                ..Default::default()
+            },
+            vec![],
+        )
+        .await
+    }
+
+    /// Runs a program with input.
+    ///
+    /// # Panics
+    /// As [`exec`](Self::exec).
+    pub async fn exec_with(&self, pod: &str, request: ExecRequest, input: Vec<ExecInput>) -> Ran {
+        let mut session = self.runtime.exec(pod, request).await.expect("exec");
+        for piece in input {
+            session.input.send(piece).await.expect("exec takes input");
+        }
+        drop(session.input);
+        let (mut ran, mut stdout, mut stderr, mut ended) = (Ran::default(), vec![], vec![], false);
+        let mut started = false;
+        while let Some(output) = session.output.recv().await {
+            assert!(!ended, "output after the exit code: {output:?}");
+            match output.expect("exec") {
+                ExecOutput::Started(pid) => {
+                    assert!(!started && pid > 0, "started once, with a pid");
+                    started = true;
+                }
+                ExecOutput::Stdout(data) => stdout.extend(data),
+                ExecOutput::Stderr(data) => stderr.extend(data),
+                ExecOutput::Exited(code) => (ran.code, ended) = (code, true),
+            }
+        }
+        assert!(started && ended, "exec ended without start or exit code: {ran:?}");
+        ran.stdout = String::from_utf8(stdout).expect("UTF-8");
+        ran.stderr = String::from_utf8(stderr).expect("UTF-8");
+        ran
+    }
+
+    /// A container's whole log: standard output, standard error.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub async fn logs(&self, pod: &str, options: LogOptions) -> (String, String) {
+        let mut log = self.runtime.logs(pod, options).await.expect("logs");
+        let (mut out, mut err) = (vec![], vec![]);
+        while let Some(chunk) = log.recv().await {
+            let chunk = chunk.expect("log chunk");
+            match chunk.stream {
+                StdStream::Stdout => out.extend(chunk.data),
+                StdStream::Stderr => err.extend(chunk.data),
+            }
+        }
+        (
+            String::from_utf8(out).expect("UTF-8"),
+            String::from_utf8(err).expect("UTF-8"),
+        )
+    }
+
+    /// The whole world, as it is now.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        Census::take(&self.magikrun.roots())
+    }
+}
+
+/// The log options for one container.
+#[must_use]
+pub fn log_of(container: &str) -> LogOptions {
+    LogOptions {
+        container: Some(container.into()),
+        ..Default::default()
+    }
+}
+
+/// How a container ended.
+///
+/// # Panics
+/// If it has not.
+#[track_caller]
+#[must_use]
+pub fn exit_of(status: &PodStatus, container: &str) -> Exit {
+    let all = status.init_containers.iter().chain(&status.containers);
+    let found = all
+        .clone()
+        .find(|c| c.name == container)
+        .unwrap_or_else(|| panic!("no {container} in {status:?}"));
+    match &found.state {
+        ContainerPhase::Exited { exit, .. } => *exit,
+        other => panic!("{container} has not ended: {other:?}"),
+    }
+}
+
+/// An `emptyDir` volume `shared`, mounted at `/shared` in every container of the manifest.
+fn share_directory(manifest: &mut Value) {
+    manifest["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
+    for kind in ["initContainers", "containers"] {
+        for container in manifest["spec"][kind].as_array_mut().into_iter().flatten() {
+            container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]);
+        }
+    }
+}
+
+/// Whether the error is that no such pod exists.
+fn not_found<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(Error::NotFound(_)))
+}
+
+/// Runs one check of the contract in its own world; called by [`pod_contract`](crate::pod_contract).
+///
+/// # Panics
+/// If the check fails, hangs or leaves anything behind.
+pub fn check(scene: &Scene, open: Open, check: impl AsyncFnOnce(&Contract<'_>)) {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("tokio");
+    tokio.block_on(async {
+        let t = Contract::new(scene, open).await;
+        let before = t.census();
+        tokio::time::timeout(TIMEOUT, check(&t))
+            .await
+            .expect("the check hangs");
+        before.assert_same("after the check");
+    });
+}
+
+/// Makes a test of every promise, for the runtime that an [`Open`] function opens.
+#[macro_export]
+macro_rules! pod_contract {
+    ($open:path) => {
+        $crate::pod_contract!(@each $open;
+            // lifecycle
+            runs_every_container_before_it_returns
+            containers_of_a_pod_share_network_hostname_and_volumes
+            init_containers_run_one_after_the_other_before_the_rest
+            a_pod_is_over_when_its_last_container_is
+            exit_code_is_that_of_the_first_container_that_failed
+            stop_lets_programs_end_and_kills_the_others_after_the_grace_period
+            stopping_twice_gives_the_same_answer
+            a_running_pod_is_deleted_only_by_force
+            deleting_twice_is_no_error_with_force
+            a_deleted_pods_name_is_free_again
+            a_name_belongs_to_one_pod_per_namespace
+            two_callers_racing_for_a_name_have_one_winner
+            two_callers_stopping_and_deleting_one_pod_agree
+            many_pods_live_and_die_at_once
+            a_dropped_run_leaves_nothing
+            a_deadline_ends_a_pod
+            a_pod_is_addressed_by_name_id_and_start_of_id
+            // streams
+            logs_keep_both_streams_apart_and_outlive_the_container
+            following_a_log_ends_with_its_container
+            logs_are_cut_by_tail_and_carry_times_when_asked
+            exec_passes_exit_codes_signals_and_both_streams
+            exec_passes_input_environment_directory_and_user
+            exec_gives_a_terminal_of_the_size_asked_for
+            exec_says_when_a_program_or_a_container_is_not_there
+            stats_name_every_container_and_count_its_memory
+            events_tell_a_pods_life_in_order
+            a_port_of_the_pod_is_reached_from_outside
+            // faults
+            a_bad_image_is_named_and_leaves_nothing
+            a_missing_command_in_the_third_container_is_named_and_leaves_nothing
+            a_failing_init_container_is_named_and_leaves_nothing
+            an_undefined_volume_is_named_and_leaves_nothing
+            a_name_in_use_is_named_and_leaves_nothing
+            a_full_disk_leaves_nothing_wherever_it_hits
+        );
+    };
+    (@each $open:path; $($name:ident)*) => {
+        $( $crate::isolated!(fn $name(scene) {
+            $crate::contract::check(scene, $open, $crate::contract::$name);
+        }); )*
+    };
+}

@@ -1,4 +1,4 @@
-//! A cgroup tree of a test's own, on v1, v2 and hybrid hosts.
+//! A cgroup tree of its own, on v1, v2 and hybrid hosts.
 
 use std::{
     collections::BTreeSet,
@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// The cgroup the test's own processes are in: on v2 only leaves may hold processes.
+/// The cgroup the world's first processes are in: on v2 only leaves may hold processes.
 const RUNNER: &str = "runner";
 
 /// A mounted hierarchy.
@@ -21,8 +22,8 @@ struct Hierarchy {
     options: String,
 }
 
-fn hierarchies() -> Vec<Hierarchy> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+fn hierarchies() -> Result<Vec<Hierarchy>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     let parse = |line: &str| {
         let (mount, fs) = line.split_once(" - ")?;
         let mount_point = PathBuf::from(mount.split(' ').nth(4)?);
@@ -46,23 +47,24 @@ fn hierarchies() -> Vec<Hierarchy> {
             options,
         })
     };
-    mounts.lines().filter_map(parse).collect()
+    Ok(mounts.lines().filter_map(parse).collect())
 }
 
 /// One directory in every hierarchy; removed on drop.
-pub(crate) struct TestCgroups(Vec<PathBuf>);
+#[derive(Debug)]
+pub(crate) struct Cgroups(Vec<PathBuf>);
 
-/// `PREFIX<pid>-<name>`: the pid is that of the outer test process.
+/// `PREFIX<pid>-<name>`: the pid is that of the process that made it and will remove it.
 const PREFIX: &str = "magikrun-test-";
 
-impl TestCgroups {
-    pub(crate) fn create(name: &str) -> Self {
+impl Cgroups {
+    pub(crate) fn create(name: &str) -> Result<Self> {
         let name = format!("{PREFIX}{}-{name}", std::process::id());
         let mut dirs = Self(vec![]);
-        for h in hierarchies() {
+        for h in hierarchies()? {
             remove_stale(&h.mount_point);
             if h.v2 {
-                // What the root does not hand down, the test has not: it is not ours to insist.
+                // What the root does not hand down, the world has not: it is not ours to insist.
                 let controllers =
                     fs::read_to_string(h.mount_point.join("cgroup.controllers")).unwrap_or_default();
                 for controller in controllers.split_whitespace() {
@@ -73,7 +75,7 @@ impl TestCgroups {
                 }
             }
             let dir = h.mount_point.join(&name);
-            fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+            fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
             // v1's cpuset takes no process before it has processors and memory.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 if let (false, Ok(inherited)) = (h.v2, fs::read(h.mount_point.join(file))) {
@@ -83,7 +85,7 @@ impl TestCgroups {
             }
             dirs.0.push(dir);
         }
-        dirs
+        Ok(dirs)
     }
 
     /// All of them in one argument, separated by colons.
@@ -96,7 +98,7 @@ impl TestCgroups {
     }
 }
 
-impl Drop for TestCgroups {
+impl Drop for Cgroups {
     fn drop(&mut self) {
         // The kernel takes a moment to let go of the processes that died with the namespace.
         for _ in 0..100 {
@@ -109,7 +111,7 @@ impl Drop for TestCgroups {
     }
 }
 
-/// What tests left that were killed before they could clean up.
+/// What others left that were killed before they could clean up.
 fn remove_stale(mount_point: &Path) {
     for dir in directories(mount_point) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -135,11 +137,12 @@ fn directories(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// In the new cgroup namespace: mounts the hierarchies again, so that the test's own cgroup is their root.
-pub(crate) fn enter_namespace() {
-    for h in hierarchies() {
-        unmount(&h.mount_point, UnmountFlags::DETACH).expect("umount cgroup");
-        let options = std::ffi::CString::new(if h.v2 { String::new() } else { h.options }).expect("no NUL");
+/// In the new cgroup namespace: mounts the hierarchies again, so that the world's own cgroup is their root.
+pub(crate) fn enter_namespace() -> Result<()> {
+    for h in hierarchies()? {
+        unmount(&h.mount_point, UnmountFlags::DETACH)
+            .with_context(|| format!("umount {}", h.mount_point.display()))?;
+        let options = std::ffi::CString::new(if h.v2 { String::new() } else { h.options })?;
         let kind = if h.v2 { "cgroup2" } else { "cgroup" };
         mount(
             kind,
@@ -148,24 +151,28 @@ pub(crate) fn enter_namespace() {
             MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
             options.as_c_str(),
         )
-        .unwrap_or_else(|e| panic!("mount {kind} {options:?} on {}: {e}", h.mount_point.display()));
+        .with_context(|| format!("mount {kind} {options:?} on {}", h.mount_point.display()))?;
         if h.v2 {
             let runner = h.mount_point.join(RUNNER);
-            fs::create_dir(&runner).expect("runner cgroup");
+            fs::create_dir(&runner).context("runner cgroup")?;
             for pid in fs::read_to_string(h.mount_point.join("cgroup.procs"))
                 .expect("cgroup.procs")
                 .lines()
             {
-                fs::write(runner.join("cgroup.procs"), pid).expect("move to the runner cgroup");
+                fs::write(runner.join("cgroup.procs"), pid).context("move to the runner cgroup")?;
             }
         }
     }
+    Ok(())
 }
 
-/// Every cgroup of the test but the runner's and the one all pods are below, which stays.
-pub(crate) fn all() -> BTreeSet<String> {
+/// Every cgroup of this world but the runner's and `magikrun` itself, the one that all pods are below and that stays.
+///
+/// # Errors
+/// If the mounts cannot be read.
+pub fn all_cgroups() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    for h in hierarchies() {
+    for h in hierarchies()? {
         let mut todo = directories(&h.mount_point);
         todo.retain(|d| !d.ends_with(RUNNER));
         while let Some(dir) = todo.pop() {
@@ -175,5 +182,5 @@ pub(crate) fn all() -> BTreeSet<String> {
             }
         }
     }
-    found
+    Ok(found)
 }

@@ -1,0 +1,397 @@
+//! logs, exec, stats, events, port-forward.
+
+use std::time::Duration;
+
+use magik_pri::{Error, ExecInput, ExecRequest, LogOptions, TerminalSize};
+
+use super::{Contract, Ran, log_of};
+
+fn request(container: &str, args: &[&str]) -> ExecRequest {
+    ExecRequest {
+        container: Some(container.into()),
+        args: args.iter().map(|a| (*a).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+/// Also a last line without its end.
+pub async fn logs_keep_both_streams_apart_and_outlive_the_container(t: &Contract<'_>) {
+    let script = "echo out1; echo err1 >&2; echo out2; printf err2 >&2";
+    let pod = t
+        .run("talk", &[("c", script), ("quiet", "sleep 100")])
+        .await
+        .expect("run")
+        .id;
+    let ended = t
+        .logs(
+            &pod,
+            LogOptions {
+                follow: true,
+                ..log_of("c")
+            },
+        )
+        .await;
+    assert_eq!(
+        (ended.0.as_str(), ended.1.trim_end()),
+        ("out1\nout2\n", "err1\nerr2")
+    );
+    assert_eq!(
+        t.logs(&pod, log_of("quiet")).await,
+        (String::new(), String::new())
+    );
+    t.runtime
+        .stop_pod(&pod, Some(Duration::ZERO))
+        .await
+        .expect("stop");
+    assert_eq!(
+        t.logs(&pod, log_of("c")).await,
+        ended,
+        "the log of a pod that is over"
+    );
+    let unnamed = t.runtime.logs(&pod, LogOptions::default()).await;
+    assert!(
+        matches!(unnamed, Err(Error::Container { .. })),
+        "which of two containers?"
+    );
+    t.delete(&pod).await;
+}
+
+/// What is written later still comes, and then the end.
+pub async fn following_a_log_ends_with_its_container(t: &Contract<'_>) {
+    let script = "for i in 1 2 3 4 5; do echo $i; sleep 0.1; done";
+    let pod = t
+        .run("counting", &[("c", script), ("other", "sleep 100")])
+        .await
+        .expect("run")
+        .id;
+    let followed = t
+        .logs(
+            &pod,
+            LogOptions {
+                follow: true,
+                ..log_of("c")
+            },
+        )
+        .await;
+    assert_eq!(followed.0, "1\n2\n3\n4\n5\n");
+    t.delete(&pod).await;
+}
+
+/// Times are those of RFC 3339.
+pub async fn logs_are_cut_by_tail_and_carry_times_when_asked(t: &Contract<'_>) {
+    let pod = t.run("lines", &[("c", "seq 1 1000")]).await.expect("run").id;
+    t.runtime.wait_pod(&pod).await.expect("wait");
+    let all = t.logs(&pod, log_of("c")).await.0;
+    assert_eq!((all.lines().count(), all.lines().last()), (1000, Some("1000")));
+    assert_eq!(
+        t.logs(
+            &pod,
+            LogOptions {
+                tail: Some(3),
+                ..log_of("c")
+            }
+        )
+        .await
+        .0,
+        "998\n999\n1000\n"
+    );
+    assert_eq!(
+        t.logs(
+            &pod,
+            LogOptions {
+                tail: Some(0),
+                ..log_of("c")
+            }
+        )
+        .await
+        .0,
+        ""
+    );
+    let stamped = t
+        .logs(
+            &pod,
+            LogOptions {
+                tail: Some(1),
+                timestamps: true,
+                ..log_of("c")
+            },
+        )
+        .await
+        .0;
+    let (time, text) = stamped.split_once(' ').expect("time and text");
+    assert_eq!(text, "1000\n");
+    let time: jiff::Timestamp = time.parse().expect("an RFC 3339 time");
+    let later = time
+        .checked_add(jiff::SignedDuration::from_secs(1))
+        .expect("a later time");
+    assert_eq!(
+        t.logs(
+            &pod,
+            LogOptions {
+                since: Some(later),
+                ..log_of("c")
+            }
+        )
+        .await
+        .0,
+        ""
+    );
+    t.delete(&pod).await;
+}
+
+/// 128 + n after a signal.
+pub async fn exec_passes_exit_codes_signals_and_both_streams(t: &Contract<'_>) {
+    let pod = t.run("target", &[("c", "sleep 100")]).await.expect("run").id;
+    let ran = t
+        .exec(&pod, "c", &["sh", "-c", "echo out; echo err >&2; exit 42"])
+        .await;
+    assert_eq!(
+        ran,
+        Ran {
+            code: 42,
+            stdout: "out\n".into(),
+            stderr: "err\n".into()
+        }
+    );
+    assert_eq!(t.exec(&pod, "c", &["true"]).await, Ran::default());
+    assert_eq!(t.exec(&pod, "c", &["sh", "-c", "kill -KILL $$"]).await.code, 137);
+    let large = t.exec(&pod, "c", &["sh", "-c", "seq 1 200000"]).await.stdout;
+    assert_eq!(
+        (large.lines().count(), large.lines().last()),
+        (200_000, Some("200000")),
+        "nothing is lost"
+    );
+    let several = futures_util::future::join_all((0..8).map(|n| async move {
+        let script = format!("sleep 0.1; exit {n}");
+        t.exec("target", "c", &["sh", "-c", &script]).await.code
+    }));
+    assert_eq!(several.await, (0..8).collect::<Vec<i32>>(), "at the same time");
+    t.delete(&pod).await;
+}
+
+/// What the request says, in the program's own terms.
+pub async fn exec_passes_input_environment_directory_and_user(t: &Contract<'_>) {
+    let pod = t.run("target", &[("c", "sleep 100")]).await.expect("run").id;
+    let text = "x".repeat(300_000);
+    let input = vec![ExecInput::Stdin(text.clone().into_bytes()), ExecInput::Eof];
+    let counted = t
+        .exec_with(
+            &pod,
+            ExecRequest {
+                stdin: true,
+                ..request("c", &["wc", "-c"])
+            },
+            input,
+        )
+        .await;
+    assert_eq!(counted.stdout.trim(), text.len().to_string());
+    let empty = t.exec(&pod, "c", &["cat"]).await;
+    assert_eq!(
+        empty,
+        Ran::default(),
+        "without stdin a program reads an empty input"
+    );
+    let with = ExecRequest {
+        env: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        cwd: Some("/tmp".into()),
+        user: Some("65534:33".into()),
+        ..request("c", &["sh", "-c", "echo $GREETING $PWD $(id -u) $(id -g)"])
+    };
+    assert_eq!(
+        t.exec_with(&pod, with, vec![]).await.stdout,
+        "hello /tmp 65534 33\n"
+    );
+    t.delete(&pod).await;
+}
+
+/// And a change of its size.
+pub async fn exec_gives_a_terminal_of_the_size_asked_for(t: &Contract<'_>) {
+    let pod = t.run("target", &[("c", "sleep 100")]).await.expect("run").id;
+    let size = Some(TerminalSize { rows: 7, columns: 33 });
+    let ran = t
+        .exec_with(
+            &pod,
+            ExecRequest {
+                tty: size,
+                ..request("c", &["sh", "-c", "test -t 0 && stty size"])
+            },
+            vec![],
+        )
+        .await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "7 33\r\n"), "{ran:?}");
+    // The program reads a line after the size has changed, and shows the new one.
+    let resized = ExecRequest {
+        tty: size,
+        stdin: true,
+        ..request("c", &["sh", "-c", "stty -echo; read line; stty size; exit 9"])
+    };
+    let input = vec![
+        ExecInput::Resize(TerminalSize {
+            rows: 50,
+            columns: 132,
+        }),
+        ExecInput::Stdin(b"go\n".to_vec()),
+    ];
+    let ran = t.exec_with(&pod, resized, input).await;
+    assert_eq!(ran.code, 9);
+    assert!(ran.stdout.ends_with("50 132\r\n"), "{ran:?}");
+    t.delete(&pod).await;
+}
+
+/// In words, or as the shell's exit codes.
+pub async fn exec_says_when_a_program_or_a_container_is_not_there(t: &Contract<'_>) {
+    let pod = t
+        .run("target", &[("c", "sleep 100"), ("over", "exit 0")])
+        .await
+        .expect("run")
+        .id;
+    let mut session = match t.runtime.exec(&pod, request("c", &["no-such-program"])).await {
+        Ok(session) => session,
+        Err(error) => panic!("that a program is missing comes with the output, not as {error}"),
+    };
+    let mut said = String::new();
+    while let Some(output) = session.output.recv().await {
+        said.push_str(&format!("{output:?}"));
+    }
+    assert!(said.contains("no-such-program"), "{said}");
+    let unknown = t.runtime.exec(&pod, request("d", &["true"])).await;
+    assert!(
+        matches!(unknown, Err(Error::Container { .. } | Error::Control { .. })),
+        "{unknown:?}"
+    );
+    t.logs(
+        &pod,
+        LogOptions {
+            follow: true,
+            ..log_of("over")
+        },
+    )
+    .await;
+    let over = t.runtime.exec(&pod, request("over", &["true"])).await;
+    let refused = match over {
+        Err(_) => true,
+        Ok(mut session) => matches!(session.output.recv().await, Some(Err(_))),
+    };
+    assert!(refused, "a container that is over runs no program");
+    t.delete(&pod).await;
+    let gone = t.runtime.exec(&pod, request("c", &["true"])).await;
+    assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+}
+
+/// Of running pods.
+pub async fn stats_name_every_container_and_count_its_memory(t: &Contract<'_>) {
+    let eater = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo eaten; sleep 100; echo $x";
+    let pod = t
+        .run("measured", &[("small", "sleep 100"), ("large", eater)])
+        .await
+        .expect("run")
+        .id;
+    while !t.logs(&pod, log_of("large")).await.0.contains("eaten") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stats = t.runtime.stats(&pod).await.expect("stats");
+    assert_eq!(stats.keys().collect::<Vec<_>>(), ["large", "small"]);
+    assert!(stats["large"].memory.usage > 8_000_000, "{:?}", stats["large"]);
+    assert!(stats["small"].memory.usage < 8_000_000, "{:?}", stats["small"]);
+    assert!(
+        stats["large"].cpu.usage_ns > 0 && stats["small"].pids.current >= 1,
+        "{stats:?}"
+    );
+    t.runtime
+        .stop_pod(&pod, Some(Duration::ZERO))
+        .await
+        .expect("stop");
+    let over = t.runtime.stats(&pod).await;
+    assert!(matches!(over, Err(Error::WrongState { .. })), "{over:?}");
+    t.delete(&pod).await;
+}
+
+/// From the first container's creation on.
+pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
+    let pod = t
+        .run(
+            "eventful",
+            &[("short", "sleep 0.3; exit 4"), ("long", "sleep 100")],
+        )
+        .await
+        .expect("run")
+        .id;
+    let mut events = t.runtime.events(&pod, true).await.expect("events");
+    let mut seen: Vec<String> = vec![];
+    let mut stopped = false;
+    while let Some(event) = events.recv().await {
+        let event = event.expect("event");
+        let code = event.exit_code.map_or(String::new(), |code| format!(" {code}"));
+        seen.push(
+            format!(
+                "{} {}{code}",
+                event.kind,
+                event.container.as_deref().unwrap_or_default()
+            )
+            .trim_end()
+            .to_owned(),
+        );
+        if !stopped && seen.last().is_some_and(|s| s == "container.exited short 4") {
+            stopped = true;
+            t.runtime
+                .stop_pod(&pod, Some(Duration::ZERO))
+                .await
+                .expect("stop");
+        }
+    }
+    let position = |what: &str| {
+        seen.iter()
+            .position(|s| s == what)
+            .unwrap_or_else(|| panic!("no {what} in {seen:?}"))
+    };
+    let life = [
+        "container.created short",
+        "container.started short",
+        "container.started long",
+        "pod.ready",
+    ];
+    let end = [
+        "container.exited short 4",
+        "pod.stopping",
+        "container.exited long 137",
+        "pod.stopped",
+    ];
+    let positions: Vec<usize> = life.iter().chain(&end).map(|what| position(what)).collect();
+    assert!(positions.is_sorted(), "{seen:?}");
+    t.delete(&pod).await;
+}
+
+/// Through the pod's own loopback.
+pub async fn a_port_of_the_pod_is_reached_from_outside(t: &Contract<'_>) {
+    let pod = t
+        .run("echo", &[("c", "exec nc -ll -p 7777 -s 127.0.0.1 -e cat")])
+        .await
+        .expect("run")
+        .id;
+    for _ in 0..100 {
+        if t.exec(&pod, "c", &["nc", "-z", "127.0.0.1", "7777"]).await.code == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut session = t.runtime.port_forward(&pod, 7777).await.expect("port-forward");
+    session
+        .input
+        .send(b"there and back".to_vec())
+        .await
+        .expect("send");
+    let mut back = vec![];
+    while back.len() < 14 {
+        back.extend(
+            session
+                .output
+                .recv()
+                .await
+                .expect("an answer")
+                .expect("an answer"),
+        );
+    }
+    assert_eq!(back, b"there and back");
+    drop(session);
+    t.delete(&pod).await;
+}

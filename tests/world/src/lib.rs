@@ -1,0 +1,10 @@
+//! A world of its own for what runs containers.
+//!
+//! [`World`] starts a program in new pid, mount, network, ipc, uts and cgroup namespaces, [`enter`] finishes them from
+//! inside. What the program sees is then what it made, and the kernel removes it when the program ends, however it ends.
+
+mod cgroups;
+mod world;
+
+pub use cgroups::all_cgroups;
+pub use world::{World, enter, mount_tmpfs};
