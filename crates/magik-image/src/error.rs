@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use magik_cas::Digest;
 
-use crate::reference::InvalidReference;
+use crate::{
+    auth::AuthError, bundle::BundleError, platform::NoImageForPlatform, reference::InvalidReference,
+    registry::RegistryError, source::InvalidSource,
+};
 
 /// The result of an image operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,6 +19,26 @@ pub enum Error {
     /// A text is not an image reference.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
+    /// A text names no source of images.
+    #[error(transparent)]
+    Source(#[from] InvalidSource),
+    /// A registry did not give, or did not take, what it should have.
+    #[error(transparent)]
+    Registry(#[from] Box<RegistryError>),
+    /// Credentials for a registry could not be had.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The image is for other machines.
+    #[error("{image}: {source}")]
+    Platform {
+        /// The image.
+        image: String,
+        /// What there is instead.
+        source: NoImageForPlatform,
+    },
+    /// No bundle can be made of these settings and this image.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The blob store refused or failed.
     #[error(transparent)]
     Cas(#[from] magik_cas::Error),

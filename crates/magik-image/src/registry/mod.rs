@@ -1,1 +1,104 @@
-//! Placeholder, replaced by its owner.
+//! Talking to registries (OCI distribution-spec 1.1).
+//!
+//! Reading is done here, over `reqwest`: `oci-client`, which does the uploads ([`push`](crate::push)), reads manifests, tokens and
+//! the bodies of errors whole, however long they are, follows the `urls` of layers, and cannot turn an identity token
+//! into an access token. A registry is not trusted: every body is counted while it streams, every wait has an end, and
+//! credentials go to the registry and to its token server only, never over plain HTTP where the registry speaks HTTPS.
+
+mod blob;
+mod client;
+mod error;
+mod token;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use blob::Wanted;
+pub(crate) use client::{Operation, Registry};
+pub(crate) use error::one_line;
+pub use error::{Problem, RegistryError};
+pub(crate) use token::Authorization;
+
+use crate::{Reference, auth::AuthSource};
+
+/// How a registry is talked to.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub insecure_http: bool,
+    pub auth: AuthSource,
+    /// How long nothing may arrive.
+    pub idle_timeout: Duration,
+    /// When everything has to be done, and how long that was at the beginning.
+    pub deadline: Deadline,
+}
+
+/// The end of an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(limit: Duration) -> Self {
+        // A limit that no clock reaches is none; a century will do.
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        Self {
+            at: Instant::now() + limit.min(century),
+            limit,
+        }
+    }
+}
+
+/// Where the registry of a reference is found.
+fn host(reference: &Reference) -> &str {
+    match reference.registry() {
+        crate::reference::DEFAULT_REGISTRY => "registry-1.docker.io",
+        registry => registry,
+    }
+}
+
+/// Whether a registry is this very machine: then plain HTTP is what one expects, as docker and podman have it.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name == "localhost"
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:80",
+            "127.9.9.9",
+            "[::1]:5000",
+            "[::1]",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "localhost.example.com",
+            "127.0.0.1.nip.io",
+            "10.0.0.1:5000",
+            "docker.io",
+            "[2001:db8::1]:5000",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn texts_of_others_become_one_short_line() {
+        assert_eq!(one_line("a\n\tb\u{1b}[31m  c"), "a b [31m c");
+        assert_eq!(one_line(&"x".repeat(1000)).chars().count(), 201);
+    }
+}
