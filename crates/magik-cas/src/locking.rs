@@ -27,21 +27,24 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
     path::Path,
+    sync::Arc,
 };
 
 use crate::{BlobInfo, Digest, Error, Result, Store, store::PREFIX};
 
-/// Keeps every blob of the store for as long as it lives; see [the protocol](self).
-#[derive(Debug)]
+/// Keeps every blob of the store for as long as it, or a clone of it, lives; see [the protocol](self).
+#[derive(Debug, Clone)]
 pub struct Lease {
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Lease {
     pub(crate) fn take(lock: &Path) -> Result<Self> {
         let file = open(lock)?;
         retry(|| file.lock_shared()).map_err(Error::io(format!("lock {}", lock.display())))?;
-        Ok(Self { _lock: file })
+        Ok(Self {
+            _lock: Arc::new(file),
+        })
     }
 }
 

@@ -25,9 +25,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn begin(store: &Store, algorithm: Algorithm, cap: u64) -> Result<Self> {
-        // The lease comes first: with it, no sweep can take the temporary file for a dead process's.
-        let lease = store.lease()?;
+    pub(crate) fn begin(store: &Store, lease: Lease, algorithm: Algorithm, cap: u64) -> Result<Self> {
+        // The lease came first: with it, no sweep can take the temporary file for a dead process's.
         let dir = store.tmp_dir();
         let temp = tempfile::Builder::new()
             .prefix(PREFIX)

@@ -17,6 +17,8 @@ pub const MAX_MANIFEST_SIZE: u64 = 1 << 20;
 pub const MAX_CONFIG_SIZE: u64 = 1 << 20;
 /// The largest extended header (long name, PAX records) of one archive entry: 1 MiB, as Go's `archive/tar` has it.
 pub const MAX_TAR_HEADER_SIZE: u64 = 1 << 20;
+/// The most entries of an archive that is imported. `docker save` writes four for each layer.
+pub const MAX_ARCHIVE_ENTRIES: usize = 10_000;
 
 /// The limits in force, the constants of this module unless changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

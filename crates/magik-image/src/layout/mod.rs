@@ -1,1 +1,124 @@
-//! Layouts.
+//! Images in files: `oci:` directories, `oci-archive:` and `docker-archive:` tar files, in and out.
+//!
+//! Every blob is hashed on its way in, whatever its name says; nothing is published before all of an image is there and
+//! its documents have been checked. Archives may be gzip'd or zstd'd as a whole, as `docker load` takes them.
+
+mod contents;
+mod docker;
+mod oci;
+mod save;
+
+use std::path::Path;
+
+use magik_cas::{Digest, Staged};
+use oci_spec::image::{Descriptor, DescriptorBuilder, MediaType};
+
+use crate::{Error, Image, ImageStore, Reference, Result, platform::Platform};
+use contents::Contents;
+
+pub use save::{SaveFormat, save, write_archive};
+
+/// The annotation that docker and containerd put a full image name into.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// What to import and what to call it.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Which image: of a layout, the `org.opencontainers.image.ref.name` in its index; of a docker archive, one of its `RepoTags`.
+    /// Without it, a layout must hold one image; of a docker archive, all are imported.
+    pub tag: Option<String>,
+    /// Which of several platforms.
+    pub platform: Platform,
+    /// What to call the image, instead of what the archive calls it.
+    pub name: Option<Reference>,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self {
+            tag: None,
+            platform: Platform::host(),
+            name: None,
+        }
+    }
+}
+
+/// Imports an image from an OCI image layout in a directory.
+///
+/// It is named as the options say, or as its annotations do; an image without a full name is kept by its id.
+///
+/// # Errors
+/// [`Error::InvalidArchive`] if the directory is no layout or does not hold the image, [`Error::Cas`] if a blob is not what its
+/// name says, [`Error::InvalidDocument`], [`Error::TooLarge`] and [`Error::TooMany`] for what is refused, or [`Error::Io`].
+pub fn import_oci_dir(store: &ImageStore, dir: &Path, options: &ImportOptions) -> Result<Image> {
+    oci::import(store, dir, &mut oci::Directory::open(store, dir)?, options)
+}
+
+/// Imports an image from an OCI image layout in a tar file.
+///
+/// # Errors
+/// As [`import_oci_dir`].
+pub fn import_oci_archive(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Image> {
+    let contents = Contents::read(store, file)?;
+    oci::import(
+        store,
+        file,
+        &mut oci::Archive::new(contents, *store.limits()),
+        options,
+    )
+}
+
+/// Imports images from what `docker save`, `podman save` and `skopeo copy … docker-archive:` write.
+///
+/// Layers are kept as they are, mostly uncompressed; an OCI manifest is made for them. Images get all the names that the
+/// archive gives them, or that of the options: an image with several names is returned once for each.
+///
+/// # Errors
+/// As [`import_oci_dir`].
+pub fn import_docker_archive(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Vec<Image>> {
+    docker::import(store, file, Contents::read(store, file)?, options)
+}
+
+/// Imports from a tar file of either kind; one that is both, as `docker save` writes it since 25.0, is read as docker's.
+///
+/// # Errors
+/// As [`import_oci_dir`].
+pub fn load(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Vec<Image>> {
+    let contents = Contents::read(store, file)?;
+    if contents.has(docker::MANIFEST) {
+        return docker::import(store, file, contents, options);
+    }
+    let image = oci::import(
+        store,
+        file,
+        &mut oci::Archive::new(contents, *store.limits()),
+        options,
+    )?;
+    Ok(vec![image])
+}
+
+/// Publishes blobs, the last one last: what names the others comes after them.
+fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
+    for blob in blobs {
+        let info = blob.info();
+        if store.cas().stat(&info.digest)? != Some(info.size) {
+            blob.publish()?;
+        }
+    }
+    Ok(())
+}
+
+fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
+    let document = || format!("descriptor of {digest}");
+    let invalid = |e: oci_spec::OciSpecError| Error::InvalidDocument {
+        document: document(),
+        reason: e.to_string(),
+    };
+    let digest: oci_spec::image::Digest = digest.to_string().parse().map_err(invalid)?;
+    DescriptorBuilder::default()
+        .media_type(media_type)
+        .size(size)
+        .digest(digest)
+        .build()
+        .map_err(invalid)
+}

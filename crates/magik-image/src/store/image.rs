@@ -162,7 +162,7 @@ fn layers(
 }
 
 /// The chain ids of layers, the lowest first (image-spec, config.md, "Layer ChainID").
-pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         chain.push(match chain.last() {

@@ -21,7 +21,7 @@ pub use image::{Image, Layer};
 pub use prune::{PruneOptions, PruneReport};
 pub use verify::Damage;
 
-pub(crate) use image::{chain_ids, oci_digest};
+pub(crate) use image::oci_digest;
 
 /// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
 ///

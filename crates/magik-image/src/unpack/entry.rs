@@ -116,7 +116,7 @@ impl Entry {
 
 /// Splits off what is relative to the root, refusing what names something outside. An absolute path is one below the
 /// root, as for every other tool that reads layers.
-fn clean(raw: &[u8]) -> Result<Vec<u8>, Refused> {
+pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
     if raw.is_empty() {
         return Err("empty path".to_owned());
     }

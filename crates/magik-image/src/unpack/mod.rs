@@ -26,11 +26,11 @@ use budget::{Budget, RootfsBudget};
 use entry::Entry;
 use extract::{Extractor, Fault, Whiteouts};
 use schedule::Progress;
-use stream::{Exceeded, LayerStream};
 
+pub(crate) use entry::clean;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::remove_tree;
-pub(crate) use stream::{BUFFER, Compression, decompress};
+pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
 
 /// The name of a layer's tree in its directory.
 pub(crate) const TREE: &str = "fs";
@@ -219,7 +219,7 @@ fn extract_archive(
             reason: e.to_string(),
         },
     };
-    let stream = LayerStream::new(blob, algorithm, cap, MAX_TAR_HEADER_SIZE).map_err(broken)?;
+    let stream = ArchiveStream::new(blob, algorithm, cap, MAX_TAR_HEADER_SIZE).map_err(broken)?;
     let header_budget = stream.budget();
     let mut archive = tar::Archive::new(stream);
     let mut entries = archive.entries().map_err(broken)?;

@@ -83,7 +83,7 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<(Compression,
     ))
 }
 
-/// What a [`LayerStream`] shares with whoever reads the archive in it.
+/// What a [`ArchiveStream`] shares with whoever reads the archive in it.
 #[derive(Debug, Clone)]
 pub(crate) struct HeaderBudget {
     left: Rc<Cell<u64>>,
@@ -102,8 +102,8 @@ impl HeaderBudget {
     }
 }
 
-/// The decompressed bytes of a layer. Whoever reads it gets them after they have been counted and hashed.
-pub(crate) struct LayerStream<'a> {
+/// The decompressed bytes of an archive. Whoever reads it gets them after they have been counted and hashed.
+pub(crate) struct ArchiveStream<'a> {
     inner: BufReader<Hashing<'a>>,
     budget: HeaderBudget,
 }
@@ -115,7 +115,7 @@ struct Hashing<'a> {
     cap: u64,
 }
 
-impl<'a> LayerStream<'a> {
+impl<'a> ArchiveStream<'a> {
     /// At most `cap` bytes of `source`, decompressed; an archive's headers may take `header_limit` each.
     pub(crate) fn new(
         source: impl Read + 'a,
@@ -157,7 +157,7 @@ impl<'a> LayerStream<'a> {
     }
 }
 
-impl Read for LayerStream<'_> {
+impl Read for ArchiveStream<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         let left = self.budget.left.get().checked_sub(n as u64);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn read(source: &[u8], cap: u64) -> io::Result<(Vec<u8>, Digest)> {
-        let mut stream = LayerStream::new(source, Algorithm::Sha256, cap, 1024)?;
+        let mut stream = ArchiveStream::new(source, Algorithm::Sha256, cap, 1024)?;
         let mut bytes = Vec::new();
         (&mut stream).take(4).read_to_end(&mut bytes)?;
         Ok((bytes, stream.finish()?))

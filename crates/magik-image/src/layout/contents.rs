@@ -1,0 +1,246 @@
+//! The files of an archive, each hashed and waiting to be published.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use magik_cas::{Algorithm, Digest, Lease, Staged, Writer};
+
+use crate::{
+    Error, ImageStore, Result,
+    limits::{MAX_ARCHIVE_ENTRIES, MAX_TAR_HEADER_SIZE},
+    unpack::{ArchiveStream, Exceeded, clean},
+};
+
+/// How many links may lead from a name to a file: podman writes one.
+const MAX_LINKS: usize = 8;
+
+/// What an archive holds. Its regular files lie in the store's `tmp`, each under the digest of its bytes; nothing else of
+/// the archive touches the disk, and all of it is gone when this is dropped.
+#[derive(Debug)]
+pub(super) struct Contents {
+    path: PathBuf,
+    files: HashMap<String, Staged>,
+    links: HashMap<String, String>,
+    _lease: Lease,
+}
+
+impl Contents {
+    /// Reads an archive, compressed or not, in one pass.
+    pub(super) fn read(store: &ImageStore, path: &Path) -> Result<Self> {
+        let limits = store.limits();
+        let broken = |e: io::Error| match Exceeded::of(&e) {
+            Some(Exceeded::Stream(limit)) => Error::TooLarge {
+                what: format!("archive {}", path.display()),
+                limit: *limit,
+            },
+            _ => invalid(path, format!("not a readable tar archive: {e}")),
+        };
+        let file = open_regular(path)?;
+        let lease = store.cas().lease()?;
+        let mut contents = Self {
+            path: path.to_owned(),
+            files: HashMap::new(),
+            links: HashMap::new(),
+            _lease: lease.clone(),
+        };
+        // An archive holds compressed layers and little else, or plain ones, which the same limit is for.
+        let stream = ArchiveStream::new(
+            file,
+            Algorithm::Sha256,
+            limits.max_rootfs_size,
+            MAX_TAR_HEADER_SIZE,
+        );
+        let stream = stream.map_err(broken)?;
+        let budget = stream.budget();
+        let mut archive = tar::Archive::new(stream);
+        let mut count = 0;
+        let mut entries = archive.entries().map_err(broken)?;
+        loop {
+            budget.header();
+            let Some(entry) = entries.next() else { break };
+            budget.content();
+            let mut entry = entry.map_err(broken)?;
+            count += 1;
+            if count > MAX_ARCHIVE_ENTRIES {
+                let what = format!("archive {}: entries", path.display());
+                return Err(Error::TooMany {
+                    what,
+                    limit: MAX_ARCHIVE_ENTRIES as u64,
+                });
+            }
+            let name = text_path(&entry.path_bytes()).map_err(|reason| invalid(path, reason))?;
+            let kind = entry.header().entry_type();
+            if kind.is_symlink() || kind.is_hard_link() {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                if let Some(target) = link_target(&name, &target, kind.is_symlink()) {
+                    contents.links.insert(name, target);
+                }
+            } else if kind.is_file() && !name.is_empty() {
+                let writer = store
+                    .cas()
+                    .begin_under(&lease, algorithm_of(&name), limits.max_layer_size)?;
+                let staged = stage(
+                    writer,
+                    &mut entry,
+                    &format!("file {name:?} of {}", path.display()),
+                );
+                contents.files.insert(
+                    name,
+                    staged.map_err(|e| match e {
+                        Error::Io { source, .. } if Exceeded::of(&source).is_some() => broken(source),
+                        other => other,
+                    })?,
+                );
+            }
+            io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
+        }
+        Ok(contents)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.resolve(name).is_some()
+    }
+
+    /// The file that a name means, through links.
+    pub(super) fn file(&self, name: &str) -> Result<&Staged> {
+        self.resolve(name)
+            .and_then(|name| self.files.get(&name))
+            .ok_or_else(|| invalid(&self.path, format!("it holds no file {name:?}")))
+    }
+
+    /// The whole of a small file.
+    pub(super) fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let file = self.file(name)?;
+        if file.info().size > limit {
+            return Err(Error::TooLarge {
+                what: format!("file {name:?} of {}", self.path.display()),
+                limit,
+            });
+        }
+        let mut bytes = Vec::new();
+        let read = file.open()?.take(limit).read_to_end(&mut bytes);
+        read.map_err(Error::io(format!("read {name:?} of {}", self.path.display())))?;
+        Ok(bytes)
+    }
+
+    /// Takes the files of these digests out, in this order and each once.
+    pub(super) fn take(&mut self, wanted: &[Digest]) -> Vec<Staged> {
+        let mut by_digest: HashMap<Digest, Staged> = std::mem::take(&mut self.files)
+            .into_values()
+            .map(|file| (file.info().digest, file))
+            .collect();
+        wanted
+            .iter()
+            .filter_map(|digest| by_digest.remove(digest))
+            .collect()
+    }
+
+    fn resolve(&self, name: &str) -> Option<String> {
+        let mut name = name.strip_prefix("./").unwrap_or(name).to_owned();
+        for _ in 0..=MAX_LINKS {
+            if self.files.contains_key(&name) {
+                return Some(name);
+            }
+            name = self.links.get(&name)?.clone();
+        }
+        None
+    }
+}
+
+pub(super) fn invalid(path: &Path, reason: impl Into<String>) -> Error {
+    Error::InvalidArchive {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// Writes all of `source` to `writer`; `what` is for messages.
+pub(super) fn stage(mut writer: Writer, source: impl Read, what: &str) -> Result<Staged> {
+    match writer.copy_from(source) {
+        Ok(_) => Ok(writer.finish()?),
+        Err(magik_cas::Error::TooLarge { cap }) => Err(Error::TooLarge {
+            what: what.to_owned(),
+            limit: cap,
+        }),
+        Err(magik_cas::Error::Source(source)) => Err(Error::Io {
+            context: format!("read {what}"),
+            source,
+        }),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Opens a file that someone else names: nothing that blocks, such as a pipe, and nothing that has no end.
+pub(super) fn open_regular(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let context = || format!("open {}", path.display());
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path);
+    let file = file.map_err(Error::io(context()))?;
+    if file.metadata().map_err(Error::io(context()))?.is_file() {
+        return Ok(file);
+    }
+    Err(invalid(path, "not a regular file"))
+}
+
+fn algorithm_of(name: &str) -> Algorithm {
+    if name.starts_with("blobs/sha512/") {
+        Algorithm::Sha512
+    } else {
+        Algorithm::Sha256
+    }
+}
+
+fn text_path(raw: &[u8]) -> Result<String, String> {
+    let clean = clean(raw)?;
+    String::from_utf8(clean).map_err(|_| "a file name is not UTF-8".to_owned())
+}
+
+/// What a link means, as a path from the archive's root; `None` if it leads out of it, so that the name means nothing.
+fn link_target(name: &str, target: &[u8], relative: bool) -> Option<String> {
+    let target = std::str::from_utf8(target).ok()?;
+    let mut path: Vec<&str> = Vec::new();
+    if relative && !target.starts_with('/') {
+        path.extend(name.split('/'));
+        path.pop();
+    }
+    for component in target.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => drop(path.pop()?),
+            _ => path.push(component),
+        }
+    }
+    Some(path.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_relative_to_their_directory_and_stay_in_the_archive() {
+        let target = |name, target: &str, relative| link_target(name, target.as_bytes(), relative);
+        assert_eq!(
+            target("id/layer.tar", "../abc.tar", true).as_deref(),
+            Some("abc.tar")
+        );
+        assert_eq!(
+            target("id/layer.tar", "abc.tar", true).as_deref(),
+            Some("id/abc.tar")
+        );
+        assert_eq!(
+            target("id/layer.tar", "/abc.tar", true).as_deref(),
+            Some("abc.tar")
+        );
+        assert_eq!(
+            target("id/layer.tar", "other/abc.tar", false).as_deref(),
+            Some("other/abc.tar")
+        );
+        assert_eq!(target("id/layer.tar", "../../etc/passwd", true), None);
+    }
+}

@@ -1,0 +1,329 @@
+//! Export: the ways of `import`, in the other direction.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io::{self, BufWriter, Read, Seek, Write},
+    path::Path,
+};
+
+use magik_cas::Digest;
+use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
+
+use super::{
+    CONTAINERD_NAME,
+    contents::{invalid, open_regular},
+    docker::{MANIFEST, SavedImage},
+    oci::{INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_path},
+};
+use crate::{
+    Error, Image, ImageStore, Result, reference::DEFAULT_TAG, store::oci_digest, unpack::decompress,
+};
+
+const BUFFER: usize = 256 << 10;
+
+/// How an image is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaveFormat {
+    /// An OCI image layout in a directory, which may hold other images.
+    OciDir,
+    /// An OCI image layout in a tar file.
+    OciArchive,
+    /// What `docker save` writes.
+    DockerArchive,
+}
+
+/// Saves an image to `destination`. An archive appears when it is complete, replacing a file of that name; a
+/// layout that is there keeps its other images.
+///
+/// # Errors
+/// [`Error::Cas`] if a blob is missing or damaged, or [`Error::Io`].
+pub fn save(store: &ImageStore, image: &Image, destination: &Path, format: SaveFormat) -> Result<()> {
+    if format == SaveFormat::OciDir {
+        return save_dir(store, image, destination);
+    }
+    let context = || format!("write {}", destination.display());
+    let dir = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // Others may read it, as umask allows: it is a file the user asked for.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temp = builder
+        .prefix(".saving-")
+        .tempfile_in(dir)
+        .map_err(Error::io(context()))?;
+    write_archive(store, image, temp.as_file(), format)?;
+    temp.persist(destination)
+        .map_err(|e| Error::io(context())(e.error))?;
+    Ok(())
+}
+
+/// Writes an image as a tar archive, to a file or a pipe.
+///
+/// # Errors
+/// As [`save`], and [`Error::Unsupported`] for [`SaveFormat::OciDir`].
+pub fn write_archive(
+    store: &ImageStore,
+    image: &Image,
+    output: impl Write,
+    format: SaveFormat,
+) -> Result<()> {
+    let _lease = store.cas().lease()?;
+    let mut archive = Archive(tar::Builder::new(BufWriter::with_capacity(BUFFER, output)));
+    match format {
+        SaveFormat::OciArchive => write_oci(store, image, &mut archive)?,
+        SaveFormat::DockerArchive => write_docker(store, image, &mut archive)?,
+        SaveFormat::OciDir => {
+            let why = "a directory is no stream".to_owned();
+            return Err(Error::Unsupported {
+                what: "writing an OCI directory to a stream".to_owned(),
+                why,
+            });
+        }
+    }
+    let written = archive.0.into_inner().and_then(|mut output| output.flush());
+    written.map_err(Error::io("write the archive"))
+}
+
+/// The descriptor of an image for a layout's index, with its names as docker and containerd put them there.
+fn index_entry(image: &Image) -> Descriptor {
+    let mut entry = image.descriptor().clone();
+    if let Some(reference) = &image.reference {
+        let tag = reference.tag().unwrap_or(DEFAULT_TAG).to_owned();
+        let names = [
+            (ANNOTATION_REF_NAME.to_owned(), tag),
+            (CONTAINERD_NAME.to_owned(), reference.to_string()),
+        ];
+        entry.set_annotations(Some(HashMap::from(names)));
+    }
+    entry
+}
+
+fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let index = ImageIndexBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
+        .build()
+        .and_then(|index| index.to_string());
+    let index = index.map_err(|e| Error::InvalidDocument {
+        document: INDEX_FILE.to_owned(),
+        reason: e.to_string(),
+    })?;
+    Ok(index.into_bytes())
+}
+
+/// The blobs of an image, each once, with their sizes.
+fn blobs(image: &Image) -> Result<Vec<(Digest, u64)>> {
+    let mut seen = HashSet::new();
+    let mut blobs = Vec::new();
+    for descriptor in image.blobs() {
+        let digest = oci_digest(descriptor)?;
+        if seen.insert(digest) {
+            blobs.push((digest, descriptor.size()));
+        }
+    }
+    Ok(blobs)
+}
+
+/// A tar archive whose bytes depend on nothing but its contents.
+struct Archive<W: Write>(tar::Builder<W>);
+
+impl<W: Write> Archive<W> {
+    fn add(&mut self, name: &str, size: u64, content: impl Read) -> Result<()> {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(size);
+        // A source that is too short or too long would shift all that follows.
+        let mut content = Exactly {
+            inner: content,
+            left: size,
+        };
+        self.0
+            .append_data(&mut header, name, &mut content)
+            .map_err(Error::io(format!("write {name}")))?;
+        content.end().map_err(Error::io(format!("write {name}")))
+    }
+}
+
+/// Reads as many bytes as were announced, or fails.
+struct Exactly<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Exactly<R> {
+    /// Sees the end of the source, where a verifying one says whether all was well.
+    fn end(&mut self) -> io::Result<()> {
+        match self.inner.read(&mut [0])? {
+            0 => Ok(()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it has more bytes than expected",
+            )),
+        }
+    }
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        if len == 0 {
+            return Ok(0);
+        }
+        let n = self.inner.read(&mut buf[..len])?;
+        if n == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it has fewer bytes than expected",
+            ));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn write_oci(store: &ImageStore, image: &Image, archive: &mut Archive<impl Write>) -> Result<()> {
+    archive.add(LAYOUT_FILE, LAYOUT.len() as u64, LAYOUT.as_bytes())?;
+    let index = index(vec![index_entry(image)])?;
+    archive.add(INDEX_FILE, index.len() as u64, index.as_slice())?;
+    for (digest, size) in blobs(image)? {
+        archive.add(&blob_path(&digest), size, store.cas().open_verified(&digest)?)?;
+    }
+    Ok(())
+}
+
+fn write_docker(store: &ImageStore, image: &Image, archive: &mut Archive<impl Write>) -> Result<()> {
+    let config_name = format!("{}.json", image.config_digest.hex());
+    let config_size = image.manifest.config().size();
+    archive.add(
+        &config_name,
+        config_size,
+        store.cas().open_verified(&image.config_digest)?,
+    )?;
+    let mut names = Vec::new();
+    let mut seen = HashSet::new();
+    for layer in image.layers() {
+        let name = format!("{}.tar", layer.diff_id.hex());
+        if seen.insert(layer.diff_id) {
+            // A tar header wants the size first, and a compressed layer does not know it.
+            let (size, file) = plain_layer(store, layer)?;
+            archive.add(&name, size, file)?;
+        }
+        names.push(name);
+    }
+    let repo_tags = image.reference.iter().filter(|r| r.tag().is_some());
+    let list = [SavedImage {
+        config: config_name,
+        repo_tags: Some(repo_tags.map(crate::Reference::familiar).collect()),
+        layers: names,
+    }];
+    let list = serde_json::to_vec(&list).map_err(Error::io(format!("write {MANIFEST}")))?;
+    archive.add(MANIFEST, list.len() as u64, list.as_slice())
+}
+
+/// A layer decompressed into a file without a name, checked against its diff id.
+fn plain_layer(store: &ImageStore, layer: &crate::store::Layer) -> Result<(u64, File)> {
+    let context = || format!("decompress layer {}", layer.digest);
+    let limit = store.limits().max_layer_size;
+    let blob = store.cas().open_blob(&layer.digest)?;
+    let (_, mut source) = decompress(blob).map_err(Error::io(context()))?;
+    let mut file = tempfile::tempfile_in(store.cas().tmp_dir()).map_err(Error::io(context()))?;
+    let mut hasher = layer.diff_id.algorithm().hasher();
+    let mut buffer = vec![0; BUFFER];
+    let mut size = 0;
+    loop {
+        let n = match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::io(context())(e)),
+        };
+        size += n as u64;
+        if size > limit {
+            return Err(Error::TooLarge {
+                what: format!("layer {}, decompressed,", layer.digest),
+                limit,
+            });
+        }
+        hasher.update(&buffer[..n]);
+        file.write_all(&buffer[..n]).map_err(Error::io(context()))?;
+    }
+    let found = hasher.finish();
+    if found != layer.diff_id {
+        store.cas().check(&layer.digest)?;
+        return Err(Error::DiffIdMismatch {
+            layer: layer.digest,
+            expected: layer.diff_id,
+            found,
+        });
+    }
+    file.rewind().map_err(Error::io(context()))?;
+    Ok((size, file))
+}
+
+fn save_dir(store: &ImageStore, image: &Image, dir: &Path) -> Result<()> {
+    let _lease = store.cas().lease()?;
+    let context = |path: &Path| format!("write {}", path.display());
+    for (digest, size) in blobs(image)? {
+        let path = dir.join(blob_path(&digest));
+        if fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == size) {
+            continue;
+        }
+        replace(&path, store.cas().open_verified(&digest)?)?;
+    }
+    replace(&dir.join(LAYOUT_FILE), LAYOUT.as_bytes())?;
+
+    let path = dir.join(INDEX_FILE);
+    let entry = index_entry(image);
+    let mut manifests = if path.exists() {
+        let limit = store.limits().max_manifest_size;
+        let mut text = Vec::new();
+        open_regular(&path)?
+            .take(limit)
+            .read_to_end(&mut text)
+            .map_err(Error::io(context(&path)))?;
+        let there: ImageIndex = serde_json::from_slice(&text).map_err(|e| invalid(&path, e.to_string()))?;
+        there.manifests().clone()
+    } else {
+        Vec::new()
+    };
+    let name = |descriptor: &Descriptor| {
+        descriptor
+            .annotations()
+            .as_ref()?
+            .get(ANNOTATION_REF_NAME)
+            .cloned()
+    };
+    // A tag means one image; an image without a tag is there once.
+    manifests.retain(|other| match (name(other), name(&entry)) {
+        (Some(a), Some(b)) => a != b,
+        (None, None) => other.digest() != entry.digest(),
+        _ => true,
+    });
+    manifests.push(entry);
+    replace(&path, index(manifests)?.as_slice())
+}
+
+/// Writes a file beside its place and puts it there.
+fn replace(path: &Path, mut content: impl Read) -> Result<()> {
+    let mut write = || -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(dir)?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut temp = builder.prefix(".saving-").tempfile_in(dir)?;
+        io::copy(&mut content, temp.as_file_mut())?;
+        temp.persist(path)?;
+        Ok(())
+    };
+    write().map_err(Error::io(format!("write {}", path.display())))
+}
