@@ -1,1 +1,33 @@
-//! Placeholder front page, replaced with the crate.
+//! Linux containers as an [`OciRuntime`](magik_oci::OciRuntime), over youki's libcontainer and libcgroups.
+//!
+//! [`NativeRuntime`] is for a pod's init (one thread, PID 1), for an OCI command line (one operation per process) and for
+//! programs with many threads alike:
+//!
+//! - What forks runs in a short-lived **worker** ([`worker`]): a plain fork of a process with one thread, else a re-exec of
+//!   a helper binary, whose `main` begins with [`run_worker_if_asked`]. A container's parent is the process that asked.
+//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups ([`cgroup`]),
+//!   because libcontainer's own versions trust a recorded status, or a pid, that may be wrong by then.
+//! - A container's **state** lies under `<root>/<id>/` ([`store`]): one lock per container, written atomically, and a
+//!   process is known by pid *and* start time.
+//!
+//! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
+//! started it (CVE-2019-5736).
+#![cfg(target_os = "linux")]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod cgroup;
+mod children;
+mod create;
+mod exec;
+mod executor;
+mod lifecycle;
+mod proc;
+mod runtime;
+mod seal;
+mod spec;
+mod store;
+mod worker;
+
+pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
+pub use seal::{SealError, seal_self_exe};
+pub use worker::run_worker_if_asked;

@@ -1,0 +1,574 @@
+//! A container's control group, read and written directly.
+//!
+//! libcgroups makes cgroups and applies limits; everything else is here, because its v1 manager reads mountinfo once per
+//! controller each time it is made, and its `remove` kills whatever lies under the path it is given.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Component, Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use magik_oci::{CpuStats, MemoryStats, PidsStats, Stats};
+
+use crate::proc::Process;
+
+/// Where every distribution mounts cgroups, and the only place libcgroups looks at.
+const MOUNT_ROOT: &str = "/sys/fs/cgroup";
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: i128 = 0x6367_7270;
+/// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.
+const V1_CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
+];
+/// How long the kernel may take to freeze a container, or to let go of killed processes.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// How this host arranges its cgroups.
+#[derive(Debug)]
+pub(crate) enum Layout {
+    /// One hierarchy, mounted here.
+    V2(PathBuf),
+    /// One hierarchy per controller or set of controllers (legacy and hybrid).
+    V1(Vec<Hierarchy>),
+}
+
+/// A mounted v1 hierarchy.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    controllers: Vec<String>,
+    mount: PathBuf,
+}
+
+impl Layout {
+    /// Reads it off the mounts, as libcgroups does, once.
+    pub(crate) fn detect() -> io::Result<Self> {
+        let kind = rustix::fs::statfs(MOUNT_ROOT)?.f_type;
+        if i128::from(kind) == CGROUP2_MAGIC {
+            return Ok(Self::V2(MOUNT_ROOT.into()));
+        }
+        let hierarchies = parse_v1_mounts(&fs::read_to_string("/proc/self/mountinfo")?);
+        if hierarchies.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no cgroup hierarchy is mounted below /sys/fs/cgroup",
+            ));
+        }
+        Ok(Self::V1(hierarchies))
+    }
+}
+
+fn parse_v1_mounts(mountinfo: &str) -> Vec<Hierarchy> {
+    let hierarchy = |line: &str| {
+        let (mount, fs) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        let mut fs = fs.split(' ');
+        if fs.next()? != "cgroup" {
+            return None;
+        }
+        let options = fs.nth(1)?;
+        let controllers: Vec<String> = options
+            .split(',')
+            .filter(|o| V1_CONTROLLERS.contains(o))
+            .map(str::to_owned)
+            .collect();
+        // libcgroups finds a hierarchy by the last component of its mount point: one mounted elsewhere is not used.
+        let name = Path::new(point).file_name()?.to_str()?;
+        let known = name.split(',').any(|n| controllers.iter().any(|c| c == n));
+        known.then(|| Hierarchy {
+            controllers,
+            mount: point.into(),
+        })
+    };
+    mountinfo.lines().filter_map(hierarchy).collect()
+}
+
+/// Why a cgroup path is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PathError {
+    #[error("is empty or the root of the hierarchy")]
+    Root,
+    #[error("has a component \"..\"")]
+    Parent,
+    #[error("is this process's own cgroup, or one above it")]
+    Own,
+    #[error("is of the form slice:prefix:name, which needs systemd cgroups")]
+    Systemd,
+    #[error("has processes in it that are not this container's")]
+    Occupied,
+}
+
+/// Makes a cgroup path absolute and canonical, refusing those below which something else must not be killed:
+/// the root, anything with `..`, and the cgroup of this process or of what it lives in.
+///
+/// `own` holds the paths of `/proc/self/cgroup`.
+pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathError> {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(PathError::Parent),
+        }
+    }
+    if clean.as_os_str() == "/" {
+        return Err(PathError::Root);
+    }
+    if !path.is_absolute()
+        && path
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .filter(|b| **b == b':')
+            .count()
+            == 2
+    {
+        return Err(PathError::Systemd);
+    }
+    if own.iter().any(|o| o.starts_with(&clean)) {
+        return Err(PathError::Own);
+    }
+    Ok(clean)
+}
+
+/// The paths of `/proc/PID/cgroup`, or of this process's.
+pub(crate) fn paths_of(pid: Option<i32>) -> io::Result<Vec<PathBuf>> {
+    let file = pid.map_or_else(
+        || "/proc/self/cgroup".to_owned(),
+        |pid| format!("/proc/{pid}/cgroup"),
+    );
+    let text = fs::read_to_string(file)?;
+    Ok(text
+        .lines()
+        .filter_map(|l| l.splitn(3, ':').nth(2))
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// One cgroup, in every hierarchy that has it.
+#[derive(Debug)]
+pub(crate) struct Cgroup<'a> {
+    layout: &'a Layout,
+    path: &'a Path,
+}
+
+impl<'a> Cgroup<'a> {
+    /// `path` is one that [`check_path`] returned.
+    pub(crate) fn new(layout: &'a Layout, path: &'a Path) -> Self {
+        Self { layout, path }
+    }
+
+    fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(self.path.strip_prefix("/").unwrap_or(self.path))
+    }
+
+    /// Its directories, one per hierarchy; each may not exist.
+    fn dirs(&self) -> Vec<PathBuf> {
+        match self.layout {
+            Layout::V2(root) => vec![self.below(root)],
+            Layout::V1(all) => all.iter().map(|h| self.below(&h.mount)).collect(),
+        }
+    }
+
+    fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
+        match self.layout {
+            Layout::V2(_) => None,
+            Layout::V1(all) => all
+                .iter()
+                .find(|h| h.controllers.iter().any(|c| c == controller))
+                .map(|h| self.below(&h.mount)),
+        }
+    }
+
+    /// Whether any hierarchy has a process in it or below.
+    pub(crate) fn is_occupied(&self) -> io::Result<bool> {
+        self.pids_everywhere().map(|pids| !pids.is_empty())
+    }
+
+    /// The pids in it and below. In v1 a container's processes are in the same cgroup of every hierarchy, so the first
+    /// that exists answers for all.
+    pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
+        let mut pids = BTreeSet::new();
+        if let Some(dir) = self.dirs().into_iter().find(|d| d.is_dir()) {
+            collect_pids(&dir, &mut pids)?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    fn pids_everywhere(&self) -> io::Result<BTreeSet<i32>> {
+        let mut pids = BTreeSet::new();
+        for dir in self.dirs() {
+            collect_pids(&dir, &mut pids)?;
+        }
+        Ok(pids)
+    }
+
+    /// Whether its processes are frozen, or being frozen.
+    pub(crate) fn is_frozen(&self) -> io::Result<bool> {
+        if let Layout::V2(root) = self.layout {
+            return missing_is_none(fs::read_to_string(self.below(root).join("cgroup.freeze")))
+                .map(|text| text.is_some_and(|t| t.trim() == "1"));
+        }
+        let Some(dir) = self.v1_dir("freezer") else {
+            return Ok(false);
+        };
+        missing_is_none(fs::read_to_string(dir.join("freezer.state")))
+            .map(|text| text.is_some_and(|t| t.trim() != "THAWED"))
+    }
+
+    /// Freezes or thaws every process and returns once that is so.
+    pub(crate) async fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let (file, word, done): (PathBuf, &str, fn(&str, bool) -> bool) = match self.layout {
+            Layout::V2(root) => (
+                self.below(root).join("cgroup.freeze"),
+                if frozen { "1" } else { "0" },
+                |_, _| true,
+            ),
+            Layout::V1(_) => {
+                let dir = self
+                    .v1_dir("freezer")
+                    .ok_or_else(|| io::Error::other("no freezer hierarchy is mounted"))?;
+                let done = |text: &str, frozen| text.trim() == if frozen { "FROZEN" } else { "THAWED" };
+                (
+                    dir.join("freezer.state"),
+                    if frozen { "FROZEN" } else { "THAWED" },
+                    done,
+                )
+            }
+        };
+        let until = Instant::now() + SETTLE;
+        loop {
+            // In v1 a process that forks while the kernel freezes can leave it FREEZING for good: writing again helps
+            // (kernel documentation, freezer-subsystem).
+            fs::write(&file, word)?;
+            let settled = match self.layout {
+                Layout::V2(root) => {
+                    let events = fs::read_to_string(self.below(root).join("cgroup.events"))?;
+                    field(&events, "frozen") == Some(u64::from(frozen))
+                }
+                Layout::V1(_) => done(&fs::read_to_string(&file)?, frozen),
+            };
+            if settled {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                if frozen {
+                    fs::write(
+                        &file,
+                        if matches!(self.layout, Layout::V2(_)) {
+                            "0"
+                        } else {
+                            "THAWED"
+                        },
+                    )?;
+                }
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the freezer did not settle",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Sends a signal to every process. One that forks meanwhile is caught by the next round, which SIGKILL needs; any
+    /// other signal is sent once to each.
+    pub(crate) fn signal_all(&self, signal: i32) -> io::Result<()> {
+        if let (Layout::V2(root), libc::SIGKILL) = (self.layout, signal) {
+            match fs::write(self.below(root).join("cgroup.kill"), "1") {
+                Ok(()) => return Ok(()),
+                // Before Linux 5.14, or gone.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let pids = if signal == libc::SIGKILL {
+            self.pids_everywhere()?.into_iter().collect()
+        } else {
+            self.pids()?
+        };
+        for pid in pids {
+            // 0 stands for a process of another pid namespace that this one cannot name.
+            if let (true, Ok(process)) = (pid > 0, Process::of(pid)) {
+                process.signal(signal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills whatever runs in it and waits until that has ended.
+    pub(crate) async fn kill(&self) -> io::Result<()> {
+        let until = Instant::now() + SETTLE;
+        let mut pause = Duration::from_micros(200);
+        while self.is_occupied()? {
+            self.signal_all(libc::SIGKILL)?;
+            // A v1 freezer holds even killed processes.
+            if matches!(self.layout, Layout::V1(_)) && self.is_frozen()? {
+                self.freeze(false).await?;
+            }
+            if Instant::now() > until {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "processes survive SIGKILL",
+                ));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Removes it if nothing is in it; `false` when something was.
+    pub(crate) fn try_remove(&self) -> bool {
+        self.dirs().iter().all(|dir| remove_tree(dir).is_ok())
+    }
+
+    /// Kills and removes, for when there is nowhere to wait but here: undoing a failed creation.
+    pub(crate) fn destroy(&self) -> io::Result<()> {
+        for _ in 0..1000 {
+            if self.try_remove() {
+                return Ok(());
+            }
+            self.signal_all(libc::SIGKILL)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "processes survive SIGKILL",
+        ))
+    }
+
+    /// Removes its directories, deepest first. Nothing is killed: what is still in use is an error.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        let until = Instant::now() + SETTLE;
+        for dir in self.dirs() {
+            loop {
+                match remove_tree(&dir) {
+                    Ok(()) => break,
+                    // A process that has just ended is let go of a moment later.
+                    Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many processes the OOM killer has ended in it.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = match self.layout {
+            Layout::V2(root) => self.below(root).join("memory.events"),
+            Layout::V1(_) => match self.v1_dir("memory") {
+                Some(dir) => dir.join("memory.oom_control"),
+                None => return 0,
+            },
+        };
+        fs::read_to_string(file)
+            .ok()
+            .and_then(|text| field(&text, "oom_kill"))
+            .unwrap_or(0)
+    }
+
+    /// Present resource use; what a missing controller would say is 0 or `None`.
+    pub(crate) fn stats(&self) -> Stats {
+        match self.layout {
+            Layout::V2(root) => self.stats_v2(&self.below(root)),
+            Layout::V1(_) => self.stats_v1(),
+        }
+    }
+
+    fn stats_v2(&self, dir: &Path) -> Stats {
+        let cpu = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
+        let micros = |name| field(&cpu, name).unwrap_or(0).saturating_mul(1000);
+        let memory = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+        let usage = number(&dir.join("memory.current")).unwrap_or(0);
+        Stats {
+            cpu: CpuStats {
+                usage_ns: micros("usage_usec"),
+                user_ns: micros("user_usec"),
+                system_ns: micros("system_usec"),
+                throttled_ns: micros("throttled_usec"),
+            },
+            memory: MemoryStats {
+                usage,
+                working_set: usage.saturating_sub(field(&memory, "inactive_file").unwrap_or(0)),
+                peak: number(&dir.join("memory.peak")).unwrap_or(usage),
+                limit: number(&dir.join("memory.max")),
+                oom_kills: self.oom_kills(),
+            },
+            pids: PidsStats {
+                current: number(&dir.join("pids.current")).unwrap_or(0),
+                limit: number(&dir.join("pids.max")),
+            },
+            fuel: None,
+        }
+    }
+
+    fn stats_v1(&self) -> Stats {
+        let file =
+            |controller: &str, name: &str| self.v1_dir(controller).map(|d| d.join(name)).unwrap_or_default();
+        let text =
+            |controller: &str, name: &str| fs::read_to_string(file(controller, name)).unwrap_or_default();
+        let value = |controller: &str, name: &str| number(&file(controller, name)).unwrap_or(0);
+        let memory = text("memory", "memory.stat");
+        let usage = value("memory", "memory.usage_in_bytes");
+        // No limit is the greatest multiple of the page size that fits a signed 64-bit number.
+        let unlimited = |limit: u64| limit >= (i64::MAX as u64) / 65536 * 65536 - 65536;
+        Stats {
+            cpu: CpuStats {
+                usage_ns: value("cpuacct", "cpuacct.usage"),
+                user_ns: value("cpuacct", "cpuacct.usage_user"),
+                system_ns: value("cpuacct", "cpuacct.usage_sys"),
+                throttled_ns: field(&text("cpu", "cpu.stat"), "throttled_time").unwrap_or(0),
+            },
+            memory: MemoryStats {
+                usage,
+                working_set: usage.saturating_sub(field(&memory, "total_inactive_file").unwrap_or(0)),
+                peak: value("memory", "memory.max_usage_in_bytes"),
+                limit: number(&file("memory", "memory.limit_in_bytes")).filter(|l| !unlimited(*l)),
+                oom_kills: self.oom_kills(),
+            },
+            pids: PidsStats {
+                current: value("pids", "pids.current"),
+                limit: number(&file("pids", "pids.max")),
+            },
+            fuel: None,
+        }
+    }
+}
+
+/// The number after `name ` at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// A file's only number; `None` for `max` too.
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// A cgroup removed between opening and reading one of its files answers ENODEV.
+fn is_gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn subdirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut dirs = Vec::new();
+    for entry in missing_is_none(fs::read_dir(dir))?.into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            dirs.push(entry.path());
+        }
+    }
+    Ok(dirs)
+}
+
+fn collect_pids(dir: &Path, pids: &mut BTreeSet<i32>) -> io::Result<()> {
+    let Some(text) = missing_is_none(fs::read_to_string(dir.join("cgroup.procs")))? else {
+        return Ok(());
+    };
+    pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+    subdirs(dir)?.iter().try_for_each(|d| collect_pids(d, pids))
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Busy: it has processes, or children.
+        Err(e) => {
+            let children = subdirs(dir)?;
+            if children.is_empty() {
+                return Err(e);
+            }
+            children.iter().try_for_each(|d| remove_tree(d))?;
+            match fs::remove_dir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap_09_refuses_cgroups_below_which_others_live() {
+        let own = [PathBuf::from("/"), PathBuf::from("/user.slice/session-1.scope")];
+        let check = |p: &str| check_path(Path::new(p), &own);
+        for root in ["", "/", "//", ".", "/./"] {
+            assert_eq!(check(root), Err(PathError::Root), "{root:?}");
+        }
+        for parent in ["..", "/magikrun/..", "/a/../../b", "/../a"] {
+            assert_eq!(check(parent), Err(PathError::Parent), "{parent:?}");
+        }
+        for above in ["/user.slice", "/user.slice/", "user.slice/session-1.scope"] {
+            assert_eq!(check(above), Err(PathError::Own), "{above:?}");
+        }
+        assert_eq!(check("system.slice:libpod:x"), Err(PathError::Systemd));
+        assert_eq!(
+            check("/user.slice/session-1.scope/ctr"),
+            Ok("/user.slice/session-1.scope/ctr".into())
+        );
+        assert_eq!(check("libpod_parent//x/"), Ok("/libpod_parent/x".into()));
+    }
+
+    #[test]
+    fn finds_the_v1_hierarchies_libcgroups_uses() {
+        let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+            32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
+            35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            42 31 0:39 / /mnt/elsewhere rw - cgroup cgroup rw,pids\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let found: Vec<_> = parse_v1_mounts(mountinfo)
+            .into_iter()
+            .map(|h| (h.controllers, h.mount))
+            .collect();
+        let path = |p: &str| PathBuf::from(p);
+        assert_eq!(
+            found,
+            [
+                (
+                    vec!["cpu".to_owned(), "cpuacct".to_owned()],
+                    path("/sys/fs/cgroup/cpu,cpuacct")
+                ),
+                (vec!["memory".to_owned()], path("/sys/fs/cgroup/memory"))
+            ]
+        );
+    }
+
+    #[test]
+    fn reads_fields_by_their_whole_name() {
+        assert_eq!(
+            field("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "oom_kill"),
+            Some(3)
+        );
+        assert_eq!(field("low 0\n", "high"), None);
+    }
+}

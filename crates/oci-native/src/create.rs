@@ -1,0 +1,303 @@
+//! `create`, and undoing one that failed.
+
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use magik_oci::{ContainerId, ContainerState, CreateOptions, Error, Result, Status, Stdio};
+use oci_spec::runtime::{Hook, Spec};
+use rustix::fs::{Mode, OFlags};
+
+use crate::{
+    cgroup::{self, PathError},
+    lifecycle::state,
+    proc::Process,
+    runtime::NativeRuntime,
+    spec::{self, Prepared},
+    store::{Locked, Record},
+    worker::{self, CreateJob, Descriptors, Failure, INIT_PID, Job, Request},
+};
+
+/// What exists where systemd is the init (sd_booted(3)).
+const SYSTEMD_BOOTED: &str = "/run/systemd/system";
+
+impl NativeRuntime {
+    pub(crate) async fn create_container(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<ContainerState> {
+        let config = &self.config;
+        config
+            .children
+            .ensure_reaping()
+            .map_err(Error::io("watching for children"))?;
+        let bundle = fs::canonicalize(bundle).map_err(|e| Error::InvalidBundle {
+            bundle: bundle.to_owned(),
+            reason: e.to_string(),
+        })?;
+        let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
+        let root = if config.systemd {
+            self.systemd_root()?
+        } else {
+            Some(config.cgroup_root.as_path())
+        };
+        let prepared = spec::prepare(id, &bundle, spec::load(&bundle)?, root, &own)?;
+        check_terminal(&bundle, &prepared.spec, &options)?;
+        let descriptors = descriptors(stdio, options.console)?;
+
+        let locked = config.store.reserve(id)?;
+        let mut undo = Undo {
+            runtime: self,
+            cgroup: None,
+            locked: Some(locked),
+        };
+        if !config.systemd
+            && self
+                .cgroup(&prepared.cgroup)?
+                .is_occupied()
+                .map_err(Error::io("looking into the cgroup"))?
+        {
+            // Deleting the container would kill them (trap 9).
+            return Err(spec::cgroup_refused(
+                &bundle,
+                &prepared.cgroup,
+                &PathError::Occupied,
+            ));
+        }
+        undo.cgroup = Some(prepared.cgroup.clone());
+        let locked = undo.locked()?;
+        let mut record = record(id, &bundle, &prepared);
+        locked.write(&record)?;
+        let job = create_job(locked, &bundle, &prepared, options.no_pivot, config.systemd)?;
+        let request = Request {
+            caller: rustix::process::getpid().as_raw_nonzero().get(),
+            preserve_fds: options.preserve_fds,
+            console: descriptors.console.is_some(),
+            job: Job::Create(job),
+        };
+        let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
+        let done = answer
+            .map_err(Error::io(format!("creating container {id}")))?
+            .map_err(|e| failed(id, "create", e))?;
+        let process = done
+            .process
+            .ok_or_else(|| failed(id, "create", Failure::Other("there is no init".into())))?;
+
+        config
+            .children
+            .adopt_container(id, process.pid)
+            .map_err(Error::io(format!("watching container {id}")))?;
+        if config.systemd {
+            record.cgroup = systemd_cgroup(process.pid)?;
+        }
+        record.init = Some(process);
+        locked.write(&record)?;
+        if let Some(file) = &options.pid_file {
+            write_pid_file(file, process.pid)?;
+        }
+        undo.locked = None;
+        Ok(state(record, Status::Created))
+    }
+
+    /// systemd makes v2 cgroups only, and only where it is the init.
+    fn systemd_root(&self) -> Result<Option<&'static Path>> {
+        let why = match self.layout()? {
+            crate::cgroup::Layout::V1(_) => {
+                "libcgroups does it on cgroup v2 only; leave --systemd-cgroup out"
+            }
+            crate::cgroup::Layout::V2(_) if !Path::new(SYSTEMD_BOOTED).is_dir() => {
+                "this host's init is not systemd"
+            }
+            crate::cgroup::Layout::V2(_) => return Ok(None),
+        };
+        Err(Error::Unsupported {
+            what: "a cgroup made by systemd".into(),
+            why: why.into(),
+        })
+    }
+}
+
+/// Removes what a creation has made so far, unless it is told that it succeeded. Synchronous: it also runs when the
+/// future is dropped.
+struct Undo<'a> {
+    runtime: &'a NativeRuntime,
+    cgroup: Option<PathBuf>,
+    locked: Option<Locked>,
+}
+
+impl Undo<'_> {
+    fn locked(&self) -> Result<&Locked> {
+        self.locked
+            .as_ref()
+            .ok_or_else(|| Error::io("create")(std::io::ErrorKind::NotFound.into()))
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(locked) = self.locked.take() else { return };
+        let id = locked.id().clone();
+        kill_recorded(
+            &locked.dir().join(INIT_PID),
+            self.runtime.config.children.reaps_orphans(),
+        );
+        if let (Some(path), Ok(layout)) = (&self.cgroup, self.runtime.layout())
+            && let Err(e) = cgroup::Cgroup::new(layout, path).destroy()
+        {
+            tracing::warn!(container = %id, error = %e, "the cgroup of a failed creation remains");
+        }
+        self.runtime.config.children.forget_container(&id);
+        if let Err(e) = locked.remove() {
+            tracing::warn!(container = %id, error = %e, "the directory of a failed creation remains");
+        }
+    }
+}
+
+/// Kills the process whose pid libcontainer wrote to a file, and reaps it where that is ours to do. It is a child of this
+/// process, so its pid cannot have become another's.
+pub(crate) fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
+    let Some(pid) = fs::read_to_string(pid_file)
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+    else {
+        return;
+    };
+    let Ok(process) = Process::of(pid) else { return };
+    let _ = process.signal(libc::SIGKILL);
+    if let (false, Some(pid)) = (reaped_elsewhere, rustix::process::Pid::from_raw(pid)) {
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    }
+}
+
+fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result<()> {
+    let wanted = spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.terminal())
+        .unwrap_or(false);
+    let reason = match (wanted, options.console.is_some()) {
+        (true, false) => "process.terminal: needs a console socket",
+        (false, true) => "process.terminal: is false, but there is a console socket",
+        _ => return Ok(()),
+    };
+    Err(Error::InvalidBundle {
+        bundle: bundle.to_owned(),
+        reason: reason.into(),
+    })
+}
+
+/// With a terminal there are no streams: until the terminal is there, the container has the worker's `/dev/null`.
+pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Descriptors> {
+    if console.is_some() {
+        return Ok(Descriptors {
+            stdio: Vec::new(),
+            console,
+        });
+    }
+    let null = || {
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| Error::io("opening /dev/null")(e.into()))
+    };
+    let stdio = [stdio.stdin, stdio.stdout, stdio.stderr]
+        .into_iter()
+        .map(|fd| fd.map_or_else(null, Ok));
+    Ok(Descriptors {
+        stdio: stdio.collect::<Result<_>>()?,
+        console: None,
+    })
+}
+
+fn has_hooks(hooks: Option<&Vec<Hook>>) -> bool {
+    hooks.is_some_and(|h| !h.is_empty())
+}
+
+fn record(id: &ContainerId, bundle: &Path, prepared: &Prepared) -> Record {
+    let spec = &prepared.spec;
+    let hooks = spec.hooks().as_ref();
+    Record {
+        oci_version: spec.version().clone(),
+        id: id.clone(),
+        bundle: bundle.to_owned(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        created: jiff::Timestamp::now().to_string(),
+        cgroup: prepared.cgroup.clone(),
+        init: None,
+        poststart: hooks.is_some_and(|h| has_hooks(h.poststart().as_ref())),
+        poststop: hooks.is_some_and(|h| has_hooks(h.poststop().as_ref())),
+    }
+}
+
+/// Writes the spec into the container's directory, from where exec reads it later and libcontainer now.
+fn create_job(
+    locked: &Locked,
+    bundle: &Path,
+    prepared: &Prepared,
+    no_pivot: bool,
+    systemd: bool,
+) -> Result<CreateJob> {
+    let file = locked.dir().join("config.json");
+    serde_json::to_vec(&prepared.spec)
+        .map_err(std::io::Error::from)
+        .and_then(|json| fs::write(&file, json))
+        .map_err(Error::io(format!("writing {}", file.display())))?;
+    // Hooks are told the bundle's path: the original serves them where nothing had to be adapted.
+    let original = prepared.spec.hooks().is_some() && !prepared.adapted;
+    let label = prepared
+        .spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.selinux_label().clone());
+    Ok(CreateJob {
+        id: locked.id().to_string(),
+        dir: locked.dir().to_owned(),
+        bundle: if original {
+            bundle.to_owned()
+        } else {
+            locked.dir().to_owned()
+        },
+        no_pivot,
+        systemd,
+        label: label.filter(|l| !l.is_empty() && worker::selinux_is_enabled()),
+    })
+}
+
+pub(crate) fn failed(id: &ContainerId, operation: &'static str, failure: Failure) -> Error {
+    match failure {
+        Failure::Executable(why) => Error::CannotExecute {
+            id: id.clone(),
+            program: why.program,
+            reason: why.reason,
+        },
+        Failure::Other(reason) => Error::Failed {
+            id: id.clone(),
+            operation,
+            reason,
+        },
+    }
+}
+
+/// The cgroup systemd chose, as the kernel tells it.
+fn systemd_cgroup(pid: i32) -> Result<PathBuf> {
+    let failed = Error::io(format!("reading /proc/{pid}/cgroup"));
+    match cgroup::paths_of(Some(pid)) {
+        Ok(paths) => paths
+            .into_iter()
+            .next_back()
+            .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into())),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Whoever waits for the file to appear must find the whole pid in it.
+pub(crate) fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
+    let mut new = file.to_owned().into_os_string();
+    new.push(".new");
+    fs::write(&new, pid.to_string())
+        .and_then(|()| fs::rename(&new, file))
+        .map_err(Error::io(format!("writing {}", file.display())))
+}

@@ -1,0 +1,319 @@
+//! The last steps inside the container: finding the program, what libcontainer leaves out of an exec, and execve.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ffi::CString,
+    fs,
+    io::{self, Write},
+    mem::ManuallyDrop,
+    os::{
+        fd::{FromRawFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use libcontainer::{
+    capabilities,
+    syscall::syscall::create_syscall,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
+use serde::{Deserialize, Serialize};
+
+/// Where programs are looked for when the environment has no PATH (trap 11: libcontainer's own executor then fails).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Encloses a [`CannotExecute`] in libcontainer's error texts, which have no place for a typed error of ours.
+const MARK: char = '\u{1}';
+/// The first byte on the status descriptor: everything went well up to execve itself.
+pub(crate) const EXECUTING: u8 = b'E';
+
+/// Why a program cannot be executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CannotExecute {
+    pub(crate) program: String,
+    pub(crate) reason: String,
+}
+
+impl CannotExecute {
+    fn new(program: &str, reason: impl Into<String>) -> Self {
+        Self {
+            program: program.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    fn marked(&self) -> String {
+        format!("{MARK}{}{MARK}", serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// Finds one in the text of a libcontainer error.
+    pub(crate) fn find(text: &str) -> Option<Self> {
+        text.split(MARK)
+            .nth(1)
+            .and_then(|json| serde_json::from_str(json).ok())
+    }
+}
+
+/// What an exec needs beyond what libcontainer's tenant does (trap 3).
+#[derive(Debug, Clone)]
+pub(crate) struct Sandbox {
+    pub(crate) seccomp: Option<LinuxSeccomp>,
+    pub(crate) capabilities: Option<LinuxCapabilities>,
+    pub(crate) no_new_privileges: bool,
+}
+
+/// Executes the program of a container, or of an exec.
+#[derive(Debug, Clone)]
+pub(crate) struct Launcher {
+    /// Set for an exec.
+    pub(crate) sandbox: Option<Sandbox>,
+    /// Where a container's init says how execve went; close-on-exec, so its end says "well".
+    pub(crate) status: Option<RawFd>,
+    /// The worker's own descriptors, of which the container's init has copies: closed before it waits for `start`, or their
+    /// other ends would see no end while it does (trap 8).
+    pub(crate) close: Vec<RawFd>,
+    /// The SELinux label, where SELinux is enabled.
+    pub(crate) label: Option<String>,
+    pub(crate) envs: RefCell<Vec<(String, String)>>,
+    pub(crate) program: RefCell<Option<PathBuf>>,
+}
+
+impl Launcher {
+    pub(crate) fn new(
+        sandbox: Option<Sandbox>,
+        status: Option<RawFd>,
+        close: Vec<RawFd>,
+        label: Option<String>,
+    ) -> Self {
+        Self {
+            sandbox,
+            status,
+            close,
+            label,
+            envs: RefCell::default(),
+            program: RefCell::default(),
+        }
+    }
+
+    #[allow(
+        unsafe_code,
+        reason = "the descriptor's number was chosen before libcontainer forked, and outlives it"
+    )]
+    fn report(&self, bytes: &[u8]) {
+        if let Some(fd) = self.status {
+            // SAFETY: the worker opened the descriptor and keeps it open; ManuallyDrop leaves it so.
+            let mut file = ManuallyDrop::new(unsafe { fs::File::from_raw_fd(fd) });
+            // Nobody is left to tell if it fails.
+            let _ = file.write_all(bytes);
+        }
+    }
+
+    #[allow(
+        unsafe_code,
+        reason = "the numbers are those of descriptors that this copy of the worker never uses"
+    )]
+    fn close_workers(&self) {
+        for fd in &self.close {
+            // SAFETY: see above; the objects that own them live in the worker, which is another process.
+            unsafe { libc::close(*fd) };
+        }
+    }
+
+    /// Everything up to execve, which only returns to say why not.
+    fn launch(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+        let args = spec
+            .process()
+            .as_ref()
+            .and_then(|p| p.args().as_deref())
+            .unwrap_or_default();
+        let name = args.first().map_or("", String::as_str);
+        let program = self.program.borrow().clone().unwrap_or_else(|| name.into());
+        let c_string = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| "an argument or variable holds a NUL byte".to_owned())
+        };
+        let path = c_string(program.as_os_str().as_bytes())?;
+        let argv = args
+            .iter()
+            .map(|a| c_string(a.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let envs = self.envs.borrow();
+        let envp = envs
+            .iter()
+            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        if let Some(label) = &self.label {
+            fs::write("/proc/thread-self/attr/exec", label)
+                .map_err(|e| format!("SELinux label {label}: {e}"))?;
+        }
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.enter()?;
+        }
+        self.report(&[EXECUTING]);
+        Err(match execve(&path, &argv, &envp) {
+            // A script's interpreter, or a dynamic loader, that is missing.
+            e if e.raw_os_error() == Some(libc::ENOENT) && program.exists() => {
+                CannotExecute::new(name, "its interpreter or loader does not exist").marked()
+            }
+            e => CannotExecute::new(name, os_reason(&e)).marked(),
+        })
+    }
+}
+
+impl Sandbox {
+    /// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is
+    /// privileged; with it, as late as possible.
+    fn enter(&self) -> Result<(), String> {
+        let load = || match &self.seccomp {
+            Some(profile) => libcontainer::seccomp::initialize_seccomp(profile)
+                .map(drop)
+                .map_err(|e| format!("loading the seccomp filter: {e}")),
+            None => Ok(()),
+        };
+        if !self.no_new_privileges {
+            load()?;
+        }
+        if let Some(capabilities) = &self.capabilities {
+            capabilities::drop_privileges(capabilities, create_syscall().as_ref())
+                .map_err(|e| format!("dropping capabilities: {e}"))?;
+        }
+        if self.no_new_privileges { load() } else { Ok(()) }
+    }
+}
+
+impl Executor for Launcher {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.close_workers();
+        let process = spec.process().as_ref();
+        let name = process
+            .and_then(|p| p.args().as_ref())
+            .and_then(|a| a.first())
+            .map_or("", String::as_str);
+        let envs = process.and_then(|p| p.env().as_deref()).unwrap_or_default();
+        // The last one wins, as in execve's environment once libcontainer has made a map of it.
+        let path = envs
+            .iter()
+            .rev()
+            .find_map(|e| e.strip_prefix("PATH="))
+            .unwrap_or(DEFAULT_PATH);
+        match find_program(name, path) {
+            Ok(program) => {
+                self.program.replace(Some(program));
+                Ok(())
+            }
+            Err(reason) => Err(ExecutorValidationError::ArgValidationError(
+                CannotExecute::new(name, reason).marked(),
+            )),
+        }
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // Given to execve as they are: this process's own environment need not change.
+        let mut envs: Vec<_> = envs.into_iter().collect();
+        envs.sort();
+        self.envs.replace(envs);
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        match self.launch(spec) {
+            Ok(never) => match never {},
+            Err(reason) => {
+                self.report(reason.as_bytes());
+                Err(ExecutorError::Other(reason))
+            }
+        }
+    }
+}
+
+/// As execvp finds it, but saying why not.
+fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
+    let check = |program: &Path| -> io::Result<()> {
+        if fs::metadata(program)?.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+        }
+        let access = rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::accessat(
+            rustix::fs::CWD,
+            program,
+            access,
+            rustix::fs::AtFlags::EACCESS,
+        )?)
+    };
+    if name.contains('/') {
+        return check(Path::new(name))
+            .map(|()| name.into())
+            .map_err(|e| os_reason(&e));
+    }
+    let mut denied = None;
+    for dir in path.split(':') {
+        let program = Path::new(if dir.is_empty() { "." } else { dir }).join(name);
+        match check(&program) {
+            Ok(()) => return Ok(program),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => denied = Some(os_reason(&e)),
+            Err(_) => {}
+        }
+    }
+    Err(denied.unwrap_or_else(|| "executable file not found in $PATH".into()))
+}
+
+/// The kernel's words without Rust's "(os error n)".
+fn os_reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}
+
+/// Returns only when it failed.
+#[allow(
+    unsafe_code,
+    reason = "rustix keeps execve in its experimental runtime module"
+)]
+fn execve(path: &CString, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_why_a_program_cannot_be_executed() {
+        assert_eq!(find_program("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
+        assert_eq!(find_program("/bin/sh", ""), Ok("/bin/sh".into()));
+        assert_eq!(
+            find_program("nosuch", "/bin"),
+            Err("executable file not found in $PATH".into())
+        );
+        assert_eq!(
+            find_program("/nosuch", "/bin"),
+            Err("no such file or directory".into())
+        );
+        assert_eq!(find_program("/bin", "/"), Err("is a directory".into()));
+        assert_eq!(find_program("passwd", "/etc"), Err("permission denied".into()));
+    }
+
+    #[test]
+    fn survives_libcontainers_wrapping() {
+        let why = CannotExecute::new("a\u{2}\"b", "no");
+        assert_eq!(
+            CannotExecute::find(&format!("failed: {}. more", why.marked())),
+            Some(why)
+        );
+        assert_eq!(CannotExecute::find("failed"), None);
+    }
+}

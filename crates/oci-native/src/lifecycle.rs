@@ -1,0 +1,391 @@
+//! What happens to a container after its creation. None of it forks but hooks.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::Write,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    path::Path,
+    time::Duration,
+};
+
+use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
+use magik_oci::{ContainerId, ContainerState, Error, Exit, Result, Signal, Status};
+use oci_spec::runtime::{Hook, LinuxResources};
+use rustix::fs::{Mode, OFlags};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+
+use crate::{
+    cgroup,
+    create::failed,
+    executor::{CannotExecute, EXECUTING},
+    proc::{Process, watch_readable},
+    runtime::NativeRuntime,
+    spec,
+    store::{Locked, Record},
+    worker::{self, Descriptors, EXEC_FIFO, Failure, HooksJob, Job, Request},
+};
+
+/// The exec fifo once `start` was called: it is read by nobody else.
+const STARTED_FIFO: &str = "exec.fifo.started";
+/// The most that is read of why a program could not be executed, in bytes.
+const MAX_REASON_SIZE: u64 = 64 << 10;
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// A record as the runtime-spec's state.
+pub(crate) fn state(record: Record, status: Status) -> ContainerState {
+    ContainerState {
+        oci_version: record.oci_version,
+        id: record.id,
+        status,
+        pid: record.init.filter(|_| status != Status::Stopped).map(|p| p.pid),
+        bundle: record.bundle,
+        annotations: record.annotations,
+        created: Some(record.created),
+    }
+}
+
+fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Error {
+    Error::WrongState {
+        id: id.clone(),
+        operation,
+        status,
+    }
+}
+
+impl NativeRuntime {
+    /// What is the case now, whatever anybody has recorded: the process's existence, the freezer, the exec fifo.
+    pub(crate) fn status(&self, record: &Record) -> Result<Status> {
+        let Some(init) = record.init else {
+            // Whoever creates it holds the lock; a record without an init that nobody creates is a creation cut short.
+            let creating = self.config.store.is_locked(&record.id)?;
+            return Ok(if creating {
+                Status::Creating
+            } else {
+                Status::Stopped
+            });
+        };
+        if !init.is_alive() {
+            return Ok(Status::Stopped);
+        }
+        if self
+            .cgroup(&record.cgroup)?
+            .is_frozen()
+            .map_err(Error::io("reading the freezer's state"))?
+        {
+            return Ok(Status::Paused);
+        }
+        let waits = waits_for_start(&self.config.store.dir(&record.id));
+        Ok(if waits { Status::Created } else { Status::Running })
+    }
+
+    pub(crate) async fn start_container(&self, id: &ContainerId) -> Result<()> {
+        let locked = self.config.store.lock(id).await?;
+        let record = locked.read()?;
+        match self.status(&record)? {
+            Status::Created => {}
+            other => return Err(wrong_state(id, "start", other)),
+        }
+        let failed_io = |step: &str| Error::io(format!("starting container {id}: {step}"));
+        let started = locked.dir().join(STARTED_FIFO);
+        fs::rename(locked.dir().join(EXEC_FIFO), &started).map_err(failed_io("exec fifo"))?;
+        let mut fifo = pipe::OpenOptions::new()
+            .open_receiver(&started)
+            .map_err(failed_io("exec fifo"))?;
+        notify(&locked).map_err(failed_io("notify socket"))?;
+        // The answer may take as long as a startContainer hook does; killing and deleting must be possible meanwhile.
+        drop(locked);
+
+        let mut answer = Vec::new();
+        // The end comes when execve closes the init's descriptor, or the init has died.
+        (&mut fifo)
+            .take(MAX_REASON_SIZE)
+            .read_to_end(&mut answer)
+            .await
+            .map_err(failed_io("exec fifo"))?;
+        let text = String::from_utf8_lossy(answer.strip_prefix(&[EXECUTING]).unwrap_or(&answer)).into_owned();
+        if !text.is_empty() {
+            let why = CannotExecute::find(&text).map_or(Failure::Other(text), Failure::Executable);
+            return Err(failed(id, "start", why));
+        }
+        let executed = !answer.is_empty() || record.init.is_some_and(Process::is_alive);
+        if !executed {
+            let reason =
+                "its init ended before executing the program: a startContainer hook failed, or it was killed";
+            return Err(failed(id, "start", Failure::Other(reason.into())));
+        }
+        if record.poststart
+            && let Err(e) = self.run_hooks(&record, HookKind::Poststart).await
+        {
+            // runtime-spec, "Lifecycle" 9: a failing poststart hook stops the container.
+            if let Some(init) = record.init {
+                let _ = init.signal(libc::SIGKILL);
+            }
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn wait_container(&self, id: &ContainerId) -> Result<Exit> {
+        let record = self.config.store.read(id)?;
+        let child = self.config.children.container(id);
+        let child = child
+            .filter(|c| record.init.is_some_and(|p| p.pid == c.pid()))
+            .ok_or_else(|| not_ours(id))?;
+        let mut exit = child
+            .wait()
+            .await
+            .map_err(Error::io(format!("waiting for container {id}")))?;
+        exit.oom_killed = exit.signal == Some(libc::SIGKILL) && self.cgroup(&record.cgroup)?.oom_kills() > 0;
+        Ok(exit)
+    }
+
+    pub(crate) async fn kill_container(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
+        let record = self.config.store.read(id)?;
+        let status = self.status(&record)?;
+        let sent = Error::io(format!("sending signal {} to container {id}", signal.0));
+        let cgroup = self.cgroup(&record.cgroup)?;
+        if all {
+            // Also of a stopped container: without a pid namespace of its own, others outlive its init.
+            cgroup.signal_all(signal.0).map_err(sent)?;
+        } else {
+            let init = record
+                .init
+                .filter(|_| !matches!(status, Status::Stopped | Status::Creating));
+            let init = init.ok_or_else(|| wrong_state(id, "kill", status))?;
+            if !init.signal(signal.0).map_err(sent)? {
+                return Err(wrong_state(id, "kill", Status::Stopped));
+            }
+        }
+        // A v1 freezer keeps even SIGKILL waiting. Any other signal waits for resume, and the container stays paused.
+        if status == Status::Paused && signal == Signal::KILL {
+            cgroup
+                .freeze(false)
+                .await
+                .map_err(Error::io(format!("thawing container {id}")))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn delete_container(&self, id: &ContainerId, force: bool) -> Result<()> {
+        let locked = match self.config.store.lock(id).await {
+            Err(Error::NotFound(_)) if force => return Ok(()),
+            other => other?,
+        };
+        let record = match locked.read() {
+            Ok(record) => record,
+            Err(_) if force => return self.delete_damaged(locked).await,
+            Err(e) => return Err(e),
+        };
+        let status = self.status(&record)?;
+        let alive = match status {
+            Status::Running | Status::Paused if !force => return Err(wrong_state(id, "delete", status)),
+            Status::Stopped => None,
+            _ => record.init,
+        };
+        if let Some(init) = alive {
+            init.signal(libc::SIGKILL)
+                .map_err(Error::io(format!("killing container {id}")))?;
+        }
+        self.remove_cgroup(id, &record.cgroup, alive).await?;
+        self.config.children.forget_container(id);
+        if record.poststop
+            && let Err(e) = self.run_hooks(&record, HookKind::Poststop).await
+        {
+            // runtime-spec, "Lifecycle" 13: warn, and go on as if it had succeeded.
+            tracing::warn!(container = %id, error = %e, "poststop hook");
+        }
+        locked.remove()
+    }
+
+    /// Ends all that is left and removes the cgroup; `alive` has been sent SIGKILL.
+    async fn remove_cgroup(&self, id: &ContainerId, path: &Path, alive: Option<Process>) -> Result<()> {
+        let in_use = || Error::io(format!("removing the cgroup of container {id}"));
+        let cgroup = self.cgroup(path)?;
+        let child = self.config.children.container(id);
+        if alive.is_none() && child.is_none() && cgroup.try_remove() {
+            return Ok(());
+        }
+        if alive.is_some() && cgroup.is_frozen().map_err(in_use())? {
+            cgroup.freeze(false).await.map_err(in_use())?;
+        }
+        // Reaping it is nobody else's: without that it stays a zombie as long as this process lives.
+        if let Some(child) = child {
+            let gone = tokio::time::timeout(DEATH, child.wait()).await;
+            gone.map_err(|e| in_use()(e.into()))?.map_err(in_use())?;
+        } else if let Some(init) = alive {
+            wait_for_death(init).await.map_err(in_use())?;
+        }
+        if cgroup.try_remove() {
+            return Ok(());
+        }
+        cgroup.kill().await.map_err(in_use())?;
+        cgroup.remove().await.map_err(in_use())
+    }
+
+    /// A container whose record cannot be read: cut short while it was created, or damaged. What is known is its id, so
+    /// its default cgroup, and the pid libcontainer wrote down.
+    async fn delete_damaged(&self, locked: Locked) -> Result<()> {
+        let id = locked.id().clone();
+        let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
+        let recorded = spec::load(locked.dir())
+            .ok()
+            .and_then(|s| s.linux().as_ref()?.cgroups_path().clone());
+        for path in recorded.into_iter().chain([self.config.cgroup_root.join(&id)]) {
+            if let Ok(path) = cgroup::check_path(&path, &own) {
+                self.cgroup(&path)?
+                    .kill()
+                    .await
+                    .map_err(Error::io(format!("killing container {id}")))?;
+                self.remove_cgroup(&id, &path, None).await?;
+            }
+        }
+        self.config.children.forget_container(&id);
+        locked.remove()
+    }
+
+    pub(crate) async fn freeze_container(&self, id: &ContainerId, frozen: bool) -> Result<()> {
+        let locked = self.config.store.lock(id).await?;
+        let record = locked.read()?;
+        match (self.status(&record)?, frozen) {
+            (Status::Running | Status::Created, true) | (Status::Paused, false) => {}
+            (status, _) => return Err(wrong_state(id, if frozen { "pause" } else { "resume" }, status)),
+        }
+        let context = format!("{} container {id}", if frozen { "pausing" } else { "resuming" });
+        self.cgroup(&record.cgroup)?
+            .freeze(frozen)
+            .await
+            .map_err(Error::io(context))
+    }
+
+    pub(crate) async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let locked = self.config.store.lock(id).await?;
+        let record = locked.read()?;
+        match self.status(&record)? {
+            status @ (Status::Stopped | Status::Creating) => return Err(wrong_state(id, "update", status)),
+            _ => {}
+        }
+        let failure = |e: &dyn std::error::Error| failed(id, "update", Failure::Other(e.to_string()));
+        let config = CgroupConfig {
+            cgroup_path: record.cgroup,
+            systemd_cgroup: false,
+            container_name: id.to_string(),
+        };
+        let manager = create_cgroup_manager(config).map_err(|e| failure(&e))?;
+        let options = ControllerOpt {
+            resources,
+            freezer_state: None,
+            oom_score_adj: None,
+            disable_oom_killer: false,
+        };
+        manager.apply(&options).map_err(|e| failure(&e))
+    }
+
+    pub(crate) fn list_containers(&self) -> Result<Vec<ContainerState>> {
+        let mut states = Vec::new();
+        for id in self.config.store.ids()? {
+            match self
+                .config
+                .store
+                .read(&id)
+                .and_then(|record| Ok((self.status(&record)?, record)))
+            {
+                Ok((status, record)) => states.push(state(record, status)),
+                // Deleted since.
+                Err(Error::NotFound(_)) => {}
+                // Shown all the same: somebody has to delete it.
+                Err(e) => {
+                    tracing::warn!(container = %id, error = %e, "unreadable state");
+                    states.push(ContainerState {
+                        oci_version: String::new(),
+                        id,
+                        status: Status::Stopped,
+                        pid: None,
+                        bundle: Path::new("").into(),
+                        annotations: HashMap::new(),
+                        created: None,
+                    });
+                }
+            }
+        }
+        Ok(states)
+    }
+
+    async fn run_hooks(&self, record: &Record, kind: HookKind) -> Result<()> {
+        let spec = spec::load(&self.config.store.dir(&record.id))?;
+        let hooks = spec.hooks().as_ref();
+        let hooks: Option<Vec<Hook>> = match kind {
+            HookKind::Poststart => hooks.and_then(|h| h.poststart().clone()),
+            HookKind::Poststop => hooks.and_then(|h| h.poststop().clone()),
+        };
+        let stopped = matches!(kind, HookKind::Poststop);
+        let job = HooksJob {
+            hooks: hooks.unwrap_or_default(),
+            id: record.id.to_string(),
+            bundle: record.bundle.clone(),
+            annotations: record.annotations.clone(),
+            pid: record.init.filter(|_| !stopped).map(|p| p.pid),
+            stopped,
+        };
+        let request = Request {
+            caller: rustix::process::getpid().as_raw_nonzero().get(),
+            preserve_fds: 0,
+            console: false,
+            job: Job::Hooks(job),
+        };
+        let context = Error::io(format!("running hooks of container {}", record.id));
+        let answer = worker::run(
+            &self.config.children,
+            &self.config.helper,
+            request,
+            Descriptors::default(),
+        )
+        .await
+        .map_err(context)?;
+        let operation = if stopped {
+            "poststop hook"
+        } else {
+            "poststart hook"
+        };
+        answer.map(drop).map_err(|e| failed(&record.id, operation, e))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum HookKind {
+    Poststart,
+    Poststop,
+}
+
+pub(crate) fn not_ours(id: &ContainerId) -> Error {
+    Error::Unsupported {
+        what: format!("waiting for container {id}"),
+        why: "another process created it".into(),
+    }
+}
+
+/// Whether the init still waits for `start`: it holds the exec fifo open for reading, so opening it for writing succeeds.
+fn waits_for_start(dir: &Path) -> bool {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(dir.join(EXEC_FIFO), flags, Mode::empty()).is_ok()
+}
+
+/// What libcontainer's `Container::start` does, without changing the working directory: the socket's path is short when
+/// it goes through a descriptor.
+fn notify(locked: &Locked) -> io::Result<()> {
+    let path = format!(
+        "/proc/self/fd/{}/{}/notify.sock",
+        locked.fd().as_raw_fd(),
+        locked.id()
+    );
+    UnixStream::connect(path)?.write_all(b"start container")
+}
+
+async fn wait_for_death(process: Process) -> io::Result<()> {
+    let Some(pidfd) = process.pidfd()? else {
+        return Ok(());
+    };
+    let fd = watch_readable(pidfd)?;
+    tokio::time::timeout(DEATH, fd.readable()).await?.map(drop)
+}

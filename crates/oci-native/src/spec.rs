@@ -1,0 +1,157 @@
+//! The bundle's runtime spec: read, checked, and made into what libcontainer is given.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use magik_oci::{ContainerId, Error, Result};
+use oci_spec::runtime::{Process, Spec};
+
+use crate::cgroup::{self, PathError};
+
+/// The largest `config.json` that is read, in bytes.
+const MAX_SPEC_SIZE: u64 = 4 << 20;
+
+fn invalid(bundle: &Path, reason: impl Into<String>) -> Error {
+    Error::InvalidBundle {
+        bundle: bundle.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// Reads `config.json` of a directory.
+pub(crate) fn load(bundle: &Path) -> Result<Spec> {
+    let file = fs::File::open(bundle.join("config.json"))
+        .map_err(|e| invalid(bundle, format!("config.json: {e}")))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SPEC_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| invalid(bundle, format!("config.json: {e}")))?;
+    if bytes.len() as u64 > MAX_SPEC_SIZE {
+        return Err(invalid(
+            bundle,
+            format!("config.json: has more than {MAX_SPEC_SIZE} bytes"),
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| invalid(bundle, format!("config.json: {e}")))
+}
+
+/// A spec that is ready for libcontainer.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) spec: Spec,
+    /// Whether it says anything else than the bundle's own `config.json`.
+    pub(crate) adapted: bool,
+    /// Absolute and canonical, as recorded and removed.
+    pub(crate) cgroup: PathBuf,
+}
+
+/// Checks a bundle's spec and fills in what libcontainer would get wrong.
+///
+/// `cgroup_root` is where a container goes whose spec names no cgroup, or `None` if that is systemd's to decide; `own` are
+/// this process's cgroups.
+pub(crate) fn prepare(
+    id: &ContainerId,
+    bundle: &Path,
+    mut spec: Spec,
+    cgroup_root: Option<&Path>,
+    own: &[PathBuf],
+) -> Result<Prepared> {
+    let bad = |reason: &str| invalid(bundle, reason);
+    if !spec.version().starts_with("1.") {
+        return Err(bad("ociVersion: only 1.x is supported"));
+    }
+    let process = spec.process().as_ref().ok_or_else(|| bad("process: missing"))?;
+    if process
+        .args()
+        .as_ref()
+        .and_then(|a| a.first())
+        .is_none_or(String::is_empty)
+    {
+        return Err(bad("process.args: names no program"));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(bad("process.cwd: must be an absolute path"));
+    }
+    let root = spec.root().as_ref().ok_or_else(|| bad("root: missing"))?;
+    let rootfs = bundle.join(root.path());
+    if !rootfs.is_dir() {
+        return Err(bad("root.path: is no directory"));
+    }
+    let linux = spec.linux().as_ref().ok_or_else(|| bad("linux: missing"))?;
+
+    let mut adapted = false;
+    let given = linux.cgroups_path().clone();
+    let cgroup = match cgroup_root {
+        Some(root) => {
+            let asked = given.clone().unwrap_or_else(|| root.join(id));
+            cgroup::check_path(&asked, own).map_err(|e| cgroup_refused(bundle, &asked, &e))?
+        }
+        None => given.clone().unwrap_or_else(|| format!(":magikrun:{id}").into()),
+    };
+    // An absolute path also keeps libcontainer from turning to systemd when there is a user namespace (trap 11).
+    if given.as_ref() != Some(&cgroup) {
+        adapted = true;
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_cgroups_path(Some(cgroup.clone()));
+        }
+    }
+    // libcontainer loads a filter that needs privilege after dropping it when the field is false rather than absent.
+    if let Some(process) = spec.process_mut()
+        && process.no_new_privileges() == Some(false)
+    {
+        adapted = true;
+        process.set_no_new_privileges(None);
+    }
+    if let Some(root) = spec.root_mut() {
+        root.set_path(rootfs);
+    }
+    Ok(Prepared {
+        spec,
+        adapted,
+        cgroup,
+    })
+}
+
+pub(crate) fn cgroup_refused(bundle: &Path, path: &Path, why: &PathError) -> Error {
+    invalid(
+        bundle,
+        format!("linux.cgroupsPath {:?} {why}", path.display().to_string()),
+    )
+}
+
+/// Fills what an exec'd process does not say from the container's own process, as runc does: exec stays inside the whole
+/// of the sandbox.
+pub(crate) fn inherit(process: &Process, container: &Process) -> Process {
+    let mut process = process.clone();
+    if process.capabilities().is_none() {
+        process.set_capabilities(container.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(container.rlimits().clone());
+    }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(container.no_new_privileges());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+        process.set_apparmor_profile(container.apparmor_profile().clone());
+    }
+    if process.selinux_label().as_ref().is_none_or(String::is_empty) {
+        process.set_selinux_label(container.selinux_label().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(container.oom_score_adj());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(container.io_priority().clone());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(container.scheduler().clone());
+    }
+    if process.cwd().as_os_str().is_empty() {
+        process.set_cwd("/".into());
+    }
+    process
+}

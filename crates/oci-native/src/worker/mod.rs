@@ -1,0 +1,231 @@
+//! Workers: the short-lived processes in which libcontainer runs.
+//!
+//! libcontainer changes the process that calls it (working directory, `PR_SET_DUMPABLE`, `oom_score_adj`) and forks
+//! copies of everything it has open, so it is only ever called in a worker, which has one thread, nothing open but what
+//! the container is meant to get, default signal dispositions, and its own process group:
+//!
+//! - From a process with one thread a worker is a fork, and answers over a pipe.
+//! - From one with several it is a re-exec of the helper binary: the request and the descriptors go to its stdin, a
+//!   socket, and the answer comes back on it.
+//!
+//! Containers are created `as_sibling`: they, and libcontainer's intermediate process, become children of the worker's
+//! parent, this process. The intermediate stays in the worker's process group while a container's init makes a session of
+//! its own, so waiting for the group reaps exactly the worker and the intermediate, and nothing else of this process's.
+
+mod inside;
+mod operations;
+mod protocol;
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Stdio as ProcessStdio},
+};
+
+pub use inside::run_worker_if_asked;
+pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
+pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, Request};
+use rustix::process::{Pid, Signal, WaitOptions};
+use tokio::{
+    io::AsyncReadExt,
+    net::{UnixStream, unix::pipe},
+};
+
+use crate::{children::Children, proc::is_single_threaded};
+
+/// The most an answer may have in bytes.
+const MAX_ANSWER_SIZE: u64 = 1 << 20;
+
+/// The descriptors a worker works with.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    /// The container's standard streams.
+    pub(crate) stdio: Vec<OwnedFd>,
+    /// Where the master of its terminal goes.
+    pub(crate) console: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    fn all(&self) -> Vec<BorrowedFd<'_>> {
+        self.stdio.iter().chain(&self.console).map(AsFd::as_fd).collect()
+    }
+}
+
+/// Runs one job in a worker and returns its answer. Dropping the future kills the worker.
+pub(crate) async fn run(
+    children: &Children,
+    helper: &Path,
+    request: Request,
+    descriptors: Descriptors,
+) -> io::Result<Answer> {
+    let single = is_single_threaded();
+    let mut group = if single {
+        fork(&request, descriptors, children)?
+    } else {
+        exec(helper, &request, descriptors, children)?
+    };
+    let mut bytes = Vec::new();
+    let read = match &mut group.answers {
+        Answers::Pipe(pipe) => pipe.take(MAX_ANSWER_SIZE).read_to_end(&mut bytes).await.map(drop),
+        Answers::Socket(socket) => socket
+            .take(MAX_ANSWER_SIZE)
+            .read_to_end(&mut bytes)
+            .await
+            .map(drop),
+    };
+    read?;
+    if bytes.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the worker ended without an answer",
+        ));
+    }
+    let answer: Answer = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+    if answer.is_ok() {
+        group.finish();
+    }
+    // Else dropping the group kills what is left of it.
+    Ok(answer)
+}
+
+/// Where a worker's answer comes from.
+enum Answers {
+    Pipe(pipe::Receiver),
+    Socket(UnixStream),
+}
+
+/// A worker and libcontainer's intermediate, as a process group.
+struct Group {
+    id: Pid,
+    /// The reaper task waits for every child.
+    reaped_elsewhere: bool,
+    finished: bool,
+    answers: Answers,
+}
+
+impl Group {
+    /// Waits for both: they have answered, and are about to end.
+    fn finish(&mut self) {
+        self.finished = true;
+        if !self.reaped_elsewhere {
+            while let Ok(Some(_)) | Err(rustix::io::Errno::INTR) =
+                rustix::process::waitpgid(self.id, WaitOptions::empty())
+            {}
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.finished {
+            // None of the group can have been reaped by us yet; with a reaper task, the worst is that it is gone.
+            let _ = rustix::process::kill_process_group(self.id, Signal::KILL);
+            self.finish();
+        }
+    }
+}
+
+/// A worker by fork; this process has one thread.
+#[allow(unsafe_code, reason = "there is no safe fork")]
+fn fork(request: &Request, descriptors: Descriptors, children: &Children) -> io::Result<Group> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let receiver = pipe::Receiver::from_owned_fd(nonblocking(reader)?)?;
+    let caller = rustix::process::getpid();
+    // A handler that ran in the child would use descriptors and memory of the caller's event loop.
+    let mask = inside::block_signals();
+    // SAFETY: this process has one thread (checked by the caller), so the child finds no lock held by another; it runs
+    // only `inside::serve`, which never returns.
+    match unsafe { libc::fork() } {
+        0 => inside::serve(request, descriptors, writer, caller),
+        -1 => {
+            let error = io::Error::last_os_error();
+            inside::restore_signals(&mask);
+            Err(error)
+        }
+        pid => {
+            inside::restore_signals(&mask);
+            let id = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork returned no pid"))?;
+            // Whoever of the two comes first: the group must exist before it is killed or waited for.
+            let _ = rustix::process::setpgid(Some(id), Some(id));
+            let reaped_elsewhere = children.reaps_orphans();
+            Ok(Group {
+                id,
+                reaped_elsewhere,
+                finished: false,
+                answers: Answers::Pipe(receiver),
+            })
+        }
+    }
+}
+
+/// A worker by re-exec of the helper; this process has several threads.
+fn exec(
+    helper: &Path,
+    request: &Request,
+    descriptors: Descriptors,
+    children: &Children,
+) -> io::Result<Group> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let child = Command::new(helper)
+        .arg0("oci-native-worker")
+        .arg(inside::WORKER_ARGUMENT)
+        .env_clear()
+        .stdin(ProcessStdio::from(theirs))
+        .stdout(ProcessStdio::null())
+        .stderr(ProcessStdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", helper.display())))?;
+    let id = Pid::from_child(&child);
+    let reaped_elsewhere = children.reaps_orphans();
+    let group = |answers| Group {
+        id,
+        reaped_elsewhere,
+        finished: false,
+        answers,
+    };
+    let mut sent_along = descriptors.all();
+    sent_along.extend(preserved(request.preserve_fds));
+    let sent = protocol::send(&ours, request, &sent_along);
+    let socket = nonblocking(ours).and_then(|fd| UnixStream::from_std(fd.into()));
+    match (sent, socket) {
+        (Ok(()), Ok(socket)) => Ok(group(Answers::Socket(socket))),
+        (Err(e), Ok(socket)) => {
+            drop(group(Answers::Socket(socket)));
+            Err(io::Error::new(
+                e.kind(),
+                format!(
+                    "{}: {e}: does its main call run_worker_if_asked?",
+                    helper.display()
+                ),
+            ))
+        }
+        (_, Err(e)) => {
+            let _ = rustix::process::kill_process_group(id, Signal::KILL);
+            Err(e)
+        }
+    }
+}
+
+/// The descriptors the container is to inherit, which the caller of `create` vouches for by number.
+#[allow(unsafe_code, reason = "they are known by number only")]
+fn preserved<'a>(count: u32) -> impl Iterator<Item = BorrowedFd<'a>> {
+    let end = i32::try_from(count).map_or(3, |n| n.saturating_add(3));
+    // SAFETY: borrowed for one sendmsg, which answers EBADF for a number that is not open.
+    (3..end).map(|number| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}

@@ -1,0 +1,279 @@
+//! The jobs themselves, over libcontainer.
+
+use std::{
+    fs, io,
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+};
+
+use libcontainer::{
+    container::{ContainerStatus, State, builder::ContainerBuilder},
+    hooks,
+    syscall::syscall::SyscallType,
+};
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags,
+    },
+};
+
+use super::{
+    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, inside::failure,
+};
+use crate::{
+    executor::{Launcher, Sandbox},
+    proc::Process,
+};
+
+/// The file through which `start` learns how execve went.
+pub(crate) const EXEC_FIFO: &str = "exec.fifo";
+/// Where libcontainer writes the init's pid as soon as there is one, so that a failed creation can be cleaned up.
+pub(crate) const INIT_PID: &str = "init.pid";
+
+/// `answers` is what the answer will be written to.
+pub(super) fn run(request: &Request, descriptors: Descriptors, answers: RawFd) -> Answer {
+    match &request.job {
+        Job::Create(job) => create(job, request.preserve_fds, descriptors, answers),
+        Job::Exec(job) => exec(job, request.preserve_fds, descriptors, answers),
+        Job::Hooks(job) => run_hooks(job),
+    }
+}
+
+fn other(context: &str) -> impl FnOnce(io::Error) -> Failure {
+    let context = context.to_owned();
+    move |e| Failure::Other(format!("{context}: {e}"))
+}
+
+fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers: RawFd) -> Answer {
+    let fifo = open_fifo(&job.dir).map_err(other("making the exec fifo"))?;
+    let console = descriptors
+        .console
+        .map(|fd| Console::listen(&job.dir, fd))
+        .transpose()
+        .map_err(other("console"))?;
+    let executor = Launcher::new(
+        None,
+        Some(fifo.as_raw_fd()),
+        own_descriptors(answers, console.as_ref()),
+        job.label.clone(),
+    );
+    let builder = builder(
+        &job.id,
+        &job.dir,
+        &job.dir.join(INIT_PID),
+        preserve_fds,
+        descriptors.stdio,
+        console.as_ref(),
+    )?
+    .with_executor(executor)
+    .as_init(&job.bundle)
+    .with_systemd(job.systemd)
+    .with_detach(true)
+    .with_no_pivot(job.no_pivot)
+    .as_sibling(true);
+    let container = builder.build().map_err(|e| failure(&e))?;
+    if let Some(console) = console {
+        console.relay().map_err(other("handing over the terminal"))?;
+    }
+    let pid = container
+        .pid()
+        .ok_or_else(|| Failure::Other("libcontainer returned no pid".into()))?;
+    let process = Process::of(pid.as_raw()).map_err(other("reading the init's start time"))?;
+    Ok(Done {
+        process: Some(process),
+    })
+}
+
+fn own_descriptors(answers: RawFd, console: Option<&Console>) -> Vec<RawFd> {
+    let console = console.map(|c| [c.listener.as_raw_fd(), c.out.as_raw_fd()]);
+    console.into_iter().flatten().chain([answers]).collect()
+}
+
+/// Opened for both directions, a fifo never blocks, and has a reader and a writer as long as the init has not executed.
+fn open_fifo(dir: &Path) -> io::Result<OwnedFd> {
+    let path = dir.join(EXEC_FIFO);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        FileType::Fifo,
+        Mode::from_raw_mode(0o600),
+        0,
+    )?;
+    Ok(rustix::fs::open(
+        &path,
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?)
+}
+
+fn builder(
+    id: &str,
+    root: &Path,
+    pid_file: &Path,
+    preserve_fds: u32,
+    stdio: Vec<OwnedFd>,
+    console: Option<&Console>,
+) -> Result<ContainerBuilder, Failure> {
+    let preserve_fds = i32::try_from(preserve_fds).map_err(|e| Failure::Other(e.to_string()))?;
+    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
+        .with_root_path(root)
+        .and_then(|b| b.with_pid_file(Some(pid_file)))
+        .and_then(ContainerBuilder::validate_id)
+        .map_err(|e| failure(&e))?
+        .with_preserved_fds(preserve_fds)
+        .with_console_socket(console.map(|c| c.path.clone()));
+    let mut stdio = stdio.into_iter();
+    builder.stdin = stdio.next();
+    builder.stdout = stdio.next();
+    builder.stderr = stdio.next();
+    Ok(builder)
+}
+
+/// libcontainer connects to a console by path; the caller gave a connected socket. What comes in at one goes out at the
+/// other.
+struct Console {
+    listener: UnixListener,
+    path: std::path::PathBuf,
+    out: OwnedFd,
+}
+
+impl Console {
+    fn listen(dir: &Path, out: OwnedFd) -> io::Result<Self> {
+        let path = dir.join("console.sock");
+        // A socket's address holds 108 bytes; by descriptor it is short wherever the root lies.
+        let held = rustix::fs::open(
+            dir,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/console.sock", held.as_raw_fd()))?;
+        Ok(Self { listener, path, out })
+    }
+
+    fn relay(self) -> io::Result<()> {
+        // The container's init has connected and sent before libcontainer said that it is ready.
+        let (stream, _) = self.listener.accept()?;
+        let _ = fs::remove_file(&self.path);
+        let mut name = [0_u8; 64];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::net::recvmsg(
+            &stream,
+            &mut [IoSliceMut::new(&mut name)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        let master = control
+            .drain()
+            .find_map(|m| match m {
+                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                _ => None,
+            })
+            .ok_or_else(|| io::Error::other("no terminal came from the container"))?;
+        let fds = [master.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let name = &name[..received.bytes.max(1)];
+        rustix::net::sendmsg(
+            &self.out,
+            &[IoSlice::new(name)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
+        Ok(())
+    }
+}
+
+/// libcontainer's tenant joins namespaces and cgroup and sets ids, groups, cwd, environment and limits; [`Launcher`] does
+/// the rest. It gets a container directory of its own, because it wants a status that says running, and leaves sockets.
+fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: RawFd) -> Answer {
+    let dir = job.scratch.join(&job.id);
+    fs::create_dir_all(&dir).map_err(other("exec"))?;
+    let mut state = State::new(
+        &job.id,
+        ContainerStatus::Running,
+        Some(job.init.pid),
+        job.dir.clone(),
+    );
+    state.use_systemd = job.systemd;
+    state.save(&dir).map_err(|e| failure(&e))?;
+    let mut process = job.process.clone();
+    let sandbox = Sandbox {
+        seccomp: job.seccomp.clone(),
+        // Taken away here and dropped by the launcher: a filter without no_new_privs needs them to be loaded.
+        capabilities: process.capabilities().clone(),
+        no_new_privileges: process.no_new_privileges() == Some(true),
+    };
+    process.set_capabilities(None);
+    if let Some(adjust) = process.oom_score_adj() {
+        // libcontainer would write it too, but first makes this process undumpable.
+        fs::write("/proc/self/oom_score_adj", adjust.to_string()).map_err(other("oom_score_adj"))?;
+    }
+    let label = process
+        .selinux_label()
+        .clone()
+        .filter(|l| !l.is_empty() && selinux_is_enabled());
+    let process_file = job.scratch.join("process.json");
+    let json = serde_json::to_vec(&process).map_err(|e| failure(&e))?;
+    fs::write(&process_file, json).map_err(other("exec"))?;
+    let console = descriptors
+        .console
+        .map(|fd| Console::listen(&job.scratch, fd))
+        .transpose()
+        .map_err(other("console"))?;
+    let pid_file = job.scratch.join("pid");
+    let pid = builder(
+        &job.id,
+        &job.scratch,
+        &pid_file,
+        preserve_fds,
+        descriptors.stdio,
+        console.as_ref(),
+    )?
+    .with_executor(Launcher::new(
+        Some(sandbox),
+        None,
+        own_descriptors(answers, console.as_ref()),
+        label,
+    ))
+    .as_tenant()
+    .with_process(Some(process_file))
+    .with_detach(true)
+    .as_sibling(true)
+    .build()
+    .map_err(|e| failure(&e))?;
+    if let Some(console) = console {
+        console.relay().map_err(other("handing over the terminal"))?;
+    }
+    // It may have ended already; nobody but this process's parent reaps it.
+    Ok(Done {
+        process: Some(Process::of(pid.as_raw()).unwrap_or(Process {
+            pid: pid.as_raw(),
+            start_time: 0,
+        })),
+    })
+}
+
+pub(crate) fn selinux_is_enabled() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+fn run_hooks(job: &HooksJob) -> Answer {
+    let status = if job.stopped {
+        ContainerStatus::Stopped
+    } else {
+        ContainerStatus::Running
+    };
+    let mut state = State::new(&job.id, status, job.pid, job.bundle.clone());
+    state.annotations = Some(job.annotations.clone());
+    hooks::run_hooks(Some(&job.hooks), Some(&state), None, None, None).map_err(|e| failure(&e))?;
+    Ok(Done { process: None })
+}
