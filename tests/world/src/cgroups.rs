@@ -55,7 +55,7 @@ fn hierarchies() -> Result<Vec<Hierarchy>> {
 pub(crate) struct Cgroups(Vec<PathBuf>);
 
 /// `PREFIX<pid>-<name>`: the pid is that of the process that made it and will remove it.
-const PREFIX: &str = "magikrun-test-";
+const PREFIX: &str = "magikrun-world-";
 
 impl Cgroups {
     pub(crate) fn create(name: &str) -> Result<Self> {
@@ -115,8 +115,10 @@ impl Drop for Cgroups {
 fn remove_stale(mount_point: &Path) {
     for dir in directories(mount_point) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        let pid = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             remove_tree(&dir);
         }
     }
