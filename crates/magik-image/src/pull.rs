@@ -13,7 +13,7 @@ use oci_spec::image::{Descriptor, DescriptorBuilder, ImageManifest, MediaType};
 use crate::{
     Error, Image, ImageSource, ImageStore, Reference, Result,
     auth::AuthSource,
-    layout,
+    layout::{self, ImportOptions},
     manifest::{self, Document, MAX_INDEX_DEPTH, OCI_MANIFEST},
     platform::{self, Platform},
     registry::{Connection, Deadline, Operation, Registry, Wanted},
@@ -140,14 +140,28 @@ impl ImageStore {
 
     /// Imports one image from a local source.
     fn import(&self, source: &ImageSource, platform: Option<&Platform>) -> Result<Image> {
+        let platform = platform.cloned().unwrap_or_else(Platform::host);
+        let options = |tag: &Option<String>| ImportOptions {
+            tag: tag.clone(),
+            platform,
+            name: None,
+        };
         match source {
             ImageSource::Registry(reference) => Err(Error::NotFound(reference.to_string())),
-            ImageSource::OciDir { path, tag } => layout::import_oci_dir(self, path, tag.as_deref(), platform),
-            ImageSource::OciArchive { path, tag } => {
-                layout::import_oci_archive(self, path, tag.as_deref(), platform)
-            }
+            ImageSource::OciDir { path, tag } => layout::import_oci_dir(self, path, &options(tag)),
+            ImageSource::OciArchive { path, tag } => layout::import_oci_archive(self, path, &options(tag)),
             ImageSource::DockerArchive { path, tag } => {
-                layout::import_docker_archive(self, path, tag.as_deref(), platform)
+                let images = layout::import_docker_archive(self, path, &options(tag))?;
+                let mut ids: Vec<Digest> = images.iter().map(|image| image.config_digest).collect();
+                ids.dedup();
+                match (images.into_iter().next(), ids.len()) {
+                    // One image may have several names.
+                    (Some(image), 1) => Ok(image),
+                    (_, count) => Err(Error::InvalidArchive {
+                        path: path.clone(),
+                        reason: format!("holds {count} images; say which one as docker-archive:FILE:NAME"),
+                    }),
+                }
             }
         }
     }
