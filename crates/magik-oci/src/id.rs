@@ -30,7 +30,9 @@ pub enum InvalidId {
     #[error("container id has {0} bytes, at most {MAX_CONTAINER_ID_LEN} are allowed")]
     TooLong(usize),
     /// It has a character outside `[A-Za-z0-9_+.-]`, or starts with one of `+`, `-`, `.`.
-    #[error("container id {0:?} may hold only letters, digits, '_', '+', '-' and '.', and starts with one of the first three")]
+    #[error(
+        "container id {0:?} may hold only letters, digits, '_', '+', '-' and '.', and starts with one of the first three"
+    )]
     Character(String),
 }
 
@@ -41,7 +43,9 @@ impl ContainerId {
     /// [`InvalidId`] says which rule it breaks.
     pub fn new(id: impl Into<String>) -> Result<Self, InvalidId> {
         let id = id.into();
-        let Some(first) = id.chars().next() else { return Err(InvalidId::Empty) };
+        let Some(first) = id.chars().next() else {
+            return Err(InvalidId::Empty);
+        };
         if id.len() > MAX_CONTAINER_ID_LEN {
             return Err(InvalidId::TooLong(id.len()));
         }
@@ -97,21 +101,35 @@ mod tests {
 
     #[test]
     fn accepts_what_podman_and_containerd_use() {
-        for id in ["a", "_init", "web-1.2+3", &"f".repeat(64), &"x".repeat(MAX_CONTAINER_ID_LEN)] {
-            assert!(ContainerId::new(*&id).is_ok(), "{id}");
+        for id in [
+            "a",
+            "_init",
+            "web-1.2+3",
+            &"f".repeat(64),
+            &"x".repeat(MAX_CONTAINER_ID_LEN),
+        ] {
+            assert!(ContainerId::new(id).is_ok(), "{id}");
         }
     }
 
     #[test]
     fn rejects_paths_options_and_control_characters() {
-        for id in [".", "..", "a/b", "../a", "-a", "+a", ".a", "a b", "a\0", "a\n", "ä"] {
-            assert!(matches!(ContainerId::new(id), Err(InvalidId::Character(_))), "{id:?}");
+        for id in [
+            ".", "..", "a/b", "../a", "-a", "+a", ".a", "a b", "a\0", "a\n", "ä",
+        ] {
+            assert!(
+                matches!(ContainerId::new(id), Err(InvalidId::Character(_))),
+                "{id:?}"
+            );
         }
         assert_eq!(ContainerId::new(""), Err(InvalidId::Empty));
     }
 
     #[test]
     fn rejects_one_byte_past_the_bound() {
-        assert_eq!(ContainerId::new("x".repeat(MAX_CONTAINER_ID_LEN + 1)), Err(InvalidId::TooLong(129)));
+        assert_eq!(
+            ContainerId::new("x".repeat(MAX_CONTAINER_ID_LEN + 1)),
+            Err(InvalidId::TooLong(129))
+        );
     }
 }

@@ -11,6 +11,24 @@ pub struct Capability {
     pub detail: String,
 }
 
+impl Capability {
+    /// It can, in this way.
+    fn yes(detail: impl Into<String>) -> Self {
+        Self {
+            available: true,
+            detail: detail.into(),
+        }
+    }
+
+    /// It cannot, for this reason.
+    fn no(detail: impl Into<String>) -> Self {
+        Self {
+            available: false,
+            detail: detail.into(),
+        }
+    }
+}
+
 /// The capabilities of this host, each tried rather than guessed.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,4 +49,78 @@ pub struct Platform {
     pub landlock: Capability,
     /// User namespaces.
     pub user_namespaces: Capability,
+}
+
+impl Platform {
+    /// Tries everything, which takes a few milliseconds and leaves nothing behind. It blocks; it may be called from any
+    /// thread of any process.
+    ///
+    /// ```
+    /// let platform = magik_oci::Platform::detect();
+    /// println!("native containers: {}", platform.native.detail);
+    /// ```
+    #[must_use]
+    pub fn detect() -> Self {
+        Self {
+            native: host::native(),
+            cgroups: host::cgroups(),
+            microvm: Capability::no(format!(
+                "no microVM backend in this build; {}",
+                host::hypervisor()
+            )),
+            wasm: Capability::no("no WebAssembly backend in this build"),
+            overlayfs: host::overlayfs(),
+            seccomp: host::seccomp(),
+            landlock: host::landlock(),
+            user_namespaces: host::user_namespaces(),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[path = "platform/linux.rs"]
+mod host;
+
+#[cfg(not(target_os = "linux"))]
+mod host {
+    //! Everywhere else there is nothing to try.
+
+    use super::Capability;
+
+    fn needs_linux() -> Capability {
+        Capability::no(format!("needs Linux; this is {}", std::env::consts::OS))
+    }
+
+    pub(super) use needs_linux as native;
+    pub(super) use needs_linux as cgroups;
+    pub(super) use needs_linux as overlayfs;
+    pub(super) use needs_linux as seccomp;
+    pub(super) use needs_linux as landlock;
+    pub(super) use needs_linux as user_namespaces;
+
+    pub(super) fn hypervisor() -> &'static str {
+        if cfg!(target_os = "macos") {
+            "Hypervisor.framework was not tried"
+        } else {
+            "this system has no supported hypervisor"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_says_how_or_why_not() {
+        let json = serde_json::to_value(Platform::detect()).unwrap();
+        let all = json.as_object().unwrap();
+        assert_eq!(all.len(), 8);
+        for (name, capability) in all {
+            assert!(!capability["detail"].as_str().unwrap().is_empty(), "{name}");
+        }
+        assert_eq!(json["microvm"]["available"], false);
+        assert_eq!(json["wasm"]["available"], false);
+        assert!(json.get("userNamespaces").is_some());
+    }
 }

@@ -43,7 +43,13 @@ pub trait OciRuntime: Send + Sync + Debug {
     fn name(&self) -> &'static str;
 
     /// Creates a container from a bundle; its program waits for [`start`](Self::start).
-    async fn create(&self, id: &ContainerId, bundle: &Path, stdio: Stdio, options: CreateOptions) -> Result<ContainerState>;
+    async fn create(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<ContainerState>;
 
     /// Runs the program of a created container.
     async fn start(&self, id: &ContainerId) -> Result<()>;
@@ -62,7 +68,13 @@ pub trait OciRuntime: Send + Sync + Debug {
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<()>;
 
     /// Starts another process in a running container, inside the whole of its sandbox, and returns its pid.
-    async fn exec(&self, id: &ContainerId, process: &Process, io: ExecIo, options: ExecOptions) -> Result<i32>;
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        process: &Process,
+        io: ExecIo,
+        options: ExecOptions,
+    ) -> Result<i32>;
 
     /// Waits for a process that [`exec`](Self::exec) started from this same process.
     async fn wait_exec(&self, id: &ContainerId, pid: i32) -> Result<Exit>;

@@ -75,13 +75,21 @@ impl Exit {
     /// It returned `code`.
     #[must_use]
     pub const fn exited(code: i32) -> Self {
-        Self { code, signal: None, oom_killed: false }
+        Self {
+            code,
+            signal: None,
+            oom_killed: false,
+        }
     }
 
     /// Signal `n` ended it.
     #[must_use]
     pub const fn signalled(n: i32) -> Self {
-        Self { code: 128 + n, signal: Some(n), oom_killed: false }
+        Self {
+            code: 128 + n,
+            signal: Some(n),
+            oom_killed: false,
+        }
     }
 }
 
@@ -103,9 +111,9 @@ impl Signal {
 
 /// Linux names in numeric order, from 1; the same on x86-64 and arm64.
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 impl FromStr for Signal {
@@ -114,17 +122,34 @@ impl FromStr for Signal {
     fn from_str(s: &str) -> Result<Self, UnknownSignal> {
         let unknown = || UnknownSignal(s.to_owned());
         if let Ok(n) = s.parse::<i32>() {
-            return if (1..=64).contains(&n) { Ok(Self(n)) } else { Err(unknown()) };
+            return if (1..=64).contains(&n) {
+                Ok(Self(n))
+            } else {
+                Err(unknown())
+            };
         }
         let upper = s.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let by_name = NAMES.iter().position(|n| *n == name).and_then(|i| i32::try_from(i + 1).ok());
+        let by_name = NAMES
+            .iter()
+            .position(|n| *n == name)
+            .and_then(|i| i32::try_from(i + 1).ok());
         // RTMIN is 34 for programs on glibc and musl: the two below are the C library's own.
         let real_time = || match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
             (Some(""), _) => Some(34),
-            (Some(offset), _) => offset.strip_prefix('+')?.parse::<i32>().ok().filter(|o| (0..=30).contains(o)).map(|o| 34 + o),
+            (Some(offset), _) => offset
+                .strip_prefix('+')?
+                .parse::<i32>()
+                .ok()
+                .filter(|o| (0..=30).contains(o))
+                .map(|o| 34 + o),
             (_, Some("")) => Some(64),
-            (_, Some(offset)) => offset.strip_prefix('-')?.parse::<i32>().ok().filter(|o| (0..=30).contains(o)).map(|o| 64 - o),
+            (_, Some(offset)) => offset
+                .strip_prefix('-')?
+                .parse::<i32>()
+                .ok()
+                .filter(|o| (0..=30).contains(o))
+                .map(|o| 64 - o),
             _ => None,
         };
         let alias = match name {
@@ -143,7 +168,16 @@ mod tests {
 
     #[test]
     fn reads_signals_as_runc_does() {
-        for (text, n) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("SYS", 31), ("64", 64)] {
+        for (text, n) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("SYS", 31),
+            ("64", 64),
+        ] {
             assert_eq!(text.parse::<Signal>(), Ok(Signal(n)), "{text}");
         }
     }
@@ -167,6 +201,9 @@ mod tests {
             created: None,
         };
         let json = serde_json::to_value(&state).unwrap();
-        assert_eq!(json, serde_json::json!({"ociVersion": "1.2.0", "id": "a", "status": "running", "pid": 7, "bundle": "/b", "annotations": {}}));
+        assert_eq!(
+            json,
+            serde_json::json!({"ociVersion": "1.2.0", "id": "a", "status": "running", "pid": 7, "bundle": "/b", "annotations": {}})
+        );
     }
 }
