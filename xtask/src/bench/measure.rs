@@ -1,0 +1,96 @@
+//! What a runtime costs, read from the kernel.
+
+use std::{
+    fs,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// The name of the payload's processes.
+pub(crate) const PAYLOAD: &str = "sleep";
+
+/// Processor time used by everything in this world so far: the world's own cgroup is the root of what we see.
+pub(crate) fn cpu_used() -> Result<Duration> {
+    if let Ok(usage) = fs::read_to_string("/sys/fs/cgroup/cpuacct/cpuacct.usage") {
+        return Ok(Duration::from_nanos(usage.trim().parse()?));
+    }
+    let stat =
+        fs::read_to_string("/sys/fs/cgroup/cpu.stat").context("neither cpuacct nor cgroup v2's cpu.stat")?;
+    let usage = stat
+        .lines()
+        .find_map(|l| l.strip_prefix("usage_usec "))
+        .context("cpu.stat has no usage_usec")?;
+    Ok(Duration::from_micros(usage.parse()?))
+}
+
+/// The processes of this world but its PID 1 and ourselves: pid and name.
+fn processes() -> Result<Vec<(u32, String)>> {
+    let mut found = vec![];
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if pid == 1 || pid == std::process::id() {
+            continue;
+        }
+        // It may have ended meanwhile.
+        if let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) {
+            found.push((pid, comm.trim_end().to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// Waits until the payload has this many processes, and says how many others there are.
+pub(crate) fn payload_runs(count: usize) -> Result<usize> {
+    let (payload, others): (Vec<_>, Vec<_>) = processes()?.into_iter().partition(|(_, comm)| comm == PAYLOAD);
+    ensure!(
+        payload.len() == count,
+        "{} of {count} containers run; beside them: {others:?}",
+        payload.len()
+    );
+    Ok(others.len())
+}
+
+/// The proportional set size, in KiB, of every process but the payload's.
+pub(crate) fn overhead_kib() -> Result<u64> {
+    let mut sum = 0;
+    for (pid, comm) in processes()? {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        if comm == PAYLOAD || !Path::new(&path).exists() {
+            continue;
+        }
+        let Ok(rollup) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let pss = rollup
+            .lines()
+            .find_map(|l| l.strip_prefix("Pss:"))
+            .unwrap_or("0 kB");
+        sum += pss.trim().trim_end_matches(" kB").parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// Waits until no process is left: some runtimes clean up after their command has ended.
+pub(crate) fn wait_until_quiet() -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let left = processes()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "still there after 30 s: {left:?}"
+        );
+        sleep(Duration::from_millis(5));
+    }
+}

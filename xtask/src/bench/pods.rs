@@ -1,0 +1,242 @@
+//! `cargo xtask bench pods`.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
+use magikrun_test_world::{World, enter};
+use xshell::cmd;
+
+use super::{
+    contender::{Contender, Magikrun, Podman},
+    measure, report,
+};
+use crate::{apt, host};
+
+/// The pods' numbers of containers.
+pub(crate) const SIZES: [usize; 3] = [1, 4, 16];
+
+/// Set in the inner run: the directory everything is kept in.
+const WORLD: &str = "MAGIKRUN_BENCH_WORLD";
+
+/// Options of `cargo xtask bench pods`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often each pod is run and deleted by each runtime.
+    #[arg(long, default_value_t = 7)]
+    iterations: usize,
+    /// Measures this binary instead of building one.
+    #[arg(long, value_name = "PATH")]
+    magikrun: Option<PathBuf>,
+    /// Runs magikrun only.
+    #[arg(long)]
+    alone: bool,
+    /// Installs nothing.
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// One life of one pod.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// From the command's start to its end, which is when all containers run.
+    pub(crate) up: Duration,
+    /// From the command's start to its end.
+    pub(crate) down: Duration,
+    /// Processor time of everything until the runtime was quiet again.
+    pub(crate) cpu: Duration,
+    /// Proportional set size of all processes but the payload's.
+    pub(crate) memory_kib: u64,
+    /// Those processes.
+    pub(crate) processes: usize,
+}
+
+/// What was measured of one runtime and one size of pod.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) name: &'static str,
+    pub(crate) containers: usize,
+    pub(crate) samples: Vec<Sample>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match std::env::var_os(WORLD) {
+        Some(dir) => inside(args, Path::new(&dir)),
+        None => outside(args),
+    }
+}
+
+/// Builds and installs what is needed, then starts this program again in a world of its own.
+fn outside(args: &Args) -> Result<()> {
+    ensure!(
+        host::is_root(),
+        "running containers needs root: sudo -E cargo xtask bench pods"
+    );
+    let sh = host::shell()?;
+    if !args.no_install {
+        let mut packages: Vec<&str> = [apt::BUILD, &["busybox-static"]].concat();
+        if !args.alone {
+            packages.extend(["podman", "crun", "catatonit"]);
+        }
+        if let Some(missing) = apt::ensure(&sh, &packages)? {
+            bail!("missing, and {}: {}", missing.why, missing.packages.join(" "));
+        }
+    }
+    let binary = if let Some(path) = &args.magikrun {
+        path.canonicalize().with_context(|| path.display().to_string())?
+    } else {
+        println!("building magikrun (profile bench)");
+        cmd!(sh, "cargo build --locked --quiet --profile bench -p magikrun-cli").run()?;
+        host::target_dir(&sh)?.join("release/magikrun")
+    };
+    // podman takes the layout's path for a name, and names are in lower case: no random part.
+    let prefix = format!("magikrun-bench-{}", std::process::id());
+    let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir()?;
+    let world = World::create(&dir.path().file_name().unwrap_or_default().to_string_lossy())?;
+    let mut inner = world.command(std::env::current_exe()?);
+    inner
+        .args([
+            "bench",
+            "pods",
+            "--iterations",
+            &args.iterations.to_string(),
+            "--magikrun",
+        ])
+        .arg(binary);
+    if args.alone {
+        inner.arg("--alone");
+    }
+    let status = inner
+        .env(WORLD, dir.path())
+        .current_dir(host::workspace())
+        .status()
+        .context("bash")?;
+    ensure!(status.success(), "bench: {status}");
+    Ok(())
+}
+
+fn inside(args: &Args, dir: &Path) -> Result<()> {
+    enter()?;
+    // crun 1.8 refuses hybrid cgroups while it sees the v2 one.
+    if Path::new("/sys/fs/cgroup/unified").exists() {
+        rustix::mount::unmount("/sys/fs/cgroup/unified", rustix::mount::UnmountFlags::DETACH)?;
+    }
+    magikrun_test_world::mount_tmpfs(Path::new("/run/netns"), 1 << 20)?;
+
+    let mut layer = LayerBuilder::new();
+    layer.busybox()?;
+    let mut layout = Layout::create(dir.join("layout"))?;
+    let layer = layer.finish()?;
+    for tag in [Magikrun::IMAGE, Podman::TAG] {
+        layout.add(tag, &[&layer], &ImageConfig::default())?;
+    }
+
+    let binary = args.magikrun.clone().context("--magikrun")?;
+    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Magikrun::new(binary, dir)?)];
+    if !args.alone {
+        for from_manifest in [true, false] {
+            match Podman::new(dir, from_manifest)? {
+                Some(podman) => contenders.push(Box::new(podman)),
+                None => println!("podman, crun or catatonit is not installed: not compared"),
+            }
+        }
+    }
+    for contender in &contenders {
+        contender.prepare(&layout).with_context(|| contender.name())?;
+    }
+
+    let terminal = std::io::stderr().is_terminal();
+    let mut series = vec![];
+    for containers in SIZES {
+        let mut of_size: Vec<Series> = contenders
+            .iter()
+            .map(|c| Series {
+                name: c.name(),
+                containers,
+                samples: vec![],
+            })
+            .collect();
+        // The first round warms caches and is not counted; the order changes from round to round.
+        for round in 0..=args.iterations {
+            for index in 0..contenders.len() {
+                let index = (index + round) % contenders.len();
+                let contender = contenders[index].as_ref();
+                let sample = measure_one(contender, containers)
+                    .with_context(|| format!("{}, {containers} containers", contender.name()))?;
+                if round > 0 {
+                    of_size[index].samples.push(sample);
+                }
+            }
+            eprint!(
+                "\r{containers:>2} containers: round {round} of {}",
+                args.iterations
+            );
+        }
+        eprintln!(
+            "{}{containers:>2} containers: done          ",
+            if terminal { "\r" } else { "" }
+        );
+        series.extend(of_size);
+    }
+    let sh = host::shell()?;
+    report::print(&series, &machine());
+    let file = host::target_dir(&sh)?.join("bench/pods.json");
+    report::save(&series, &machine(), &file)?;
+    println!("\nevery sample: {}", file.display());
+    Ok(())
+}
+
+fn measure_one(contender: &dyn Contender, containers: usize) -> Result<Sample> {
+    measure::wait_until_quiet()?;
+    let cpu = measure::cpu_used()?;
+    let begun = Instant::now();
+    contender.up(containers)?;
+    let up = begun.elapsed();
+    let up_cpu = measure::cpu_used()?.saturating_sub(cpu);
+    // Let what was started settle, then look; looking is not part of the runtime's CPU time.
+    sleep(Duration::from_millis(200));
+    let processes = measure::payload_runs(containers)?;
+    let memory_kib = measure::overhead_kib()?;
+    let cpu = measure::cpu_used()?;
+    let begun = Instant::now();
+    contender.down(containers)?;
+    let down = begun.elapsed();
+    measure::wait_until_quiet()?;
+    let cpu = up_cpu + measure::cpu_used()?.saturating_sub(cpu);
+    Ok(Sample {
+        up,
+        down,
+        cpu,
+        memory_kib,
+        processes,
+    })
+}
+
+/// Where this was measured.
+fn machine() -> String {
+    let read = |program: &str, args: &[&str]| {
+        let out = Command::new(program)
+            .args(args)
+            .output()
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        out.unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let version = read("crun", &["--version"]);
+    format!(
+        "{} processors, Linux {}, {}, {version}",
+        cpus,
+        read("uname", &["-r"]),
+        read("podman", &["--version"])
+    )
+}
