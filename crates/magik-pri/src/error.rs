@@ -98,6 +98,14 @@ pub enum Error {
         /// What is wrong, naming the containers there are.
         reason: String,
     },
+    /// A program could not be executed in a container: not found, or not executable.
+    #[error("pod {pod}: {reason}")]
+    CannotExecute {
+        /// The pod.
+        pod: String,
+        /// The container, the program, and why not, as the kernel said it.
+        reason: String,
+    },
     /// The pod init refused or could not do an operation.
     #[error("pod {pod}: {operation}: {reason}")]
     Control {
