@@ -200,6 +200,7 @@ impl Demo {
         self.broken_pod()?;
 
         title("Stop it, delete it");
+        let ids = names(&self.dir.path().join("state/pods"));
         self.show(
             "pod stop web",
             "SIGTERM, and SIGKILL after the pod's grace period",
