@@ -4,7 +4,10 @@ use std::path::Path;
 
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 
-/// A layout with `busybox`, one layer.
+/// What [`busybox_layout`]'s image is called, in the layout and, once pulled from it, in the store.
+pub const BUSYBOX: &str = "localhost/busybox:1";
+
+/// A layout with [`BUSYBOX`], one layer.
 #[must_use]
 pub fn busybox_layout(dir: &Path) -> Layout {
     let mut layer = LayerBuilder::new();
@@ -12,7 +15,7 @@ pub fn busybox_layout(dir: &Path) -> Layout {
     let layer = layer.finish().expect("layer");
     let mut layout = Layout::create(dir).expect("layout");
     layout
-        .add("busybox", &[&layer], &ImageConfig::default())
+        .add(BUSYBOX, &[&layer], &ImageConfig::default())
         .expect("image");
     layout
 }

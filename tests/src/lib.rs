@@ -15,7 +15,7 @@ mod registry;
 mod yaml;
 
 pub use census::Census;
-pub use images::{busybox_layout, redis_nginx_layout};
+pub use images::{BUSYBOX, busybox_layout, redis_nginx_layout};
 pub use isolation::{Scene, run_isolated};
 pub use magikrun::{Magikrun, Output, binary};
 pub use registry::Registry;

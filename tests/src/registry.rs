@@ -54,13 +54,13 @@ impl Registry {
         panic!("docker-registry does not answer on {}", registry.address);
     }
 
-    /// Pushes an image of a layout with skopeo and returns the name to pull it by.
+    /// Pushes an image of a layout with skopeo, as `test/NAME:1`, and returns the name to pull it by.
     ///
     /// # Panics
     /// If skopeo fails.
     #[must_use]
-    pub fn push(&self, layout: &Layout, tag: &str) -> String {
-        let name = format!("{}/test/{tag}:latest", self.address);
+    pub fn push(&self, layout: &Layout, tag: &str, name: &str) -> String {
+        let name = format!("{}/test/{name}:1", self.address);
         let mut copy = Command::new("skopeo");
         copy.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
         let status = copy

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use magikrun_test_images::Layout;
-use magikrun_tests::{Registry, isolated, redis_nginx_layout};
+use magikrun_tests::{BUSYBOX, Registry, busybox_layout, isolated, redis_nginx_layout};
 use serde_json::Value;
 
 /// Unpacks an image's layers with tar(1).
@@ -52,7 +52,8 @@ isolated!(
 isolated!(
     fn docker_registry_serves_what_was_pushed(scene) {
         let registry = Registry::start(&scene.dir().join("registry"), 5000);
-        let name = registry.push(&magikrun_tests::busybox_layout(&scene.dir().join("layout")), "busybox");
+        let name = registry.push(&busybox_layout(&scene.dir().join("layout")),
+            BUSYBOX, "busybox");
         let inspect = Command::new("skopeo").args(["inspect", "--tls-verify=false"]).arg(format!("docker://{name}")).output().unwrap();
         let inspect: Value = serde_json::from_slice(&inspect.stdout).unwrap();
         assert_eq!(inspect["Layers"].as_array().map(Vec::len), Some(1), "{inspect}");

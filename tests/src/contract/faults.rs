@@ -1,8 +1,9 @@
 //! `run_pod` fails: the error names the container and the step, and nothing is left.
 
-use std::{fs, io::Write};
+use std::{fs, io::Write, path::Path};
 
 use magik_pri::{Error, Step};
+use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 
 use super::Contract;
@@ -120,18 +121,21 @@ pub async fn a_name_in_use_is_named_and_leaves_nothing(t: &Contract<'_>) {
 
 /// Both roots on a small file system: full when the image arrives, and with room for ever more of a pod's files.
 pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
-    let tight = t.scene.tmpfs("tight", 1 << 20);
-    let small = Magikrun::with_roots(t.scene, tight.join("root"), tight.join("state"));
-    let runtime = (t.open)(&small);
-    let t2 = Contract {
-        scene: t.scene,
-        runtime,
-        magikrun: small,
-        image: t.image.clone(),
-        open: t.open,
+    let on = |dir: &Path| {
+        let magikrun = Magikrun::with_roots(t.scene, dir.join("root"), dir.join("state"));
+        let runtime = (t.open)(&magikrun);
+        Contract {
+            scene: t.scene,
+            runtime,
+            magikrun,
+            source: t.source.clone(),
+            open: t.open,
+        }
     };
-    let manifest = t2.pod("full", &[("a", "sleep 100"), ("b", "sleep 100")]);
-    // Layers that are on the disk already may stay: they are the store's, not the pod's, and are verified when used.
+    let tight = t.scene.tmpfs("tight", 1 << 20);
+    let t2 = on(&tight);
+    let mut manifest = t2.pod("full", &[("a", "sleep 100"), ("b", "sleep 100")]);
+    manifest["spec"]["containers"][1]["image"] = json!(t.source);
     let text = t2
         .run_manifest(&manifest)
         .await
@@ -142,21 +146,14 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
         "{text}"
     );
     drop(t2);
-    rustix::mount::unmount(&tight, rustix::mount::UnmountFlags::empty())
-        .expect("nothing uses the file system any more");
+    unmount(&tight, UnmountFlags::empty()).expect("nothing uses the file system any more");
 
     let roomy = t.scene.tmpfs("roomy", 64 << 20);
-    let small = Magikrun::with_roots(t.scene, roomy.join("root"), roomy.join("state"));
-    let runtime = (t.open)(&small);
-    let t2 = Contract {
-        scene: t.scene,
-        runtime,
-        magikrun: small,
-        image: t.image.clone(),
-        open: t.open,
-    };
+    let t2 = on(&roomy);
+    t2.magikrun.ok(&["image", "pull", &t.source]);
     let pod = t2.run("first", &[("a", "true")]).await.expect("there is room").id;
     t2.delete(&pod).await;
+    let manifest = t2.pod("full", &[("a", "sleep 100"), ("b", "sleep 100")]);
     let (mut failures, mut successes) = (0, 0);
     for free_pages in 0_i64.. {
         fill(&roomy.join("filler"), free_pages * 4096);
@@ -179,15 +176,14 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
     }
     assert!(failures > 0, "a full disk was never noticed");
     drop(t2);
-    rustix::mount::unmount(&roomy, rustix::mount::UnmountFlags::empty())
-        .expect("nothing uses the file system any more");
+    unmount(&roomy, UnmountFlags::empty()).expect("nothing uses the file system any more");
     for name in ["tight", "roomy"] {
         fs::remove_dir(t.scene.dir().join(name)).expect("mount point");
     }
 }
 
 /// Fills a file system with one file, but for `free` bytes.
-fn fill(path: &std::path::Path, free: i64) {
+fn fill(path: &Path, free: i64) {
     let mut file = fs::File::create(path).expect("filler");
     while file.write_all(&[0; 4096]).is_ok() {}
     let size = i64::try_from(file.metadata().expect("filler").len()).expect("a small file");

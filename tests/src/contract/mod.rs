@@ -20,7 +20,7 @@ use magik_pri::{
 };
 use serde_json::{Value, json};
 
-use crate::{Census, Magikrun, Scene, busybox_layout, container, pod};
+use crate::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, pod};
 
 /// Opens the runtime under test on these roots.
 pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
@@ -37,8 +37,8 @@ pub struct Contract<'a> {
     pub runtime: Arc<dyn PodRuntime>,
     /// Its roots, and its command line on them.
     pub magikrun: Magikrun,
-    /// A busybox image, in the store already.
-    pub image: String,
+    /// Where the image [`BUSYBOX`], which is in the store already, came from: `oci:DIR:TAG`.
+    pub source: String,
     /// How to open the runtime again, on other roots.
     pub open: Open,
 }
@@ -59,12 +59,13 @@ impl<'a> Contract<'a> {
     /// once and kept (the directories of the store, this process's event loop) is there.
     async fn new(scene: &'a Scene, open: Open) -> Self {
         let magikrun = Magikrun::new(scene);
-        let image = busybox_layout(&scene.dir().join("layout")).reference("busybox");
+        let source = busybox_layout(&scene.dir().join("layout")).reference(BUSYBOX);
+        magikrun.ok(&["image", "pull", &source]);
         let t = Self {
             scene,
             runtime: open(&magikrun),
             magikrun,
-            image,
+            source,
             open,
         };
         let warm_up = t
@@ -79,7 +80,7 @@ impl<'a> Contract<'a> {
     /// A container of the busybox image that runs a shell script.
     #[must_use]
     pub fn container(&self, name: &str, script: &str) -> Value {
-        container(name, &self.image, script)
+        container(name, BUSYBOX, script)
     }
 
     /// A pod of such containers.
