@@ -1,2 +1,223 @@
 //! magikrun: run pods and OCI containers.
-fn main() {}
+//!
+//! One binary in several roles. Which one is decided in [`main`], in an order that matters: the roles that other
+//! processes start (libcontainer workers, the pod init) need a process with a single thread and nothing opened, and
+//! `--version` is asked for by container engines at every start, so neither goes through clap or tokio.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod cli;
+mod completions;
+mod failure;
+mod image;
+#[cfg(target_os = "linux")]
+mod oci;
+mod output;
+mod pod;
+mod progress;
+mod roots;
+mod signals;
+mod system;
+mod terminal;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+
+use crate::cli::{Cli, Command};
+
+/// In runc's form, which Docker and containerd read: exactly three lines.
+const VERSION: &str = concat!(
+    "magikrun version ",
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: unknown\nspec: 1.2.1\n"
+);
+
+fn main() -> ExitCode {
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    oci_native::run_worker_if_asked();
+
+    let mut args = env::args_os().skip(1);
+    match args.next().as_deref().and_then(OsStr::to_str) {
+        #[cfg(all(feature = "native", target_os = "linux"))]
+        Some("pod-init") => magik_pri::native::pod_init_main(),
+        Some("--version" | "-V" | "-v") if args.next().is_none() => {
+            finish(output::write(VERSION.as_bytes()).map(|()| ExitCode::SUCCESS))
+        }
+        _ => match oci_command_line() {
+            Some(code) => code,
+            None => finish(client()),
+        },
+    }
+}
+
+/// The command line of an OCI runtime, if that is what it is: started several times per container, so it comes before
+/// the parser of everything else.
+fn oci_command_line() -> Option<ExitCode> {
+    #[cfg(target_os = "linux")]
+    return oci::dispatch(&env::args_os().skip(1).collect::<Vec<_>>());
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+fn finish(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| failure::report(&error))
+}
+
+/// The commands a person types.
+fn client() -> Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Ok(usage(&error)),
+    };
+    log_to_stderr(cli.global.debug);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("tokio")?;
+    let result = runtime.block_on(async {
+        match &cli.command {
+            Command::Pod(command) => pod::run(&cli.global, command).await,
+            Command::Image(command) => image::run(&cli.global, command).await.map(|()| ExitCode::SUCCESS),
+            Command::System(command) => system::run(&cli.global, command)
+                .await
+                .map(|()| ExitCode::SUCCESS),
+            Command::Completions(args) => completions::run(args).map(|()| ExitCode::SUCCESS),
+        }
+    });
+    // Nobody waits for threads that are still busy with what was given up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Help as clap prints it, a mistake as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let help = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        // Nothing to do about a closed standard output.
+        let _ = error.print();
+        return if help {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(failure::USAGE)
+        };
+    }
+    failure::print(usage_line(&error.render().to_string()));
+    ExitCode::from(failure::USAGE)
+}
+
+/// clap's several lines as one: what is wrong, its tip if it has one, and where the help is.
+fn usage_line(text: &str) -> String {
+    usage_line_of(text, env::args_os().skip(1))
+}
+
+fn usage_line_of(text: &str, args: impl IntoIterator<Item = OsString>) -> String {
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let mut line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(tip) = rest.lines().find_map(|l| l.trim().strip_prefix("tip: ")) {
+        line.push_str("; ");
+        line.push_str(tip);
+    }
+    // The command as far as it was named: `magikrun image pull`.
+    let root = Cli::command();
+    let mut command = &root;
+    let mut path = String::from("magikrun");
+    for arg in args {
+        if let Some(found) = arg.to_str().and_then(|word| command.find_subcommand(word)) {
+            command = found;
+            path = format!("{path} {}", found.get_name());
+        }
+    }
+    format!("{line}: see '{path} --help'")
+}
+
+fn log_to_stderr(debug: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = if debug { "debug" } else { "off" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal::stderr_is_one())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_the_command_whose_help_to_read() {
+        for (args, expected) in [
+            (
+                &["magikrun", "image", "pull", "--platfrom", "x"][..],
+                "unexpected argument '--platfrom' found; a similar argument exists: '--platform': see 'magikrun image pull --help'",
+            ),
+            (
+                &["magikrun", "pod", "create"],
+                "unrecognized subcommand 'create': see 'magikrun pod --help'",
+            ),
+            (
+                &["magikrun", "image", "ls", "--format", "x"],
+                "invalid value 'x' for '--format <FORMAT>' [possible values: table, json]: see 'magikrun image ls --help'",
+            ),
+            (
+                &["magikrun", "image", "inspect"],
+                "the following required arguments were not provided: <IMAGE>: see 'magikrun image inspect --help'",
+            ),
+        ] {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            let line = usage_line_of(&error.render().to_string(), args.iter().map(Into::into));
+            assert!(line.starts_with(expected), "{line}");
+            assert!(!line.contains('\n'), "{line}");
+        }
+    }
+
+    /// A screen has 24 lines at least; every command shows an example.
+    #[test]
+    fn help_fits_a_screen_and_has_an_example() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let help = command.render_help().to_string();
+            assert!(
+                help.lines().count() <= 34,
+                "{path}: {} lines",
+                help.lines().count()
+            );
+            let subcommands: Vec<String> = command
+                .get_subcommands()
+                .map(|c| c.get_name().to_owned())
+                .collect();
+            if subcommands.is_empty() {
+                assert!(
+                    help.contains("Example") && help.contains(" magikrun "),
+                    "{path} has no example"
+                );
+            }
+            for name in subcommands {
+                check(
+                    command.find_subcommand_mut(&name).unwrap(),
+                    &format!("{path} {name}"),
+                );
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command, "magikrun");
+    }
+}

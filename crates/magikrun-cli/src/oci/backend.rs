@@ -105,7 +105,24 @@ impl Backend {
 
 #[cfg(feature = "native")]
 fn native(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
-    Ok(Box::new(oci_native::NativeRuntime::builder(root).build()?))
+    let systemd = globals.systemd_cgroup || globals.cgroup_manager.as_deref() == Some("systemd");
+    Ok(Box::new(
+        oci_native::NativeRuntime::builder(root.to_owned())
+            .systemd_cgroup(systemd)
+            .build(),
+    ))
+}
+
+/// Before a process enters a container: nothing there may write to our binary through `/proc/<pid>/exe`
+/// (CVE-2019-5736).
+pub(super) fn seal() -> Result<()> {
+    #[cfg(feature = "native")]
+    match oci_native::seal_self_exe() {
+        // Only root could mount, and only root's containers could write to root's file.
+        Err(_) if !rustix::process::geteuid().is_root() => {}
+        sealed => sealed?,
+    }
+    Ok(())
 }
 
 #[cfg(not(feature = "native"))]

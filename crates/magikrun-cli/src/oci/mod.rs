@@ -77,6 +77,9 @@ fn command_line(globals: &Globals, command: &str, rest: &[OsString]) -> ExitCode
 }
 
 fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> {
+    if matches!(command, "create" | "run" | "exec" | "restore") {
+        backend::seal()?;
+    }
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match command {
         "create" => parsed(rest, |args: CreateArgs| {

@@ -1,0 +1,122 @@
+//! `image rm`, `prune` and `verify`.
+
+use anyhow::{Result, bail};
+use magik_image::{PruneOptions, PruneReport};
+
+use crate::{
+    output::{self, FormatArg},
+    roots::GlobalArgs,
+};
+
+pub(crate) const REMOVE_EXAMPLE: &str = "Example: magikrun image rm nginx:1.27";
+pub(crate) const PRUNE_EXAMPLE: &str = "Example: magikrun image prune --all";
+pub(crate) const VERIFY_EXAMPLE: &str = "Example: magikrun image verify --repair";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveArgs {
+    /// Names, ids or the starts of ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Also images that no pod uses
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// Remove damaged blobs, so that the next pull fetches them
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(super) fn remove(global: &GlobalArgs, args: &RemoveArgs) -> Result<()> {
+    let store = super::store(global)?;
+    // All or none where one is misspelt.
+    let images = args
+        .images
+        .iter()
+        .map(|text| store.find(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    for image in images {
+        store.remove_image(&image)?;
+        output::line(image.name())?;
+    }
+    Ok(())
+}
+
+pub(super) fn prune(global: &GlobalArgs, args: &PruneArgs) -> Result<()> {
+    let report = super::store(global)?.prune(PruneOptions {
+        unused_images: args.all,
+    })?;
+    if args.format.json() {
+        output::json(&report)
+    } else {
+        output::line(pruned(&report))
+    }
+}
+
+/// What was removed, for a person.
+pub(crate) fn pruned(report: &PruneReport) -> String {
+    let images = report
+        .images
+        .iter()
+        .map(|name| format!("removed image {}\n", output::printable(name)));
+    let mut text: String = images.collect();
+    if *report == PruneReport::default() {
+        text.push_str("removed nothing: no image, layer or blob is unused");
+    } else {
+        let PruneReport {
+            blobs,
+            layers,
+            leftovers,
+            bytes,
+            ..
+        } = report;
+        text.push_str(&format!(
+            "removed {blobs} blobs, {layers} unpacked layers and {leftovers} leftovers: {}",
+            output::size(*bytes)
+        ));
+    }
+    text
+}
+
+pub(super) fn verify(global: &GlobalArgs, args: &VerifyArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let damage = store.verify()?;
+    if args.format.json() {
+        output::json(&damage.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    } else {
+        damage
+            .iter()
+            .try_for_each(|d| output::line(output::printable(&d.to_string())))?;
+    }
+    if damage.is_empty() {
+        return if args.format.json() {
+            Ok(())
+        } else {
+            output::line("no damage")
+        };
+    }
+    let removed = if args.repair {
+        store.remove_damaged(&damage)?
+    } else {
+        0
+    };
+    let root = store.root().display();
+    match (args.repair, damage.len()) {
+        (true, found) => {
+            bail!("image store {root}: {found} damaged, {removed} blobs removed: pull their images again")
+        }
+        (false, found) => bail!(
+            "image store {root}: {found} damaged: 'magikrun image verify --repair' removes damaged blobs"
+        ),
+    }
+}

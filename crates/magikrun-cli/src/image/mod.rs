@@ -1,0 +1,71 @@
+//! `magikrun image …`.
+
+mod list;
+mod maintain;
+mod transfer;
+mod unpack;
+
+use anyhow::Result;
+use clap::Subcommand;
+use magik_image::ImageStore;
+
+pub(crate) use self::maintain::pruned;
+use crate::roots::GlobalArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pull images from a registry, a layout or an archive
+    #[command(after_help = transfer::PULL_EXAMPLE)]
+    Pull(transfer::PullArgs),
+    /// List images
+    #[command(after_help = list::LIST_EXAMPLE)]
+    Ls(list::ListArgs),
+    /// Show an image: digest, platform, configuration, layers
+    #[command(after_help = list::INSPECT_EXAMPLE)]
+    Inspect(list::InspectArgs),
+    /// Load images from a file, a directory or standard input
+    #[command(after_help = transfer::LOAD_EXAMPLE)]
+    Load(transfer::LoadArgs),
+    /// Save an image as an archive or a layout
+    #[command(after_help = transfer::SAVE_EXAMPLE)]
+    Save(transfer::SaveArgs),
+    /// Push an image to a registry
+    #[command(after_help = transfer::PUSH_EXAMPLE)]
+    Push(transfer::PushArgs),
+    /// Remove images
+    #[command(after_help = maintain::REMOVE_EXAMPLE)]
+    Rm(maintain::RemoveArgs),
+    /// Remove everything that no image needs
+    #[command(after_help = maintain::PRUNE_EXAMPLE)]
+    Prune(maintain::PruneArgs),
+    /// Read everything again and compare it with its digest
+    #[command(after_help = maintain::VERIFY_EXAMPLE)]
+    Verify(maintain::VerifyArgs),
+    /// Unpack an image into a directory: its root file system
+    #[command(after_help = unpack::UNPACK_EXAMPLE)]
+    Unpack(unpack::UnpackArgs),
+    /// Make a bundle for any OCI runtime: rootfs and config.json
+    #[command(after_help = unpack::BUNDLE_EXAMPLE)]
+    Bundle(unpack::BundleArgs),
+}
+
+pub(crate) async fn run(global: &GlobalArgs, command: &ImageCommand) -> Result<()> {
+    match command {
+        ImageCommand::Pull(args) => transfer::pull(global, args).await,
+        ImageCommand::Ls(args) => list::list(global, args),
+        ImageCommand::Inspect(args) => list::inspect(global, args),
+        ImageCommand::Load(args) => transfer::load(global, args),
+        ImageCommand::Save(args) => transfer::save(global, args),
+        ImageCommand::Push(args) => transfer::push(global, args).await,
+        ImageCommand::Rm(args) => maintain::remove(global, args),
+        ImageCommand::Prune(args) => maintain::prune(global, args),
+        ImageCommand::Verify(args) => maintain::verify(global, args),
+        ImageCommand::Unpack(args) => unpack::unpack(global, args),
+        ImageCommand::Bundle(args) => unpack::bundle(global, args),
+    }
+}
+
+/// The store below the data root.
+pub(crate) fn store(global: &GlobalArgs) -> Result<ImageStore> {
+    Ok(ImageStore::open(&global.data_root()?)?)
+}

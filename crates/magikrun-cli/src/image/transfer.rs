@@ -1,0 +1,211 @@
+//! `image pull`, `load`, `save` and `push`: images in and out.
+
+use std::{
+    io::{self, IsTerminal as _, Read as _},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::ValueEnum;
+use magik_image::{
+    Image, ImageSource, ImageStore, Reference,
+    layout::{self, ImportOptions, SaveFormat},
+    platform::Platform,
+    pull::{PullOptions, PullPolicy},
+    push::PushOptions,
+};
+
+use crate::{
+    output::{self, StdoutClosed},
+    progress::Bars,
+    roots::GlobalArgs,
+    terminal,
+};
+
+pub(crate) const PULL_EXAMPLE: &str = "\
+Examples: magikrun image pull nginx:1.27 ghcr.io/user/app@sha256:…
+          magikrun image pull oci:./layout:v1
+          magikrun image pull --http registry.lan:5000/app
+Credentials come from the auth files of docker and podman.";
+pub(crate) const LOAD_EXAMPLE: &str = "\
+Examples: magikrun image load -i app.tar
+          docker save app | magikrun image load
+Reads OCI archives, docker archives (both also gzip or zstd) and OCI layout directories.";
+pub(crate) const SAVE_EXAMPLE: &str = "\
+Examples: magikrun image save -o nginx.tar nginx
+          magikrun image save --type oci-dir -o ./layout nginx";
+pub(crate) const PUSH_EXAMPLE: &str = "Example: magikrun image push nginx localhost:5000/nginx:copy";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PullArgs {
+    /// Names, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<ImageSource>,
+    /// The platform to take from an index [default: this host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    #[arg(long)]
+    http: bool,
+    /// Print no progress, only the ids
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// An archive, or the directory of an OCI layout [default: standard input]
+    #[arg(short, long, value_name = "FILE|DIR")]
+    input: Option<PathBuf>,
+    /// Print no progress, only the names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SaveArgs {
+    /// The image: a name, an id or the start of one
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Where to: a file, or a directory with --type oci-dir [default: standard output]
+    #[arg(short, long, value_name = "FILE|DIR")]
+    output: Option<PathBuf>,
+    /// What to write
+    #[arg(
+        long = "type",
+        value_name = "oci-archive|docker-archive|oci-dir",
+        hide_possible_values = true,
+        default_value = "oci-archive"
+    )]
+    kind: SaveKind,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PushArgs {
+    /// The image: a name, an id or the start of one
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Under which name [default: its own]
+    #[arg(value_name = "DESTINATION")]
+    destination: Option<Reference>,
+    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    #[arg(long)]
+    http: bool,
+    /// Print no progress, only the digest
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let options = PullOptions {
+        policy: PullPolicy::Always,
+        platform: args.platform.clone(),
+        insecure_http: args.http,
+        ..PullOptions::default()
+    };
+    for source in &args.sources {
+        let bars = Bars::new(&format!("pulling {source}"), args.quiet);
+        let image = store.pull(source, &options, &bars).await?;
+        drop(bars);
+        output::line(image.config_digest)?;
+    }
+    Ok(())
+}
+
+pub(super) fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let options = ImportOptions::default();
+    let bars = Bars::new("loading", args.quiet);
+    let images = match &args.input {
+        Some(path) if path != Path::new("-") => {
+            if path.is_dir() {
+                vec![layout::import_oci_dir(&store, path, &options)?]
+            } else {
+                layout::load(&store, path, &options)?
+            }
+        }
+        _ => load_stdin(&store, &options)?,
+    };
+    drop(bars);
+    images.iter().try_for_each(|image| output::line(image.name()))
+}
+
+/// Standard input may be a pipe, and an archive is opened by its path: so it goes through a file without a name first.
+fn load_stdin(store: &ImageStore, options: &ImportOptions) -> Result<Vec<Image>> {
+    if terminal::stdin_is_one() {
+        bail!("stdin: is a terminal: give an archive with -i FILE, or pipe one in");
+    }
+    let limit = store.limits().max_rootfs_size;
+    let mut file = tempfile::tempfile_in(store.cas().tmp_dir()).context("stdin: temporary file")?;
+    let copied = io::copy(&mut io::stdin().lock().take(limit + 1), &mut file).context("stdin")?;
+    if copied > limit {
+        bail!("stdin: larger than {}, which is the limit", output::size(limit));
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    layout::load(store, Path::new(&path), options).map_err(|e| anyhow!(e.to_string().replace(&path, "stdin")))
+}
+
+pub(super) fn save(global: &GlobalArgs, args: &SaveArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = store.find(&args.image)?;
+    let format = args.kind.into();
+    match &args.output {
+        Some(path) if path != Path::new("-") => {
+            if path.symlink_metadata().is_ok() {
+                bail!(
+                    "{}: exists: remove it first, or choose another name",
+                    path.display()
+                );
+            }
+            Ok(layout::save(&store, &image, path, format)?)
+        }
+        _ if format == SaveFormat::OciDir => bail!("stdout: a layout is a directory: give -o DIR"),
+        _ if io::stdout().is_terminal() => bail!("stdout: is a terminal: give -o FILE, or redirect it"),
+        _ => {
+            let saved = layout::write_archive(&store, &image, io::stdout().lock(), format);
+            saved.map_err(|e| match e {
+                magik_image::Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => {
+                    StdoutClosed.into()
+                }
+                other => other.into(),
+            })
+        }
+    }
+}
+
+pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = store.find(&args.image)?;
+    let target = match args.destination.as_ref().or(image.reference.as_ref()) {
+        Some(target) => target,
+        None => bail!("image {}: has no name: give a destination", args.image),
+    };
+    let options = PushOptions {
+        insecure_http: args.http,
+        ..PushOptions::default()
+    };
+    let bars = Bars::new(&format!("pushing to {target}"), args.quiet);
+    let digest = store.push(&image, target, &options, &bars).await?;
+    drop(bars);
+    output::line(digest)
+}
+
+/// `--type` of `save`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SaveKind {
+    OciArchive,
+    DockerArchive,
+    OciDir,
+}
+
+impl From<SaveKind> for SaveFormat {
+    fn from(kind: SaveKind) -> Self {
+        match kind {
+            SaveKind::OciArchive => Self::OciArchive,
+            SaveKind::DockerArchive => Self::DockerArchive,
+            SaveKind::OciDir => Self::OciDir,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `image unpack` and `bundle`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use magik_image::{
+    Image,
+    bundle::{ContainerSettings, runtime_spec, write_bundle},
+};
+
+use crate::roots::GlobalArgs;
+
+pub(crate) const UNPACK_EXAMPLE: &str = "Example: magikrun image unpack debian:12 ./rootfs";
+pub(crate) const BUNDLE_EXAMPLE: &str = "\
+Example: magikrun image bundle busybox ./bundle -- echo hello && runc run -b ./bundle test";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnpackArgs {
+    /// The image: a name, an id or the start of one; it must be in the store
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// A directory that is empty or does not exist
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BundleArgs {
+    /// The image: a name, an id or the start of one; it must be in the store
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// A directory that is empty or does not exist
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// The program and its arguments, instead of the image's
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub(super) fn unpack(global: &GlobalArgs, args: &UnpackArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = store.find(&args.image)?;
+    must_be_empty(&args.dir)?;
+    Ok(store.unpack_flat(&image, &args.dir)?)
+}
+
+pub(super) fn bundle(global: &GlobalArgs, args: &BundleArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = store.find(&args.image)?;
+    let existed = must_be_empty(&args.dir)?;
+    let made = || -> Result<()> {
+        fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
+        let rootfs = args.dir.join("rootfs");
+        store.unpack_flat(&image, &rootfs)?;
+        write_config(&image, rootfs, args)
+    };
+    made().inspect_err(|_| {
+        // What is half made is no bundle.
+        let dir = if existed {
+            args.dir.join("rootfs")
+        } else {
+            args.dir.clone()
+        };
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            tracing::debug!(dir = %dir.display(), %error, "cannot remove what is left of a bundle");
+        }
+    })
+}
+
+fn write_config(image: &Image, rootfs: PathBuf, args: &BundleArgs) -> Result<()> {
+    let settings = ContainerSettings {
+        command: Some(args.command.clone()).filter(|c| !c.is_empty()),
+        rootfs_layers: vec![rootfs],
+        ..ContainerSettings::default()
+    };
+    let spec = runtime_spec(&image.config, &settings).with_context(|| format!("image {}", image.name()))?;
+    Ok(write_bundle(&args.dir, &spec)?)
+}
+
+/// Refuses a directory that holds something; says whether it exists.
+fn must_be_empty(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(true),
+            Some(_) => bail!(
+                "{}: is not empty: give an empty directory, or one that does not exist",
+                dir.display()
+            ),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| dir.display().to_string()),
+    }
+}

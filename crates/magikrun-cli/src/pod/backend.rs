@@ -1,0 +1,43 @@
+//! The pod backends of this build.
+
+use anyhow::{Result, bail};
+use magik_pri::{PodRuntime, RuntimeClass};
+
+use crate::roots::GlobalArgs;
+
+/// The runtime classes this build can run.
+pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
+    [RuntimeClass::Native, RuntimeClass::MicroVm, RuntimeClass::Wasm]
+        .into_iter()
+        .filter(|class| match class {
+            RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
+            RuntimeClass::MicroVm | RuntimeClass::Wasm => false,
+        })
+}
+
+/// The backend of a runtime class.
+pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn PodRuntime>> {
+    match class {
+        #[cfg(all(feature = "native", target_os = "linux"))]
+        RuntimeClass::Native => native(global),
+        other => {
+            let _ = global;
+            let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
+            bail!(
+                "runtime class {other}: this build has no such backend: it has {}",
+                classes.join(", ")
+            )
+        }
+    }
+}
+
+/// The backend for commands on pods that exist, whatever their runtime class: there is only one so far.
+pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    open(global, RuntimeClass::Native)
+}
+
+#[cfg(all(feature = "native", target_os = "linux"))]
+fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    let runtime = magik_pri::native::NativePodRuntime::new(global.data_root()?, global.state_root()?)?;
+    Ok(Box::new(runtime))
+}

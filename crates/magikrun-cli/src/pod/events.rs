@@ -1,0 +1,87 @@
+//! `pod events`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use magik_pri::events::Event;
+use serde::Serialize;
+
+use crate::{
+    output::{self, FormatArg},
+    pod::backend,
+    roots::GlobalArgs,
+};
+
+pub(crate) const EXAMPLE: &str = "Example: magikrun pod events -f web --format json";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    /// Go on until the pod is over
+    #[arg(short, long)]
+    follow: bool,
+    /// Name, namespace/name, id or the start of an id
+    pod: String,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+/// An event as JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    time: jiff::Timestamp,
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    container: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCode> {
+    let mut events = backend::any(global)?.events(&args.pod, args.follow).await?;
+    while let Some(event) = events.recv().await {
+        let event = event?;
+        if args.format.json() {
+            let Event {
+                time,
+                kind,
+                container,
+                detail,
+                exit_code,
+            } = &event;
+            output::json_line(&Shown {
+                time: *time,
+                kind: kind.as_str(),
+                container,
+                detail,
+                exit_code: *exit_code,
+            })?;
+        } else {
+            output::line(output::printable(&for_a_person(&event)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Columns of a fixed width, because later lines are not known yet.
+fn for_a_person(event: &Event) -> String {
+    let Event {
+        time,
+        kind,
+        container,
+        detail,
+        exit_code,
+    } = event;
+    let code = exit_code.map(|code| format!("exit code {code}"));
+    let more = [code, Some(detail.clone()).filter(|d| !d.is_empty())];
+    let more: Vec<String> = more.into_iter().flatten().collect();
+    format!(
+        "{time:.3}  {:<18}  {container:<16}  {}",
+        kind.as_str(),
+        more.join(": ")
+    )
+    .trim_end()
+    .to_owned()
+}

@@ -1,0 +1,186 @@
+//! `pod exec`.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    process::ExitCode,
+};
+
+use anyhow::{Result, anyhow, bail};
+use magik_pri::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalSize};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    failure, output,
+    pod::backend,
+    roots::GlobalArgs,
+    signals::Signals,
+    terminal::{self, RawMode},
+};
+
+pub(crate) const EXAMPLE: &str = "\
+Examples: magikrun pod exec web -- nginx -t
+          magikrun pod exec -it -c redis web -- sh
+The exit code is the program's; 125: magikrun failed, 126: cannot be executed, 127: not found.";
+
+/// How much of standard input is read at once, in bytes.
+const INPUT_CHUNK: usize = 32 << 10;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExecArgs {
+    /// Hand our standard input to the program
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// UID or UID:GID [default: the container's]
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Working directory [default: the container's]
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Set a variable, on top of the container's environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
+    env: Vec<(String, String)>,
+    /// The container; may be left out where there is only one
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Name, namespace/name, id or the start of an id
+    pod: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+fn parse_env(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("give it as NAME=VALUE".into()),
+    }
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
+    exec(global, args)
+        .await
+        .map_err(|e| failure::with_code(exec_failure(&e), e))
+}
+
+/// The exit code of a program that was not started, as shells have it, or of our own failure.
+fn exec_failure(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(magik_pri::Error::CannotExecute { reason, .. })
+            if reason.contains("No such file") || reason.contains("not found") =>
+        {
+            failure::NOT_FOUND
+        }
+        Some(magik_pri::Error::CannotExecute { .. }) => failure::CANNOT_EXECUTE,
+        _ => failure::OWN_FAILURE,
+    }
+}
+
+async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
+    if args.tty && args.interactive && !terminal::stdin_is_one() {
+        bail!("stdin: is no terminal: leave -t out");
+    }
+    let runtime = backend::any(global)?;
+    let ExecSession { input, output } = runtime.exec(&args.pod, args.request()).await?;
+    // Only once the program runs: an error is to be read on a terminal in its usual mode.
+    let raw_mode = if args.tty && args.interactive {
+        Some(RawMode::enter()?)
+    } else {
+        None
+    };
+    if args.interactive {
+        read_stdin(input.clone());
+    }
+    let resizes = if args.tty {
+        Some((signal(SignalKind::window_change())?, input))
+    } else {
+        None
+    };
+    let exited = pass_on(output, resizes).await;
+    drop(raw_mode);
+    exited.map(super::program_exit)
+}
+
+impl ExecArgs {
+    fn request(&self) -> ExecRequest {
+        ExecRequest {
+            container: self.container.clone(),
+            args: self.command.clone(),
+            env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+            cwd: self.workdir.clone(),
+            user: self.user.clone(),
+            tty: self.tty.then(terminal_size),
+            stdin: self.interactive,
+        }
+    }
+}
+
+/// The size of our terminal, or that of a VT100.
+fn terminal_size() -> TerminalSize {
+    let (rows, columns) = terminal::size().unwrap_or((24, 80));
+    TerminalSize { rows, columns }
+}
+
+/// Reads standard input in a thread of its own: a read from a terminal cannot be given up, so nobody may have to wait for it.
+fn read_stdin(input: mpsc::Sender<ExecInput>) {
+    std::thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut buffer = vec![0; INPUT_CHUNK];
+        loop {
+            let message = match stdin.read(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => ExecInput::Eof,
+                Ok(n) => ExecInput::Stdin(buffer[..n].to_vec()),
+            };
+            let last = message == ExecInput::Eof;
+            if input.blocking_send(message).is_err() || last {
+                return;
+            }
+        }
+    });
+}
+
+/// Writes what the program writes until it ends, and gives its exit code.
+async fn pass_on(
+    mut output: mpsc::Receiver<magik_pri::Result<ExecOutput>>,
+    mut resizes: Option<(Signal, mpsc::Sender<ExecInput>)>,
+) -> Result<i32> {
+    // In raw mode Ctrl-C is a key of the program's. A signal is somebody who wants us to end, with the terminal restored.
+    let mut signals = Signals::new()?;
+    loop {
+        tokio::select! {
+            biased;
+            message = output.recv() => match message {
+                Some(Ok(ExecOutput::Stdout(data))) => output::write(&data)?,
+                Some(Ok(ExecOutput::Stderr(data))) => output::write_stderr(&data)?,
+                Some(Ok(ExecOutput::Exited(code))) => return Ok(code),
+                Some(Ok(ExecOutput::Started(_))) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => bail!("exec: the connection to the pod ended before the program did: see 'magikrun pod status'"),
+            },
+            () = resized(&mut resizes) => {}
+            signal = signals.next() => {
+                let error = anyhow!("exec: interrupted: the program may still run");
+                return Err(failure::with_code(signal.exit_code(), error));
+            }
+        }
+    }
+}
+
+/// Waits for a change of our terminal's size and passes it on.
+async fn resized(resizes: &mut Option<(Signal, mpsc::Sender<ExecInput>)>) {
+    match resizes {
+        Some((changes, input)) => {
+            changes.recv().await;
+            // Its receiver is gone when the program ends, which the output says.
+            let _ = input.send(ExecInput::Resize(terminal_size())).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,62 @@
+//! `pod ls`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use magik_pri::status::{ContainerPhase, PodStatus};
+
+use crate::{
+    output::{self, FormatArg},
+    pod::backend,
+    roots::GlobalArgs,
+};
+
+pub(crate) const EXAMPLE: &str = "Example: magikrun pod ls";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Print the ids only
+    #[arg(short, long, conflicts_with = "format")]
+    quiet: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: &ListArgs) -> Result<ExitCode> {
+    let pods = backend::any(global)?.list_pods().await?;
+    if args.quiet {
+        pods.iter().try_for_each(|pod| output::line(&pod.id))?;
+    } else if args.format.json() {
+        output::json(&pods)?;
+    } else {
+        let now = Timestamp::now();
+        let header = ["NAME", "NAMESPACE", "ID", "STATUS", "CONTAINERS", "AGE"];
+        output::table(header, pods.iter().map(|pod| row(pod, now)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(pod: &PodStatus, now: Timestamp) -> [String; 6] {
+    let running = pod
+        .containers
+        .iter()
+        .filter(|c| matches!(c.state, ContainerPhase::Running { .. }))
+        .count();
+    [
+        pod.name.clone(),
+        pod.namespace.clone(),
+        pod.id.clone(),
+        phase(pod),
+        format!("{running}/{}", pod.containers.len()),
+        output::age(pod.created_at, now),
+    ]
+}
+
+/// `Running`, `Failed (DeadlineExceeded)`.
+pub(super) fn phase(pod: &PodStatus) -> String {
+    match &pod.reason {
+        Some(reason) => format!("{:?} ({reason})", pod.phase),
+        None => format!("{:?}", pod.phase),
+    }
+}

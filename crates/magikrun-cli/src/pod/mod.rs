@@ -1,0 +1,74 @@
+//! `magikrun pod …`.
+
+pub(crate) mod backend;
+mod events;
+mod exec;
+mod forward;
+mod list;
+mod logs;
+mod remove;
+mod run;
+mod stats;
+mod status;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::roots::GlobalArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PodCommand {
+    /// Run a pod: all of its containers, or nothing of it
+    #[command(after_help = run::EXAMPLE)]
+    Run(run::RunArgs),
+    /// List pods
+    #[command(visible_alias = "ps", after_help = list::EXAMPLE)]
+    Ls(list::ListArgs),
+    /// Show a pod and its containers
+    #[command(after_help = status::EXAMPLE)]
+    Status(status::StatusArgs),
+    /// Print what containers wrote
+    #[command(after_help = logs::EXAMPLE)]
+    Logs(logs::LogsArgs),
+    /// Run a program in a container of a pod
+    #[command(after_help = exec::EXAMPLE)]
+    Exec(exec::ExecArgs),
+    /// Stop pods: SIGTERM, and SIGKILL after the grace period
+    #[command(after_help = remove::STOP_EXAMPLE)]
+    Stop(remove::StopArgs),
+    /// Delete pods and everything of theirs
+    #[command(visible_alias = "rm", after_help = remove::DELETE_EXAMPLE)]
+    Delete(remove::DeleteArgs),
+    /// Show what containers use
+    #[command(after_help = stats::EXAMPLE)]
+    Stats(stats::StatsArgs),
+    /// Show what happened in a pod
+    #[command(after_help = events::EXAMPLE)]
+    Events(events::EventsArgs),
+    /// Forward local ports to a pod
+    #[command(after_help = forward::EXAMPLE)]
+    PortForward(forward::ForwardArgs),
+}
+
+pub(crate) async fn run(global: &GlobalArgs, command: &PodCommand) -> Result<ExitCode> {
+    match command {
+        PodCommand::Run(args) => run::run(global, args).await,
+        PodCommand::Ls(args) => list::run(global, args).await,
+        PodCommand::Status(args) => status::run(global, args).await,
+        PodCommand::Logs(args) => logs::run(global, args).await,
+        PodCommand::Exec(args) => exec::run(global, args).await,
+        PodCommand::Stop(args) => remove::stop(global, args).await,
+        PodCommand::Delete(args) => remove::delete(global, args).await,
+        PodCommand::Stats(args) => stats::run(global, args).await,
+        PodCommand::Events(args) => events::run(global, args).await,
+        PodCommand::PortForward(args) => forward::run(global, args).await,
+    }
+}
+
+/// The exit code of a program, as ours.
+fn program_exit(code: i32) -> ExitCode {
+    // The kernel keeps the lowest eight bits, so there are no others.
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,78 @@
+//! `pod stop` and `pod delete`.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Result;
+
+use crate::{failure, output, pod::backend, roots::GlobalArgs};
+
+pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
+pub(crate) const DELETE_EXAMPLE: &str = "Example: magikrun pod delete -f web db";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {
+    /// Seconds until SIGKILL [default: the pod's terminationGracePeriodSeconds]
+    #[arg(short, long, value_name = "SECONDS")]
+    time: Option<u32>,
+    /// Names, namespace/names, ids or the starts of ids
+    #[arg(required = true, value_name = "POD")]
+    pods: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// Kill what still runs, and do not mind pods that do not exist
+    #[arg(short, long)]
+    force: bool,
+    /// Names, namespace/names, ids or the starts of ids
+    #[arg(required = true, value_name = "POD")]
+    pods: Vec<String>,
+}
+
+pub(super) async fn stop(global: &GlobalArgs, args: &StopArgs) -> Result<ExitCode> {
+    let runtime = backend::any(global)?;
+    let grace = args.time.map(|seconds| Duration::from_secs(seconds.into()));
+    let mut failures = Failures::default();
+    for pod in &args.pods {
+        let stopped = runtime.stop_pod(pod, grace).await;
+        failures.note(pod, stopped.map(drop))?;
+    }
+    Ok(failures.exit_code())
+}
+
+pub(super) async fn delete(global: &GlobalArgs, args: &DeleteArgs) -> Result<ExitCode> {
+    let runtime = backend::any(global)?;
+    let mut failures = Failures::default();
+    for pod in &args.pods {
+        let deleted = runtime.delete_pod(pod, args.force).await;
+        failures.note(pod, deleted)?;
+    }
+    Ok(failures.exit_code())
+}
+
+/// Of several pods each is tried, and each failure said.
+#[derive(Debug, Default)]
+struct Failures {
+    any: bool,
+}
+
+impl Failures {
+    fn note(&mut self, pod: &str, result: magik_pri::Result<()>) -> Result<()> {
+        match result {
+            Ok(()) => output::line(pod),
+            Err(error) => {
+                self.any = true;
+                failure::print(failure::chain(&error.into()));
+                Ok(())
+            }
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.any {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
+    }
+}

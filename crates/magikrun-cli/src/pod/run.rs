@@ -1,0 +1,165 @@
+//! `pod run`.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::ValueEnum;
+use magik_image::pull::Progress;
+use magik_pri::{
+    PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass,
+    limits::MAX_SPEC_SIZE,
+    status::{Phase, PodStatus},
+};
+
+use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
+
+pub(crate) const EXAMPLE: &str = "\
+Examples: magikrun pod run -f web.yaml
+          magikrun pod run -f job.yaml --wait --rm
+The exit code with --wait is that of the first container that did not exit with 0; 125 is magikrun's own failure.";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// A Kubernetes v1 Pod in YAML or JSON; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Wait until the pod is over; Ctrl-C stops it, twice kills it
+    #[arg(long)]
+    wait: bool,
+    /// Delete the pod when it is over
+    #[arg(long, requires = "wait")]
+    rm: bool,
+    /// What isolates the pod [default: its runtimeClassName, else native]
+    #[arg(long, value_name = "native|microvm|wasm")]
+    runtime: Option<RuntimeClass>,
+    /// When to pull images [default: each container's imagePullPolicy]
+    #[arg(long, value_name = "always|missing|never", hide_possible_values = true)]
+    pull: Option<Pull>,
+    /// Talk plain HTTP to registries (loopback ones need no such option)
+    #[arg(long)]
+    http: bool,
+}
+
+/// When to pull an image, in podman's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Pull {
+    Always,
+    Missing,
+    Never,
+}
+
+impl From<Pull> for PullPolicy {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Always => Self::Always,
+            Pull::Missing => Self::IfNotPresent,
+            Pull::Never => Self::Never,
+        }
+    }
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
+    let done = run_pod(global, args).await;
+    // Without --wait no program's exit code is passed on, so 1 can only be ours.
+    if args.wait {
+        done.map_err(|e| failure::with_code(failure::OWN_FAILURE, e))
+    } else {
+        done
+    }
+}
+
+async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
+    let spec = read_spec(&args.file)?;
+    let class = args
+        .runtime
+        .or(spec.runtime_class)
+        .unwrap_or(RuntimeClass::Native);
+    let runtime = backend::open(global, class)?;
+    let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
+    let options = RunOptions {
+        pull_policy: args.pull.map(Into::into),
+        insecure_registries: args.http,
+        progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
+    };
+    let mut signals = Signals::new()?;
+    let pod = tokio::select! {
+        pod = runtime.run_pod(&spec, options) => pod?,
+        signal = signals.next() => {
+            let error = anyhow!("pod {}: interrupted: nothing of it was left", spec.full_name());
+            return Err(failure::with_code(signal.exit_code(), error));
+        }
+    };
+    bars.clear();
+    output::line(&pod.id)?;
+    if !args.wait {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let end = wait(runtime.as_ref(), &pod.id, &mut signals).await?;
+    if args.rm {
+        runtime.delete_pod(&end.id, true).await?;
+    }
+    exit_code(&end)
+}
+
+/// Reads a file, or standard input where it is called `-`, never more than a pod may have.
+fn read_spec(file: &Path) -> Result<PodSpec> {
+    let stdin = file == Path::new("-");
+    let name = if stdin {
+        "stdin".into()
+    } else {
+        file.display().to_string()
+    };
+    let open = || -> io::Result<Box<dyn Read>> {
+        Ok(if stdin {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(File::open(file)?)
+        })
+    };
+    let mut bytes = Vec::new();
+    let read = open().and_then(|from| from.take(MAX_SPEC_SIZE as u64 + 1).read_to_end(&mut bytes));
+    read.with_context(|| name.clone())?;
+    if bytes.len() > MAX_SPEC_SIZE {
+        bail!(
+            "{name}: larger than {} MiB, which no pod may be",
+            MAX_SPEC_SIZE >> 20
+        );
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))?;
+    PodSpec::from_yaml(&text).context(name)
+}
+
+/// Waits for the pod's end. The first signal stops the pod as `pod stop` does, the second one kills it.
+async fn wait(runtime: &dyn PodRuntime, id: &str, signals: &mut Signals) -> Result<PodStatus> {
+    tokio::select! {
+        end = runtime.wait_pod(id) => return Ok(end?),
+        _ = signals.next() => {}
+    }
+    tokio::select! {
+        end = runtime.stop_pod(id, None) => return Ok(end?),
+        _ = signals.next() => {}
+    }
+    Ok(runtime.stop_pod(id, Some(Duration::ZERO)).await?)
+}
+
+/// The pod's exit code, or an error where it failed and no container says so.
+fn exit_code(pod: &PodStatus) -> Result<ExitCode> {
+    let code = pod.exit_code();
+    if pod.phase == Phase::Failed && code == 0 {
+        let reason = pod
+            .message
+            .as_deref()
+            .or(pod.reason.as_deref())
+            .unwrap_or("no reason was given");
+        bail!("pod {}/{}: failed: {reason}", pod.namespace, pod.name);
+    }
+    Ok(super::program_exit(code))
+}

@@ -1,0 +1,89 @@
+//! `pod status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use magik_pri::status::{ContainerPhase, ContainerStatus, PodStatus};
+
+use super::list::phase;
+use crate::{
+    output::{self, FormatArg},
+    pod::backend,
+    roots::GlobalArgs,
+};
+
+pub(crate) const EXAMPLE: &str = "Example: magikrun pod status web --format json";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Name, namespace/name, id or the start of an id
+    pod: String,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
+    let pod = backend::any(global)?.pod_status(&args.pod).await?;
+    if args.format.json() {
+        output::json(&pod)?;
+    } else {
+        output::line(for_a_person(&pod, Timestamp::now()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
+    let labels: Vec<String> = pod
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let time = |t: Timestamp| format!("{t:.0} ({} ago)", output::age(t, now));
+    let fields = [
+        ("Name", Some(pod.name.clone())),
+        ("Namespace", Some(pod.namespace.clone())),
+        ("Id", Some(pod.id.clone())),
+        ("Runtime", Some(pod.runtime_class.clone())),
+        ("Status", Some(phase(pod))),
+        ("Message", pod.message.clone()),
+        ("Labels", Some(labels.join(", "))),
+        ("Created", Some(time(pod.created_at))),
+        ("Started", pod.started_at.map(time)),
+        ("Finished", pod.finished_at.map(time)),
+    ];
+    let mut text = output::fields(fields);
+    let init = pod.init_containers.iter().map(|c| row(c, "init", now));
+    let rows = init.chain(pod.containers.iter().map(|c| row(c, "app", now)));
+    text.push('\n');
+    text.push_str(&output::columns(
+        ["CONTAINER", "KIND", "IMAGE", "STATE", "AGE"],
+        rows,
+    ));
+    text
+}
+
+fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 5] {
+    let (state, since) = match &container.state {
+        ContainerPhase::Waiting => ("Waiting".to_owned(), None),
+        ContainerPhase::Running { started_at, .. } => ("Running".to_owned(), Some(*started_at)),
+        ContainerPhase::Exited {
+            finished_at, exit, ..
+        } => {
+            let how = match (exit.oom_killed, exit.signal) {
+                (true, _) => ", out of memory".to_owned(),
+                (false, Some(signal)) => format!(", signal {signal}"),
+                (false, None) => String::new(),
+            };
+            (format!("Exited ({}{how})", exit.code), Some(*finished_at))
+        }
+    };
+    let age = since.map_or_else(|| "-".to_owned(), |t| output::age(t, now));
+    [
+        container.name.clone(),
+        kind.to_owned(),
+        container.image.clone(),
+        state,
+        age,
+    ]
+}

@@ -1,0 +1,136 @@
+//! `magikrun system …`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+use magik_image::{PruneOptions, PruneReport};
+use magik_oci::Platform;
+use serde::Serialize;
+
+use crate::{
+    image,
+    output::{self, FormatArg},
+    pod::backend,
+    roots::GlobalArgs,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Show what this host can run, and why not
+    #[command(after_help = "Example: magikrun system info --format json")]
+    Info(InfoArgs),
+    /// Remove leftovers of crashed pods, and everything that no image needs
+    #[command(after_help = "Example: magikrun system prune")]
+    Prune(PruneArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Also images that no pod uses
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(crate) async fn run(global: &GlobalArgs, command: &SystemCommand) -> Result<()> {
+    match command {
+        SystemCommand::Info(args) => info(global, args),
+        SystemCommand::Prune(args) => prune(global, args).await,
+    }
+}
+
+/// What `info` shows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    version: &'static str,
+    data_root: PathBuf,
+    state_root: PathBuf,
+    /// The pod backends in this build, by their runtime class.
+    runtime_classes: Vec<&'static str>,
+    platform: Platform,
+}
+
+fn info(global: &GlobalArgs, args: &InfoArgs) -> Result<()> {
+    let info = Info {
+        version: env!("CARGO_PKG_VERSION"),
+        data_root: global.data_root()?,
+        state_root: global.state_root()?,
+        runtime_classes: backend::classes().map(magik_pri::RuntimeClass::as_str).collect(),
+        platform: Platform::detect(),
+    };
+    if args.format.json() {
+        output::json(&info)
+    } else {
+        output::line(for_a_person(&info))
+    }
+}
+
+fn for_a_person(info: &Info) -> String {
+    let mut text = output::fields([
+        ("Version", Some(info.version.to_owned())),
+        ("Data root", Some(info.data_root.display().to_string())),
+        ("State root", Some(info.state_root.display().to_string())),
+        ("Runtimes", Some(info.runtime_classes.join(", "))),
+    ]);
+    let platform = &info.platform;
+    let rows = [
+        ("native containers", &platform.native),
+        ("cgroups", &platform.cgroups),
+        ("overlayfs", &platform.overlayfs),
+        ("seccomp", &platform.seccomp),
+        ("landlock", &platform.landlock),
+        ("user namespaces", &platform.user_namespaces),
+        ("microVM", &platform.microvm),
+        ("WASM", &platform.wasm),
+    ];
+    let rows = rows.map(|(name, capability)| {
+        let available = if capability.available { "yes" } else { "no" };
+        [name.to_owned(), available.to_owned(), capability.detail.clone()]
+    });
+    text.push('\n');
+    text.push_str(&output::columns(["CAPABILITY", "HERE", "HOW, OR WHY NOT"], rows));
+    text
+}
+
+/// What `prune` removed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pruned {
+    /// The ids of pods that were never committed.
+    pods: Vec<String>,
+    /// Files, directories and control groups that belonged to no pod.
+    pod_leftovers: usize,
+    /// Of the image store.
+    store: PruneReport,
+}
+
+async fn prune(global: &GlobalArgs, args: &PruneArgs) -> Result<()> {
+    let swept = backend::any(global)?.sweep().await?;
+    let store = image::store(global)?.prune(PruneOptions {
+        unused_images: args.all,
+    })?;
+    let pruned = Pruned {
+        pods: swept.pods,
+        pod_leftovers: swept.leftovers,
+        store,
+    };
+    if args.format.json() {
+        return output::json(&pruned);
+    }
+    for id in &pruned.pods {
+        output::line(format_args!("removed what was left of pod {id}"))?;
+    }
+    if pruned.pod_leftovers > 0 {
+        output::line(format_args!("removed {} leftovers of pods", pruned.pod_leftovers))?;
+    }
+    output::line(image::pruned(&pruned.store))
+}

@@ -1,0 +1,213 @@
+//! The binary as a user meets it: help, mistakes, exit codes, output.
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::Host;
+
+#[test]
+fn version_is_three_lines_in_runcs_form() {
+    let text = Host::new().run(&["--version"]).ok();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[0], concat!("magikrun version ", env!("CARGO_PKG_VERSION")));
+    assert!(
+        lines[1].starts_with("commit: ") && lines[2].starts_with("spec: 1."),
+        "{text}"
+    );
+}
+
+#[test]
+fn help_goes_to_stdout_and_names_every_group() {
+    let text = Host::new().run(&["--help"]).ok();
+    for word in [
+        "pod",
+        "image",
+        "system",
+        "completions",
+        "--root",
+        "--state-dir",
+        "MAGIKRUN_ROOT",
+        "Example",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn nothing_at_all_is_help_on_stderr_and_a_usage_error() {
+    let ran = Host::new().run(&[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
+    assert!(ran.stderr.contains("Usage: magikrun"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_one_line_and_exit_code_2() {
+    let host = Host::new();
+    for (args, part) in [
+        (&["nonsense"][..], "nonsense"),
+        (&["pod", "run"], "--file"),
+        (
+            &["pod", "run", "-f", "x", "--runtime", "docker"],
+            "native, microvm, wasm",
+        ),
+        (&["pod", "run", "-f", "x", "--rm"], "--wait"),
+        (&["pod", "logs", "--since", "yesterday", "x"], "yesterday"),
+        (&["pod", "exec", "x", "-e", "NOVALUE", "--", "sh"], "NAME=VALUE"),
+        (&["pod", "exec", "x"], "COMMAND"),
+        (&["pod", "port-forward", "x", "70000"], "65535"),
+        (&["image", "pull", "UPPER/case"], "lower case"),
+        (&["image", "pull", "--platfrom", "linux/arm64", "x"], "--platform"),
+        (&["image", "ls", "--format", "xml"], "table, json"),
+        (&["completions", "tcsh"], "tcsh"),
+    ] {
+        let line = host.run(args).fails(2);
+        assert!(line.contains(part), "{args:?}: {line}");
+        assert!(line.contains("--help"), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = Host::new()
+        .command()
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
+}
+
+#[test]
+fn completions_parse() {
+    let host = Host::new();
+    for (shell, checker) in [
+        ("bash", Some("bash")),
+        ("zsh", Some("zsh")),
+        ("fish", Some("fish")),
+    ] {
+        let script = host.run(&["completions", shell]).ok();
+        assert!(
+            script.contains("port-forward") && script.contains("--state-dir"),
+            "{shell}"
+        );
+        let file = host.write(&format!("completion.{shell}"), &script);
+        let Some(checked) = checker.and_then(|c| Command::new(c).arg("-n").arg(&file).output().ok()) else {
+            assert_ne!(shell, "bash", "bash is everywhere");
+            continue;
+        };
+        assert!(
+            checked.status.success(),
+            "{shell}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
+    }
+}
+
+#[test]
+fn a_pod_file_that_is_wrong_is_one_line_naming_file_and_field() {
+    let host = Host::new();
+    let pod = |spec: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {spec}\n");
+    for (text, part) in [
+        ("", "bad.yaml"),
+        ("hello", "bad.yaml"),
+        ("kind: Service\napiVersion: v1\nmetadata: {name: a}\n", "Service"),
+        (&pod("{containers: []}"), "containers"),
+        (
+            &pod("{containers: [{name: a, image: x}, {name: a, image: x}]}"),
+            "containers[1].name",
+        ),
+        (
+            &pod("{containers: [{name: a, image: x}], dnsPolicy: None}"),
+            "dnsPolicy",
+        ),
+        (
+            &pod("{containers: [{name: a, image: x, livenessProbe: {}}]}"),
+            "livenessProbe",
+        ),
+        (
+            &pod("{containers: [{name: a, image: x}], restartPolicy: Always}"),
+            "restartPolicy",
+        ),
+    ] {
+        let file = host.write("bad.yaml", text);
+        let line = host.run(&["pod", "run", "-f", &file]).fails(1);
+        assert!(line.contains("bad.yaml") && line.contains(part), "{text}: {line}");
+        let waiting = host.run(&["pod", "run", "--wait", "-f", &file]).fails(125);
+        assert_eq!(line, waiting);
+        let from_stdin = host
+            .run_with_stdin(&["pod", "run", "-f", "-"], text.as_bytes())
+            .fails(1);
+        assert!(from_stdin.contains("stdin"), "{from_stdin}");
+    }
+    let line = host.run(&["pod", "run", "-f", "/nonexistent/pod.yaml"]).fails(1);
+    assert!(line.contains("/nonexistent/pod.yaml"), "{line}");
+    assert!(
+        !host.path("data").exists() && !host.path("state").exists(),
+        "a wrong pod leaves nothing behind"
+    );
+}
+
+#[test]
+fn a_manifest_of_ten_megabytes_is_refused_without_reading_it_all() {
+    let host = Host::new();
+    let file = host.write("big.yaml", &"# comment\n".repeat(1_048_576));
+    let line = host.run(&["pod", "run", "-f", &file]).fails(1);
+    assert!(line.contains("big.yaml") && line.contains("1 MiB"), "{line}");
+    let line = host.run(&["pod", "run", "-f", "/dev/zero"]).fails(1);
+    assert!(line.contains("/dev/zero"), "{line}");
+}
+
+#[test]
+fn backends_that_this_build_does_not_have_are_named() {
+    let host = Host::new();
+    let file = host.write(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: x}]}\n",
+    );
+    for class in ["microvm", "wasm"] {
+        let line = host
+            .run(&["pod", "run", "--runtime", class, "-f", &file])
+            .fails(1);
+        assert!(line.contains(class) && line.contains("this build"), "{line}");
+    }
+}
+
+#[test]
+fn system_info_gives_a_reason_for_everything() {
+    let host = Host::new();
+    let info: serde_json::Value =
+        serde_json::from_str(&host.run(&["system", "info", "--format", "json"]).ok()).unwrap();
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(info["dataRoot"], host.path("data").to_str().unwrap());
+    for name in [
+        "native",
+        "cgroups",
+        "microvm",
+        "wasm",
+        "overlayfs",
+        "seccomp",
+        "landlock",
+        "userNamespaces",
+    ] {
+        let capability = &info["platform"][name];
+        assert!(capability["available"].is_boolean(), "{name}: {info}");
+        assert!(
+            capability["detail"].as_str().is_some_and(|d| !d.is_empty()),
+            "{name}: {info}"
+        );
+    }
+    let table = host.run(&["system", "info"]).ok();
+    assert!(
+        table.contains("overlayfs") && table.contains(host.path("state").to_str().unwrap()),
+        "{table}"
+    );
+}

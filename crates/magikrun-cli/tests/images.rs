@@ -1,0 +1,218 @@
+//! Images from the command line: in, out, shown, unpacked.
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+use common::{Host, is_root};
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn a_layout_is_pulled_listed_inspected_and_removed() {
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
+    let printed = host.run(&["image", "pull", &layout.reference("busybox")]);
+    assert_eq!(printed.stderr, "", "no progress in a pipe");
+    let digest = printed.ok().trim().to_owned();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+
+    let images = json(&host.run(&["image", "ls", "--format", "json"]).ok());
+    assert_eq!(images.as_array().map(Vec::len), Some(1), "{images}");
+    assert_eq!(images[0]["digest"], digest);
+    let name = images[0]["name"].as_str().unwrap().to_owned();
+    let table = host.run(&["image", "ls"]).ok();
+    assert!(table.starts_with("NAME") && table.lines().count() == 2, "{table}");
+
+    let image = json(&host.run(&["image", "inspect", &name, "--format", "json"]).ok());
+    assert_eq!(image["digest"], digest);
+    assert_eq!(image["config"]["config"]["Cmd"][0], "sh", "{image}");
+    let text = host.run(&["image", "inspect", &digest]).ok();
+    assert!(text.contains(&digest) && text.contains("linux/"), "{text}");
+
+    host.run(&["image", "verify"]).ok();
+    host.run(&["image", "rm", &name]).ok();
+    assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
+    let line = host.run(&["image", "inspect", &name]).fails(1);
+    assert!(line.contains(&name) && line.contains("image pull"), "{line}");
+    let pruned = json(&host.run(&["image", "prune", "--format", "json"]).ok());
+    assert!(pruned["blobs"].as_u64().is_some_and(|n| n > 0), "{pruned}");
+    assert!(
+        host.run(&["image", "prune"]).ok().contains("nothing"),
+        "nothing is left to remove"
+    );
+}
+
+#[test]
+fn archives_are_saved_and_loaded_from_files_directories_and_stdin() {
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    host.run(&["image", "load", "-i", layout.dir().to_str().unwrap()])
+        .ok();
+    let name = json(&host.run(&["image", "ls", "--format", "json"]).ok())[0]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for kind in ["oci-archive", "docker-archive", "oci-dir"] {
+        let file = host.path(kind).to_str().unwrap().to_owned();
+        host.run(&["image", "save", "--type", kind, "-o", &file, &name])
+            .ok();
+        let exists = host.run(&["image", "save", "--type", kind, "-o", &file, &name]);
+        assert_ne!(exists.code, Some(0), "{kind}: nothing is overwritten");
+        let other = Host::new();
+        let loaded = other.run(&["image", "load", "-i", &file]).ok();
+        assert!(loaded.contains("busybox"), "{kind}: {loaded}");
+        assert_eq!(
+            json(&other.run(&["image", "ls", "--format", "json"]).ok())
+                .as_array()
+                .map(Vec::len),
+            Some(1),
+            "{kind}"
+        );
+        if kind != "oci-dir" {
+            let from_stdin = Host::new();
+            let loaded = from_stdin
+                .run_with_stdin(&["image", "load"], &fs::read(&file).unwrap())
+                .ok();
+            assert!(loaded.contains("busybox"), "{kind}: {loaded}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_image_is_refused_by_name() {
+    let host = Host::new();
+    let file = host.write("no.tar", "this is no archive at all");
+    for args in [
+        &["image", "load", "-i", &file][..],
+        &["image", "pull", &format!("oci-archive:{file}")],
+        &["image", "load", "-i", "/nonexistent.tar"],
+    ] {
+        let line = host.run(args).fails(1);
+        assert!(line.contains(".tar"), "{args:?}: {line}");
+    }
+    let line = host.run_with_stdin(&["image", "load"], b"nonsense").fails(1);
+    assert!(line.contains("stdin"), "{line}");
+    let line = host.run(&["image", "pull", "127.0.0.1:1/nothing/here"]).fails(1);
+    assert!(line.contains("127.0.0.1:1"), "{line}");
+}
+
+#[test]
+fn a_damaged_blob_is_found_and_named() {
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    let digest = host
+        .run(&["image", "pull", &layout.reference("busybox")])
+        .ok()
+        .trim()
+        .to_owned();
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let blob = host.path(format!("data/blobs/sha256/{}/{hex}", &hex[..2]));
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[10] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let line = host.run(&["image", "verify"]);
+    assert_eq!(line.code, Some(1), "{line:?}");
+    assert!((line.stdout + &line.stderr).contains(hex));
+}
+
+#[test]
+fn an_image_becomes_a_rootfs_and_a_bundle() {
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    host.run(&["image", "pull", &layout.reference("busybox")]).ok();
+    let name = json(&host.run(&["image", "ls", "--format", "json"]).ok())[0]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+
+    let rootfs = host.path("rootfs");
+    host.run(&["image", "unpack", &name, rootfs.to_str().unwrap()])
+        .ok();
+    let out = Command::new(rootfs.join("bin/busybox"))
+        .arg("true")
+        .status()
+        .unwrap();
+    assert!(out.success());
+    assert_eq!(
+        fs::metadata(rootfs.join("tmp")).unwrap().permissions().mode() & 0o7777,
+        0o1777
+    );
+    let line = host
+        .run(&["image", "unpack", &name, rootfs.to_str().unwrap()])
+        .fails(1);
+    assert!(line.contains("rootfs") && line.contains("empty"), "{line}");
+
+    let bundle = host.path("bundle");
+    host.run(&[
+        "image",
+        "bundle",
+        &name,
+        bundle.to_str().unwrap(),
+        "--",
+        "echo",
+        "hello",
+    ])
+    .ok();
+    assert!(bundle.join("rootfs/bin/busybox").exists());
+    let config = json(&fs::read_to_string(bundle.join("config.json")).unwrap());
+    assert_eq!(config["process"]["args"], serde_json::json!(["echo", "hello"]));
+    assert_eq!(config["process"]["cwd"], "/root");
+    let line = host.run(&["image", "unpack", "no/such:image", "x"]).fails(1);
+    assert!(
+        line.contains("no/such:image") && line.contains("image pull"),
+        "{line}"
+    );
+}
+
+/// A bundle is for any OCI runtime: runc, where it is installed.
+#[test]
+fn runc_runs_our_bundle() {
+    if !is_root("runc_runs_our_bundle") {
+        return;
+    }
+    if Command::new("runc").arg("--version").output().is_err() {
+        eprintln!("SKIPPED runc_runs_our_bundle: needs runc");
+        return;
+    }
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    let digest = host
+        .run(&["image", "pull", &layout.reference("busybox")])
+        .ok()
+        .trim()
+        .to_owned();
+    let bundle = host.path("bundle");
+    host.run(&[
+        "image",
+        "bundle",
+        &digest,
+        bundle.to_str().unwrap(),
+        "--",
+        "sh",
+        "-c",
+        "id -u; exit 4",
+    ])
+    .ok();
+    let id = format!("magikrun-cli-{}", std::process::id());
+    let out = Command::new("runc")
+        .arg("--root")
+        .arg(host.path("runc"))
+        .args(["run", "-b"])
+        .arg(&bundle)
+        .arg(&id)
+        .output()
+        .unwrap();
+    assert_eq!(
+        (out.status.code(), out.stdout.as_slice()),
+        (Some(4), &b"0\n"[..]),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
