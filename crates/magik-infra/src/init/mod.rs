@@ -186,3 +186,6 @@ async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions)
         None => PodOutcome::Abandoned,
     }
 }
+
+#[cfg(test)]
+mod tests;
