@@ -330,6 +330,49 @@ pub async fn a_dropped_run_leaves_nothing(t: &Contract<'_>) {
     }
 }
 
+/// Nothing grows with the number of pods that were: not what the census counts, and not this process.
+pub async fn two_hundred_lives_leak_nothing(t: &Contract<'_>) {
+    let lives = std::env::var("MAGIKRUN_TEST_CYCLES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200);
+    let before = t.census();
+    let mut settled = 0;
+    for life in 0..lives {
+        let pod = t
+            .run("again", &[("a", "sleep 100"), ("b", "exit 0")])
+            .await
+            .expect("run")
+            .id;
+        if life % 4 == 0 {
+            t.runtime
+                .stop_pod(&pod, Some(Duration::ZERO))
+                .await
+                .expect("stop");
+        }
+        t.delete(&pod).await;
+        if life == lives / 4 {
+            settled = resident_kib();
+        }
+    }
+    before.assert_same("after many lives");
+    let grown = resident_kib().saturating_sub(settled);
+    assert!(
+        grown < 8 << 10,
+        "this process grew by {grown} KiB in the last three quarters of {lives} lives"
+    );
+}
+
+/// This process's resident memory.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// `activeDeadlineSeconds`.
 pub async fn a_deadline_ends_a_pod(t: &Contract<'_>) {
     let mut manifest = t.pod("late", &[("c", "sleep 100")]);

@@ -26,7 +26,7 @@ use crate::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, pod};
 pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
 
 /// A check that takes this long hangs.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A runtime under test and what it runs.
 #[derive(Debug)]
@@ -279,6 +279,7 @@ macro_rules! pod_contract {
             two_callers_stopping_and_deleting_one_pod_agree
             many_pods_live_and_die_at_once
             a_dropped_run_leaves_nothing
+            two_hundred_lives_leak_nothing
             a_deadline_ends_a_pod
             a_pod_is_addressed_by_name_id_and_start_of_id
             // streams

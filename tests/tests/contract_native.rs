@@ -1,0 +1,20 @@
+//! The pod contract, kept by native pods.
+
+use std::sync::Arc;
+
+use magik_pri::{
+    PodRuntime,
+    native::{NativePodRuntime, Roots},
+};
+use magikrun_tests::{Magikrun, binary, pod_contract};
+
+/// In this process, which has several threads; the pod init is the real binary's.
+fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
+    let roots = Roots {
+        data: magikrun.root.clone(),
+        state: magikrun.state.clone(),
+    };
+    Arc::new(NativePodRuntime::new(roots).init_binary(binary()))
+}
+
+pod_contract!(open);
