@@ -106,7 +106,6 @@ isolated!(
 
 isolated!(
     fn damaged_blobs_are_found_before_anything_runs(scene) {
-        let (magikrun, before) = prepared(scene);
         let layout = busybox_layout(&scene.dir().join("damaged"));
         let blobs = layout.dir().join("blobs/sha256");
         let largest = fs::read_dir(blobs).unwrap().flatten().max_by_key(|e| e.metadata().unwrap().len()).unwrap().path();
@@ -114,15 +113,13 @@ isolated!(
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&largest, bytes).unwrap();
-        // A store of its own: the other one has the layer already and would not read it again.
-        let fresh = Magikrun::with_roots(scene, scene.dir().join("fresh/root"), scene.dir().join("fresh/state"));
-        fresh.run(&["image", "ls"]);
-        let fresh_before = Census::take(&fresh.roots());
-        let said = fresh.error(&["image", "pull", &layout.reference(BUSYBOX)]);
+        let magikrun = Magikrun::new(scene);
+        magikrun.ok(&["image", "ls"]);
+        let before = Census::take(&magikrun.roots());
+        let said = magikrun.error(&["image", "pull", &layout.reference(BUSYBOX)]);
         let digest = largest.file_name().unwrap().to_str().unwrap();
         assert!(said.contains(&digest[..12]), "the blob is not named: {said}");
-        fresh_before.assert_same("after a damaged blob");
-        before.assert_same("in the other store");
+        before.assert_same("after a damaged blob");
     }
 );
 

@@ -61,6 +61,11 @@ spec:
     )
 }
 
+/// `pod exec` in the client's container.
+fn in_client<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&["pod", "exec", "-c", "client", "shop", "--"], args].concat()
+}
+
 /// Asks until the server is up: it answers some time after it was started.
 fn eventually(magikrun: &Magikrun, args: &[&str], expected: &str) {
     let begun = Instant::now();
@@ -91,20 +96,19 @@ isolated!(
 
         magikrun.ok(&["pod", "run", "-f", &file]);
         assert_eq!(magikrun.pods(), ["shop"]);
-        let client = |args: &[&str]| [&["pod", "exec", "-c", "client", "shop", "--"], args].concat();
-        eventually(&magikrun, &client(&["curl", "-sf", "http://localhost:8080/"]), "hello from the init container\n");
-        eventually(&magikrun, &client(&["redis-cli", "-h", "127.0.0.1", "PING"]), "PONG\n");
-        assert_eq!(magikrun.run(&client(&["redis-cli", "SET", "key", "value"])).stdout, "OK\n");
-        assert_eq!(magikrun.run(&client(&["redis-cli", "GET", "key"])).stdout, "value\n");
+                eventually(&magikrun, &in_client(&["curl", "-sf", "http://localhost:8080/"]), "hello from the init container\n");
+        eventually(&magikrun, &in_client(&["redis-cli", "-h", "127.0.0.1", "PING"]), "PONG\n");
+        assert_eq!(magikrun.run(&in_client(&["redis-cli", "SET", "key", "value"])).stdout, "OK\n");
+        assert_eq!(magikrun.run(&in_client(&["redis-cli", "GET", "key"])).stdout, "value\n");
 
-        assert_eq!(magikrun.run(&client(&["sh", "-c", "exit 42"])).code, 42);
-        assert_eq!(magikrun.run(&client(&["curl", "-sf", "http://localhost:8080/none"])).code, 22, "curl's own exit code");
-        assert_eq!(magikrun.run(&client(&["no-such-program"])).code, 127);
+        assert_eq!(magikrun.run(&in_client(&["sh", "-c", "exit 42"])).code, 42);
+        assert_eq!(magikrun.run(&in_client(&["curl", "-sf", "http://localhost:8080/none"])).code, 22, "curl's own exit code");
+        assert_eq!(magikrun.run(&in_client(&["no-such-program"])).code, 127);
         let access_log = magikrun.ok(&["pod", "logs", "-c", "nginx", "shop"]);
         assert!(access_log.contains("GET / HTTP/1.1\" 200"), "{access_log}");
         let redis_log = magikrun.ok(&["pod", "logs", "-c", "redis", "shop"]);
         assert!(redis_log.contains("Ready to accept connections"), "{redis_log}");
-        let user = magikrun.ok(&["pod", "exec", "-c", "redis", "shop", "--", "sh", "-c", "echo ok"].as_slice());
+        let user = magikrun.ok(&["pod", "exec", "-c", "redis", "shop", "--", "sh", "-c", "echo ok"]);
         assert_eq!(user, "ok\n");
         let stats = magikrun.json(&["pod", "stats", "shop"]).to_string();
         assert!(["nginx", "redis", "client"].iter().all(|c| stats.contains(c)), "{stats}");

@@ -323,13 +323,9 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
         let event = event.expect("event");
         let code = event.exit_code.map_or(String::new(), |code| format!(" {code}"));
         seen.push(
-            format!(
-                "{} {}{code}",
-                event.kind,
-                event.container.as_deref().unwrap_or_default()
-            )
-            .trim_end()
-            .to_owned(),
+            format!("{} {}{code}", event.kind, event.container)
+                .trim_end()
+                .to_owned(),
         );
         if !stopped && seen.last().is_some_and(|s| s == "container.exited short 4") {
             stopped = true;
