@@ -80,9 +80,17 @@ impl Entry {
         }
         let header = entry.header();
         let device = || {
-            let number = |n: std::io::Result<Option<u32>>| n.map_err(|e| e.to_string());
-            let major = number(header.device_major())?.unwrap_or(0);
-            let minor = number(header.device_minor())?.unwrap_or(0);
+            let (ustar, gnu) = (header.as_ustar(), header.as_gnu());
+            let major = ustar
+                .map(|h| h.dev_major)
+                .or(gnu.map(|h| h.dev_major))
+                .unwrap_or_default();
+            let minor = ustar
+                .map(|h| h.dev_minor)
+                .or(gnu.map(|h| h.dev_minor))
+                .unwrap_or_default();
+            let major = number("device", &major, header.device_major())?.unwrap_or(0);
+            let minor = number("device", &minor, header.device_minor())?.unwrap_or(0);
             Ok::<Dev, Refused>(makedev(major, minor))
         };
         let target = || match entry.link_name_bytes() {
@@ -179,20 +187,27 @@ fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
     }
 }
 
+/// A numeric field; one left blank is 0, as for GNU tar and Go.
+fn number<T: Default>(what: &str, field: &[u8], parsed: std::io::Result<T>) -> Result<T, Refused> {
+    if field.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    parsed.map_err(|e| format!("{what}: {e}"))
+}
+
 fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> Result<Metadata, Refused> {
     let header = entry.header();
-    let id = |what: &str, id: std::io::Result<u64>| {
-        let id = id.map_err(|e| format!("{what}: {e}"))?;
+    let fields = header.as_old();
+    let id = |what: &str, field: &[u8], id: std::io::Result<u64>| {
+        let id = number(what, field, id)?;
         // The last one means "leave it" to chown(2).
-        u32::try_from(id)
-            .ok()
-            .filter(|id| *id != u32::MAX)
-            .ok_or_else(|| format!("{what} {id} is out of range"))
+        let fits = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+        fits.ok_or_else(|| format!("{what} {id} is out of range"))
     };
-    let uid = id("uid", header.uid())?;
-    let gid = id("gid", header.gid())?;
-    let mode = header.mode().map_err(|e| format!("mode: {e}"))? & 0o7777;
-    let seconds = header.mtime().map_err(|e| format!("mtime: {e}"))?;
+    let uid = id("uid", &fields.uid, header.uid())?;
+    let gid = id("gid", &fields.gid, header.gid())?;
+    let mode = number("mode", &fields.mode, header.mode())? & 0o7777;
+    let seconds = number("mtime", &fields.mtime, header.mtime())?;
     let mut metadata = Metadata {
         uid,
         gid,

@@ -104,3 +104,25 @@ pub(super) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_a_tree_deeper_than_descriptors_and_paths_allow() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        std::fs::create_dir(&top).unwrap();
+        let mut at = super::super::extract::open_root(&top).unwrap();
+        for _ in 0..5000 {
+            fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            fs::mkdirat(&at, "e", Mode::RWXU).unwrap();
+            fs::symlinkat("/", &at, "link").unwrap();
+            at = fs::openat(&at, "d", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        }
+        remove_tree(&top).unwrap();
+        assert!(!top.exists());
+        remove_tree(&top).unwrap();
+    }
+}

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn stops_one_byte_past_the_cap_however_small_the_source() {
         let bomb = gzip(&vec![0; 1 << 20]);
-        assert!(bomb.len() < 10_000);
+        assert!(bomb.len() < 100_000);
         assert!(read(&bomb, 1 << 20).is_ok());
         let error = read(&bomb, (1 << 20) - 1).unwrap_err();
         assert!(
