@@ -6,7 +6,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::BoxFuture};
 use magik_cas::{Digest, Staged};
 use oci_spec::image::{Descriptor, DescriptorBuilder, ImageManifest, MediaType};
 
@@ -333,19 +333,24 @@ impl Pull<'_> {
                 wanted.push(layer);
             }
         }
-        let downloads = futures_util::stream::iter(&wanted).map(async |layer| {
-            let blob = self.blob(layer).await;
-            if blob.is_err() {
-                self.registry.stop();
-            }
-            blob
-        });
+        // Owned and boxed: else the compiler does not see that the future is `Send` (rust-lang/rust#64552).
+        let downloads = futures_util::stream::iter(wanted)
+            .map(|layer| -> BoxFuture<'_, Result<Option<Staged>>> { Box::pin(self.layer(layer)) });
         let ended: Vec<Result<Option<Staged>>> = downloads
             .buffer_unordered(self.options.concurrency.get())
             .collect()
             .await;
         // In the order they ended: the first error is the cause, those after it come from being stopped.
         ended.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// One of the layers.
+    async fn layer(&self, wanted: Wanted) -> Result<Option<Staged>> {
+        let blob = self.blob(&wanted).await;
+        if blob.is_err() {
+            self.registry.stop();
+        }
+        blob
     }
 
     /// Downloads a blob unless the store has it.

@@ -35,29 +35,31 @@ impl Registry {
         wanted: &Wanted,
         received: &(dyn Fn(u64) + Sync),
     ) -> Result<Staged> {
-        self.retried(&wanted.what, async || {
-            received(0);
-            let response = self.blob_response(wanted).await?;
-            let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-            let writing = tokio::task::spawn_blocking({
-                let (store, wanted) = (store.clone(), wanted.clone());
-                move || write(&store, &wanted, receiver)
-            });
-            let arrived = self.receive(wanted, response, &sender, received).await;
-            // Only after a whole blob is it told to finish; a channel that merely closes means failure.
-            if arrived.is_ok() {
-                // It fails only if the writer is gone, and then that says why.
-                let _ = sender.send(Piece::End).await;
-            }
-            drop(sender);
-            let written = writing.await.map_err(|e| Error::Task(e.to_string()))?;
-            match (arrived, written) {
-                // The writer ended first: its error is the cause, and the other only that nobody listens.
-                (_, Err(written)) => Err(self.refused(wanted, written)),
-                (Err(arrived), _) => Err(arrived),
-                (Ok(()), Ok(Some(staged))) => Ok(staged),
-                (Ok(()), Ok(None)) => Err(Error::Task(format!("{}: not written", wanted.what))),
-            }
+        self.retried(&wanted.what, || {
+            Box::pin(async {
+                received(0);
+                let response = self.blob_response(wanted).await?;
+                let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+                let writing = tokio::task::spawn_blocking({
+                    let (store, wanted) = (store.clone(), wanted.clone());
+                    move || write(&store, &wanted, receiver)
+                });
+                let arrived = self.receive(wanted, response, &sender, received).await;
+                // Only after a whole blob is it told to finish; a channel that merely closes means failure.
+                if arrived.is_ok() {
+                    // It fails only if the writer is gone, and then that says why.
+                    let _ = sender.send(Piece::End).await;
+                }
+                drop(sender);
+                let written = writing.await.map_err(|e| Error::Task(e.to_string()))?;
+                match (arrived, written) {
+                    // The writer ended first: its error is the cause, and the other only that nobody listens.
+                    (_, Err(written)) => Err(self.refused(wanted, written)),
+                    (Err(arrived), _) => Err(arrived),
+                    (Ok(()), Ok(Some(staged))) => Ok(staged),
+                    (Ok(()), Ok(None)) => Err(Error::Task(format!("{}: not written", wanted.what))),
+                }
+            })
         })
         .await
     }

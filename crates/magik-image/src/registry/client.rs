@@ -2,7 +2,7 @@
 
 use std::{sync::Once, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::BoxFuture};
 use magik_cas::Digest;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use tokio_util::sync::CancellationToken;
@@ -122,39 +122,41 @@ impl Registry {
     /// sends something else is found out.
     pub(crate) async fn manifest(&self, tag_or_digest: &str, limit: u64) -> Result<Fetched> {
         let what = format!("manifest {tag_or_digest}");
-        self.retried(&what, async || {
-            let request = self.request(Method::GET, &format!("manifests/{tag_or_digest}"))?;
-            let response = self
-                .send(&what, request.header(header::ACCEPT, MANIFEST_TYPES.join(", ")))
-                .await?;
-            let header_of = |name: &str| {
-                response
-                    .headers()
-                    .get(name)
-                    .and_then(|v| v.to_str().ok())
-                    .map(str::to_owned)
-            };
-            let (media_type, promised) = (header_of("content-type"), header_of("docker-content-digest"));
-            let bytes = self.body(&what, response, limit).await?;
-            let asked = tag_or_digest.parse::<Digest>().ok();
-            for expected in [asked, promised.and_then(|text| text.parse().ok())]
-                .into_iter()
-                .flatten()
-            {
-                let found = Digest::of(expected.algorithm(), &bytes);
-                if found != expected {
-                    return Err(self.error(Problem::DigestMismatch {
-                        what: what.clone(),
-                        expected,
-                        found,
-                    }));
+        self.retried(&what, || {
+            Box::pin(async {
+                let request = self.request(Method::GET, &format!("manifests/{tag_or_digest}"))?;
+                let response = self
+                    .send(&what, request.header(header::ACCEPT, MANIFEST_TYPES.join(", ")))
+                    .await?;
+                let header_of = |name: &str| {
+                    response
+                        .headers()
+                        .get(name)
+                        .and_then(|v| v.to_str().ok())
+                        .map(str::to_owned)
+                };
+                let (media_type, promised) = (header_of("content-type"), header_of("docker-content-digest"));
+                let bytes = self.body(&what, response, limit).await?;
+                let asked = tag_or_digest.parse::<Digest>().ok();
+                for expected in [asked, promised.and_then(|text| text.parse().ok())]
+                    .into_iter()
+                    .flatten()
+                {
+                    let found = Digest::of(expected.algorithm(), &bytes);
+                    if found != expected {
+                        return Err(self.error(Problem::DigestMismatch {
+                            what: what.clone(),
+                            expected,
+                            found,
+                        }));
+                    }
                 }
-            }
-            let digest = asked.unwrap_or_else(|| Digest::sha256(&bytes));
-            Ok(Fetched {
-                bytes,
-                digest,
-                media_type,
+                let digest = asked.unwrap_or_else(|| Digest::sha256(&bytes));
+                Ok(Fetched {
+                    bytes,
+                    digest,
+                    media_type,
+                })
             })
         })
         .await
@@ -164,9 +166,11 @@ impl Registry {
     pub(crate) async fn has_blob(&self, digest: &Digest) -> Result<bool> {
         let what = format!("blob {digest}");
         let found = self
-            .retried(&what, async || {
-                let request = self.request(Method::HEAD, &format!("blobs/{digest}"))?;
-                self.send(&what, request).await.map(drop)
+            .retried(&what, || {
+                Box::pin(async {
+                    let request = self.request(Method::HEAD, &format!("blobs/{digest}"))?;
+                    self.send(&what, request).await.map(drop)
+                })
             })
             .await;
         match found {
@@ -207,8 +211,8 @@ impl Registry {
             .join("/v2/")
             .map_err(|e| self.protocol(what, e.to_string()))?;
         let response = self
-            .retried(what, async || {
-                self.exchange(what, self.http.get(url.clone())).await
+            .retried(what, || {
+                Box::pin(async { self.exchange(what, self.http.get(url.clone())).await })
             })
             .await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -359,20 +363,12 @@ impl Registry {
 
     /// Waits for the network, no longer than it may stay silent, and not past the deadline.
     pub(crate) async fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
-        let deadline = self.connection.deadline;
-        let left = deadline.at.saturating_duration_since(std::time::Instant::now());
         let idle = self.connection.idle_timeout;
-        let waited = tokio::select! {
-            biased;
-            () = self.stopped.cancelled() => return Err(Error::Task(format!("{what}: stopped"))),
-            waited = tokio::time::timeout(idle.min(left), future) => waited,
-        };
-        match waited {
+        match self
+            .before_deadline(what, tokio::time::timeout(idle, future))
+            .await?
+        {
             Ok(value) => Ok(value),
-            Err(_) if left <= idle => Err(self.error(Problem::TimedOut {
-                what: what.to_owned(),
-                limit: deadline.limit,
-            })),
             Err(_) => Err(self.error(Problem::Stalled {
                 what: what.to_owned(),
                 after: idle,
@@ -380,8 +376,28 @@ impl Registry {
         }
     }
 
-    /// Runs an attempt again where the problem may pass.
-    pub(super) async fn retried<T>(&self, what: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    /// Waits, but not past the deadline, nor after another transfer has failed.
+    async fn before_deadline<T>(&self, what: &str, future: impl Future<Output = T>) -> Result<T> {
+        let deadline = self.connection.deadline;
+        let waited = tokio::select! {
+            biased;
+            () = self.stopped.cancelled() => return Err(Error::Task(format!("{what}: stopped"))),
+            waited = tokio::time::timeout_at(deadline.at.into(), future) => waited,
+        };
+        waited.map_err(|_| {
+            self.error(Problem::TimedOut {
+                what: what.to_owned(),
+                limit: deadline.limit,
+            })
+        })
+    }
+
+    /// Runs an attempt again where the problem may pass. Boxed, not `AsyncFn`: nothing says that what that returns is `Send`.
+    pub(super) async fn retried<'a, T>(
+        &self,
+        what: &str,
+        attempt: impl Fn() -> BoxFuture<'a, Result<T>> + Sync,
+    ) -> Result<T> {
         let mut pauses = RETRY_AFTER.into_iter();
         loop {
             let failed = match attempt().await {
@@ -392,7 +408,7 @@ impl Registry {
                 return Err(Error::Registry(failed));
             };
             tracing::debug!(%what, error = %failed, "trying again");
-            self.wait(what, tokio::time::sleep(pause)).await?;
+            self.before_deadline(what, tokio::time::sleep(pause)).await?;
         }
     }
 
