@@ -4,7 +4,7 @@
 //!   naming the field, never dropped.
 //! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
 //!   or nothing of the pod exists.
-//! - `native`: pods of Linux namespaces and control groups.
+//! - [`native`]: pods of Linux namespaces and control groups.
 //!
 //! ```
 //! use magik_pri::PodSpec;
@@ -26,8 +26,8 @@
 
 mod error;
 pub mod limits;
-// #[cfg(all(feature = "native", target_os = "linux"))]
-// pub mod native;
+#[cfg(all(feature = "native", target_os = "linux"))]
+pub mod native;
 mod runtime;
 mod session;
 mod spec;
@@ -43,5 +43,10 @@ pub use spec::{
     RuntimeClass, Security, SpecError, Volume, VolumeSource,
 };
 
-/// The pod status and events, as the pod init writes them.
-pub use magik_infra::{events, status};
+/// A pod's status, as its init writes it.
+pub use magik_infra::status;
+
+/// What happens in a pod.
+pub mod events {
+    pub use magik_infra::{Event, EventKind};
+}

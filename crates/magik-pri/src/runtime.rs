@@ -1,8 +1,14 @@
 //! The trait every pod backend implements.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use magik_image::pull::Progress;
 use magik_infra::status::PodStatus;
 use magik_oci::{Capability, Stats};
 
@@ -12,12 +18,23 @@ use crate::{
 };
 
 /// What `run_pod` takes beside the specification.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct RunOptions {
     /// Holds for every container instead of what the specification says.
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
     pub insecure_registries: bool,
+    /// Is told of what is pulled.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl Debug for RunOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOptions")
+            .field("pull_policy", &self.pull_policy)
+            .field("insecure_registries", &self.insecure_registries)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A pod runtime.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use magik_infra::events::Event;
+use magik_infra::Event;
 use tokio::sync::mpsc;
 
 use crate::Result;

@@ -1,0 +1,206 @@
+//! The control groups of pods: `/magikrun/<pod-id>/{_init, <container>}` in each hierarchy.
+//!
+//! Those of containers are made by the container runtime; here is the init's, and the removal of all of them.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use super::process::Process;
+
+/// The cgroup below which those of all pods lie.
+const PARENT: &str = "magikrun";
+/// The init's cgroup: no container is called that.
+const INIT: &str = "_init";
+/// How long killed processes may take to leave a cgroup.
+const SETTLE: Duration = Duration::from_secs(10);
+/// The kernel lets go of a cgroup a moment after its last process has ended, without saying when.
+const RETRY: Duration = Duration::from_micros(500);
+
+/// How this host arranges its cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hierarchies {
+    /// The mount of cgroup v2 where it is the only hierarchy.
+    unified: Option<PathBuf>,
+    /// The mounts of all hierarchies.
+    mounts: Vec<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Reads them off the mounts.
+    pub(super) fn detect() -> io::Result<Self> {
+        Ok(parse(&fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// A container's `cgroupsPath`.
+    pub(super) fn container_path(id: &str, container: &str) -> PathBuf {
+        Path::new("/").join(PARENT).join(id).join(container)
+    }
+
+    /// Makes the init's cgroup and opens it for `CLONE_INTO_CGROUP`; `None` where there are v1 hierarchies: joining one
+    /// costs an RCU grace period each, and what it would be good for, the launcher's own cgroups do.
+    pub(super) fn make_init(&self, id: &str) -> io::Result<Option<OwnedFd>> {
+        let Some(mount) = &self.unified else { return Ok(None) };
+        let dir = mount.join(PARENT).join(id).join(INIT);
+        fs::create_dir_all(&dir)?;
+        Ok(Some(rustix::fs::open(&dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// The ids that have cgroups.
+    pub(super) fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = Vec::new();
+        for mount in &self.mounts {
+            let entries = fs::read_dir(mount.join(PARENT)).into_iter().flatten().flatten();
+            let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            ids.extend(dirs.filter_map(|e| e.file_name().into_string().ok()));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Thaws what a v1 freezer holds: even SIGKILL waits for that.
+    pub(super) fn thaw(&self, id: &str) {
+        for mount in &self.mounts {
+            let pod = mount.join(PARENT).join(id);
+            for dir in subdirs(&pod).into_iter().chain([pod]) {
+                let state = dir.join("freezer.state");
+                if fs::read_to_string(&state).is_ok_and(|text| text.trim() != "THAWED") {
+                    let _ = fs::write(state, "THAWED");
+                }
+            }
+        }
+    }
+
+    /// Kills what is left in a pod's cgroups and removes them.
+    pub(super) fn remove(&self, id: &str) -> io::Result<()> {
+        let until = Instant::now() + SETTLE;
+        for mount in &self.mounts {
+            let dir = mount.join(PARENT).join(id);
+            while let Err(e) = remove_tree(&dir) {
+                let busy = matches!(Errno::from_io_error(&e), Some(Errno::BUSY | Errno::NOTEMPTY));
+                if !busy || Instant::now() > until {
+                    return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display())));
+                }
+                if kill_all(&dir, until)? == 0 {
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse(mountinfo: &str) -> Hierarchies {
+    let mut hierarchies = Hierarchies { unified: None, mounts: Vec::new() };
+    for line in mountinfo.lines() {
+        // proc(5): … mount point … " - " file system type …
+        let Some((mount, fs)) = line.split_once(" - ") else { continue };
+        let (Some(point), Some(kind)) = (mount.split(' ').nth(4), fs.split(' ').next()) else { continue };
+        if !point.starts_with("/sys/fs/cgroup") || !matches!(kind, "cgroup" | "cgroup2") {
+            continue;
+        }
+        hierarchies.mounts.push(point.into());
+        if kind == "cgroup2" && point == "/sys/fs/cgroup" {
+            hierarchies.unified = Some(point.into());
+        }
+    }
+    hierarchies
+}
+
+fn subdirs(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Removes a cgroup and those below it, deepest first.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::BUSY | Errno::NOTEMPTY)) => {}
+        result => return result,
+    }
+    for child in subdirs(dir) {
+        remove_tree(&child)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Kills every process in a cgroup and below, and waits for each; how many there were.
+fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
+    let mut count = 0;
+    for child in subdirs(dir) {
+        count += kill_all(&child, until)?;
+    }
+    let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else { return Ok(count) };
+    let mut killed = Vec::new();
+    for pid in procs.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        // A pid may have been reused between reading and opening: only kill what is in the cgroup still.
+        if !is_in(dir, pid) {
+            continue;
+        }
+        let process = Process::new(pidfd);
+        process.kill()?;
+        killed.push(process);
+    }
+    for process in &killed {
+        process.wait(until.saturating_duration_since(Instant::now()))?;
+    }
+    Ok(count + killed.len())
+}
+
+fn is_in(dir: &Path, pid: Pid) -> bool {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().any(|line| line.parse() == Ok(pid.as_raw_nonzero().get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_unified_from_hybrid_mounts() {
+        let hybrid = "31 23 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      32 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      34 31 0:29 / /elsewhere rw - cgroup cgroup rw,memory\n";
+        let parsed = parse(hybrid);
+        assert_eq!(parsed.unified, None);
+        assert_eq!(parsed.mounts, [Path::new("/sys/fs/cgroup/unified"), Path::new("/sys/fs/cgroup/memory")]);
+        let unified = parse("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
+        assert_eq!(unified.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
+        assert_eq!(unified.mounts.len(), 1);
+    }
+
+    #[test]
+    fn removes_cgroups_with_the_processes_in_them() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED removes_cgroups_with_the_processes_in_them: needs root");
+            return;
+        }
+        let hierarchies = Hierarchies::detect().unwrap();
+        let id = format!("test-{}", std::process::id());
+        let inner = hierarchies.mounts[0].join(PARENT).join(&id).join("c").join("d");
+        fs::create_dir_all(&inner).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(inner.join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert!(hierarchies.ids().contains(&id));
+        hierarchies.remove(&id).unwrap();
+        assert!(!hierarchies.ids().contains(&id));
+        child.wait().unwrap();
+        hierarchies.remove(&id).unwrap();
+    }
+}

@@ -1,0 +1,294 @@
+//! Pods of Linux namespaces and control groups.
+//!
+//! A pod lives under one process, its init, which is PID 1 of a pid namespace: when it ends, however that comes about,
+//! the kernel ends everything else of the pod. What lies where, and how a pod is committed, is in docs/architecture.md.
+//!
+//! The program that uses [`NativePodRuntime`] is also the init's program: its `main` begins with
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     if std::env::args_os().nth(1).is_some_and(|a| a == magik_pri::native::POD_INIT) {
+//!         return magik_pri::native::pod_init_main();
+//!     }
+//!     // …
+//! # std::process::ExitCode::SUCCESS
+//! }
+//! ```
+
+mod cgroup;
+mod hooks;
+mod init;
+mod lock;
+mod paths;
+mod process;
+mod run;
+mod sandbox;
+mod spawn;
+mod store;
+mod streams;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use magik_image::ImageStore;
+use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, logs, status::PodStatus};
+use magik_oci::{Capability, Platform, Stats};
+
+use self::{
+    cgroup::Hierarchies,
+    paths::Paths,
+    run::Run,
+    store::{PodDir, Store},
+    streams::Context,
+};
+use crate::{
+    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession, Result, RunOptions,
+    RuntimeClass, SweepReport,
+};
+
+pub use self::{
+    init::{POD_INIT, pod_init_main},
+    paths::Roots,
+};
+
+/// The log of a pod's init among those of its containers; no container is called that.
+const INIT_LOG: &str = "_init";
+
+/// A pod runtime on Linux namespaces and control groups.
+///
+/// It keeps nothing but its configuration: any number of them, in any number of processes, may work on the same roots.
+/// Its operations need a tokio runtime with I/O and time enabled.
+#[derive(Debug)]
+pub struct NativePodRuntime {
+    roots: Roots,
+    init_binary: PathBuf,
+    store: OnceLock<Arc<Store>>,
+}
+
+impl NativePodRuntime {
+    /// A runtime on these roots. Nothing is touched before its first operation.
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
+        Self { roots, init_binary: "/proc/self/exe".into(), store: OnceLock::new() }
+    }
+
+    /// Another program for the init than this one; its `main` calls [`pod_init_main`].
+    #[must_use]
+    pub fn init_binary(mut self, binary: PathBuf) -> Self {
+        self.init_binary = binary;
+        self
+    }
+
+    /// The store, opened once.
+    fn store(&self) -> Result<&Arc<Store>> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let paths = Paths::open(&self.roots)?;
+        let images = ImageStore::open(paths.data_root()).map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
+        let cgroups = Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?;
+        let store = Arc::new(Store { paths, images, cgroups });
+        Ok(self.store.get_or_init(|| store))
+    }
+
+    /// The store, swept.
+    async fn swept(&self) -> Result<Arc<Store>> {
+        let store = self.store()?.clone();
+        blocking(move || match store.sweep() {
+            Ok(_) => Ok(store),
+            Err(error) => {
+                // What cannot be removed now must not keep other pods from being run or deleted.
+                tracing::warn!(%error, "sweep");
+                Ok(store)
+            }
+        })
+        .await
+    }
+
+    /// The store, swept, and a pod in it.
+    async fn find(&self, pod: &str) -> Result<(Arc<Store>, PodDir)> {
+        let store = self.swept().await?;
+        let found = store.resolve(pod)?;
+        Ok((store, found))
+    }
+
+    /// A connection to the init of a running pod.
+    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir, Context)> {
+        let (_, found) = self.find(pod).await?;
+        let context = Context { pod: pod.to_owned(), operation };
+        if !found.is_alive()? {
+            return Err(Error::WrongState { pod: pod.to_owned(), operation, why: "does not run any more".into() });
+        }
+        let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
+        let client = client.map_err(|e| match e {
+            ControlError::Connect { .. } => {
+                Error::WrongState { pod: pod.to_owned(), operation, why: "does not run any more".into() }
+            }
+            other => context.error(&other),
+        })?;
+        Ok((client, found, context))
+    }
+}
+
+/// Runs what waits for files, locks or processes where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
+}
+
+/// The container that is meant: the one named, or the only one there is.
+fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<String> {
+    let all = || status.containers.iter().chain(&status.init_containers).map(|c| c.name.as_str());
+    let listed = || all().collect::<Vec<_>>().join(", ");
+    let error = |reason| Error::Container { pod: pod.to_owned(), reason };
+    match (named, status.containers.as_slice()) {
+        (Some(name), _) if all().any(|n| n == name) => Ok(name.to_owned()),
+        (Some(name), _) => {
+            let name: String = name.chars().take(64).collect();
+            Err(error(format!("there is no container {name:?}: it has {}", listed())))
+        }
+        (None, [only]) => Ok(only.name.clone()),
+        (None, _) => Err(error(format!("which container? It has {}", listed()))),
+    }
+}
+
+#[async_trait]
+impl PodRuntime for NativePodRuntime {
+    fn runtime_class(&self) -> RuntimeClass {
+        RuntimeClass::Native
+    }
+
+    fn is_available(&self) -> Capability {
+        Platform::detect().native
+    }
+
+    async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
+        if let Some(class) = spec.runtime_class.filter(|class| *class != RuntimeClass::Native) {
+            let why = format!("the pod is for the runtime {class}, this is native");
+            return Err(Error::Unsupported { what: "spec.runtimeClassName".into(), why });
+        }
+        let store = self.swept().await?;
+        Run { store: &store, init_binary: &self.init_binary, spec, options: &options }.run().await
+    }
+
+    async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
+        let stopped = match self.connect(pod, "stop").await {
+            Ok((client, _, context)) => client.stop(grace).await.map_err(|e| context.error(&e)),
+            Err(e) => Err(e),
+        };
+        match stopped {
+            Ok(status) => Ok(status),
+            // Others may have stopped it, or killed its init, while we tried: then it is stopped, which is what was asked.
+            Err(error @ (Error::WrongState { .. } | Error::Control { .. })) => {
+                let (_, found) = self.find(pod).await?;
+                wait_for_end(&found).await?;
+                let status = found.status()?;
+                if status.phase.is_final() { Ok(status) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
+        let (store, found) = match self.find(pod).await {
+            Err(Error::NotFound(_)) if force => return Ok(()),
+            other => other?,
+        };
+        blocking(move || store.delete(&found, force)).await
+    }
+
+    async fn pod_status(&self, pod: &str) -> Result<PodStatus> {
+        self.find(pod).await?.1.status()
+    }
+
+    async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
+        let (_, found) = self.find(pod).await?;
+        wait_for_end(&found).await?;
+        found.status()
+    }
+
+    async fn list_pods(&self) -> Result<Vec<PodStatus>> {
+        let store = self.swept().await?;
+        let mut pods = Vec::new();
+        for pod in store.all()? {
+            match pod.status() {
+                Ok(status) => pods.push(status),
+                // Deleted since it was listed.
+                Err(Error::NotFound(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(pods)
+    }
+
+    async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession> {
+        let (client, found, context) = self.connect(pod, "exec").await?;
+        let request = magik_infra::ExecRequest {
+            container: container(&found.status()?, pod, request.container.as_deref())?,
+            args: request.args,
+            env: request.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            cwd: request.cwd,
+            user: request.user,
+            tty: request.tty.is_some(),
+            stdin: request.stdin,
+            size: request.tty.map(|size| (size.rows, size.columns)),
+        };
+        let session = client.exec(&request).await.map_err(|e| context.error(&e))?;
+        Ok(streams::exec(session, context))
+    }
+
+    async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
+        let (store, found) = self.find(pod).await?;
+        let name = container(&found.status()?, pod, options.container.as_deref())?;
+        let wanted = logs::LogOptions { tail: options.tail, since: options.since, timestamps: options.timestamps };
+        if options.follow {
+            match self.connect(pod, "logs").await {
+                Ok((client, _, context)) => {
+                    let output = client.logs(&name, &wanted, true).await.map_err(|e| context.error(&e))?;
+                    return Ok(streams::live_log(output, context));
+                }
+                // It is over: what is there is all there will be.
+                Err(Error::WrongState { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let path = store.paths.log(&found.id, &name);
+        let reader = logs::LogReader::open(&path, wanted).map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
+        Ok(streams::log_file(reader, pod.to_owned()))
+    }
+
+    async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {
+        let (client, _, context) = self.connect(pod, "stats").await?;
+        client.stats().await.map_err(|e| context.error(&e))
+    }
+
+    async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {
+        let (client, _, context) = self.connect(pod, "events").await?;
+        let events = client.events(follow).await.map_err(|e| context.error(&e))?;
+        Ok(streams::events(events, context))
+    }
+
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession> {
+        let (client, _, context) = self.connect(pod, "port-forward").await?;
+        let forward = client.port_forward(port).await.map_err(|e| context.error(&e))?;
+        Ok(streams::port(forward, context))
+    }
+
+    async fn sweep(&self) -> Result<SweepReport> {
+        let store = self.store()?.clone();
+        blocking(move || store.sweep()).await
+    }
+}
+
+/// Waits until a pod's init has ended.
+async fn wait_for_end(pod: &PodDir) -> Result<()> {
+    let Some(init) = pod.init()? else { return Ok(()) };
+    let ended = process::ended(init).await;
+    ended.map(drop).map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
+}

@@ -1,0 +1,177 @@
+//! Where everything of a pod lies, and how pods are named.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use magik_infra::PENDING_SUFFIX;
+
+use crate::{Error, Result};
+
+/// Hex digits of an id that are random.
+const RANDOM_DIGITS: usize = 16;
+/// Hex digits of an id that say which state root the pod belongs to.
+const TAG_DIGITS: usize = 8;
+
+/// Where pods are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// Images, layers, volumes, logs: `/var/lib/magikrun`.
+    pub data: PathBuf,
+    /// What does not outlive a boot: `/run/magikrun`.
+    pub state: PathBuf,
+}
+
+/// Both roots, made and absolute, and every path below them.
+#[derive(Debug)]
+pub(super) struct Paths {
+    data: PathBuf,
+    state: PathBuf,
+    tag: String,
+}
+
+impl Paths {
+    /// Makes the directories.
+    pub(super) fn open(roots: &Roots) -> Result<Self> {
+        let (data, state) = (private(&roots.data)?, private(&roots.state)?);
+        private(&data.join("pods"))?;
+        for dir in ["pods", "names", "sandboxes", "intents"] {
+            private(&state.join(dir))?;
+        }
+        let tag = tag(&state);
+        Ok(Self { data, state, tag })
+    }
+
+    /// A new id: random digits, then those of this state root. So what lies in a data root or a cgroup tree that several
+    /// state roots use can be told apart.
+    pub(super) fn new_id(&self) -> Result<String> {
+        let mut bytes = [0_u8; RANDOM_DIGITS / 2];
+        let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        n.map_err(Error::io("getrandom"))?;
+        let random = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        Ok(format!("{random}{}", self.tag))
+    }
+
+    /// Whether a file name is the id of a pod of this state root.
+    pub(super) fn is_own_id(&self, name: &str) -> bool {
+        is_id(name) && name.ends_with(&self.tag)
+    }
+
+    pub(super) fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+    /// A committed pod's state.
+    pub(super) fn pod(&self, id: &str) -> PathBuf {
+        self.pods().join(id)
+    }
+    /// The state of a pod that is not committed, or is being deleted.
+    pub(super) fn pending(&self, id: &str) -> PathBuf {
+        self.pods().join(format!("{id}{PENDING_SUFFIX}"))
+    }
+    /// Serialises reservations and sweeps.
+    pub(super) fn reservations_lock(&self) -> PathBuf {
+        self.state.join("pods.lock")
+    }
+    pub(super) fn names(&self) -> PathBuf {
+        self.state.join("names")
+    }
+    /// Held while images are pulled for a pod that is not reserved yet.
+    pub(super) fn intents(&self) -> PathBuf {
+        self.state.join("intents")
+    }
+    pub(super) fn sandboxes(&self) -> PathBuf {
+        self.state.join("sandboxes")
+    }
+    pub(super) fn sandbox(&self, id: &str) -> PathBuf {
+        self.sandboxes().join(id)
+    }
+    pub(super) fn bundle(&self, id: &str, container: &str) -> PathBuf {
+        self.sandbox(id).join("containers").join(container)
+    }
+    pub(super) fn data_root(&self) -> &Path {
+        &self.data
+    }
+    pub(super) fn data_pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+    pub(super) fn data_pod(&self, id: &str) -> PathBuf {
+        self.data_pods().join(id)
+    }
+    pub(super) fn log(&self, id: &str, container: &str) -> PathBuf {
+        self.data_pod(id).join("logs").join(format!("{container}.log"))
+    }
+}
+
+/// The file name of a reservation. Neither part has a `_`: it separates them.
+pub(super) fn name_link(namespace: &str, name: &str) -> String {
+    format!("{namespace}_{name}")
+}
+
+/// Whether a text has the form of an id.
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == RANDOM_DIGITS + TAG_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// FNV-1a of the path: stable from one version of this program to the next.
+fn tag(state: &Path) -> String {
+    let bytes = state.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
+    format!("{folded:08x}")
+}
+
+/// Makes a directory and those above it, for the owner only, and returns its real path.
+fn private(dir: &Path) -> Result<PathBuf> {
+    let context = || format!("create {}", dir.display());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(context()))?;
+    dir.canonicalize().map_err(Error::io(context()))
+}
+
+/// Makes one new directory with exactly this mode, whatever the umask is.
+pub(super) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(dir)?;
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// The names in a directory that are text; one that does not exist has none.
+pub(super) fn entries(dir: &Path) -> Result<Vec<String>> {
+    let context = || format!("list {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(context())(e)),
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let names: io::Result<Vec<_>> = names.collect();
+    Ok(names.map_err(Error::io(context()))?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_the_state_root_they_belong_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let (data, state) = (dir.path().join("data"), dir.path().join(name));
+            Paths::open(&Roots { data, state }).unwrap()
+        };
+        let (a, b) = (open("a"), open("b"));
+        let id = a.new_id().unwrap();
+        assert!(is_id(&id) && a.is_own_id(&id) && !b.is_own_id(&id));
+        assert!(open("a").is_own_id(&id));
+        assert_ne!(a.new_id().unwrap(), id);
+        for wrong in ["", "..", "abc", &format!("{id}.pending"), &id.to_uppercase(), &format!("{}/..", &id[..21])] {
+            assert!(!is_id(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_is_a_file_name() {
+        let link = name_link(&"n".repeat(63), &"p".repeat(crate::limits::MAX_POD_NAME_LEN));
+        assert_eq!(link.len(), 255);
+    }
+}

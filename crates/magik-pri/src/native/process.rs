@@ -1,0 +1,133 @@
+//! A pod's init as others see it: a pid that is never mistaken for another process.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Where the launcher records the init it started, in the pod's state directory.
+const RECORD: &str = "init";
+
+/// A process by descriptor.
+#[derive(Debug)]
+pub(super) struct Process {
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    pub(super) const fn new(pidfd: OwnedFd) -> Self {
+        Self { pidfd }
+    }
+
+    /// The init recorded in a pod's directory; `None` if it is gone.
+    pub(super) fn recorded(dir: &Path) -> io::Result<Option<Self>> {
+        let text = match fs::read_to_string(dir.join(RECORD)) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut fields = text.split_whitespace();
+        let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        let (Some(pid), Some(started)) = (pid, fields.next()) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // Read after the descriptor was opened: the time is that of the process the descriptor is of, or of none.
+        Ok((start_time(pid).as_deref() == Some(started)).then_some(Self { pidfd }))
+    }
+
+    /// Records an init that was just started, and not waited for.
+    pub(super) fn record(dir: &Path, pid: Pid) -> io::Result<()> {
+        let started = start_time(pid).ok_or_else(|| io::Error::other("the pod init ended at once"))?;
+        fs::write(dir.join(RECORD), format!("{} {started}\n", pid.as_raw_nonzero()))
+    }
+
+    /// Sends SIGKILL; one that has ended is no error.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until it has ended, and with it everything in its pid namespace; `false` after `limit`.
+    pub(super) fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&limit)) {
+                Ok(n) => return Ok(n > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Takes the exit status, where the process is this one's child and has ended.
+    pub(super) fn reap(&self) -> Option<String> {
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (_, Some(signal)) => format!("signal {signal}"),
+            _ => "an unknown status".into(),
+        })
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+/// Waits as [`Process::wait`] does, without a limit, and returns the process, for reaping.
+#[allow(unsafe_code, reason = "AsyncFd has to be promised that the descriptor stays the same")]
+pub(super) async fn ended(process: Process) -> io::Result<Process> {
+    // SAFETY: a `Process` owns its descriptor, which is open and is never closed or replaced before it is dropped.
+    let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
+    process.readable().await?.retain_ready();
+    Ok(process.into_inner())
+}
+
+/// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
+fn start_time(pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The command's name, in brackets, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_pid_is_not_taken_for_the_recorded_process() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Process::recorded(dir.path()).unwrap().is_none());
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        Process::record(dir.path(), pid).unwrap();
+        let process = Process::recorded(dir.path()).unwrap().unwrap();
+        assert!(!process.wait(Duration::ZERO).unwrap());
+        fs::write(dir.path().join(RECORD), format!("{} 1\n", pid.as_raw_nonzero())).unwrap();
+        assert!(Process::recorded(dir.path()).unwrap().is_none());
+        process.kill().unwrap();
+        assert!(process.wait(Duration::from_secs(10)).unwrap());
+        assert_eq!(process.reap().as_deref(), Some("signal 9"));
+        process.kill().unwrap();
+        assert!(child.wait().is_err());
+        fs::write(dir.path().join(RECORD), "garbage").unwrap();
+        assert!(Process::recorded(dir.path()).unwrap().is_none());
+    }
+}

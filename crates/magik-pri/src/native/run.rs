@@ -1,0 +1,250 @@
+//! `run_pod`, step by step (DESIGN section 3).
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fmt::Display,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures_util::future::{BoxFuture, join_all, try_join_all};
+use magik_image::{
+    Image,
+    pull::{self, PullOptions},
+};
+use magik_infra::{ControlClient, ControlError, plan::PodPlan, status::PodStatus};
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    INIT_LOG, blocking, hooks, init,
+    process::{self, Process},
+    sandbox::{Builder, ContainerImage},
+    spawn,
+    store::{Intent, Pending, PodDir, Store},
+};
+use crate::{ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, Step};
+
+/// One `run_pod`.
+#[derive(Debug)]
+pub(super) struct Run<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) init_binary: &'a Path,
+    pub(super) spec: &'a PodSpec,
+    pub(super) options: &'a RunOptions,
+}
+
+impl Run<'_> {
+    pub(super) async fn run(self) -> Result<PodStatus> {
+        self.check_requests()?;
+        hooks::reached(Step::Validate).await;
+
+        let id = self.store.paths.new_id()?;
+        let mut intent = Intent::new(self.store, &id).map_err(|e| self.failed(Step::Images, None, e))?;
+        let images = self.images(&id).await?;
+        hooks::reached(Step::Images).await;
+
+        let (store, spec, new_id) = (self.store.clone(), self.spec.clone(), id.clone());
+        let pending = blocking(move || Ok(store.reserve(&new_id, &spec))).await?.map_err(|e| match e {
+            Error::Io { .. } => self.failed(Step::Reserve, None, e),
+            other => other,
+        })?;
+        intent.reserved = true;
+        drop(intent);
+        hooks::reached(Step::Reserve).await;
+
+        let (pending, plan, socket) = self.launch(pending, images).await?;
+        let client = self.connect(&pending, socket).await?;
+        hooks::reached(Step::Launch).await;
+
+        self.start(&pending, &client, &plan).await?;
+        hooks::reached(Step::Start).await;
+
+        let pod = pending.commit().map_err(|e| self.failed(Step::Commit, None, e))?;
+        hooks::reached(Step::Commit).await;
+        let committed = client.commit().await;
+        let status = self.committed(&pending, &pod, committed)?;
+        if let Some(init) = pending.keep() {
+            reap_later(init);
+        }
+        Ok(status)
+    }
+
+    fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
+        Error::Run { pod: self.spec.full_name(), step, container, reason: reason.to_string() }
+    }
+
+    /// A pod whose requests the host does not have would wait for ever on a cluster; here it is refused.
+    fn check_requests(&self) -> Result<()> {
+        let info = rustix::system::sysinfo();
+        let total = u128::from(info.totalram) * u128::from(info.mem_unit);
+        let requested: u64 = self.spec.containers.iter().filter_map(|c| c.requests.memory).sum();
+        if u128::from(requested) > total {
+            let reason = format!("resources.requests: {requested} bytes of memory, and the host has {total}");
+            return Err(self.failed(Step::Validate, None, reason));
+        }
+        Ok(())
+    }
+
+    /// Brings every image into the store and unpacks it; of all containers, in order. Each image once.
+    async fn images(&self, id: &str) -> Result<Vec<ContainerImage>> {
+        let mut wanted: Vec<(&ContainerSpec, PullPolicy)> = Vec::new();
+        let mut index: HashMap<(String, PullPolicy), usize> = HashMap::new();
+        let mut of_container = Vec::new();
+        for container in self.spec.all_containers() {
+            let policy = self.options.pull_policy.unwrap_or_else(|| container.pull_policy());
+            let place = *index.entry((container.image.to_string(), policy)).or_insert_with(|| {
+                wanted.push((container, policy));
+                wanted.len() - 1
+            });
+            of_container.push(place);
+        }
+        let mut pulls: Vec<BoxFuture<'_, Result<Image>>> = Vec::with_capacity(wanted.len());
+        for (container, policy) in &wanted {
+            pulls.push(Box::pin(self.pull(container, *policy)));
+        }
+        let pulled = try_join_all(pulls).await?;
+        let mut unpacks: Vec<BoxFuture<'_, magik_image::Result<Vec<PathBuf>>>> = Vec::with_capacity(pulled.len());
+        for image in &pulled {
+            unpacks.push(Box::pin(self.store.images.unpack(image, id)));
+        }
+        // All of them end before any error is returned: one under way would take the lease after it was given back.
+        let unpacked = join_all(unpacks).await;
+        let mut images = Vec::with_capacity(pulled.len());
+        for ((image, layers), (container, _)) in pulled.into_iter().zip(unpacked).zip(&wanted) {
+            images.push(ContainerImage { image, layers: layers.map_err(|e| self.image_failed(container, &e))? });
+        }
+        Ok(of_container.into_iter().filter_map(|place| images.get(place).cloned()).collect())
+    }
+
+    async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
+        let options = PullOptions {
+            policy: match policy {
+                PullPolicy::Always => pull::PullPolicy::Always,
+                PullPolicy::IfNotPresent => pull::PullPolicy::IfNotPresent,
+                PullPolicy::Never => pull::PullPolicy::Never,
+            },
+            insecure_http: self.options.insecure_registries,
+            ..PullOptions::default()
+        };
+        let progress: &dyn pull::Progress = match &self.options.progress {
+            Some(progress) => progress.as_ref(),
+            None => &(),
+        };
+        let pulled = self.store.images.pull(&container.image, &options, progress).await;
+        pulled.map_err(|e| self.image_failed(container, &e))
+    }
+
+    fn image_failed(&self, container: &ContainerSpec, error: &magik_image::Error) -> Error {
+        self.failed(Step::Images, Some(container.name.clone()), format!("image {}: {error}", container.image))
+    }
+
+    /// Writes the pod's files and starts its init.
+    async fn launch(&self, pending: Pending, images: Vec<ContainerImage>) -> Result<(Pending, PodPlan, UnixStream)> {
+        let (store, spec, binary) = (self.store.clone(), self.spec.clone(), self.init_binary.to_owned());
+        let launched = blocking(move || {
+            let mut pending = pending;
+            let builder = Builder { paths: &store.paths, id: &pending.id, spec: &spec, images: &images };
+            let hostname = builder.hostname();
+            let plan = match builder.build() {
+                Ok(plan) => plan,
+                Err(failure) => return Ok(Err((failure.container, failure.reason))),
+            };
+            match start_init(&store, &spec, &binary, &hostname, &mut pending) {
+                Ok(socket) => Ok(Ok((pending, plan, socket))),
+                Err(e) => Ok(Err((None, format!("start the pod init {}: {e}", binary.display())))),
+            }
+        });
+        launched.await?.map_err(|(container, reason)| self.failed(Step::Launch, container, reason))
+    }
+
+    async fn connect(&self, pending: &Pending, socket: UnixStream) -> Result<ControlClient> {
+        let socket = socket.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(socket));
+        let socket = socket.map_err(|e| self.failed(Step::Launch, None, e))?;
+        ControlClient::over(socket).await.map_err(|e| self.init_failed(pending, Step::Launch, &e))
+    }
+
+    async fn start(&self, pending: &Pending, client: &ControlClient, plan: &PodPlan) -> Result<()> {
+        let failed = |e| match e {
+            ControlError::Launch(e) => self.failed(Step::Start, e.container, format!("{}: {}", e.step, e.message)),
+            other => self.init_failed(pending, Step::Start, &other),
+        };
+        client.launch(plan).await.map_err(failed)?.ready().await.map_err(failed)
+    }
+
+    /// The pod stands once its init has heard of the commit, or has come to its end since.
+    fn committed(&self, pending: &Pending, pod: &PodDir, answer: Result<(), ControlError>) -> Result<PodStatus> {
+        let status = pod.status()?;
+        match answer {
+            Err(e) if !status.phase.is_final() || status.reason.as_deref() == Some("InitDied") => {
+                Err(self.init_failed(pending, Step::Commit, &e))
+            }
+            _ => Ok(status),
+        }
+    }
+
+    /// The init did not answer: if it has ended, how is what matters.
+    fn init_failed(&self, pending: &Pending, step: Step, error: &ControlError) -> Error {
+        let reason = match (pending.last_words(), error) {
+            (Some(words), ControlError::Disconnected) => format!("the pod init ended ({words})"),
+            (Some(words), error) => format!("{error}; the pod init ended ({words})"),
+            (None, error) => error.to_string(),
+        };
+        self.failed(step, None, reason)
+    }
+}
+
+fn start_init(store: &Store, spec: &PodSpec, binary: &Path, hostname: &str, pending: &mut Pending) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let null = |flags| rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
+    let log = store.paths.log(&pending.id, INIT_LOG);
+    let log_flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let state = rustix::fs::open(pending.dir(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let descriptors: [OwnedFd; 6] = [
+        null(OFlags::RDONLY)?,
+        null(OFlags::WRONLY)?,
+        rustix::fs::open(&log, log_flags, Mode::from_raw_mode(0o600))?,
+        theirs.into(),
+        pending.lock()?,
+        state,
+    ];
+    let runtime_root: PathBuf = store.paths.sandbox(&pending.id).join("oci");
+    let network = if spec.host_network { init::HOST_NETWORK } else { init::OWN_NETWORK };
+    let arguments: [&OsStr; 6] = [
+        "magikrun".as_ref(),
+        init::POD_INIT.as_ref(),
+        pending.id.as_ref(),
+        network.as_ref(),
+        runtime_root.as_ref(),
+        hostname.as_ref(),
+    ];
+    let (pid, process) = spawn::spawn(spawn::Init {
+        binary,
+        arguments: &arguments,
+        environment: &environment(),
+        descriptors,
+        cgroup: store.cgroups.make_init(&pending.id)?,
+        new_network: !spec.host_network,
+    })?;
+    // From here on dropping `pending` kills it.
+    pending.init = Some(process);
+    Process::record(&pending.dir(), pid)?;
+    Ok(ours)
+}
+
+/// The init's environment: nothing of the caller's but what helps to find faults.
+fn environment() -> Vec<String> {
+    let passed = ["RUST_LOG", "RUST_BACKTRACE"].into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()].into_iter().chain(passed).collect()
+}
+
+/// Reaps a pod's init when it ends, for callers that live longer than their pods.
+fn reap_later(init: Process) {
+    tokio::spawn(async move {
+        if let Ok(init) = process::ended(init).await {
+            init.reap();
+        }
+    });
+}

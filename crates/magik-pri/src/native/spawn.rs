@@ -1,0 +1,173 @@
+//! Starting the pod init: one `clone3` into new namespaces, then our own binary with exactly six descriptors.
+
+use std::{
+    ffi::{CString, OsStr},
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::OpenTreeFlags,
+    process::Pid,
+};
+
+use super::process::Process;
+
+/// linux/sched.h; libc has it as a number that does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// Where the descriptors wait for their numbers: above all of these.
+const LOWEST: RawFd = 16;
+/// The exit status of a child that could not become the init.
+const CANNOT_EXECUTE: i32 = 127;
+
+/// What the init is started with.
+#[derive(Debug)]
+pub(super) struct Init<'a> {
+    /// The binary; its `main` calls [`pod_init_main`](super::pod_init_main).
+    pub(super) binary: &'a Path,
+    /// Its arguments, the name of the program first.
+    pub(super) arguments: &'a [&'a OsStr],
+    /// Its environment, `NAME=value`.
+    pub(super) environment: &'a [String],
+    /// Descriptors 0 to 5.
+    pub(super) descriptors: [OwnedFd; 6],
+    /// The cgroup it starts in (v2).
+    pub(super) cgroup: Option<OwnedFd>,
+    /// Whether it gets a network namespace.
+    pub(super) new_network: bool,
+}
+
+/// Starts the init and returns its pid, valid until it is reaped, and its descriptor.
+pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
+    let binary = sealed(init.binary)?;
+    // Every allocation is made before the clone: another thread may hold the allocator's lock for ever in the child.
+    let arguments = c_strings(init.arguments.iter().map(|a| a.as_bytes().to_vec()))?;
+    let environment = c_strings(init.environment.iter().map(|v| v.clone().into_bytes()))?;
+    let (argv, envp) = (pointers(&arguments), pointers(&environment));
+    let moved = init
+        .descriptors
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, LOWEST))
+        .collect::<Result<Vec<_>, _>>()?;
+    let binary = rustix::io::fcntl_dupfd_cloexec(&binary, LOWEST)?;
+    drop(init.descriptors);
+
+    let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PIDFD;
+    if init.new_network {
+        flags |= libc::CLONE_NEWNET;
+    }
+    let mut flags = u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
+    if init.cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let child = Child {
+        moved: std::array::from_fn(|i| moved[i].as_raw_fd()),
+        binary: binary.as_raw_fd(),
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
+    };
+    clone(flags, init.cgroup.as_ref(), &child)
+}
+
+/// The binary on a read-only mount that is attached nowhere, so that no container can write to it through
+/// `/proc/PID/exe` (CVE-2019-5736). See `oci_native::seal_self_exe`, which finds nothing left to do after this.
+#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+fn sealed(binary: &Path) -> io::Result<OwnedFd> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = match rustix::mount::open_tree(CWD, binary, clone) {
+        Ok(tree) => tree,
+        // Before Linux 5.2, or on a mount that cannot be cloned: the init seals itself, or says why not.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
+            return Ok(rustix::fs::open(binary, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+}
+
+fn c_strings(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
+    strings.map(|s| CString::new(s).map_err(io::Error::other)).collect()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// What the child works with: numbers and pointers to what the parent allocated.
+struct Child {
+    moved: [RawFd; 6],
+    binary: RawFd,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+}
+
+#[allow(unsafe_code, reason = "there is no safe clone3")]
+fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<(Pid, Process)> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain data, for which zeroes mean "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    args.cgroup = cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned()));
+    // SAFETY: without CLONE_VM this is a fork. The child runs `become_init` alone, which makes system calls and nothing
+    // else (signal-safety(7)), so that no state of other threads matters, and it never returns.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        // SAFETY: this is the child, and all it points to was copied with it.
+        unsafe { become_init(child) }
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("clone3: no pid"))?;
+    // SAFETY: the kernel has stored a new descriptor, which is ours.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok((pid, Process::new(pidfd)))
+}
+
+/// The child's whole life before the init: signals, session, descriptors, execve.
+///
+/// # Safety
+/// Only in the child of a clone, with `child` as [`spawn`] makes it.
+#[allow(unsafe_code, reason = "nothing but raw system calls is allowed here")]
+unsafe fn become_init(child: &Child) -> ! {
+    // SAFETY: plain system calls on numbers, and on memory that the parent prepared.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::setsid();
+        let mut number = 0;
+        while number < 6 {
+            if libc::dup2(child.moved[number as usize], number) < 0 {
+                libc::_exit(CANNOT_EXECUTE);
+            }
+            number += 1;
+        }
+        // Whatever the program around us has open without O_CLOEXEC is not the pod's.
+        libc::syscall(libc::SYS_close_range, 6_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        libc::syscall(libc::SYS_execveat, child.binary, c"".as_ptr(), child.argv, child.envp, libc::AT_EMPTY_PATH);
+        const MESSAGE: &[u8] = b"cannot execute the pod init\n";
+        libc::write(2, MESSAGE.as_ptr().cast(), MESSAGE.len());
+        libc::_exit(CANNOT_EXECUTE)
+    }
+}
