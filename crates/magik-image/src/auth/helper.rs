@@ -1,6 +1,6 @@
 //! Credential helpers: programs `docker-credential-<name>` that keep secrets elsewhere (docker/docker-credential-helpers).
 
-use std::{process::Stdio, time::Duration};
+use std::{ffi::OsStr, process::Stdio, time::Duration};
 
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +25,11 @@ struct Answer {
 
 /// Asks `docker-credential-<helper>` for the credentials of `server`; `None` if it has none.
 pub(super) async fn get(helper: &str, server: &str) -> Result<Option<Credential>, AuthError> {
+    get_in(None, helper, server).await
+}
+
+/// The same with another `PATH` for the helper.
+async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Option<Credential>, AuthError> {
     let failed = |reason: String| AuthError::Helper {
         helper: helper.to_owned(),
         reason,
@@ -38,7 +43,7 @@ pub(super) async fn get(helper: &str, server: &str) -> Result<Option<Credential>
             "the name may hold only letters, digits, '-', '_' and '.'".into(),
         ));
     }
-    let asked = tokio::time::timeout(TIMEOUT, ask(helper, server)).await;
+    let asked = tokio::time::timeout(TIMEOUT, ask(path, helper, server)).await;
     let (success, stdout, stderr) = asked
         .map_err(|_| failed(format!("did not answer within {} s", TIMEOUT.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
@@ -61,8 +66,12 @@ pub(super) async fn get(helper: &str, server: &str) -> Result<Option<Credential>
     }))
 }
 
-async fn ask(helper: &str, server: &str) -> std::io::Result<(bool, Vec<u8>, Vec<u8>)> {
-    let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
+async fn ask(path: Option<&OsStr>, helper: &str, server: &str) -> std::io::Result<(bool, Vec<u8>, Vec<u8>)> {
+    let mut command = tokio::process::Command::new(format!("docker-credential-{helper}"));
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let mut child = command
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -83,4 +92,68 @@ async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>
         stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Asks a helper that is this shell script.
+    async fn answer(script: &str) -> Result<Option<Credential>, AuthError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("docker-credential-test");
+        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        get_in(Some(path.as_ref()), "test", "quay.io").await
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_over_its_standard_input() {
+        let script = r#"[ "$1" = get ] && [ "$(cat)" = quay.io ] && echo '{"ServerURL":"quay.io","Username":"u","Secret":"p"}'"#;
+        let basic = Credential::Basic {
+            username: "u".into(),
+            password: "p".into(),
+        };
+        assert_eq!(answer(script).await.unwrap(), Some(basic));
+        let script = r#"echo '{"Username":"<token>","Secret":"t"}'"#;
+        assert_eq!(
+            answer(script).await.unwrap(),
+            Some(Credential::IdentityToken("t".into()))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_knows_nothing_is_no_error_and_one_that_fails_is() {
+        assert_eq!(
+            answer("echo 'credentials not found in native keychain'; exit 1")
+                .await
+                .unwrap(),
+            None
+        );
+        let failed = answer("echo 'key ring\nlocked' >&2; exit 3")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            failed,
+            "credential helper docker-credential-test: key ring locked"
+        );
+        let nonsense = answer("echo hunter2").await.unwrap_err().to_string();
+        assert!(
+            nonsense.contains("is not the JSON") && !nonsense.contains("hunter2"),
+            "{nonsense}"
+        );
+        let missing = get("no-such-helper-here", "quay.io")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            missing.contains("docker-credential-no-such-helper-here"),
+            "{missing}"
+        );
+        assert!(get("../../bin/sh", "quay.io").await.is_err());
+    }
 }

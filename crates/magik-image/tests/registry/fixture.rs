@@ -1,0 +1,146 @@
+//! Images and stores for the tests.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    path::Path,
+    time::Duration,
+};
+
+use magik_cas::{Digest, Durability};
+use magik_image::{
+    ImageStore, Reference,
+    auth::{AuthSource, Credential},
+    manifest::{OCI_INDEX, OCI_MANIFEST},
+    pull::{PullOptions, PullPolicy},
+};
+use serde_json::{Value, json};
+
+use crate::server::{Reply, Request};
+
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A store in a directory of its own.
+pub struct World {
+    dir: tempfile::TempDir,
+    pub store: ImageStore,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(dir.path())
+            .unwrap()
+            .with_durability(Durability::None);
+        // Lock files stay; they are made before anything is counted.
+        drop(store.cas().lease().unwrap());
+        Self { dir, store }
+    }
+
+    /// Every file of the store with its size.
+    pub fn census(&self) -> BTreeMap<String, u64> {
+        let mut files = BTreeMap::new();
+        walk(self.dir.path(), &mut files);
+        files
+    }
+}
+
+fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            walk(&entry.path(), files);
+        }
+        let size = if metadata.is_dir() { 0 } else { metadata.len() };
+        files.insert(entry.path().display().to_string(), size);
+    }
+}
+
+pub fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": Digest::sha256(bytes).to_string(), "size": bytes.len()})
+}
+
+/// An image's documents and blobs, as a registry serves them.
+#[derive(Debug, Clone)]
+pub struct Served {
+    pub manifest: Value,
+    pub blobs: HashMap<String, Vec<u8>>,
+}
+
+impl Served {
+    /// An image with these layers.
+    pub fn new(layers: &[&[u8]]) -> Self {
+        let ids: Vec<String> = layers
+            .iter()
+            .map(|layer| Digest::sha256(layer).to_string())
+            .collect();
+        let arch = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let config =
+            json!({"architecture": arch, "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}});
+        let config = config.to_string().into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(CONFIG, &config),
+            "layers": layers.iter().map(|layer| descriptor(LAYER, layer)).collect::<Vec<_>>(),
+        });
+        let blobs = layers.iter().map(|l| l.to_vec()).chain([config]);
+        let blobs = blobs
+            .map(|bytes| (Digest::sha256(&bytes).to_string(), bytes))
+            .collect();
+        Self { manifest, blobs }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.manifest.to_string().into_bytes()
+    }
+
+    /// Answers as an honest registry that has only this image.
+    pub fn reply(&self, request: &Request) -> Reply {
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        let known = ["latest".to_owned(), Digest::sha256(&self.bytes()).to_string()];
+        if request.path.contains("/manifests/") && known.iter().any(|tag| tag == name) {
+            return Reply::ok(OCI_MANIFEST, self.bytes());
+        }
+        match self.blobs.get(name) {
+            Some(blob) => Reply::ok("application/octet-stream", blob.clone()),
+            None => Reply::status(
+                404,
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"unknown"}]}"#,
+            ),
+        }
+    }
+}
+
+/// An index with these entries.
+pub fn index(entries: &[Value]) -> Value {
+    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+}
+
+/// Options that know no credentials of this machine's user; a busy machine is no stall.
+pub fn options() -> PullOptions {
+    PullOptions {
+        policy: PullPolicy::Always,
+        auth: AuthSource::Given(Credential::Anonymous),
+        timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(10),
+        concurrency: NonZeroUsize::new(3).unwrap(),
+        ..PullOptions::default()
+    }
+}
+
+pub fn reference(address: &str) -> Reference {
+    format!("{address}/test/image").parse().unwrap()
+}
+
+/// The same, waiting no longer than a test should.
+pub fn impatient() -> PullOptions {
+    PullOptions {
+        idle_timeout: Duration::from_millis(800),
+        ..options()
+    }
+}
