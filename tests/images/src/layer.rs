@@ -175,6 +175,8 @@ impl LayerBuilder {
         if let Some(parent) = path.parent().filter(|p| *p != Path::new("/")) {
             self.dir(parent, 0o755)?;
         }
+        // Directories and links have one, too: a blank field is no number.
+        header.set_size(data.len() as u64);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(1_700_000_000);
