@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
-use common::{Host, is_root};
+use common::{BUSYBOX, Host, is_root};
 use serde_json::Value;
 
 fn json(text: &str) -> Value {
@@ -17,29 +17,42 @@ fn a_layout_is_pulled_listed_inspected_and_removed() {
     let host = Host::new();
     let layout = host.busybox_layout();
     assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
-    let printed = host.run(&["image", "pull", &layout.reference("busybox")]);
+    let printed = host.run(&["image", "pull", &layout.reference(BUSYBOX)]);
     assert_eq!(printed.stderr, "", "no progress in a pipe");
-    let digest = printed.ok().trim().to_owned();
-    assert!(digest.starts_with("sha256:"), "{digest}");
+    let id = printed.ok().trim().to_owned();
+    assert!(id.starts_with("sha256:"), "{id}");
 
     let images = json(&host.run(&["image", "ls", "--format", "json"]).ok());
     assert_eq!(images.as_array().map(Vec::len), Some(1), "{images}");
-    assert_eq!(images[0]["digest"], digest);
-    let name = images[0]["name"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (images[0]["id"].as_str(), images[0]["name"].as_str()),
+        (Some(id.as_str()), Some(BUSYBOX))
+    );
     let table = host.run(&["image", "ls"]).ok();
     assert!(table.starts_with("NAME") && table.lines().count() == 2, "{table}");
 
-    let image = json(&host.run(&["image", "inspect", &name, "--format", "json"]).ok());
-    assert_eq!(image["digest"], digest);
+    let image = json(
+        &host
+            .run(&["image", "inspect", "busybox", "--format", "json"])
+            .ok(),
+    );
+    assert_eq!(image["id"], id.as_str());
     assert_eq!(image["config"]["config"]["Cmd"][0], "sh", "{image}");
-    let text = host.run(&["image", "inspect", &digest]).ok();
-    assert!(text.contains(&digest) && text.contains("linux/"), "{text}");
+    let text = host.run(&["image", "inspect", &id["sha256:".len()..][..12]]).ok();
+    assert!(text.contains(&id) && text.contains("linux/"), "{text}");
+
+    host.run(&["image", "tag", "busybox", "localhost/copy:1"]).ok();
+    assert_eq!(
+        host.run(&["image", "ls", "-q"]).ok().lines().collect::<Vec<_>>(),
+        [id.as_str(), id.as_str()]
+    );
+    host.run(&["image", "rm", "localhost/copy:1"]).ok();
 
     host.run(&["image", "verify"]).ok();
-    host.run(&["image", "rm", &name]).ok();
+    host.run(&["image", "rm", "busybox"]).ok();
     assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
-    let line = host.run(&["image", "inspect", &name]).fails(1);
-    assert!(line.contains(&name) && line.contains("image pull"), "{line}");
+    let line = host.run(&["image", "inspect", "busybox"]).fails(1);
+    assert!(line.contains("busybox") && line.contains("pull"), "{line}");
     let pruned = json(&host.run(&["image", "prune", "--format", "json"]).ok());
     assert!(pruned["blobs"].as_u64().is_some_and(|n| n > 0), "{pruned}");
     assert!(
@@ -54,19 +67,20 @@ fn archives_are_saved_and_loaded_from_files_directories_and_stdin() {
     let layout = host.busybox_layout();
     host.run(&["image", "load", "-i", layout.dir().to_str().unwrap()])
         .ok();
-    let name = json(&host.run(&["image", "ls", "--format", "json"]).ok())[0]["name"]
-        .as_str()
-        .unwrap()
-        .to_owned();
     for kind in ["oci-archive", "docker-archive", "oci-dir"] {
         let file = host.path(kind).to_str().unwrap().to_owned();
-        host.run(&["image", "save", "--type", kind, "-o", &file, &name])
+        host.run(&["image", "save", "--type", kind, "-o", &file, "busybox"])
             .ok();
-        let exists = host.run(&["image", "save", "--type", kind, "-o", &file, &name]);
-        assert_ne!(exists.code, Some(0), "{kind}: nothing is overwritten");
+        let exists = host
+            .run(&["image", "save", "--type", kind, "-o", &file, "busybox"])
+            .fails(1);
+        assert!(
+            exists.contains("exists"),
+            "{kind}: nothing is overwritten: {exists}"
+        );
         let other = Host::new();
         let loaded = other.run(&["image", "load", "-i", &file]).ok();
-        assert!(loaded.contains("busybox"), "{kind}: {loaded}");
+        assert!(loaded == format!("{BUSYBOX}\n"), "{kind}: {loaded}");
         assert_eq!(
             json(&other.run(&["image", "ls", "--format", "json"]).ok())
                 .as_array()
@@ -79,7 +93,7 @@ fn archives_are_saved_and_loaded_from_files_directories_and_stdin() {
             let loaded = from_stdin
                 .run_with_stdin(&["image", "load"], &fs::read(&file).unwrap())
                 .ok();
-            assert!(loaded.contains("busybox"), "{kind}: {loaded}");
+            assert!(loaded == format!("{BUSYBOX}\n"), "{kind}: {loaded}");
         }
     }
 }
@@ -107,7 +121,7 @@ fn a_damaged_blob_is_found_and_named() {
     let host = Host::new();
     let layout = host.busybox_layout();
     let digest = host
-        .run(&["image", "pull", &layout.reference("busybox")])
+        .run(&["image", "pull", &layout.reference(BUSYBOX)])
         .ok()
         .trim()
         .to_owned();
@@ -117,23 +131,25 @@ fn a_damaged_blob_is_found_and_named() {
     let mut bytes = fs::read(&blob).unwrap();
     bytes[10] ^= 1;
     fs::write(&blob, bytes).unwrap();
-    let line = host.run(&["image", "verify"]);
-    assert_eq!(line.code, Some(1), "{line:?}");
-    assert!((line.stdout + &line.stderr).contains(hex));
+    let ran = host.run(&["image", "verify"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.stdout.contains(hex) && ran.stderr.contains("--repair"),
+        "{ran:?}"
+    );
+    assert_eq!(host.run(&["image", "verify", "--repair"]).code, Some(1));
+    host.run(&["image", "pull", &layout.reference(BUSYBOX)]).ok();
+    assert_eq!(host.run(&["image", "verify"]).ok(), "no damage\n");
 }
 
 #[test]
 fn an_image_becomes_a_rootfs_and_a_bundle() {
     let host = Host::new();
     let layout = host.busybox_layout();
-    host.run(&["image", "pull", &layout.reference("busybox")]).ok();
-    let name = json(&host.run(&["image", "ls", "--format", "json"]).ok())[0]["name"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    host.run(&["image", "pull", &layout.reference(BUSYBOX)]).ok();
 
     let rootfs = host.path("rootfs");
-    host.run(&["image", "unpack", &name, rootfs.to_str().unwrap()])
+    host.run(&["image", "unpack", "busybox", rootfs.to_str().unwrap()])
         .ok();
     let out = Command::new(rootfs.join("bin/busybox"))
         .arg("true")
@@ -145,7 +161,7 @@ fn an_image_becomes_a_rootfs_and_a_bundle() {
         0o1777
     );
     let line = host
-        .run(&["image", "unpack", &name, rootfs.to_str().unwrap()])
+        .run(&["image", "unpack", "busybox", rootfs.to_str().unwrap()])
         .fails(1);
     assert!(line.contains("rootfs") && line.contains("empty"), "{line}");
 
@@ -184,7 +200,7 @@ fn runc_runs_our_bundle() {
     let host = Host::new();
     let layout = host.busybox_layout();
     let digest = host
-        .run(&["image", "pull", &layout.reference("busybox")])
+        .run(&["image", "pull", &layout.reference(BUSYBOX)])
         .ok()
         .trim()
         .to_owned();

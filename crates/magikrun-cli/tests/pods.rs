@@ -9,14 +9,13 @@ use std::{
     process::{Child, Stdio},
 };
 
-use common::{Host, is_root};
+use common::{BUSYBOX, Host, is_root};
 use serde_json::Value;
 
 /// A host with busybox in its store.
 fn host_with_busybox() -> Host {
     let host = Host::new();
-    let layout = host.busybox_layout();
-    host.run(&["image", "pull", "-q", &layout.reference("busybox")])
+    host.run(&["image", "pull", "-q", &host.busybox_layout().reference(BUSYBOX)])
         .ok();
     host
 }
@@ -43,11 +42,10 @@ fn pod_file(host: &Host, name: &str, containers: &str) -> String {
     )
 }
 
-fn container(host: &Host, name: &str, script: &str) -> String {
-    let image = host.busybox_layout().reference("busybox");
+fn container(name: &str, script: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
     format!(
-        "  - name: {name}\n    image: '{image}'\n    command: [sh, -c, {}]\n",
-        serde_json::to_string(script).unwrap()
+        "  - name: {name}\n    image: busybox\n    imagePullPolicy: IfNotPresent\n    command: [sh, -c, {script}]\n"
     )
 }
 
@@ -55,7 +53,7 @@ fn container(host: &Host, name: &str, script: &str) -> String {
 fn run<'a>(host: &'a Host, name: &str, containers: &[(&str, &str)]) -> Pod<'a> {
     let containers: String = containers
         .iter()
-        .map(|(name, script)| container(host, name, script))
+        .map(|(name, script)| container(name, script))
         .collect();
     let id = host
         .run(&["pod", "run", "-f", &pod_file(host, name, &containers)])
@@ -125,11 +123,11 @@ fn a_pod_lives_from_run_to_delete() {
 
     let refused = host.run(&["pod", "delete", "life"]).fails(1);
     assert!(refused.contains("life") && refused.contains("-f"), "{refused}");
+    let events = host.run(&["pod", "events", "life"]).ok();
+    assert!(events.contains("container.started"), "{events}");
     host.run(&["pod", "stop", "life"]).ok();
     let status = json(&host.run(&["pod", "status", "life", "--format", "json"]).ok());
     assert_eq!(status["phase"], "Succeeded", "{status}");
-    let events = host.run(&["pod", "events", "life"]).ok();
-    assert!(events.contains("container.started"), "{events}");
     host.run(&["pod", "delete", "life"]).ok();
     assert_eq!(host.run(&["pod", "ls", "-q"]).ok(), "");
     let gone = host.run(&["pod", "delete", "life"]).fails(1);
@@ -147,7 +145,7 @@ fn waiting_passes_the_exit_code_on_and_rm_deletes() {
         let file = pod_file(
             &host,
             "job",
-            &(container(&host, "good", "true") + &container(&host, "job", script)),
+            &(container("good", "true") + &container("job", script)),
         );
         let ran = host.run(&["pod", "run", "--wait", "--rm", "-f", &file]);
         assert_eq!(ran.code, Some(code), "{script}: {ran:?}");
@@ -161,8 +159,8 @@ fn what_cannot_start_is_one_line_naming_the_container() {
         return;
     }
     let host = host_with_busybox();
-    let containers = container(&host, "good", SLEEP)
-        + &container(&host, "broken", "").replace("[sh, -c, \"\"]", "[/no/such/program]");
+    let containers =
+        container("good", SLEEP) + &container("broken", "").replace("[sh, -c, \"\"]", "[/no/such/program]");
     let line = host
         .run(&["pod", "run", "--wait", "-f", &pod_file(&host, "bad", &containers)])
         .fails(125);
@@ -180,7 +178,7 @@ fn interrupting_a_waiting_run_stops_the_pod_gracefully() {
     }
     let host = host_with_busybox();
     let script = "trap 'echo stopped; exit 5' TERM; echo up; while :; do sleep 0.1; done";
-    let file = pod_file(&host, "wait", &container(&host, "main", script));
+    let file = pod_file(&host, "wait", &container("main", script));
     let mut child = host
         .command()
         .args(["pod", "run", "--wait", "-f", &file])
@@ -405,19 +403,10 @@ fn the_example_pod_runs_as_the_readme_shows_it() {
         return;
     }
     let host = host_with_busybox();
-    let example = std::fs::read_to_string(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../docs/examples/web.yaml"
-    ))
-    .unwrap();
-    let image = host.busybox_layout().reference("busybox");
-    let file = host.write(
-        "web.yaml",
-        &example.replace("image: busybox", &format!("image: '{image}'")),
-    );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/web.yaml");
     let pod = Pod {
         host: &host,
-        id: host.run(&["pod", "run", "-f", &file]).ok().trim().to_owned(),
+        id: host.run(&["pod", "run", "-f", file]).ok().trim().to_owned(),
     };
     for _ in 0..200 {
         if host.run(&["pod", "logs", "-c", "client", "web"]).stdout == "hello from web\n" {

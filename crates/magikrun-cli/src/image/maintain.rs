@@ -1,16 +1,27 @@
-//! `image rm`, `prune` and `verify`.
+//! `image tag`, `rm`, `prune` and `verify`.
 
 use anyhow::{Result, bail};
-use magik_image::{PruneOptions, PruneReport};
+use magik_image::{PruneOptions, PruneReport, Reference};
 
 use crate::{
     output::{self, FormatArg},
     roots::GlobalArgs,
 };
 
+pub(crate) const TAG_EXAMPLE: &str = "Example: magikrun image tag 5b3dfa32b1c7 localhost/app:1";
 pub(crate) const REMOVE_EXAMPLE: &str = "Example: magikrun image rm nginx:1.27";
 pub(crate) const PRUNE_EXAMPLE: &str = "Example: magikrun image prune --all";
 pub(crate) const VERIFY_EXAMPLE: &str = "Example: magikrun image verify --repair";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TagArgs {
+    /// The image: a name, an id or the start of one
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Another name for it; what had that name before loses it
+    #[arg(value_name = "NAME")]
+    name: Reference,
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveArgs {
@@ -35,6 +46,13 @@ pub(crate) struct VerifyArgs {
     repair: bool,
     #[command(flatten)]
     format: FormatArg,
+}
+
+pub(super) fn tag(global: &GlobalArgs, args: &TagArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = store.find(&args.image)?;
+    store.tag(&args.name, image.descriptor())?;
+    Ok(())
 }
 
 pub(super) fn remove(global: &GlobalArgs, args: &RemoveArgs) -> Result<()> {

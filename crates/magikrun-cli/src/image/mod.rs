@@ -32,6 +32,9 @@ pub(crate) enum ImageCommand {
     /// Push an image to a registry
     #[command(after_help = transfer::PUSH_EXAMPLE)]
     Push(transfer::PushArgs),
+    /// Give an image another name
+    #[command(after_help = maintain::TAG_EXAMPLE)]
+    Tag(maintain::TagArgs),
     /// Remove images
     #[command(after_help = maintain::REMOVE_EXAMPLE)]
     Rm(maintain::RemoveArgs),
@@ -57,6 +60,7 @@ pub(crate) async fn run(global: &GlobalArgs, command: &ImageCommand) -> Result<(
         ImageCommand::Load(args) => transfer::load(global, args),
         ImageCommand::Save(args) => transfer::save(global, args),
         ImageCommand::Push(args) => transfer::push(global, args).await,
+        ImageCommand::Tag(args) => maintain::tag(global, args),
         ImageCommand::Rm(args) => maintain::remove(global, args),
         ImageCommand::Prune(args) => maintain::prune(global, args),
         ImageCommand::Verify(args) => maintain::verify(global, args),

@@ -38,6 +38,10 @@ pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    let runtime = magik_pri::native::NativePodRuntime::new(global.data_root()?, global.state_root()?)?;
-    Ok(Box::new(runtime))
+    use magik_pri::native::{NativePodRuntime, Roots};
+    let roots = Roots {
+        data: global.data_root()?,
+        state: global.state_root()?,
+    };
+    Ok(Box::new(NativePodRuntime::new(roots)))
 }

@@ -10,6 +10,9 @@ use std::{
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use tempfile::TempDir;
 
+/// The name of the image in [`Host::busybox_layout`].
+pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
+
 /// A host of its own: roots that go away with it.
 pub struct Host {
     dir: TempDir,
@@ -111,7 +114,7 @@ impl Host {
         child.wait_with_output().unwrap().into()
     }
 
-    /// An OCI layout with busybox under the tag `busybox`.
+    /// An OCI layout with busybox in it, under its full name.
     pub fn busybox_layout(&self) -> Layout {
         let mut layout = Layout::create(self.path("layout")).unwrap();
         let mut layer = LayerBuilder::new();
