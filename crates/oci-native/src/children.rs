@@ -115,10 +115,14 @@ impl Children {
         Ok(())
     }
 
-    /// Takes note of an exec'd process.
+    /// Takes note of an exec'd process, and reaps it as soon as it ends, whether anybody asks or not: the init of its pid
+    /// namespace cannot end before (zap_pid_ns_processes in the kernel waits for every process to be reaped).
     pub(crate) fn adopt_exec(&self, pid: i32) -> io::Result<()> {
         let child = self.adopt(pid)?;
-        self.table().execs.insert(pid, child);
+        self.table().execs.insert(pid, child.clone());
+        if !self.orphans {
+            tokio::spawn(async move { child.wait().await });
+        }
         Ok(())
     }
 

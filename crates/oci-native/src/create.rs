@@ -178,7 +178,7 @@ fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result
     let wanted = spec
         .process()
         .as_ref()
-        .and_then(|p| p.terminal())
+        .and_then(oci_spec::runtime::Process::terminal)
         .unwrap_or(false);
     let reason = match (wanted, options.console.is_some()) {
         (true, false) => "process.terminal: needs a console socket",

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -49,8 +49,7 @@ impl NativeRuntime {
         };
         process.set_terminal(Some(console.is_some()));
         let descriptors = descriptors(stdio, console)?;
-        let scratch =
-            Scratch::new(locked.dir().to_owned()).map_err(Error::io(format!("exec in container {id}")))?;
+        let scratch = Scratch::new(locked.dir()).map_err(Error::io(format!("exec in container {id}")))?;
         let job = ExecJob {
             id: id.to_string(),
             dir: locked.dir().to_owned(),
@@ -149,7 +148,7 @@ fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process>
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(dir: PathBuf) -> io::Result<Self> {
+    fn new(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("exec.{}.{n}", std::process::id()));

@@ -151,6 +151,8 @@ impl Launcher {
         if let Some(sandbox) = &self.sandbox {
             sandbox.enter()?;
         }
+        // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
+        default_sigpipe();
         self.report(&[EXECUTING]);
         Err(match execve(&path, &argv, &envp) {
             // A script's interpreter, or a dynamic loader, that is missing.
@@ -266,6 +268,12 @@ fn os_reason(e: &io::Error) -> String {
         Some(end) => text[..end].to_lowercase(),
         None => text,
     }
+}
+
+#[allow(unsafe_code, reason = "rustix has no signal dispositions")]
+fn default_sigpipe() {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Returns only when it failed.

@@ -262,9 +262,8 @@ impl NativeRuntime {
     pub(crate) async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
         let locked = self.config.store.lock(id).await?;
         let record = locked.read()?;
-        match self.status(&record)? {
-            status @ (Status::Stopped | Status::Creating) => return Err(wrong_state(id, "update", status)),
-            _ => {}
+        if let status @ (Status::Stopped | Status::Creating) = self.status(&record)? {
+            return Err(wrong_state(id, "update", status));
         }
         let failure = |e: &dyn std::error::Error| failed(id, "update", Failure::Other(e.to_string()));
         let config = CgroupConfig {

@@ -145,7 +145,7 @@ pub(crate) fn inherit(process: &Process, container: &Process) -> Process {
         process.set_oom_score_adj(container.oom_score_adj());
     }
     if process.io_priority().is_none() {
-        process.set_io_priority(container.io_priority().clone());
+        process.set_io_priority(*container.io_priority());
     }
     if process.scheduler().is_none() {
         process.set_scheduler(container.scheduler().clone());

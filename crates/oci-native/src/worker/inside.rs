@@ -212,13 +212,23 @@ pub(super) fn restore_signals(mask: &Mask) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
 }
 
-/// Every signal to its default, nothing blocked. Rust ignores SIGPIPE, and what is ignored survives execve: `yes | head`
-/// in a container would not end.
+/// Every signal to its default, nothing blocked, but SIGPIPE, which stays ignored here: libcontainer writes to hooks that
+/// need not read. The launcher undoes that.
 #[allow(unsafe_code, reason = "rustix has no signal dispositions")]
 fn reset_signals() {
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be changed are an error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // The kernel's own structure, handler first, all else zero: the C library refuses signals 32 and 33, which can
+        // be ignored all the same.
+        let handler = if signal == libc::SIGPIPE {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        let action = [handler, 0, 0, 0];
+        let none = std::ptr::null_mut::<usize>();
+        // SAFETY: the kernel reads one structure, no larger than the array, and writes none; neither disposition runs
+        // code of ours. SIGKILL and SIGSTOP are an error.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), none, 8_usize) };
     }
     let mut none = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises `none`.

@@ -66,7 +66,7 @@ pub(crate) async fn run(
     let mut group = if single {
         fork(&request, descriptors, children)?
     } else {
-        exec(helper, &request, descriptors, children)?
+        exec(helper, &request, &descriptors, children)?
     };
     let mut bytes = Vec::new();
     let read = match &mut group.answers {
@@ -166,7 +166,7 @@ fn fork(request: &Request, descriptors: Descriptors, children: &Children) -> io:
 fn exec(
     helper: &Path,
     request: &Request,
-    descriptors: Descriptors,
+    descriptors: &Descriptors,
     children: &Children,
 ) -> io::Result<Group> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -1,5 +1,12 @@
 //! What every test needs: a busybox root file system, a bundle, a runtime, and proof that nothing is left.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "each test binary uses its part"
+)]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 use std::{
     fs,
@@ -259,4 +266,71 @@ pub fn read_all(fd: OwnedFd) -> String {
     let mut text = String::new();
     fs::File::from(fd).read_to_string(&mut text).unwrap();
     text
+}
+
+/// The descriptor that comes over a console socket.
+pub fn receive_fd(socket: &std::os::unix::net::UnixStream) -> OwnedFd {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+    let mut name = [0_u8; 64];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffers = [std::io::IoSliceMut::new(&mut name)];
+    rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut messages = control.drain();
+    let Some(RecvAncillaryMessage::ScmRights(mut fds)) = messages.next() else {
+        panic!("no descriptor came")
+    };
+    fds.next().unwrap()
+}
+
+/// What a terminal shows until its other side is closed, which is EIO.
+pub fn read_terminal(master: &OwnedFd) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0_u8; 1024];
+    while let Ok(n @ 1..) = rustix::io::read(master, &mut buffer) {
+        text.extend_from_slice(&buffer[..n]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Runs a step in a fork of this process, which must have one thread, and returns its exit code; a panic is 101.
+#[allow(unsafe_code, reason = "there is no safe fork")]
+pub fn fork_and_wait(step: impl FnOnce()) -> i32 {
+    // SAFETY: one thread, so no lock is held by another.
+    match unsafe { libc::fork() } {
+        0 => {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+            // SAFETY: always sound.
+            unsafe { libc::_exit(if outcome.is_ok() { 0 } else { 101 }) }
+        }
+        pid => {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+                .unwrap()
+                .unwrap();
+            ended.1.exit_status().unwrap_or(-1)
+        }
+    }
+}
+
+/// Leaves namespaces of this process.
+#[allow(unsafe_code, reason = "rustix calls it unsafe, for CLONE_FILES")]
+pub fn unshare(flags: rustix::thread::UnshareFlags) {
+    // SAFETY: no descriptor table is unshared.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
+}
+
+/// A procfs of this process's pid namespace, seen by nobody else.
+pub fn mount_own_proc() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    mount("proc", "/proc", "proc", MountFlags::empty(), c"").unwrap();
+}
+
+/// Makes a descriptor inheritable, under a number.
+#[allow(unsafe_code, reason = "a descriptor is given a number of our choice")]
+pub fn place(file: &fs::File, number: i32) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the number is not in use by anything of this test.
+    assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
 }
