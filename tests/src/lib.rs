@@ -4,10 +4,12 @@
 //! - [`Census`]: everything a runtime could leave behind; taken before and after, it must be the same.
 //! - [`Magikrun`]: the binary as a user runs it, on roots of its own.
 //! - [`Registry`]: Debian's docker-registry on a loopback port.
+//! - [`dropin`]: podman, containerd and dockerd with it as their runtime.
 //! - [`contract`]: what every pod runtime promises, written once.
 
 mod census;
 pub mod contract;
+pub mod dropin;
 mod images;
 mod isolation;
 mod magikrun;

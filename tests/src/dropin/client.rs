@@ -72,6 +72,8 @@ impl Client {
         let mut command = Command::new("timeout");
         command.args(["--foreground", "-k", "1", "60", &self.program]).args(&self.globals).args(words);
         command.envs(self.environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
+        // Where the caller's own engines would be looked for.
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
         command
     }
 

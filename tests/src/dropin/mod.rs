@@ -1,15 +1,14 @@
 //! Other people's container engines with magikrun as their runtime.
 //!
-//! [`stage`] runs a test in namespaces of its own, so that nothing of an engine stays on the host; [`Client`] calls an
+//! [`on_stage`] runs a test in a world of its own, so that nothing of an engine stays on the host; [`Client`] calls an
 //! engine's command line; [`run_checks`] runs a table of named checks and reports each.
 
 mod client;
 mod image;
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -18,12 +17,12 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use magikrun_test_world::mount_tmpfs;
+use rustix::mount::{UnmountFlags, unmount};
 
 pub use client::{Client, Outcome};
 pub use image::{busybox_tar, docker_archive};
 
-/// Set in the staged half of a test to its directory.
-const STAGED: &str = "MAGIKRUN_DROPIN_STAGED";
 /// The runtime to test instead of magikrun: a check that runc or crun does not pass is no check.
 const RUNTIME: &str = "MAGIKRUN_DROPIN_RUNTIME";
 
@@ -36,40 +35,27 @@ pub struct Stage {
     pub runtime: PathBuf,
 }
 
-/// Runs the rest of the test in namespaces of its own: `Some` there, `None` outside once it is over.
+/// Runs `body` as the test `name` in a world of its own, or says `SKIPPED` where a program is missing.
 ///
 /// # Panics
-/// If the staged half failed.
-#[must_use]
-pub fn stage(test: &str, programs: &[&str]) -> Option<Stage> {
-    if let Some(dir) = env::var_os(STAGED) {
-        let runtime = env::var_os(RUNTIME).map_or_else(crate::magikrun::binary, PathBuf::from);
-        return Some(Stage { dir: dir.into(), runtime });
-    }
-    if !rustix::process::geteuid().is_root() {
-        skip(test, "needs root");
-        return None;
-    }
+/// If the test fails.
+pub fn on_stage(name: &str, programs: &[&str], body: impl FnOnce(&Stage)) {
     if let Some(missing) = programs.iter().find(|p| !in_path(p)) {
-        skip(test, &format!("needs {missing} (`cargo xtask test` installs it)"));
-        return None;
+        skip(name, &format!("needs {missing} (`cargo xtask test` installs it)"));
+        return;
     }
-    let dir = tempfile::Builder::new().prefix("magikrun-dropin-").tempdir().expect("temporary directory");
-    let script = dir.path().with_extension("sh");
-    fs::write(&script, include_str!("stage.sh")).expect("stage.sh");
-    let cgroup = Cgroup(format!("magikrun-test-{test}-{}", std::process::id()));
-    let status = Command::new("bash")
-        .args([script.as_os_str(), cgroup.0.as_ref(), dir.path().as_os_str()])
-        .arg(env::current_exe().expect("own executable"))
-        .args([test, "--exact", "--nocapture"])
-        .env(STAGED, dir.path())
-        // Engines must not find another engine's settings.
-        .env_remove("XDG_RUNTIME_DIR")
-        .env_remove("DOCKER_HOST")
-        .status();
-    let _ = fs::remove_file(&script);
-    assert!(status.expect("bash").success(), "{test} failed: see above");
-    None
+    crate::run_isolated(name, |scene| {
+        let runtime = env::var_os(RUNTIME).map_or_else(crate::binary, PathBuf::from);
+        // What engines keep in fixed places is theirs alone.
+        for dir in ["/run", "/dev/shm"] {
+            mount_tmpfs(Path::new(dir), 1 << 30).expect("mount");
+        }
+        if runtime.ends_with("crun") {
+            // It refuses hybrid hierarchies.
+            let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
+        }
+        body(&Stage { dir: scene.dir().to_owned(), runtime });
+    });
 }
 
 #[allow(clippy::print_stderr, reason = "a skipped test says so")]
@@ -79,29 +65,6 @@ fn skip(test: &str, why: &str) {
 
 fn in_path(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-}
-
-/// A cgroup of every hierarchy, removed with all below it.
-struct Cgroup(String);
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
-        for hierarchy in hierarchies.chain([root.to_owned()]) {
-            remove_cgroups(&hierarchy.join(&self.0));
-        }
-    }
-}
-
-/// cgroupfs removes empty directories only, from the leaves up.
-fn remove_cgroups(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_cgroups(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(dir);
 }
 
 /// A named check of an engine.
