@@ -48,9 +48,9 @@ const LAYER_TYPES: [&str; 4] = [
 #[derive(Debug, Clone)]
 pub enum Document {
     /// An index: one image for each of several platforms.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     /// One image.
-    Manifest(ImageManifest),
+    Manifest(Box<ImageManifest>),
 }
 
 /// Only as much as tells the kinds of documents apart.
@@ -72,7 +72,7 @@ struct Shape {
 /// As [`parse`], and [`Error::InvalidDocument`] for an index.
 pub fn parse_manifest(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<ImageManifest> {
     match parse(bytes, digest, None, limits)? {
-        Document::Manifest(manifest) => Ok(manifest),
+        Document::Manifest(manifest) => Ok(*manifest),
         Document::Index(_) => Err(Error::InvalidDocument {
             document: format!("manifest {digest}"),
             reason: "is an index of images, not an image".into(),
@@ -115,7 +115,7 @@ pub fn parse(bytes: &[u8], digest: &Digest, fetched_as: Option<&str>, limits: &L
     match media_type {
         OCI_INDEX | DOCKER_LIST if is_index => {
             let index = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
-            Ok(Document::Index(index))
+            Ok(Document::Index(Box::new(index)))
         }
         OCI_MANIFEST | DOCKER_MANIFEST if !is_index => {
             if let Some(artifact) = shape.artifact_type.filter(|_| shape.layers.is_none()) {
@@ -126,7 +126,7 @@ pub fn parse(bytes: &[u8], digest: &Digest, fetched_as: Option<&str>, limits: &L
             let manifest: ImageManifest =
                 serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
             check_manifest(&document, &manifest, limits)?;
-            Ok(Document::Manifest(manifest))
+            Ok(Document::Manifest(Box::new(manifest)))
         }
         other => Err(invalid(format!(
             "has the fields of another kind of document than its media type {other} says"

@@ -266,7 +266,7 @@ impl Pull<'_> {
             match manifest::parse(&fetched.bytes, &fetched.digest, given_as, limits)? {
                 Document::Manifest(manifest) => {
                     let descriptor = descriptor_of(&manifest, &fetched.digest, fetched.bytes.len() as u64)?;
-                    return Ok((descriptor, fetched.bytes, manifest));
+                    return Ok((descriptor, fetched.bytes, *manifest));
                 }
                 Document::Index(index) => {
                     let entry = platform::choose(index.manifests(), self.platform).map_err(|source| {

@@ -1,7 +1,8 @@
 //! Pushing images to a registry.
 //!
-//! Blobs that the registry has are not sent again; the others are streamed from the store, verified while they are read, several at a
-//! time. The manifest comes last, so a push that fails leaves no image of that name behind.
+//! Blobs that the registry has are not sent again; the others are streamed from the store, several at a time, and hashed by
+//! the registry, which refuses what was damaged here. The manifest comes last, so a push that fails leaves no image of
+//! that name behind.
 
 use std::{
     num::NonZeroUsize,
@@ -68,7 +69,7 @@ impl ImageStore {
     /// manifest there, which is the same as here.
     ///
     /// # Errors
-    /// [`Error::Registry`] names image, registry and problem; [`Error::Cas`] a blob that is damaged here.
+    /// [`Error::Registry`] names image, registry and problem; [`Error::Cas`] a blob that is missing here.
     pub async fn push(
         &self,
         image: &Image,
@@ -166,7 +167,6 @@ impl Push<'_> {
         }
         self.progress.event(Event::Started { digest, size });
         let cas = self.store.cas().clone();
-        // Damage shows at the end of reading; the registry, which hashes as well, then has a blob that it refuses.
         let path = blocking(move || Ok(cas.stat(&digest)?.map(|_| cas.path(&digest)))).await?;
         let path = path.ok_or(magik_cas::Error::NotFound(digest))?;
         let file = tokio::fs::File::open(&path)
@@ -184,7 +184,7 @@ impl Push<'_> {
         let name = digest.to_string();
         let upload = self.uploads.push_blob_stream(&self.name, body, &name, Some(size));
         self.while_moving(&what, &sent, upload, |done| {
-            self.progress.event(Event::Bytes { digest, done })
+            self.progress.event(Event::Bytes { digest, done });
         })
         .await?;
         self.progress.event(Event::Done { digest });

@@ -4,8 +4,8 @@ use oci_spec::runtime::{LinuxDevice, Mount, MountBuilder};
 
 use super::BundleError;
 
-/// Hidden behind an empty file or directory: podman's list (containers/common), plus docker's `/proc/interrupts` and
-/// `thermal_throttle` cousins that leak the load of others. Paths that do not exist are skipped by the runtime.
+/// Hidden behind an empty file or directory: podman's list (containers/common), and `/proc/interrupts`, whose counters
+/// tell what others type and load, and which docker hides since 28. The runtime skips what does not exist.
 pub(super) const MASKED_PATHS: [&str; 13] = [
     "/proc/acpi",
     "/proc/interrupts",
@@ -104,7 +104,7 @@ pub(super) fn host_devices() -> Result<Vec<LinuxDevice>, BundleError> {
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_dir() {
                 directories.push(entry.path());
-            } else if let Some(device) = device_node(entry.path(), &metadata)? {
+            } else if let Some(device) = device_node(&entry.path(), &metadata)? {
                 devices.push(device);
             }
             if devices.len() >= MAX_DEVICES {
@@ -118,7 +118,7 @@ pub(super) fn host_devices() -> Result<Vec<LinuxDevice>, BundleError> {
 
 #[cfg(target_os = "linux")]
 fn device_node(
-    path: std::path::PathBuf,
+    path: &std::path::Path,
     metadata: &std::fs::Metadata,
 ) -> Result<Option<LinuxDevice>, BundleError> {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -137,7 +137,7 @@ fn device_node(
         .file_mode(metadata.mode() & 0o777)
         .uid(metadata.uid())
         .gid(metadata.gid())
-        .path(path.clone())
+        .path(path)
         .build()
         .map(Some)
         .map_err(|e| BundleError::field(path.display().to_string(), e.to_string()))

@@ -167,7 +167,7 @@ fn rules(
             .iter()
             .any(|c| name.strip_prefix("CAP_") == Some(&c.to_string()))
     };
-    let mut merged: Vec<(LinuxSeccompAction, Option<u32>, Vec<LinuxSeccompArg>, Vec<String>)> = Vec::new();
+    let mut merged: Vec<Merged> = Vec::new();
     for rule in &profile.syscalls {
         let is_machine = |arches: &[String]| arches.iter().any(|arch| arch == machine.go_arch);
         let holds = (rule.includes.arches.is_empty() || is_machine(&rule.includes.arches))
@@ -184,32 +184,47 @@ fn rules(
             .filter(|name| !machine.unknown.contains(&name.as_str()))
             .cloned();
         // Rules with arguments are alternatives: two of them may be merged only if they are the same.
-        let same = merged.iter_mut().find(|(action, errno, with, of)| {
-            (*action, *errno, with) == (rule.action, rule.errno_ret, &mut args.clone())
-                && (args.is_empty() || *of == rule.names)
+        let same = merged.iter_mut().find(|other| {
+            (other.action, other.errno, &other.args) == (rule.action, rule.errno_ret, &args)
+                && (args.is_empty() || other.names == rule.names)
         });
         match same {
-            Some((.., all)) => all.extend(names),
-            None => merged.push((rule.action, rule.errno_ret, args, names.collect())),
+            Some(other) => other.names.extend(names),
+            None => merged.push(Merged {
+                action: rule.action,
+                errno: rule.errno_ret,
+                args,
+                names: names.collect(),
+            }),
         }
     }
-    let rule = |(action, errno, args, mut names): (_, Option<u32>, Vec<_>, Vec<String>)| {
-        names.sort();
-        names.dedup();
-        let mut builder = LinuxSyscallBuilder::default().action(action).names(names);
-        if let Some(errno) = errno {
+    let merged = merged.into_iter().filter(|rule| !rule.names.is_empty());
+    merged.map(Merged::build).collect()
+}
+
+/// Rules that differ in names only.
+struct Merged {
+    action: LinuxSeccompAction,
+    errno: Option<u32>,
+    args: Vec<LinuxSeccompArg>,
+    names: Vec<String>,
+}
+
+impl Merged {
+    fn build(mut self) -> Result<LinuxSyscall, oci_spec::OciSpecError> {
+        self.names.sort();
+        self.names.dedup();
+        let mut builder = LinuxSyscallBuilder::default()
+            .action(self.action)
+            .names(self.names);
+        if let Some(errno) = self.errno {
             builder = builder.errno_ret(errno);
         }
-        if !args.is_empty() {
-            builder = builder.args(args);
+        if !self.args.is_empty() {
+            builder = builder.args(self.args);
         }
         builder.build()
-    };
-    merged
-        .into_iter()
-        .filter(|(.., names)| !names.is_empty())
-        .map(rule)
-        .collect()
+    }
 }
 
 #[cfg(test)]

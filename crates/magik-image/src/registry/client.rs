@@ -66,7 +66,7 @@ impl Registry {
             _ => &["https"],
         };
         let failed = |problem| failure(reference, problem);
-        let http = http_client(schemes[0] == "https").map_err(|e| {
+        let http = http_client(schemes[0] == "https", host).map_err(|e| {
             failed(Problem::Connection {
                 what: "set up".into(),
                 reason: error::chain(&e),
@@ -94,7 +94,7 @@ impl Registry {
             && registry.speaks_only_tls().await?
         {
             registry.base = base(tls)?;
-            registry.http = http_client(true).map_err(|e| {
+            registry.http = http_client(true, host).map_err(|e| {
                 registry.error(Problem::Connection {
                     what: "set up".into(),
                     reason: error::chain(&e),
@@ -465,7 +465,7 @@ fn with(request: reqwest::RequestBuilder, authorization: Option<&Authorization>)
 }
 
 /// A client that does not step down from HTTPS to HTTP; reqwest itself keeps credentials from other hosts.
-fn http_client(tls: bool) -> Result<reqwest::Client, reqwest::Error> {
+fn http_client(tls: bool, host: &str) -> Result<reqwest::Client, reqwest::Error> {
     install_crypto();
     let policy = reqwest::redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MAX_REDIRECTS {
@@ -476,7 +476,15 @@ fn http_client(tls: bool) -> Result<reqwest::Client, reqwest::Error> {
             attempt.follow()
         }
     });
-    reqwest::Client::builder()
+    let builder = reqwest::Client::builder();
+    // As in Go: what is on this machine is not behind a proxy.
+    let builder = if is_loopback(host) {
+        builder.no_proxy()
+    } else {
+        builder
+    };
+    builder
+        .referer(false)
         .user_agent(concat!("magikrun/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(policy)

@@ -388,3 +388,16 @@ async fn several_pulls_of_one_image_at_once_give_the_same_image() {
     }
     assert!(there.store.verify().unwrap().is_empty());
 }
+
+#[test]
+fn pulling_and_pushing_can_be_spawned_on_any_runtime() {
+    fn sendable<T: Send>(_: T) {}
+    let world = World::new();
+    let source: ImageSource = "localhost/x".parse().unwrap();
+    sendable(world.store.pull(&source, &PullOptions::default(), &()));
+    let push = async |image: Image| {
+        let target = reference("localhost");
+        sendable(world.store.push(&image, &target, &PushOptions::default(), &()));
+    };
+    drop(push);
+}
