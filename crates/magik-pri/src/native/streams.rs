@@ -24,6 +24,9 @@ impl Context {
     pub(super) fn error(&self, error: &ControlError) -> Error {
         match error {
             ControlError::NotFound(reason) => Error::Container { pod: self.pod.clone(), reason: reason.clone() },
+            ControlError::CannotExecute(reason) => {
+                Error::CannotExecute { pod: self.pod.clone(), reason: reason.clone() }
+            }
             other => Error::Control { pod: self.pod.clone(), operation: self.operation, reason: other.to_string() },
         }
     }
