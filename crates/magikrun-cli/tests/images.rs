@@ -169,7 +169,7 @@ fn an_image_becomes_a_rootfs_and_a_bundle() {
     host.run(&[
         "image",
         "bundle",
-        &name,
+        "busybox",
         bundle.to_str().unwrap(),
         "--",
         "echo",

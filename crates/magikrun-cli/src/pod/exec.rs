@@ -71,14 +71,14 @@ pub(super) async fn run(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode
 
 /// The exit code of a program that was not started, as shells have it, or of our own failure.
 fn exec_failure(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref() {
-        Some(magik_pri::Error::CannotExecute { reason, .. })
-            if reason.contains("No such file") || reason.contains("not found") =>
-        {
-            failure::NOT_FOUND
-        }
-        Some(magik_pri::Error::CannotExecute { .. }) => failure::CANNOT_EXECUTE,
-        _ => failure::OWN_FAILURE,
+    let Some(magik_pri::Error::CannotExecute { reason, .. }) = error.downcast_ref() else {
+        return failure::OWN_FAILURE;
+    };
+    let reason = reason.to_lowercase();
+    if reason.contains("no such file") || reason.contains("not found") {
+        failure::NOT_FOUND
+    } else {
+        failure::CANNOT_EXECUTE
     }
 }
 
