@@ -16,6 +16,7 @@ use crate::{
     proc::Process,
     runtime::NativeRuntime,
     spec::{self, Prepared},
+    surroundings::host_uid,
     store::{Locked, Record},
     worker::{self, CreateJob, Descriptors, Failure, INIT_PID, Job, Request},
 };
@@ -46,7 +47,7 @@ impl NativeRuntime {
         } else {
             Some(config.cgroup_root.as_path())
         };
-        let prepared = spec::prepare(id, &bundle, spec::load(&bundle)?, root, &own)?;
+        let mut prepared = spec::prepare(id, &bundle, spec::load(&bundle)?, root, &own, self.layout()?)?;
         check_terminal(&bundle, &prepared.spec, &options)?;
         let descriptors = descriptors(stdio, options.console)?;
 
@@ -73,7 +74,7 @@ impl NativeRuntime {
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
-        let job = create_job(locked, &bundle, &prepared, options.no_pivot, config.systemd)?;
+        let job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),
             preserve_fds: options.preserve_fds,
@@ -236,7 +237,7 @@ fn record(id: &ContainerId, bundle: &Path, prepared: &Prepared) -> Record {
 fn create_job(
     locked: &Locked,
     bundle: &Path,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
     no_pivot: bool,
     systemd: bool,
 ) -> Result<CreateJob> {
@@ -247,6 +248,7 @@ fn create_job(
         .map_err(Error::io(format!("writing {}", file.display())))?;
     // Hooks are told the bundle's path: the original serves them where nothing had to be adapted.
     let original = prepared.spec.hooks().is_some() && !prepared.adapted;
+    let user = prepared.spec.process().as_ref().map(|p| p.user().uid());
     let label = prepared
         .spec
         .process()
@@ -263,6 +265,8 @@ fn create_job(
         no_pivot,
         systemd,
         label: label.filter(|l| !l.is_empty() && worker::selinux_is_enabled()),
+        surroundings: std::mem::take(&mut prepared.surroundings),
+        owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),
     })
 }
 

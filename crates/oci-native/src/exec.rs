@@ -14,6 +14,7 @@ use crate::{
     lifecycle::not_ours,
     runtime::NativeRuntime,
     spec,
+    surroundings::host_uid,
     worker::{self, ExecJob, Failure, Job, Request},
 };
 
@@ -48,6 +49,7 @@ impl NativeRuntime {
             ExecIo::Terminal { console } => (magik_oci::Stdio::default(), Some(console)),
         };
         process.set_terminal(Some(console.is_some()));
+        let owner = host_uid(&spec, process.user().uid());
         let descriptors = descriptors(stdio, console)?;
         let scratch = Scratch::new(locked.dir()).map_err(Error::io(format!("exec in container {id}")))?;
         let job = ExecJob {
@@ -58,6 +60,7 @@ impl NativeRuntime {
             process,
             seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().clone()),
             systemd: false,
+            owner,
         };
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),

@@ -17,6 +17,7 @@
 
 mod cgroup;
 mod children;
+mod copy_up;
 mod create;
 mod exec;
 mod executor;
@@ -26,6 +27,7 @@ mod runtime;
 mod seal;
 mod spec;
 mod store;
+mod surroundings;
 mod worker;
 
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

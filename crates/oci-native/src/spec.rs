@@ -9,7 +9,10 @@ use std::{
 use magik_oci::{ContainerId, Error, Result};
 use oci_spec::runtime::{Process, Spec};
 
-use crate::cgroup::{self, PathError};
+use crate::{
+    cgroup::{self, Layout, PathError},
+    surroundings::Surroundings,
+};
 
 /// The largest `config.json` that is read, in bytes.
 const MAX_SPEC_SIZE: u64 = 4 << 20;
@@ -46,6 +49,8 @@ pub(crate) struct Prepared {
     pub(crate) adapted: bool,
     /// Absolute and canonical, as recorded and removed.
     pub(crate) cgroup: PathBuf,
+    /// What libcontainer would leave undone.
+    pub(crate) surroundings: Surroundings,
 }
 
 /// Checks a bundle's spec and fills in what libcontainer would get wrong.
@@ -58,6 +63,7 @@ pub(crate) fn prepare(
     mut spec: Spec,
     cgroup_root: Option<&Path>,
     own: &[PathBuf],
+    layout: &Layout,
 ) -> Result<Prepared> {
     let bad = |reason: &str| invalid(bundle, reason);
     if !spec.version().starts_with("1.") {
@@ -108,10 +114,12 @@ pub(crate) fn prepare(
     if let Some(root) = spec.root_mut() {
         root.set_path(rootfs);
     }
+    let (surroundings, changed) = Surroundings::take(&mut spec, layout);
     Ok(Prepared {
         spec,
-        adapted,
+        adapted: adapted || changed,
         cgroup,
+        surroundings,
     })
 }
 

@@ -22,6 +22,7 @@ use rustix::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags,
     },
+    pty::OpenptFlags,
 };
 
 use super::{
@@ -30,6 +31,7 @@ use super::{
 use crate::{
     executor::{Launcher, Sandbox},
     proc::Process,
+    surroundings::give,
 };
 
 /// The file through which `start` learns how execve went.
@@ -64,6 +66,7 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         own_descriptors(answers, console.as_ref()),
         job.label.clone(),
     );
+    descriptors.stdio.iter().for_each(|stream| give(stream, job.owner));
     let builder = builder(
         &job.id,
         &job.dir,
@@ -80,12 +83,13 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
     .as_sibling(true);
     let container = builder.build().map_err(|e| failure(&e))?;
     if let Some(console) = console {
-        console.relay().map_err(other("handing over the terminal"))?;
+        console.relay(job.owner).map_err(other("handing over the terminal"))?;
     }
     let pid = container
         .pid()
         .ok_or_else(|| Failure::Other("libcontainer returned no pid".into()))?;
     let process = Process::of(pid.as_raw()).map_err(other("reading the init's start time"))?;
+    job.surroundings.apply(process.pid).map_err(other("surroundings"))?;
     Ok(Done {
         process: Some(process),
     })
@@ -157,7 +161,7 @@ impl Console {
         Ok(Self { listener, path, out })
     }
 
-    fn relay(self) -> io::Result<()> {
+    fn relay(self, owner: Option<u32>) -> io::Result<()> {
         // The container's init has connected and sent before libcontainer said that it is ready.
         let (stream, _) = self.listener.accept()?;
         let _ = fs::remove_file(&self.path);
@@ -177,6 +181,8 @@ impl Console {
                 _ => None,
             })
             .ok_or_else(|| io::Error::other("no terminal came from the container"))?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        give(&slave, owner);
         let fds = [master.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -230,6 +236,7 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
         .transpose()
         .map_err(other("console"))?;
     let pid_file = job.scratch.join("pid");
+    descriptors.stdio.iter().for_each(|stream| give(stream, job.owner));
     let pid = builder(
         &job.id,
         &job.scratch,
@@ -251,7 +258,7 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
     .build()
     .map_err(|e| failure(&e))?;
     if let Some(console) = console {
-        console.relay().map_err(other("handing over the terminal"))?;
+        console.relay(job.owner).map_err(other("handing over the terminal"))?;
     }
     // It may have ended already; nobody but this process's parent reaps it.
     Ok(Done {

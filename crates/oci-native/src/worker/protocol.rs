@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{executor::CannotExecute, proc::Process};
+use crate::{executor::CannotExecute, proc::Process, surroundings::Surroundings};
 
 /// The largest request in bytes: an exec's whole process, environment included.
 const MAX_REQUEST_SIZE: usize = 16 << 20;
@@ -52,6 +52,10 @@ pub(crate) struct CreateJob {
     pub(crate) no_pivot: bool,
     pub(crate) systemd: bool,
     pub(crate) label: Option<String>,
+    /// What to do beside what libcontainer does.
+    pub(crate) surroundings: Surroundings,
+    /// Whose the standard streams become, as the host numbers users.
+    pub(crate) owner: Option<u32>,
 }
 
 /// `exec`.
@@ -67,6 +71,8 @@ pub(crate) struct ExecJob {
     pub(crate) process: oci_spec::runtime::Process,
     pub(crate) seccomp: Option<LinuxSeccomp>,
     pub(crate) systemd: bool,
+    /// Whose the standard streams become, as the host numbers users.
+    pub(crate) owner: Option<u32>,
 }
 
 /// Runs the hooks of one kind.
