@@ -1,0 +1,26 @@
+//! Native pods for real: from an image made of busybox to the last file removed. Needs root.
+//!
+//! This program is also the init's: `main` looks for that first.
+#![allow(clippy::print_stderr)]
+
+mod faults;
+mod lifecycle;
+mod support;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use magik_pri::native::{POD_INIT, pod_init_main};
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|a| a == POD_INIT) {
+        return pod_init_main();
+    }
+    let trials = lifecycle::TESTS.iter().chain(faults::TESTS).map(|(name, test)| {
+        Trial::test(*name, move || {
+            support::run(name, *test);
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
