@@ -17,8 +17,8 @@ pub enum Error {
     DigestMismatch {
         /// The digest asked for.
         expected: Digest,
-        /// The digest of the bytes.
-        found: Digest,
+        /// The digest of the bytes; boxed, because two digests would make every `Result` large.
+        found: Box<Digest>,
     },
     /// More or fewer bytes were written than expected.
     #[error("content of {expected} has {found} bytes, expected {size}")]
@@ -42,7 +42,7 @@ pub enum Error {
         /// The blob.
         digest: Digest,
         /// What its bytes hash to.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// The source of an ingest failed.
     #[error("reading the content failed: {0}")]

@@ -27,8 +27,6 @@
 //! # }
 //! ```
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
-// Errors name digests, which are 65 bytes each; boxing them would make every match on them clumsier for nothing.
-#![allow(clippy::result_large_err)]
 
 mod digest;
 mod error;

@@ -113,7 +113,7 @@ impl<R: Read> Read for VerifiedReader<R> {
         match self.result {
             Some(found) if found != self.expected => Err(Error::Damaged {
                 digest: self.expected,
-                found,
+                found: Box::new(found),
             }
             .into()),
             _ => Ok(0),

@@ -236,7 +236,7 @@ impl Store {
         if found != *digest {
             return Err(Error::Damaged {
                 digest: *digest,
-                found,
+                found: Box::new(found),
             });
         }
         Ok(bytes)
@@ -256,7 +256,7 @@ impl Store {
         } else {
             Err(Error::Damaged {
                 digest: *digest,
-                found,
+                found: Box::new(found),
             })
         }
     }

@@ -106,7 +106,7 @@ impl Writer {
         if staged.info.digest != *expected {
             return Err(Error::DigestMismatch {
                 expected: *expected,
-                found: staged.info.digest,
+                found: Box::new(staged.info.digest),
             });
         }
         Ok(staged)

@@ -104,9 +104,9 @@ pub enum Error {
         /// The layer's digest.
         layer: Digest,
         /// The diff id of the configuration.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What its content hashes to.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// A layout or archive is malformed.
     #[error("{path}: {reason}", path = path.display())]

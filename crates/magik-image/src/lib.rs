@@ -10,8 +10,6 @@
 //! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
 //! is described in [`store::format`] and [`magik_cas::format`].
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
-// Errors name digests, which are 65 bytes each; boxing them would make every match on them clumsier for nothing.
-#![allow(clippy::result_large_err)]
 
 pub mod auth;
 pub mod bundle;

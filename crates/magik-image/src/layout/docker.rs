@@ -183,8 +183,8 @@ fn layer(contents: &Contents, name: &str, diff_id: &str) -> Result<(Descriptor, 
             {
                 return Err(Error::DiffIdMismatch {
                     layer: info.digest,
-                    expected,
-                    found: info.digest,
+                    expected: Box::new(expected),
+                    found: Box::new(info.digest),
                 });
             }
             MediaType::ImageLayer

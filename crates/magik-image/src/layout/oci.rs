@@ -118,14 +118,13 @@ fn full_name(descriptor: &Descriptor) -> Option<Reference> {
 fn select<'a>(source: &Path, index: &'a ImageIndex, options: &ImportOptions) -> Result<&'a Descriptor> {
     let entries = index.manifests();
     if let Some(tag) = &options.tag {
-        let named: Vec<Descriptor>;
         let same_name =
             |text: &str| matches!((text.parse::<Reference>(), tag.parse()), (Ok(a), Ok(b)) if a == b);
         let is_named = |entry: &&Descriptor| {
             annotation(entry, ANNOTATION_REF_NAME) == Some(tag)
                 || annotation(entry, CONTAINERD_NAME).is_some_and(same_name)
         };
-        named = entries.iter().filter(is_named).cloned().collect();
+        let named: Vec<Descriptor> = entries.iter().filter(is_named).cloned().collect();
         if named.is_empty() {
             let names = names(entries);
             return Err(invalid(
@@ -215,7 +214,7 @@ impl Layout for Directory<'_> {
         if found != *digest {
             return Err(magik_cas::Error::DigestMismatch {
                 expected: *digest,
-                found,
+                found: Box::new(found),
             }
             .into());
         }
@@ -258,7 +257,7 @@ fn check(blob: &Staged, descriptor: &Descriptor, expected: &Digest) -> Result<()
     if info.digest != expected {
         return Err(magik_cas::Error::DigestMismatch {
             expected,
-            found: info.digest,
+            found: Box::new(info.digest),
         }
         .into());
     }
@@ -289,7 +288,7 @@ impl Layout for Archive {
         if found != *digest {
             return Err(magik_cas::Error::DigestMismatch {
                 expected: *digest,
-                found,
+                found: Box::new(found),
             }
             .into());
         }

@@ -261,8 +261,8 @@ fn plain_layer(store: &ImageStore, layer: &crate::store::Layer) -> Result<(u64, 
         store.cas().check(&layer.digest)?;
         return Err(Error::DiffIdMismatch {
             layer: layer.digest,
-            expected: layer.diff_id,
-            found,
+            expected: Box::new(layer.diff_id),
+            found: Box::new(found),
         });
     }
     file.rewind().map_err(Error::io(context()))?;

@@ -120,7 +120,7 @@ impl Registry {
             magik_cas::Error::DigestMismatch { expected, found } => self.error(Problem::DigestMismatch {
                 what: wanted.what.clone(),
                 expected,
-                found,
+                found: *found,
             }),
             other => other.into(),
         }

@@ -106,8 +106,8 @@ impl ImageStore {
     }
 
     /// As `load`, but `None` if a blob is missing or has the wrong size.
-    pub(super) fn load_if_complete(&self, record: Record) -> Result<Option<Image>> {
-        let image = match self.load(&record) {
+    pub(super) fn load_if_complete(&self, record: &Record) -> Result<Option<Image>> {
+        let image = match self.load(record) {
             Ok(image) => image,
             Err(Error::Cas(magik_cas::Error::NotFound(digest))) => {
                 tracing::warn!(image = %record.name(), %digest, "image is incomplete: pull it again");

@@ -115,7 +115,7 @@ impl ImageStore {
     /// [`Error::InvalidDocument`] if its manifest or configuration is refused, [`Error::Cas`] if they are damaged, or [`Error::Io`].
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>> {
         match self.read_record(&record::key(reference))? {
-            Some(record) => self.load_if_complete(record),
+            Some(record) => self.load_if_complete(&record),
             None => Ok(None),
         }
     }
@@ -206,7 +206,7 @@ impl ImageStore {
         let mut images = Vec::new();
         for record in self.read_records()? {
             let name = record.name();
-            match self.load_if_complete(record) {
+            match self.load_if_complete(&record) {
                 Ok(Some(image)) => images.push(image),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(image = %name, %error, "image left out"),

@@ -40,7 +40,7 @@ pub(super) enum Whiteouts {
 pub(super) enum Fault {
     Refused(String),
     Io(io::Error),
-    Limit(Error),
+    Limit(Box<Error>),
 }
 
 impl From<Errno> for Fault {
@@ -57,7 +57,7 @@ impl From<io::Error> for Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        Self::Limit(error)
+        Self::Limit(Box::new(error))
     }
 }
 
@@ -129,7 +129,7 @@ impl Extractor {
             }
             (Kind::Opaque, Whiteouts::Apply) => self.clear_lower(&path),
             (Kind::Directory, _) => self.directory(path, metadata, budget),
-            (kind, _) => self.leaf(path, &kind, &metadata, content, budget),
+            (kind, _) => self.leaf(&path, &kind, &metadata, content, budget),
         }
     }
 
@@ -270,19 +270,19 @@ impl Extractor {
     /// Writes what is no directory, replacing what an earlier entry or layer put there.
     fn leaf(
         &mut self,
-        path: Vec<u8>,
+        path: &[u8],
         kind: &Kind,
         metadata: &Metadata,
         content: &mut impl Read,
         budget: &mut Budget<'_>,
     ) -> Result<()> {
-        if matches!(kind, Kind::Hardlink(target) if *target == path) {
+        if matches!(kind, Kind::Hardlink(target) if target == path) {
             return Err(Fault::Refused("hard link to itself".to_owned()));
         }
-        let made = match self.make(&path, kind, budget) {
+        let made = match self.make(path, kind, budget) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.clear(&path, budget)?;
-                self.make(&path, kind, budget)?
+                self.clear(path, budget)?;
+                self.make(path, kind, budget)?
             }
             other => other?,
         };
@@ -292,13 +292,13 @@ impl Extractor {
                 metadata::set(fd.as_fd(), metadata, self.identity)?;
             }
             Made::Special => {
-                let (parent, name) = split(&path);
+                let (parent, name) = split(path);
                 let identity = self.identity;
                 metadata::set_at(self.parent(parent, budget)?, name, kind, metadata, identity)?;
             }
             Made::Done => {}
         }
-        self.note_made(&path);
+        self.note_made(path);
         Ok(())
     }
 

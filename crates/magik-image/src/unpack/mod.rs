@@ -184,8 +184,8 @@ impl ImageStore {
             Ok(found) if found == layer.diff_id => return Ok(()),
             Ok(found) => Error::DiffIdMismatch {
                 layer: layer.digest,
-                expected: layer.diff_id,
-                found,
+                expected: Box::new(layer.diff_id),
+                found: Box::new(found),
             },
             Err(error) => error,
         };
@@ -237,7 +237,7 @@ fn extract_archive(
         extractor
             .add(entry, &mut source, budget)
             .map_err(|fault| match fault {
-                Fault::Limit(error) => error,
+                Fault::Limit(error) => *error,
                 Fault::Refused(reason) => Error::InvalidEntry {
                     layer: layer.digest,
                     entry: shown(&path),
@@ -250,7 +250,6 @@ fn extract_archive(
             })?;
         io::copy(&mut source, &mut io::sink()).map_err(broken)?;
     }
-    drop(entries);
     archive.into_inner().finish().map_err(broken)
 }
 

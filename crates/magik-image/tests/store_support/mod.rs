@@ -1,5 +1,5 @@
 //! Layers, images and stores for the tests of the store, of unpacking and of layouts.
-#![allow(missing_docs, dead_code, unreachable_pub)]
+#![allow(missing_docs, dead_code, unreachable_pub, clippy::needless_pass_by_value)]
 
 use std::{io::Write, path::PathBuf};
 
@@ -83,13 +83,13 @@ impl Tar {
 
     pub fn symlink(self, path: &str, to: &str) -> Self {
         self.entry(EntryType::Symlink, path, b"", |h| {
-            h.set_link_name_literal(to).unwrap()
+            h.set_link_name_literal(to).unwrap();
         })
     }
 
     pub fn hardlink(self, path: &str, to: &str) -> Self {
         self.entry(EntryType::Link, path, b"", |h| {
-            h.set_link_name_literal(to).unwrap()
+            h.set_link_name_literal(to).unwrap();
         })
     }
 
