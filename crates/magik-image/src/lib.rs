@@ -1,7 +1,7 @@
 //! OCI images: from a registry, a layout or an archive into a local store, and from there to unpacked layers and
 //! runtime bundles.
 //!
-//! - [`Reference`](reference::Reference) names an image as docker and podman do; [`ImageStore`] keeps images below one data root.
+//! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images below one data root.
 //! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack; [`ImageStore::unpack_flat`]
 //!   makes one flat root filesystem.
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.

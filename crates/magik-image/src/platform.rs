@@ -42,7 +42,11 @@ impl Platform {
             ("armel", _) | ("arm", Some("6")) => ("arm", Some("v6")),
             (other, variant) => (other, variant),
         };
-        Self { os, architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
+        Self {
+            os,
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+        }
     }
 
     /// What containers on this machine run: always Linux, in a virtual machine where the host is something else.
@@ -119,7 +123,9 @@ impl FromStr for Platform {
         let plain = |part: &&str| {
             !part.is_empty()
                 && part.len() <= 64
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         if !parts.iter().all(plain) {
             return Err(InvalidPlatform(text.to_owned()));
@@ -154,7 +160,11 @@ impl From<&oci_spec::image::Platform> for Platform {
 
 impl From<&ImageConfiguration> for Platform {
     fn from(config: &ImageConfiguration) -> Self {
-        Self::new(&config.os().to_string(), &config.architecture().to_string(), config.variant().as_deref())
+        Self::new(
+            &config.os().to_string(),
+            &config.architecture().to_string(),
+            config.variant().as_deref(),
+        )
     }
 }
 
@@ -173,21 +183,40 @@ pub struct NoImageForPlatform {
 ///
 /// # Errors
 /// [`NoImageForPlatform`] lists what there is.
-pub fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, NoImageForPlatform> {
+pub fn choose<'a>(
+    entries: &'a [Descriptor],
+    wanted: &Platform,
+) -> Result<&'a Descriptor, NoImageForPlatform> {
     let rank = |entry: &&Descriptor| match entry.platform() {
         Some(platform) => wanted.rank(&platform.into()),
         None => Some(u8::MAX),
     };
-    let best = entries.iter().filter_map(|entry| Some((rank(&entry)?, entry))).min_by_key(|(rank, _)| *rank);
+    let best = entries
+        .iter()
+        .filter_map(|entry| Some((rank(&entry)?, entry)))
+        .min_by_key(|(rank, _)| *rank);
     best.map(|(_, entry)| entry).ok_or_else(|| {
         // `unknown/unknown` are attestations.
-        let offered = entries.iter().filter_map(|entry| entry.platform().as_ref()).map(Platform::from);
-        let mut offered: Vec<String> = offered.filter(|p| p.os != "unknown").map(|p| p.to_string()).collect();
+        let offered = entries
+            .iter()
+            .filter_map(|entry| entry.platform().as_ref())
+            .map(Platform::from);
+        let mut offered: Vec<String> = offered
+            .filter(|p| p.os != "unknown")
+            .map(|p| p.to_string())
+            .collect();
         offered.sort();
         offered.dedup();
         offered.truncate(16);
-        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
-        NoImageForPlatform { wanted: wanted.clone(), offered }
+        let offered = if offered.is_empty() {
+            "nothing".to_owned()
+        } else {
+            offered.join(", ")
+        };
+        NoImageForPlatform {
+            wanted: wanted.clone(),
+            offered,
+        }
     })
 }
 
@@ -202,7 +231,10 @@ pub fn check(config: &ImageConfiguration, wanted: &Platform) -> Result<(), NoIma
     if same || is.is_wasm() {
         return Ok(());
     }
-    Err(NoImageForPlatform { wanted: wanted.clone(), offered: is.to_string() })
+    Err(NoImageForPlatform {
+        wanted: wanted.clone(),
+        offered: is.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -213,13 +245,21 @@ mod tests {
 
     fn index(platforms: &[&str]) -> Vec<Descriptor> {
         let entry = |text: &&str| {
-            let digest: oci_spec::image::Digest = magik_cas::Digest::sha256(text.as_bytes()).to_string().parse().unwrap();
-            let builder = DescriptorBuilder::default().media_type(MediaType::ImageManifest).size(1_u64).digest(digest);
+            let digest: oci_spec::image::Digest = magik_cas::Digest::sha256(text.as_bytes())
+                .to_string()
+                .parse()
+                .unwrap();
+            let builder = DescriptorBuilder::default()
+                .media_type(MediaType::ImageManifest)
+                .size(1_u64)
+                .digest(digest);
             if text.is_empty() {
                 return builder.build().unwrap();
             }
             let mut parts = text.split('/');
-            let mut platform = PlatformBuilder::default().os(parts.next().unwrap()).architecture(parts.next().unwrap());
+            let mut platform = PlatformBuilder::default()
+                .os(parts.next().unwrap())
+                .architecture(parts.next().unwrap());
             if let Some(variant) = parts.next() {
                 platform = platform.variant(variant);
             }
@@ -231,12 +271,25 @@ mod tests {
     fn chosen(platforms: &[&str], wanted: &str) -> Option<String> {
         let entries = index(platforms);
         let entry = choose(&entries, &wanted.parse().unwrap()).ok()?;
-        Some(entry.platform().as_ref().map(|p| Platform::from(p).to_string()).unwrap_or_default())
+        Some(
+            entry
+                .platform()
+                .as_ref()
+                .map(|p| Platform::from(p).to_string())
+                .unwrap_or_default(),
+        )
     }
 
     #[test]
     fn takes_the_image_for_the_architecture() {
-        let all = ["linux/amd64", "linux/arm/v5", "linux/arm/v7", "linux/arm64/v8", "windows/amd64", "unknown/unknown"];
+        let all = [
+            "linux/amd64",
+            "linux/arm/v5",
+            "linux/arm/v7",
+            "linux/arm64/v8",
+            "windows/amd64",
+            "unknown/unknown",
+        ];
         for (wanted, expected) in [
             ("linux/amd64", Some("linux/amd64")),
             ("linux/arm64", Some("linux/arm64")),
@@ -254,23 +307,40 @@ mod tests {
     #[test]
     fn a_machine_does_not_get_an_image_for_a_newer_one() {
         assert_eq!(chosen(&["linux/amd64/v3"], "linux/amd64"), None);
-        assert_eq!(chosen(&["linux/amd64/v3", "linux/amd64"], "linux/amd64/v3").as_deref(), Some("linux/amd64/v3"));
-        assert_eq!(chosen(&["linux/amd64"], "linux/amd64/v3").as_deref(), Some("linux/amd64"));
+        assert_eq!(
+            chosen(&["linux/amd64/v3", "linux/amd64"], "linux/amd64/v3").as_deref(),
+            Some("linux/amd64/v3")
+        );
+        assert_eq!(
+            chosen(&["linux/amd64"], "linux/amd64/v3").as_deref(),
+            Some("linux/amd64")
+        );
         assert_eq!(chosen(&["linux/arm/v7"], "linux/arm/v6"), None);
     }
 
     #[test]
     fn wasm_and_entries_without_a_platform_serve_for_want_of_better() {
-        assert_eq!(chosen(&["wasi/wasm32"], "linux/amd64").as_deref(), Some("wasi/wasm32"));
-        assert_eq!(chosen(&["wasi/wasm", "linux/amd64"], "linux/amd64").as_deref(), Some("linux/amd64"));
+        assert_eq!(
+            chosen(&["wasi/wasm32"], "linux/amd64").as_deref(),
+            Some("wasi/wasm32")
+        );
+        assert_eq!(
+            chosen(&["wasi/wasm", "linux/amd64"], "linux/amd64").as_deref(),
+            Some("linux/amd64")
+        );
         assert_eq!(chosen(&["", "linux/arm64"], "linux/amd64").as_deref(), Some(""));
     }
 
     #[test]
     fn the_error_lists_what_there_is() {
         let entries = index(&["linux/s390x", "linux/arm64", "unknown/unknown"]);
-        let message = choose(&entries, &"linux/amd64".parse().unwrap()).unwrap_err().to_string();
-        assert_eq!(message, "there is no image for linux/amd64, only for linux/arm64, linux/s390x; choose one with --platform");
+        let message = choose(&entries, &"linux/amd64".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "there is no image for linux/amd64, only for linux/arm64, linux/s390x; choose one with --platform"
+        );
     }
 
     #[test]
