@@ -34,7 +34,7 @@ pub enum Error {
         /// The image.
         image: String,
         /// What there is instead.
-        source: NoImageForPlatform,
+        source: Box<NoImageForPlatform>,
     },
     /// No bundle can be made of these settings and this image.
     #[error(transparent)]

@@ -272,7 +272,7 @@ impl Pull<'_> {
                     let entry = platform::choose(index.manifests(), self.platform).map_err(|source| {
                         Error::Platform {
                             image: reference.to_string(),
-                            source,
+                            source: Box::new(source),
                         }
                     })?;
                     name = oci_digest(entry)?.to_string();
@@ -319,7 +319,7 @@ impl Pull<'_> {
         }
         platform::check(&config, self.platform).map_err(|source| Error::Platform {
             image: self.registry.image(),
-            source,
+            source: Box::new(source),
         })
     }
 

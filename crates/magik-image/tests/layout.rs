@@ -339,7 +339,7 @@ fn layouts_that_lie_are_refused_and_leave_nothing() {
     }
     let cases: Vec<(&str, Change)> = vec![
         ("a layer is missing", |d, i| {
-            fs::remove_file(at(d, &i.layers()[1].digest)).unwrap()
+            fs::remove_file(at(d, &i.layers()[1].digest)).unwrap();
         }),
         ("a layer has other bytes of the same length", |d, i| {
             let path = at(d, &i.layers()[0].digest);
@@ -358,20 +358,20 @@ fn layouts_that_lie_are_refused_and_leave_nothing() {
             fs::write(path, &bytes[1..]).unwrap();
         }),
         ("the config has other bytes", |d, i| {
-            fs::write(at(d, &i.config_digest), b"{}").unwrap()
+            fs::write(at(d, &i.config_digest), b"{}").unwrap();
         }),
         ("the manifest has other bytes", |d, i| {
-            fs::write(at(d, &i.manifest_digest), b"{}").unwrap()
+            fs::write(at(d, &i.manifest_digest), b"{}").unwrap();
         }),
         ("no oci-layout", |d, _| {
-            fs::remove_file(d.join("oci-layout")).unwrap()
+            fs::remove_file(d.join("oci-layout")).unwrap();
         }),
         ("another layout version", |d, _| {
             fs::write(d.join("oci-layout"), br#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
         }),
         ("no index", |d, _| fs::remove_file(d.join("index.json")).unwrap()),
         ("an index of nothing", |d, _| {
-            edit_index(d, |i| i["manifests"] = serde_json::json!([]))
+            edit_index(d, |i| i["manifests"] = serde_json::json!([]));
         }),
         ("an index that is too large", |d, _| {
             fs::write(d.join("index.json"), vec![b' '; (1 << 20) + 1]).unwrap();

@@ -87,7 +87,7 @@ fn processes_that_unpack_one_image_wait_for_each_other() {
 }
 
 /// Puts a process into the middle of unpacking: its layer's blob becomes a pipe that delivers half of it.
-fn half_way(dir: &Path, store: &magik_image::ImageStore) -> Child {
+fn half_way(dir: &Path, store: &magik_image::ImageStore) {
     let tar = || {
         Tar::new()
             .file("first", &[1; 1 << 20])
@@ -110,7 +110,6 @@ fn half_way(dir: &Path, store: &magik_image::ImageStore) -> Child {
     drop(pipe);
     fs::remove_file(&path).unwrap();
     fs::write(&path, blob).unwrap();
-    child
 }
 
 #[test]
