@@ -10,7 +10,6 @@ use crate::{completions, image, pod, roots::GlobalArgs, system};
     name = "magikrun",
     bin_name = "magikrun",
     disable_help_subcommand = true,
-    arg_required_else_help = true,
     max_term_width = 120
 )]
 #[command(after_help = "Example: magikrun pod run -f web.yaml && magikrun pod logs -f web")]
@@ -24,13 +23,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run pods and look after them
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand)]
     Pod(pod::PodCommand),
     /// Pull, import, look at and unpack images
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand)]
     Image(image::ImageCommand),
     /// What this host can run, and cleaning up
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand)]
     System(system::SystemCommand),
     /// Print a completion script
     #[command(after_help = completions::EXAMPLE)]

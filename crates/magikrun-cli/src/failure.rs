@@ -63,7 +63,7 @@ pub(crate) fn print(message: impl fmt::Display) {
 pub(crate) fn chain(error: &anyhow::Error) -> String {
     error
         .chain()
-        .map(|cause| cause.to_string())
+        .map(ToString::to_string)
         .fold(String::new(), |mut text, cause| {
             let cause = cause.trim();
             if text.is_empty() {

@@ -97,28 +97,29 @@ fn client() -> Result<ExitCode> {
 
 /// Help as clap prints it, a mistake as one line.
 fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    ) {
-        let help = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-        // Nothing to do about a closed standard output.
-        let _ = error.print();
-        return if help {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(failure::USAGE)
-        };
+    // Where help goes, nothing is to be done about a closed stream.
+    match error.kind() {
+        ErrorKind::DisplayHelp => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::MissingSubcommand => {
+            let _ = output::write_stderr(
+                named_command(env::args_os())
+                    .1
+                    .render_help()
+                    .to_string()
+                    .as_bytes(),
+            );
+        }
+        _ => failure::print(usage_line(&error.render().to_string())),
     }
-    failure::print(usage_line(&error.render().to_string()));
     ExitCode::from(failure::USAGE)
 }
 
 /// clap's several lines as one: what is wrong, its tip if it has one, and where the help is.
 fn usage_line(text: &str) -> String {
-    usage_line_of(text, env::args_os().skip(1))
+    usage_line_of(text, env::args_os())
 }
 
 fn usage_line_of(text: &str, args: impl IntoIterator<Item = OsString>) -> String {
@@ -129,17 +130,22 @@ fn usage_line_of(text: &str, args: impl IntoIterator<Item = OsString>) -> String
         line.push_str("; ");
         line.push_str(tip);
     }
-    // The command as far as it was named: `magikrun image pull`.
-    let root = Cli::command();
-    let mut command = &root;
-    let mut path = String::from("magikrun");
-    for arg in args {
+    format!("{line}: see '{} --help'", named_command(args).0)
+}
+
+/// The command as far as it was named, `magikrun image pull`, and what clap knows of it.
+fn named_command(args: impl IntoIterator<Item = OsString>) -> (String, clap::Command) {
+    let mut root = Cli::command();
+    // Gives every command its whole name.
+    root.build();
+    let (mut path, mut command) = (String::from("magikrun"), &root);
+    for arg in args.into_iter().skip(1) {
         if let Some(found) = arg.to_str().and_then(|word| command.find_subcommand(word)) {
-            command = found;
             path = format!("{path} {}", found.get_name());
+            command = found;
         }
     }
-    format!("{line}: see '{path} --help'")
+    (path, command.clone())
 }
 
 fn log_to_stderr(debug: bool) {
@@ -149,7 +155,7 @@ fn log_to_stderr(debug: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(terminal::stderr_is_one())
+        .with_ansi(false)
         .init();
 }
 

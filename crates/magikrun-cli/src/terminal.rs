@@ -47,8 +47,3 @@ pub(crate) fn size() -> Option<(u16, u16)> {
 pub(crate) fn stdin_is_one() -> bool {
     io::stdin().is_terminal()
 }
-
-/// Whether standard error is a terminal: where progress goes.
-pub(crate) fn stderr_is_one() -> bool {
-    io::stderr().is_terminal()
-}

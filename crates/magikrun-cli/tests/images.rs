@@ -182,7 +182,7 @@ fn an_image_becomes_a_rootfs_and_a_bundle() {
     assert_eq!(config["process"]["cwd"], "/root");
     let line = host.run(&["image", "unpack", "no/such:image", "x"]).fails(1);
     assert!(
-        line.contains("no/such:image") && line.contains("image pull"),
+        line.contains("no/such:image") && line.contains("pull"),
         "{line}"
     );
 }

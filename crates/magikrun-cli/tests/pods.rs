@@ -100,7 +100,7 @@ fn a_pod_lives_from_run_to_delete() {
             status["phase"].as_str(),
             status["containers"][1]["state"]["phase"].as_str()
         ),
-        (Some("Running"), Some("Running"))
+        (Some("Running"), Some("running"))
     );
     let text = host.run(&["pod", "status", &pod.id[..6]]).ok();
     assert!(
@@ -141,7 +141,7 @@ fn waiting_passes_the_exit_code_on_and_rm_deletes() {
         return;
     }
     let host = host_with_busybox();
-    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)] {
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("sh -c 'kill -9 $$'", 137)] {
         let file = pod_file(
             &host,
             "job",
@@ -227,7 +227,7 @@ fn logs_are_what_the_program_wrote() {
     let follow = host.run(&["pod", "logs", "-f", "-c", "b", "talk"]);
     assert_eq!(
         (follow.code, follow.stdout.as_str()),
-        (Some(0), "no-newline"),
+        (Some(0), "no-newline\n"),
         "{follow:?}"
     );
 

@@ -123,9 +123,7 @@ impl Host {
             working_dir: "/root".into(),
             ..ImageConfig::command(&["sh"])
         };
-        layout
-            .add("busybox", &[&layer.finish().unwrap()], &config)
-            .unwrap();
+        layout.add(BUSYBOX, &[&layer.finish().unwrap()], &config).unwrap();
         layout
     }
 
