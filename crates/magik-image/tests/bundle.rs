@@ -1,4 +1,5 @@
 //! What `runtime_spec` makes of image configurations and settings, and that a real runtime runs it.
+#![allow(clippy::print_stderr)] // a test that is skipped says so
 
 use std::{
     collections::{BTreeMap, BTreeSet},

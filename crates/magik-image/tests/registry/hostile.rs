@@ -337,6 +337,7 @@ async fn redirects_are_followed_a_few_times_and_without_credentials() {
         .await
         .unwrap();
     assert_eq!(elsewhere.requests().len(), 3);
+    assert!(elsewhere.requests().iter().all(|r| r.method == "GET"));
     assert!(
         elsewhere
             .requests()

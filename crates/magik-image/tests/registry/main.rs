@@ -1,4 +1,5 @@
 //! Pulling and pushing: from and to a real registry, and from registries that mean harm.
+#![allow(clippy::print_stderr)] // a test that is skipped says so
 
 mod debian;
 mod fixture;
