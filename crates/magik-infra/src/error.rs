@@ -16,7 +16,7 @@ pub struct LaunchError {
 }
 
 impl LaunchError {
-    pub(crate) fn pod(step: &str, message: impl ToString) -> Self {
+    pub(crate) fn pod(step: &str, message: &(impl std::fmt::Display + ?Sized)) -> Self {
         Self {
             container: None,
             step: step.to_owned(),
@@ -24,7 +24,7 @@ impl LaunchError {
         }
     }
 
-    pub(crate) fn container(name: &str, step: &str, message: impl ToString) -> Self {
+    pub(crate) fn container(name: &str, step: &str, message: &(impl std::fmt::Display + ?Sized)) -> Self {
         Self {
             container: Some(name.to_owned()),
             step: step.to_owned(),
@@ -41,7 +41,7 @@ impl LaunchError {
             magik_oci::Error::Failed { reason, .. } => reason.clone(),
             other => other.to_string(),
         };
-        Self::container(name, step, message)
+        Self::container(name, step, &message)
     }
 }
 

@@ -67,7 +67,7 @@ impl PortForward {
             }
             writer.close().await?;
             sent.send_replace(true);
-            Ok(())
+            Ok::<_, ControlError>(())
         };
         let down = async {
             while let Some(bytes) = reader.next().await? {
@@ -76,13 +76,21 @@ impl PortForward {
                 }
             }
             let _ = to_local.shutdown().await;
-            // What is sent now is still acknowledged.
+            // What is sent now is still acknowledged, until all of it is or the port wants no more.
             tokio::select! {
-                _ = all_sent.wait_for(|sent| *sent) => Ok(()),
-                ended = reader.acknowledged() => ended,
+                _ = all_sent.wait_for(|sent| *sent) => {}
+                () = reader.acknowledged() => {}
             }
+            Ok(())
         };
-        tokio::try_join!(up, down).map(|((), ())| ())
+        tokio::pin!(down);
+        tokio::select! {
+            ended = &mut down => ended,
+            sent = up => {
+                sent?;
+                down.await
+            }
+        }
     }
 }
 
@@ -111,11 +119,9 @@ impl PortReader {
         Ok(None)
     }
 
-    /// Takes acknowledgements until the connection ends.
-    async fn acknowledged(&mut self) -> Result<()> {
-        loop {
-            self.message().await?;
-        }
+    /// Takes acknowledgements until the call ends.
+    async fn acknowledged(&mut self) {
+        while self.message().await.is_ok() {}
     }
 
     async fn message(&mut self) -> Result<proto::PortData> {

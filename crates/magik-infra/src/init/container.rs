@@ -38,13 +38,13 @@ pub(crate) async fn create(
     log: watch::Sender<bool>,
 ) -> Result<Created, LaunchError> {
     let name = &plan.name;
-    let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, "plan", e))?;
-    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(name, "mounts", e))?;
+    let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, "plan", &e))?;
+    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(name, "mounts", &e))?;
     let (pump, stdio) = LogPump::open(&plan.log, log).map_err(|e| {
         LaunchError::container(
             name,
             "create",
-            format!("cannot open the log {}: {e}", plan.log.display()),
+            &format!("cannot open the log {}: {e}", plan.log.display()),
         )
     })?;
     let state = runtime

@@ -85,45 +85,67 @@ impl Inputs {
     /// Waits for the next interrupt. Commits and second launches are dealt with on the way.
     pub(crate) async fn interrupt(&mut self, shared: &Shared) -> Interrupt {
         loop {
-            let command = tokio::select! {
-                command = self.commands.recv() => command,
-                _ = self.terminate.recv() => return Interrupt::Stop { grace: None },
-                _ = self.interrupt.recv() => return Interrupt::Stop { grace: None },
-                () = reached(self.deadline) => {
-                    self.deadline = None;
-                    return Interrupt::Deadline;
-                }
-                failed = failure(&mut self.extension_failures) => return Interrupt::ExtensionFailed(failed),
-                () = self.launch.closed(), if !self.committed => {
-                    // The launcher may have died between the rename and its Commit.
-                    if !(self.committed_check)(&shared.state_dir) {
-                        return Interrupt::Abandoned;
-                    }
-                    self.committed = true;
-                    continue;
-                }
-            };
-            match command {
-                Some(Command::Commit { done }) => {
-                    self.committed = true;
-                    let _ = done.send(());
-                }
-                Some(Command::Launch { updates, .. }) => {
-                    let error = LaunchError::pod("plan", "the pod was already launched");
-                    let _ = updates.send(LaunchUpdate::Failed(error));
-                }
-                Some(Command::Stop { grace, done }) => {
-                    self.waiting.push(done);
-                    return Interrupt::Stop { grace };
-                }
-                // The service holds a sender as long as the pod lives.
-                None => pending().await,
+            if let Some(interrupt) = self.next(shared).await {
+                return interrupt;
             }
         }
     }
 
+    /// The pod has ended by itself, maybe at once: its launcher must still learn that it had started. Waits for the
+    /// commit; `false`: it will not come. Whoever asked for a stop is not kept waiting.
+    pub(crate) async fn settled(&mut self, shared: &Shared) -> bool {
+        while !self.committed && self.waiting.is_empty() {
+            match self.next(shared).await {
+                Some(Interrupt::Abandoned) => return false,
+                Some(Interrupt::Stop { .. }) => return true,
+                // Nothing runs any more.
+                Some(Interrupt::Deadline | Interrupt::ExtensionFailed(_)) | None => {}
+            }
+        }
+        true
+    }
+
+    /// Deals with what comes next; `None`: that was all.
+    async fn next(&mut self, shared: &Shared) -> Option<Interrupt> {
+        let command = tokio::select! {
+            command = self.commands.recv() => command,
+            _ = self.terminate.recv() => return Some(Interrupt::Stop { grace: None }),
+            _ = self.interrupt.recv() => return Some(Interrupt::Stop { grace: None }),
+            () = reached(self.deadline) => {
+                self.deadline = None;
+                return Some(Interrupt::Deadline);
+            }
+            failed = failure(&mut self.extension_failures) => return Some(Interrupt::ExtensionFailed(failed)),
+            () = self.launch.closed(), if !self.committed => {
+                // The launcher may have died between the rename and its Commit.
+                if !(self.committed_check)(&shared.state_dir) {
+                    return Some(Interrupt::Abandoned);
+                }
+                self.committed = true;
+                return None;
+            }
+        };
+        match command {
+            Some(Command::Commit { done }) => {
+                self.committed = true;
+                let _ = done.send(());
+            }
+            Some(Command::Launch { updates, .. }) => {
+                let error = LaunchError::pod("plan", "the pod was already launched");
+                let _ = updates.send(LaunchUpdate::Failed(error));
+            }
+            Some(Command::Stop { grace, done }) => {
+                self.waiting.push(done);
+                return Some(Interrupt::Stop { grace });
+            }
+            // The service holds a sender as long as the pod lives.
+            None => pending().await,
+        }
+        None
+    }
+
     /// The pod is over: everyone who waits for that is told, and whoever asks now, too.
-    pub(crate) fn dismiss(&mut self, _shared: &Shared) {
+    pub(crate) fn dismiss(&mut self) {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Stop { done, .. } | Command::Commit { done } = command {
@@ -144,10 +166,12 @@ async fn reached(deadline: Option<Instant>) {
 }
 
 async fn failure(failures: &mut Option<mpsc::Receiver<RequiredExtensionFailed>>) -> RequiredExtensionFailed {
-    if let Some(receiver) = failures {
-        if let Some(failed) = receiver.recv().await {
-            return failed;
-        }
+    match failures {
+        // The channel closes with the pod.
+        Some(receiver) => match receiver.recv().await {
+            Some(failed) => failed,
+            None => pending().await,
+        },
+        None => pending().await,
     }
-    pending().await
 }

@@ -151,7 +151,7 @@ impl PodInit {
 
         shared.over();
         accepting.abort();
-        inputs.dismiss(&shared);
+        inputs.dismiss();
         if timeout(LINGER, connections.idle()).await.is_err() {
             tracing::debug!("some clients did not take their last answer");
         }
@@ -173,7 +173,7 @@ async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions)
         interrupt = inputs.interrupt(shared) => match interrupt {
             Interrupt::Abandoned => return PodOutcome::Abandoned,
             Interrupt::Deadline => Err(LaunchError::pod("deadline", "activeDeadlineSeconds passed before every container was started")),
-            Interrupt::ExtensionFailed(error) => Err(LaunchError::pod("extension", error)),
+            Interrupt::ExtensionFailed(error) => Err(LaunchError::pod("extension", &error)),
             Interrupt::Stop { .. } => Err(LaunchError::pod("stopped", "the pod was stopped before every container was started")),
         },
     };
@@ -182,8 +182,8 @@ async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions)
         return PodOutcome::Failed(error);
     }
     match pod.supervise(inputs).await {
-        Some(status) => PodOutcome::Finished(Box::new(status)),
-        None => PodOutcome::Abandoned,
+        Some(status) if inputs.settled(shared).await => PodOutcome::Finished(Box::new(status)),
+        _ => PodOutcome::Abandoned,
     }
 }
 

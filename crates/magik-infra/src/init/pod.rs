@@ -109,9 +109,9 @@ impl Pod {
         let plan = self.plan.clone();
         self.progress("mounts", "");
         for tmpfs in &plan.tmpfs {
-            rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", e))?;
+            rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", &e))?;
         }
-        let extension = |e: RequiredExtensionFailed| LaunchError::pod("extension", e);
+        let extension = |e: RequiredExtensionFailed| LaunchError::pod("extension", &e);
         self.extensions
             .start(&plan, &self.shared.events, &self.extension_failed)
             .await
@@ -174,7 +174,7 @@ impl Pod {
         } else {
             format!("{ending}: {}", report.last_line)
         };
-        Err(LaunchError::container(&plan.name, "init-container", message))
+        Err(LaunchError::container(&plan.name, "init-container", &message))
     }
 
     /// Creates the app containers, as many at a time as there are processors, and starts them in order once all of

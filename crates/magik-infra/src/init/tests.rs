@@ -38,7 +38,8 @@ struct Pretender {
 #[derive(Debug)]
 struct Pretended {
     exit: watch::Sender<Option<Exit>>,
-    _stdio: Stdio,
+    /// Open as long as it runs.
+    _stdio: Option<Stdio>,
 }
 
 impl Pretender {
@@ -86,7 +87,7 @@ impl OciRuntime for Pretender {
         tokio::time::sleep(Duration::from_millis(delay)).await;
         let container = Pretended {
             exit: watch::Sender::new(None),
-            _stdio: stdio,
+            _stdio: Some(stdio),
         };
         self.containers.lock().unwrap().insert(id.to_string(), container);
         Ok(Self::state(id))
@@ -394,6 +395,7 @@ async fn a_required_extension_that_fails_later_fails_the_pod() {
     };
     let world = world(&["a"], extension).await;
     world.launch().await.unwrap();
+    world.client.commit().await.unwrap();
     let PodOutcome::Finished(status) = world.finished().await else {
         panic!()
     };

@@ -26,8 +26,8 @@ pub(crate) struct LogPump {
     stdout: Source,
     stderr: Source,
     writer: LogWriter,
-    /// The end of the last line that was written.
-    last_line: Vec<u8>,
+    /// The ends of the last lines of stdout and of stderr.
+    last_lines: [Vec<u8>; 2],
     /// Tells followers that there is more; `true`: there will be no more.
     signal: watch::Sender<bool>,
 }
@@ -55,7 +55,7 @@ impl LogPump {
                 stdout,
                 stderr,
                 writer,
-                last_line: Vec::new(),
+                last_lines: Default::default(),
                 signal,
             },
             stdio,
@@ -73,7 +73,8 @@ impl LogPump {
         }
     }
 
-    /// The container has ended: what it wrote is written to the log before this returns.
+    /// The container has ended: what it wrote is written to the log before this returns. The answer is its last line
+    /// of standard error, else of standard output.
     pub(crate) async fn finish(mut self) -> String {
         let _ = timeout(DRAIN_GRACE, self.run()).await;
         let time = format_time(Timestamp::now());
@@ -82,7 +83,9 @@ impl LogPump {
         self.stderr.cutter.finish(&time, &mut out);
         self.write(&out);
         self.signal.send_replace(true);
-        String::from_utf8_lossy(&self.last_line).trim().to_owned()
+        let [stdout, stderr] = &self.last_lines;
+        let last = if stderr.is_empty() { stdout } else { stderr };
+        String::from_utf8_lossy(last).trim().to_owned()
     }
 
     /// Reads once what is there.
@@ -120,7 +123,7 @@ impl LogPump {
             && !entry.text.trim_ascii().is_empty()
         {
             let from = entry.text.len().saturating_sub(LAST_LINE);
-            self.last_line = entry.text[from..].to_vec();
+            self.last_lines[usize::from(entry.stream == LogStream::Stderr)] = entry.text[from..].to_vec();
         }
         self.signal.send_replace(false);
     }
@@ -165,13 +168,12 @@ mod tests {
         stdout.write_all(b"hello\nworld").unwrap();
         stderr.write_all(b"oops\n").unwrap();
         drop((stdout, stderr));
-        let last = pump.finish().await;
+        assert_eq!(pump.finish().await, "oops");
         assert!(*followed.borrow());
         let log = std::fs::read_to_string(&path).unwrap();
         for line in [" stdout F hello\n", " stdout F world\n", " stderr F oops\n"] {
             assert!(log.contains(line), "{log}");
         }
-        assert!(!last.is_empty());
     }
 
     #[tokio::test]

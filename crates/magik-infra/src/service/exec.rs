@@ -80,16 +80,17 @@ pub(super) async fn exec(
 
     let broken = |e: std::io::Error| status(Code::INTERNAL, format!("exec in container {id}: {e}"));
     let (streams, theirs) = Streams::open(start.tty, start.stdin).map_err(broken)?;
-    let pid = shared
+    let size = start.size.as_ref().map(|s| (s.rows, s.columns));
+    // The terminal arrives while the process is being started: it should have its size before anybody asks.
+    let starting = shared
         .runtime
-        .exec(&id, &process, theirs, magik_oci::ExecOptions::default())
-        .await
-        .map_err(|error| refusal(&start.container, &error))?;
+        .exec(&id, &process, theirs, magik_oci::ExecOptions::default());
+    let (started, connected) = tokio::join!(starting, streams.connect(size));
+    let pid = started.map_err(|error| refusal(&start.container, &error))?;
     // Opened before anybody waits for the process: the pid cannot have been given to another one yet.
     let handle = rustix::process::Pid::from_raw(pid)
         .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-    let size = start.size.as_ref().map(|s| (s.rows, s.columns));
-    let (input, outputs) = match streams.connect(size).await {
+    let (input, outputs) = match connected {
         Ok(connected) => connected,
         Err(e) => {
             signal(handle.as_ref(), rustix::process::Signal::KILL);
@@ -130,9 +131,6 @@ pub(super) async fn exec(
                     InputEnd::GaveUp => break None,
                 },
                 () = meter.closed() => break None,
-            }
-            if exit.is_some() && drained {
-                continue;
             }
         }
     };

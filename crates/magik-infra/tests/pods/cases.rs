@@ -13,7 +13,7 @@ use crate::world::{World, eventually};
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
-        pub fn all() -> Vec<Trial> {
+        pub(crate) fn all() -> Vec<Trial> {
             vec![$(Trial::test(stringify!($name), || run(stringify!($name), $name()))),*]
         }
     };
@@ -25,6 +25,7 @@ cases![
     a_failing_init_container_fails_the_launch_with_its_last_line,
     a_missing_program_fails_the_launch_and_nothing_is_started,
     a_pod_ends_when_its_containers_do,
+    a_pod_that_ends_at_once_can_still_be_committed,
     exec_gives_output_exit_code_and_takes_input,
     exec_keeps_the_containers_sandbox_and_takes_changes,
     exec_with_a_terminal_can_be_resized,
@@ -180,6 +181,21 @@ async fn a_pod_ends_when_its_containers_do() {
     assert_eq!((status.exit_code(), status.reason), (7, None));
 }
 
+async fn a_pod_that_ends_at_once_can_still_be_committed() {
+    let mut world = World::new().container("app", "exit 5");
+    world.launch().await.unwrap();
+    eventually("the pod is over", || world.status_file().phase == Phase::Failed).await;
+    world.commit();
+    world.launch.as_ref().unwrap().commit().await.unwrap();
+    assert_eq!(world.outcome().await, "finished Failed");
+
+    let mut world = World::new().container("app", "exit 5");
+    world.launch().await.unwrap();
+    eventually("the pod is over", || world.status_file().phase == Phase::Failed).await;
+    drop(world.launch.take());
+    assert_eq!(world.outcome().await, "abandoned");
+}
+
 async fn exec_gives_output_exit_code_and_takes_input() {
     let world = World::new().container("app", "sleep 1000").up().await;
     let (output, code) = world
@@ -236,7 +252,8 @@ async fn exec_keeps_the_containers_sandbox_and_takes_changes() {
 
 async fn exec_with_a_terminal_can_be_resized() {
     let world = World::new().container("app", "sleep 1000").up().await;
-    let script = "tty; stty size; read line; stty size; exit 4";
+    // As everywhere, a terminal has its size a moment after its program has started.
+    let script = "tty; until [ \"$(stty size)\" = '40 120' ]; do sleep 0.01; done; echo sized; read line; stty size; exit 4";
     let request = ExecRequest {
         tty: true,
         stdin: true,
@@ -251,7 +268,7 @@ async fn exec_with_a_terminal_can_be_resized() {
             ExecEvent::Stderr(_) => panic!("a terminal has one stream"),
             ExecEvent::Exited(code) => break code,
         }
-        if text.contains("40 120") && !resized {
+        if text.contains("sized") && !resized {
             resized = true;
             session.input.resize(50, 99).await.unwrap();
             session.input.write(b"\n").await.unwrap();
@@ -345,7 +362,7 @@ async fn exec_takes_more_input_than_the_window() {
     };
     let session = world.client().await.exec(&request).await.unwrap();
     let input = session.input.clone();
-    let bytes: Vec<u8> = (0..1_000_000u32).flat_map(|n| n.to_le_bytes()).collect();
+    let bytes: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
     let (sent, collected) = tokio::join!(
         async {
             input.write(&bytes).await?;
@@ -565,7 +582,7 @@ async fn stats_are_given_per_container() {
 
 async fn port_forward_reaches_a_port_in_the_pod() {
     let world = World::new()
-        .container("app", "exec nc -lk -s 127.0.0.1 -p 7007 -e cat")
+        .container("app", "exec nc -ll -p 7007 -e cat")
         .up()
         .await;
     // The server takes a moment to listen.

@@ -6,11 +6,11 @@ use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir};
 use oci_native::NativeRuntime;
 use tokio::net::UnixStream;
 
-pub const ARGUMENT: &str = "pod-init";
+pub(crate) const ARGUMENT: &str = "pod-init";
 
 /// `pod-init DIRECTORY CGROUP`: the launch socket is `DIRECTORY/launch.sock`, the state directory `DIRECTORY/pod.pending`,
 /// and how it ended is written to `DIRECTORY/outcome`.
-pub fn main() -> ! {
+pub(crate) fn main() -> ! {
     let arguments: Vec<String> = std::env::args().collect();
     let (directory, cgroup) = (PathBuf::from(&arguments[2]), PathBuf::from(&arguments[3]));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -21,17 +21,17 @@ use tokio::net::UnixListener;
 /// How long anything in a test may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     cgroup: String,
     init: Option<Child>,
-    pub launch: Option<ControlClient>,
-    pub plan: PodPlan,
+    pub(crate) launch: Option<ControlClient>,
+    pub(crate) plan: PodPlan,
 }
 
 impl World {
     /// A pod without containers whose init is not started yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("magik-infra-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -80,40 +80,40 @@ impl World {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn container(mut self, name: &str, script: &str) -> Self {
+    pub(crate) fn container(mut self, name: &str, script: &str) -> Self {
         let container = self.container_plan(name, &["sh", "-c", script]);
         self.plan.containers.push(container);
         self
     }
 
-    pub fn program(mut self, name: &str, args: &[&str]) -> Self {
+    pub(crate) fn program(mut self, name: &str, args: &[&str]) -> Self {
         let container = self.container_plan(name, args);
         self.plan.containers.push(container);
         self
     }
 
-    pub fn init_container(mut self, name: &str, script: &str) -> Self {
+    pub(crate) fn init_container(mut self, name: &str, script: &str) -> Self {
         let container = self.container_plan(name, &["sh", "-c", script]);
         self.plan.init_containers.push(container);
         self
     }
 
-    pub fn grace(mut self, seconds: u64) -> Self {
+    pub(crate) fn grace(mut self, seconds: u64) -> Self {
         self.plan.grace_period_s = seconds;
         self
     }
 
-    pub fn deadline(mut self, seconds: u64) -> Self {
+    pub(crate) fn deadline(mut self, seconds: u64) -> Self {
         self.plan.active_deadline_s = Some(seconds);
         self
     }
 
     /// An emptyDir in memory, mounted at `/shared` of every container.
-    pub fn shared_tmpfs(mut self) -> Self {
+    pub(crate) fn shared_tmpfs(mut self) -> Self {
         let target = self.path("shared");
         fs::create_dir(&target).unwrap();
         self.plan.tmpfs.push(TmpfsPlan {
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// Starts the init and takes its launch connection.
-    pub async fn start_init(&mut self) {
+    pub(crate) async fn start_init(&mut self) {
         let listener = UnixListener::bind(self.path("launch.sock")).unwrap();
         let log = fs::File::create(self.path("init.log")).unwrap();
         let init = Command::new("unshare")
@@ -209,7 +209,7 @@ impl World {
     }
 
     /// Starts the pod; what failed, if it did.
-    pub async fn launch(&mut self) -> Result<(), ControlError> {
+    pub(crate) async fn launch(&mut self) -> Result<(), ControlError> {
         self.start_init().await;
         let launching = self.launch.as_ref().unwrap().launch(&self.plan).await?;
         tokio::time::timeout(PATIENCE, launching.ready())
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// Starts and commits the pod.
-    pub async fn up(mut self) -> Self {
+    pub(crate) async fn up(mut self) -> Self {
         if let Err(error) = self.launch().await {
             panic!("{error}\n{}", fs::read_to_string(self.path("init.log")).unwrap());
         }
@@ -228,19 +228,19 @@ impl World {
     }
 
     /// What the launcher does first to commit.
-    pub fn commit(&self) {
+    pub(crate) fn commit(&self) {
         fs::rename(self.path("pod.pending"), self.path("pod")).unwrap();
     }
 
     /// A new connection to the committed pod.
-    pub async fn client(&self) -> ControlClient {
+    pub(crate) async fn client(&self) -> ControlClient {
         ControlClient::connect(&self.path("pod/control.sock"))
             .await
             .unwrap()
     }
 
     /// Runs a program in a container: output and exit code.
-    pub async fn exec(&self, container: &str, args: &[&str]) -> (String, i32) {
+    pub(crate) async fn exec(&self, container: &str, args: &[&str]) -> (String, i32) {
         let request = ExecRequest::new(container, args.iter().copied());
         let session = self.client().await.exec(&request).await.unwrap();
         let (stdout, stderr, code) = session.collect(1 << 20).await.unwrap();
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// A container's log as it stands.
-    pub async fn logs(&self, container: &str, options: LogOptions) -> String {
+    pub(crate) async fn logs(&self, container: &str, options: LogOptions) -> String {
         let mut output = self
             .client()
             .await
@@ -266,7 +266,7 @@ impl World {
     }
 
     /// Waits until the container's log holds a text.
-    pub async fn logged(&self, container: &str, text: &str) {
+    pub(crate) async fn logged(&self, container: &str, text: &str) {
         let log = self.path(&format!("logs/{container}.log"));
         eventually(&format!("{container} writes {text}"), || {
             fs::read_to_string(&log).is_ok_and(|log| log.contains(text))
@@ -275,7 +275,7 @@ impl World {
     }
 
     /// Waits for the init's end and says how it ended.
-    pub async fn outcome(&mut self) -> String {
+    pub(crate) async fn outcome(&mut self) -> String {
         let mut init = self.init.take().unwrap();
         let mut ended = false;
         eventually("the init ends", || {
@@ -288,7 +288,7 @@ impl World {
     }
 
     /// The final status, as it lies in the state directory.
-    pub fn status_file(&self) -> PodStatus {
+    pub(crate) fn status_file(&self) -> PodStatus {
         let name = if self.path("pod").exists() {
             "pod/status.json"
         } else {
@@ -298,7 +298,7 @@ impl World {
     }
 
     /// The init's pid on the host.
-    pub fn init_pid(&self) -> u32 {
+    pub(crate) fn init_pid(&self) -> u32 {
         let outer = self.init.as_ref().unwrap().id();
         let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
         children.trim().parse().unwrap()
@@ -339,7 +339,7 @@ fn remove_cgroup(path: &Path, until: Instant) {
 }
 
 /// Waits until something is so.
-pub async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < until, "waited in vain: {what}");
