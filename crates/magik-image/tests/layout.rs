@@ -378,17 +378,17 @@ fn layouts_that_lie_are_refused_and_leave_nothing() {
         }),
         ("a digest that is a path", |d, _| {
             edit_index(d, |i| {
-                i["manifests"][0]["digest"] = "sha256:../../../../etc/passwd".into()
+                i["manifests"][0]["digest"] = "sha256:../../../../etc/passwd".into();
             });
         }),
         ("an unknown algorithm", |d, _| {
             edit_index(d, |i| {
-                i["manifests"][0]["digest"] = format!("sha384:{}", "a".repeat(96)).into()
+                i["manifests"][0]["digest"] = format!("sha384:{}", "a".repeat(96)).into();
             });
         }),
         ("a manifest for other machines", |d, _| {
             edit_index(d, |i| {
-                i["manifests"][0]["platform"] = serde_json::json!({"os": "plan9", "architecture": "mips"})
+                i["manifests"][0]["platform"] = serde_json::json!({"os": "plan9", "architecture": "mips"});
             });
         }),
     ];
