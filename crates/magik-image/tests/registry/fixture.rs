@@ -18,17 +18,17 @@ use serde_json::{Value, json};
 
 use crate::server::{Reply, Request};
 
-pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A store in a directory of its own.
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
-    pub store: ImageStore,
+    pub(crate) store: ImageStore,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = ImageStore::open(dir.path())
             .unwrap()
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// Every file of the store with its size.
-    pub fn census(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn census(&self) -> BTreeMap<String, u64> {
         let mut files = BTreeMap::new();
         walk(self.dir.path(), &mut files);
         files
@@ -58,20 +58,20 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
     }
 }
 
-pub fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": Digest::sha256(bytes).to_string(), "size": bytes.len()})
 }
 
 /// An image's documents and blobs, as a registry serves them.
 #[derive(Debug, Clone)]
-pub struct Served {
-    pub manifest: Value,
-    pub blobs: HashMap<String, Vec<u8>>,
+pub(crate) struct Served {
+    pub(crate) manifest: Value,
+    pub(crate) blobs: HashMap<String, Vec<u8>>,
 }
 
 impl Served {
     /// An image with these layers.
-    pub fn new(layers: &[&[u8]]) -> Self {
+    pub(crate) fn new(layers: &[&[u8]]) -> Self {
         let ids: Vec<String> = layers
             .iter()
             .map(|layer| Digest::sha256(layer).to_string())
@@ -95,12 +95,12 @@ impl Served {
         Self { manifest, blobs }
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.manifest.to_string().into_bytes()
     }
 
     /// Answers as an honest registry that has only this image.
-    pub fn reply(&self, request: &Request) -> Reply {
+    pub(crate) fn reply(&self, request: &Request) -> Reply {
         let name = request.path.rsplit('/').next().unwrap_or_default();
         let known = ["latest".to_owned(), Digest::sha256(&self.bytes()).to_string()];
         if request.path.contains("/manifests/") && known.iter().any(|tag| tag == name) {
@@ -117,12 +117,12 @@ impl Served {
 }
 
 /// An index with these entries.
-pub fn index(entries: &[Value]) -> Value {
+pub(crate) fn index(entries: &[Value]) -> Value {
     json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 }
 
 /// Options that know no credentials of this machine's user; a busy machine is no stall.
-pub fn options() -> PullOptions {
+pub(crate) fn options() -> PullOptions {
     PullOptions {
         policy: PullPolicy::Always,
         auth: AuthSource::Given(Credential::Anonymous),
@@ -133,12 +133,12 @@ pub fn options() -> PullOptions {
     }
 }
 
-pub fn reference(address: &str) -> Reference {
+pub(crate) fn reference(address: &str) -> Reference {
     format!("{address}/test/image").parse().unwrap()
 }
 
 /// The same, waiting no longer than a test should.
-pub fn impatient() -> PullOptions {
+pub(crate) fn impatient() -> PullOptions {
     PullOptions {
         idle_timeout: Duration::from_millis(800),
         ..options()

@@ -13,15 +13,15 @@ use tokio::{
 
 /// A request, without its body.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub method: String,
-    pub path: String,
-    pub headers: HashMap<String, String>,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
 }
 
 /// What the server does about it.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// A proper answer; `content-length` is added unless given.
     Answer {
         status: u16,
@@ -43,7 +43,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn ok(media_type: &str, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn ok(media_type: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::Answer {
             status: 200,
             headers: vec![("content-type", media_type.to_owned())],
@@ -51,7 +51,7 @@ impl Reply {
         }
     }
 
-    pub fn status(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn status(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::Answer {
             status,
             headers: vec![],
@@ -59,7 +59,7 @@ impl Reply {
         }
     }
 
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         if let Self::Answer { headers, .. } = &mut self {
             headers.push((name, value.into()));
         }
@@ -68,14 +68,14 @@ impl Reply {
 }
 
 /// The running server; it ends with the test's runtime.
-pub struct Server {
-    pub address: String,
+pub(crate) struct Server {
+    pub(crate) address: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
     /// Starts it. `/v2/` answers 200 without asking `reply`.
-    pub async fn start(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -93,7 +93,7 @@ impl Server {
     }
 
     /// Every request so far, but for `/v2/`.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 }
