@@ -1,5 +1,5 @@
 //! Images in files, in and out, and files that lie.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr)]
 
 mod store_support;
 

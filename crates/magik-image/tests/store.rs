@@ -1,5 +1,5 @@
 //! Names, ids, leases' counterpart: what a store knows, forgets and finds damaged.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr)]
 
 mod store_support;
 

@@ -1,5 +1,5 @@
 //! Layers become directories, whole or not at all.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr)]
 
 mod store_support;
 

@@ -1,5 +1,5 @@
 //! Several processes unpack, and some of them die. The other process is this test binary, started again with a role.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr)]
 
 mod store_support;
 
