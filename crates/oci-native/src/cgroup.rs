@@ -209,7 +209,7 @@ fn own_procs(layout: &Layout) -> Option<PathBuf> {
     let (mount, path) = match layout {
         Layout::V2(root) => (
             root,
-            lines.find_map(|mut l| (l.next()? == "").then(|| l.next()).flatten())?,
+            lines.find_map(|mut l| l.next()?.is_empty().then(|| l.next()).flatten())?,
         ),
         Layout::V1(all) => {
             let hierarchy = all.first()?;

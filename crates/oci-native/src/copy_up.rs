@@ -16,7 +16,9 @@ pub(crate) fn copy_tree(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
 
 fn copy_entries(source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Result<()> {
     if depth == 0 {
-        return Err(io::Error::other(format!("directories lie more than {MAX_DEPTH} deep")));
+        return Err(io::Error::other(format!(
+            "directories lie more than {MAX_DEPTH} deep"
+        )));
     }
     for entry in Dir::read_from(source)? {
         let entry = entry?;
@@ -41,7 +43,8 @@ fn copy_entries(source: &OwnedFd, target: &OwnedFd, depth: usize) -> io::Result<
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 let mut from = File::from(rustix::fs::openat(source, name, flags, Mode::empty())?);
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut to = File::from(rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)?);
                 io::copy(&mut from, &mut to)?;
                 finish(&to, &stat)?;
@@ -72,7 +75,10 @@ fn finish(fd: &impl std::os::fd::AsFd, stat: &Stat) -> io::Result<()> {
     let (uid, gid) = owner(stat);
     rustix::fs::fchown(fd, uid, gid)?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(stat.st_mode))?;
-    let time = |sec, nsec: u64| rustix::fs::Timespec { tv_sec: sec, tv_nsec: nsec.cast_signed() };
+    let time = |sec, nsec: u64| rustix::fs::Timespec {
+        tv_sec: sec,
+        tv_nsec: nsec.cast_signed(),
+    };
     let times = Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
@@ -86,7 +92,12 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     fn open(path: &std::path::Path) -> OwnedFd {
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -100,9 +111,15 @@ mod tests {
         symlink("/etc/passwd", from.join("link")).unwrap();
         copy_tree(&open(&from), &open(&to)).unwrap();
         assert_eq!(std::fs::read_to_string(to.join("sub/file")).unwrap(), "text");
-        let (a, b) = (from.join("sub/file").metadata().unwrap(), to.join("sub/file").metadata().unwrap());
+        let (a, b) = (
+            from.join("sub/file").metadata().unwrap(),
+            to.join("sub/file").metadata().unwrap(),
+        );
         assert_eq!((a.mode(), a.mtime(), a.uid()), (b.mode(), b.mtime(), b.uid()));
-        assert_eq!(std::fs::read_link(to.join("link")).unwrap(), std::path::Path::new("/etc/passwd"));
+        assert_eq!(
+            std::fs::read_link(to.join("link")).unwrap(),
+            std::path::Path::new("/etc/passwd")
+        );
         assert!(to.join("sub/deep").is_dir());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -11,13 +11,13 @@ use oci_spec::runtime::{Hook, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use crate::{
-    cgroup::{self, PathError},
+    cgroup::{self, PathError, WarmUp},
     lifecycle::state,
     proc::Process,
     runtime::NativeRuntime,
     spec::{self, Prepared},
-    surroundings::host_uid,
     store::{Locked, Record},
+    surroundings::host_uid,
     worker::{self, CreateJob, Descriptors, Failure, INIT_PID, Job, Request},
 };
 
@@ -37,6 +37,12 @@ impl NativeRuntime {
             .children
             .ensure_reaping()
             .map_err(Error::io("watching for children"))?;
+        // A pod's init was itself just moved into its cgroup, and creates one container after the other.
+        let _warm_up = if config.children.reaps_orphans() {
+            None
+        } else {
+            WarmUp::begin(self.layout()?)
+        };
         let bundle = fs::canonicalize(bundle).map_err(|e| Error::InvalidBundle {
             bundle: bundle.to_owned(),
             reason: e.to_string(),
@@ -49,6 +55,7 @@ impl NativeRuntime {
         };
         let mut prepared = spec::prepare(id, &bundle, spec::load(&bundle)?, root, &own, self.layout()?)?;
         check_terminal(&bundle, &prepared.spec, &options)?;
+        make_cwd(&prepared.spec);
         let descriptors = descriptors(stdio, options.console)?;
 
         let locked = config.store.reserve(id)?;
@@ -172,6 +179,38 @@ pub(crate) fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     let _ = process.signal(libc::SIGKILL);
     if let (false, Some(pid)) = (reaped_elsewhere, rustix::process::Pid::from_raw(pid)) {
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    }
+}
+
+/// Makes the working directory where the image lacks it, as runc does. Whatever cannot be made now may be there once the
+/// container's mounts are; if not, libcontainer says so.
+fn make_cwd(spec: &Spec) {
+    use rustix::fs::{ResolveFlags, mkdirat, openat2};
+    let (Some(process), Some(root)) = (spec.process(), spec.root()) else {
+        return;
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(root) = rustix::fs::open(root.path(), flags, Mode::empty()) else {
+        return;
+    };
+    // The kernel resolves every step inside the root: a symlink of the image leads nowhere else.
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut dir = root.as_fd().try_clone_to_owned();
+    let mut path = PathBuf::new();
+    for component in process.cwd().components() {
+        let std::path::Component::Normal(name) = component else {
+            continue;
+        };
+        let Ok(parent) = &dir else { return };
+        path.push(name);
+        let open = || openat2(&root, &path, flags, Mode::empty(), resolve);
+        let opened = match open() {
+            Err(rustix::io::Errno::NOENT) => {
+                mkdirat(parent, name, Mode::from_raw_mode(0o755)).and_then(|()| open())
+            }
+            other => other,
+        };
+        dir = opened.map_err(std::io::Error::from);
     }
 }
 

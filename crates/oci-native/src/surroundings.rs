@@ -10,9 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{
-    Linux, LinuxNamespaceType, Mount, MountBuilder, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, MountBuilder, Spec};
 use rustix::{
     fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2},
     thread::{LinkNameSpaceType, move_into_link_name_space},
@@ -55,11 +53,14 @@ impl Surroundings {
     pub(crate) fn take(spec: &mut Spec, layout: &Layout) -> (Self, bool) {
         let mut changed = false;
         let mut this = Self::default();
-        let Some(linux) = spec.linux_mut() else { return (this, false) };
+        let Some(linux) = spec.linux_mut() else {
+            return (this, false);
+        };
         this.loopback = has_new(linux, LinuxNamespaceType::Network);
         // runc takes the recursive forms here, libcontainer only the others (to the same effect).
         if let Some(propagation) = linux.rootfs_propagation().clone()
-            && let Some(plain @ ("shared" | "private" | "slave" | "unbindable")) = propagation.strip_prefix('r')
+            && let Some(plain @ ("shared" | "private" | "slave" | "unbindable")) =
+                propagation.strip_prefix('r')
         {
             linux.set_rootfs_propagation(Some(plain.to_owned()));
             changed = true;
@@ -120,13 +121,19 @@ impl Surroundings {
             move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"))
         };
         if self.loopback {
-            enter(init, "net", LinkNameSpaceType::Network).and_then(|()| loopback_up()).map_err(context("loopback"))?;
+            enter(init, "net", LinkNameSpaceType::Network)
+                .and_then(|()| loopback_up())
+                .map_err(context("loopback"))?;
         }
         if self.mounts.is_empty() && self.copies.is_empty() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
-        let sources = self.copies.iter().map(CopyUp::source).collect::<io::Result<Vec<_>>>()?;
+        let sources = self
+            .copies
+            .iter()
+            .map(CopyUp::source)
+            .collect::<io::Result<Vec<_>>>()?;
         enter(init, "mnt", LinkNameSpaceType::Mount).map_err(context("mount namespace"))?;
         for (copy, source) in self.copies.iter().zip(sources) {
             let named = context(&format!("mount {}", copy.destination.display()));
@@ -135,14 +142,20 @@ impl Surroundings {
             }
         }
         for change in &self.mounts {
-            change.apply().map_err(context(&format!("mount {}", change.destination.display())))?;
+            change
+                .apply()
+                .map_err(context(&format!("mount {}", change.destination.display())))?;
         }
         Ok(())
     }
 }
 
 fn has_new(linux: &Linux, kind: LinuxNamespaceType) -> bool {
-    linux.namespaces().iter().flatten().any(|n| n.typ() == kind && n.path().is_none())
+    linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|n| n.typ() == kind && n.path().is_none())
 }
 
 /// mount(8)'s propagation options.
@@ -164,13 +177,21 @@ fn propagation_flag(option: &str) -> Option<(u64, bool)> {
 /// Without a cgroup namespace libcontainer looks its own cgroup up by a pid that, in a joined pid namespace, is not the
 /// one /proc shows.
 fn cgroups_must_be_bound(linux: &Linux, layout: &Layout) -> bool {
-    let joins_pids = linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Pid && n.path().is_some());
+    let joins_pids = linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|n| n.typ() == LinuxNamespaceType::Pid && n.path().is_some());
     matches!(layout, Layout::V1(_)) && joins_pids && !has_new(linux, LinuxNamespaceType::Cgroup)
 }
 
 /// A v1 cgroup mount spelt out: a tmpfs, and in it the container's own directory of each hierarchy.
 fn bound_cgroups(spec: &Spec, mount: &Mount, layout: &Layout) -> Vec<Mount> {
-    let cgroup = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone()).unwrap_or_default();
+    let cgroup = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.cgroups_path().clone())
+        .unwrap_or_default();
     let relative = cgroup.strip_prefix("/").unwrap_or(&cgroup).to_owned();
     let options = |list: &[&str]| list.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
     let tmpfs = MountBuilder::default()
@@ -188,7 +209,10 @@ fn bound_cgroups(spec: &Spec, mount: &Mount, layout: &Layout) -> Vec<Mount> {
             .build()
             .ok()
     };
-    tmpfs.into_iter().chain(layout.v1_mounts().filter_map(bind)).collect()
+    tmpfs
+        .into_iter()
+        .chain(layout.v1_mounts().filter_map(bind))
+        .collect()
 }
 
 fn enter(init: i32, name: &str, kind: LinkNameSpaceType) -> io::Result<()> {
@@ -215,17 +239,31 @@ fn loopback_up() -> io::Result<()> {
         request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Opens what a container names, in whatever mount namespace this process is: nothing leads out of its root.
 fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    Ok(openat2(
+        root,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )?)
 }
 
 fn root() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 impl MountChange {
@@ -250,15 +288,28 @@ impl MountChange {
                 size_of::<libc::mount_attr>(),
             )
         };
-        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }
 
 impl CopyUp {
     /// The directory the tmpfs covers, if the image has one.
     fn source(&self) -> io::Result<Option<OwnedFd>> {
-        let root = rustix::fs::openat(CWD, &self.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        match open_inside(root.as_fd(), &self.destination, OFlags::RDONLY | OFlags::DIRECTORY) {
+        let root = rustix::fs::openat(
+            CWD,
+            &self.rootfs,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        match open_inside(
+            root.as_fd(),
+            &self.destination,
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        ) {
             Ok(fd) => Ok(Some(fd)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(e),
@@ -266,11 +317,19 @@ impl CopyUp {
     }
 
     fn run(&self, source: &OwnedFd) -> io::Result<()> {
-        let target = open_inside(root()?.as_fd(), &self.destination, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let target = open_inside(
+            root()?.as_fd(),
+            &self.destination,
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        )?;
         copy_tree(source, &target)?;
         if self.mode {
             let stat = rustix::fs::fstat(source)?;
-            rustix::fs::fchown(&target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+            rustix::fs::fchown(
+                &target,
+                Some(Uid::from_raw(stat.st_uid)),
+                Some(Gid::from_raw(stat.st_gid)),
+            )?;
             rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode))?;
         }
         Ok(())
@@ -280,9 +339,13 @@ impl CopyUp {
 /// The host's id of the user that the container's process runs as.
 pub(crate) fn host_uid(spec: &Spec, uid: u32) -> Option<u32> {
     let mappings = spec.linux().as_ref().and_then(|l| l.uid_mappings().as_ref());
-    let Some(mappings) = mappings.filter(|m| !m.is_empty()) else { return Some(uid) };
+    let Some(mappings) = mappings.filter(|m| !m.is_empty()) else {
+        return Some(uid);
+    };
     let within = |m: &oci_spec::runtime::LinuxIdMapping| {
-        uid.checked_sub(m.container_id()).filter(|offset| *offset < m.size()).and_then(|o| m.host_id().checked_add(o))
+        uid.checked_sub(m.container_id())
+            .filter(|offset| *offset < m.size())
+            .and_then(|o| m.host_id().checked_add(o))
     };
     mappings.iter().find_map(within)
 }
@@ -290,7 +353,9 @@ pub(crate) fn host_uid(spec: &Spec, uid: u32) -> Option<u32> {
 /// Gives a standard stream to the container's user, as runc does: it may want to open `/dev/stdout`, or its terminal.
 pub(crate) fn give(stream: &impl AsFd, uid: Option<u32>) {
     let Some(uid) = uid else { return };
-    let Ok(stat) = rustix::fs::fstat(stream) else { return };
+    let Ok(stat) = rustix::fs::fstat(stream) else {
+        return;
+    };
     // Not the host's /dev/null.
     let null = rustix::fs::makedev(1, 3);
     if stat.st_uid != uid && stat.st_rdev != null {
@@ -312,7 +377,10 @@ mod tests {
 
     #[test]
     fn reads_what_is_to_be_done_and_leaves_a_plain_spec_alone() {
-        let mut plain = spec(&serde_json::json!({"namespaces": [{"type": "network", "path": "/n"}]}), &serde_json::json!([]));
+        let mut plain = spec(
+            &serde_json::json!({"namespaces": [{"type": "network", "path": "/n"}]}),
+            &serde_json::json!([]),
+        );
         let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()));
         assert!(!changed && !done.loopback && done.mounts.is_empty() && done.copies.is_empty());
 
@@ -325,19 +393,35 @@ mod tests {
         );
         let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()));
         assert!(changed && done.loopback);
-        assert_eq!(spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(), Some("slave"));
-        assert_eq!(spec.mounts().as_ref().unwrap()[0].options().as_deref().unwrap(), ["nosuid", "rprivate"]);
+        assert_eq!(
+            spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(),
+            Some("slave")
+        );
+        assert_eq!(
+            spec.mounts().as_ref().unwrap()[0].options().as_deref().unwrap(),
+            ["nosuid", "rprivate"]
+        );
         assert_eq!(done.copies[0].destination, Path::new("/t"));
-        assert!(done.mounts[0].recursive && done.mounts[0].propagation == libc::MS_PRIVATE && !done.mounts[0].readonly);
+        assert!(
+            done.mounts[0].recursive
+                && done.mounts[0].propagation == libc::MS_PRIVATE
+                && !done.mounts[0].readonly
+        );
         assert!(done.mounts[1].readonly && done.mounts[1].propagation == 0);
     }
 
     #[test]
     fn users_are_mapped_to_the_hosts() {
         let mapping = serde_json::json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
-        let mapped = spec(&serde_json::json!({"uidMappings": mapping}), &serde_json::json!([]));
+        let mapped = spec(
+            &serde_json::json!({"uidMappings": mapping}),
+            &serde_json::json!([]),
+        );
         assert_eq!(host_uid(&mapped, 9), Some(1009));
         assert_eq!(host_uid(&mapped, 10), None);
-        assert_eq!(host_uid(&spec(&serde_json::json!({}), &serde_json::json!([])), 7), Some(7));
+        assert_eq!(
+            host_uid(&spec(&serde_json::json!({}), &serde_json::json!([])), 7),
+            Some(7)
+        );
     }
 }

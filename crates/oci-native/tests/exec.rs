@@ -93,7 +93,7 @@ async fn compare_with_runc(test: &str, no_new_privileges: bool) {
         .iter()
         .any(|p| Path::new(p).exists())
     {
-        eprintln!("SKIPPED {test}: needs runc");
+        common::skip(test, "needs runc");
         return;
     }
     let f = Fixture::with("exec sleep 1000", |c| sandboxed(c, no_new_privileges));

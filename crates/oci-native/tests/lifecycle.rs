@@ -196,6 +196,48 @@ async fn a_broken_pipe_ends_a_program() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_working_directory_is_made_inside_the_root() {
+    if !can_run("a_missing_working_directory_is_made_inside_the_root") {
+        return;
+    }
+    let f = Fixture::with("pwd", |c| c["process"]["cwd"] = json!("/link/new/dir"));
+    let outside = f.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    // Inside, the link's target does not exist; outside, it does.
+    std::os::unix::fs::symlink(&outside, f.rootfs().join("link")).unwrap();
+    assert!(f.create(Stdio::default()).await.is_err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    fs::remove_file(f.rootfs().join("link")).unwrap();
+    assert_eq!(f.run().await.1, "/link/new/dir\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preserved_descriptors_pass_through_a_reexecuted_worker() {
+    if !can_run("preserved_descriptors_pass_through_a_reexecuted_worker") {
+        return;
+    }
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    fs::write(kept.path(), "kept").unwrap();
+    let file = fs::File::open(kept.path()).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    // Whatever this process has below that number goes along: it is vouched for.
+    let f = Fixture::new(&format!("cat <&{number}"));
+    let (stdio, out) = common::output();
+    let options = CreateOptions {
+        preserve_fds: u32::try_from(number).unwrap() - 2,
+        ..CreateOptions::default()
+    };
+    f.runtime
+        .create(&f.id, &f.bundle(), stdio, options)
+        .await
+        .unwrap();
+    f.runtime.start(&f.id).await.unwrap();
+    f.runtime.wait(&f.id).await.unwrap();
+    f.runtime.delete(&f.id, false).await.unwrap();
+    assert_eq!(common::read_all(out), "kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_is_handed_over() {
     if !can_run("a_terminal_is_handed_over") {
         return;

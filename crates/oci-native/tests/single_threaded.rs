@@ -145,7 +145,7 @@ fn trap_08_a_created_container_holds_nothing() {
 
 fn trap_11_create_does_not_change_its_caller() {
     let f = Fixture::with("cat /proc/self/oom_score_adj", |c| {
-        c["process"]["oomScoreAdj"] = json!(500)
+        c["process"]["oomScoreAdj"] = json!(500);
     });
     let seen = || {
         (

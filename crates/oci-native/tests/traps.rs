@@ -124,11 +124,11 @@ async fn trap_06_a_failed_create_leaves_nothing() {
                 json!({"destination": "/m", "type": "bind", "source": "/no/such/file", "options": ["bind"]});
             c["mounts"].as_array_mut().unwrap().push(mount);
         }),
-        ("no such directory", |c| {
-            c["process"]["cwd"] = json!("/no/such/dir")
+        ("no directory", |c| {
+            c["process"]["cwd"] = json!("/etc/passwd");
         }),
         ("a hook that fails", |c| {
-            c["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]})
+            c["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
         }),
         ("no such namespace", |c| {
             c["linux"]["namespaces"][4]["path"] = json!("/proc/self/ns/no-such");
@@ -235,7 +235,7 @@ async fn trap_09_a_cgroup_that_is_not_the_containers_is_refused_and_spared() {
     // A caller's own path, as podman's, is taken as it is.
     let path = format!("/magikrun-test-parent-{}/libpod-x", std::process::id());
     let f = Fixture::with("cat /proc/self/cgroup", |c| {
-        c["linux"]["cgroupsPath"] = json!(path)
+        c["linux"]["cgroupsPath"] = json!(path);
     });
     let (_, text) = f.run().await;
     assert!(text.contains(&path), "{text}");

@@ -32,11 +32,19 @@ pub fn run_worker_if_asked() {
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 100) else {
         exit(1)
     };
-    let Ok((request, received)) = protocol::receive(&socket) else {
+    let Ok((request, mut received)) = protocol::receive(&socket) else {
         exit(1)
     };
-    let mut stdio = received;
-    let preserved = stdio.split_off(stdio.len().saturating_sub(request.preserve_fds as usize));
+    let preserved = received.split_off(received.len().saturating_sub(request.preserve_fds as usize));
+    // They arrived under the very numbers that the preserved ones are to have.
+    let mut stdio = Vec::new();
+    for fd in received {
+        let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&fd, 300) else {
+            exit(1)
+        };
+        std::mem::forget(fd);
+        stdio.push(moved);
+    }
     if place_preserved(preserved).is_err() {
         exit(1);
     }

@@ -66,7 +66,10 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         own_descriptors(answers, console.as_ref()),
         job.label.clone(),
     );
-    descriptors.stdio.iter().for_each(|stream| give(stream, job.owner));
+    descriptors
+        .stdio
+        .iter()
+        .for_each(|stream| give(stream, job.owner));
     let builder = builder(
         &job.id,
         &job.dir,
@@ -83,13 +86,17 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
     .as_sibling(true);
     let container = builder.build().map_err(|e| failure(&e))?;
     if let Some(console) = console {
-        console.relay(job.owner).map_err(other("handing over the terminal"))?;
+        console
+            .relay(job.owner)
+            .map_err(other("handing over the terminal"))?;
     }
     let pid = container
         .pid()
         .ok_or_else(|| Failure::Other("libcontainer returned no pid".into()))?;
     let process = Process::of(pid.as_raw()).map_err(other("reading the init's start time"))?;
-    job.surroundings.apply(process.pid).map_err(other("surroundings"))?;
+    job.surroundings
+        .apply(process.pid)
+        .map_err(other("surroundings"))?;
     Ok(Done {
         process: Some(process),
     })
@@ -181,7 +188,10 @@ impl Console {
                 _ => None,
             })
             .ok_or_else(|| io::Error::other("no terminal came from the container"))?;
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(
+            &master,
+            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+        )?;
         give(&slave, owner);
         let fds = [master.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -236,7 +246,10 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
         .transpose()
         .map_err(other("console"))?;
     let pid_file = job.scratch.join("pid");
-    descriptors.stdio.iter().for_each(|stream| give(stream, job.owner));
+    descriptors
+        .stdio
+        .iter()
+        .for_each(|stream| give(stream, job.owner));
     let pid = builder(
         &job.id,
         &job.scratch,
@@ -258,7 +271,9 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
     .build()
     .map_err(|e| failure(&e))?;
     if let Some(console) = console {
-        console.relay(job.owner).map_err(other("handing over the terminal"))?;
+        console
+            .relay(job.owner)
+            .map_err(other("handing over the terminal"))?;
     }
     // It may have ended already; nobody but this process's parent reaps it.
     Ok(Done {

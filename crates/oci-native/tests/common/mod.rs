@@ -43,8 +43,12 @@ pub fn can_run(test: &str) -> bool {
     } else {
         return true;
     };
-    eprintln!("SKIPPED {test}: {reason}");
+    skip(test, reason);
     false
+}
+
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("SKIPPED {test}: {reason}");
 }
 
 /// A bundle and a runtime in a temporary directory.
