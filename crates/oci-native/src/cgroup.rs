@@ -5,13 +5,15 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::CString,
     fs, io,
     path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use magik_oci::{CpuStats, MemoryStats, PidsStats, Stats};
+mod stats;
+mod warm_up;
+
+pub(crate) use warm_up::WarmUp;
 
 use crate::proc::Process;
 
@@ -165,66 +167,6 @@ pub(crate) fn paths_of(pid: Option<i32>) -> io::Result<Vec<PathBuf>> {
         .filter_map(|l| l.splitn(3, ':').nth(2))
         .map(PathBuf::from)
         .collect())
-}
-
-/// Begins what moving a process into a cgroup waits for, and does not wait.
-///
-/// A write to `cgroup.procs` makes the kernel switch a lock of all forks over to its writers, which takes an RCU grace
-/// period, about 8 ms, unless somebody did so within the last one (cgroup_threadgroup_rwsem, rcu_sync). libcontainer does
-/// that write in the middle of creating a container. A child that moves itself to where it is gets the grace period over
-/// with while the container is being prepared.
-#[derive(Debug)]
-pub(crate) struct WarmUp(rustix::process::Pid);
-
-impl WarmUp {
-    #[allow(unsafe_code, reason = "there is no safe fork")]
-    pub(crate) fn begin(layout: &Layout) -> Option<Self> {
-        use std::os::unix::ffi::OsStringExt;
-        let procs = CString::new(own_procs(layout)?.into_os_string().into_vec()).ok()?;
-        // SAFETY: the child makes three system calls, allocates nothing and takes no lock, so it does not matter what
-        // other threads held when it was forked; it ends with _exit. The path is NUL-terminated and alive.
-        let pid = unsafe {
-            let pid = libc::fork();
-            if pid == 0 {
-                let fd = libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-                libc::write(fd, c"0".as_ptr().cast(), 1);
-                libc::_exit(0);
-            }
-            pid
-        };
-        rustix::process::Pid::from_raw(pid.max(0)).map(Self)
-    }
-}
-
-impl Drop for WarmUp {
-    fn drop(&mut self) {
-        let _ = rustix::process::waitpid(Some(self.0), rustix::process::WaitOptions::empty());
-    }
-}
-
-/// The `cgroup.procs` of this process's own cgroup in one hierarchy.
-fn own_procs(layout: &Layout) -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mut lines = text.lines().map(|l| l.splitn(3, ':').skip(1));
-    let (mount, path) = match layout {
-        Layout::V2(root) => (
-            root,
-            lines.find_map(|mut l| l.next()?.is_empty().then(|| l.next()).flatten())?,
-        ),
-        Layout::V1(all) => {
-            let hierarchy = all.first()?;
-            let is_it = |names: &str| {
-                names
-                    .split(',')
-                    .any(|n| hierarchy.controllers.iter().any(|c| c == n))
-            };
-            (
-                &hierarchy.mount,
-                lines.find_map(|mut l| is_it(l.next()?).then(|| l.next()).flatten())?,
-            )
-        }
-    };
-    Some(mount.join(path.trim_start_matches('/')).join("cgroup.procs"))
 }
 
 /// One cgroup, in every hierarchy that has it.
@@ -437,99 +379,12 @@ impl<'a> Cgroup<'a> {
         }
         Ok(())
     }
-
-    /// How many processes the OOM killer has ended in it.
-    pub(crate) fn oom_kills(&self) -> u64 {
-        let file = match self.layout {
-            Layout::V2(root) => self.below(root).join("memory.events"),
-            Layout::V1(_) => match self.v1_dir("memory") {
-                Some(dir) => dir.join("memory.oom_control"),
-                None => return 0,
-            },
-        };
-        fs::read_to_string(file)
-            .ok()
-            .and_then(|text| field(&text, "oom_kill"))
-            .unwrap_or(0)
-    }
-
-    /// Present resource use; what a missing controller would say is 0 or `None`.
-    pub(crate) fn stats(&self) -> Stats {
-        match self.layout {
-            Layout::V2(root) => self.stats_v2(&self.below(root)),
-            Layout::V1(_) => self.stats_v1(),
-        }
-    }
-
-    fn stats_v2(&self, dir: &Path) -> Stats {
-        let cpu = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
-        let micros = |name| field(&cpu, name).unwrap_or(0).saturating_mul(1000);
-        let memory = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
-        let usage = number(&dir.join("memory.current")).unwrap_or(0);
-        Stats {
-            cpu: CpuStats {
-                usage_ns: micros("usage_usec"),
-                user_ns: micros("user_usec"),
-                system_ns: micros("system_usec"),
-                throttled_ns: micros("throttled_usec"),
-            },
-            memory: MemoryStats {
-                usage,
-                working_set: usage.saturating_sub(field(&memory, "inactive_file").unwrap_or(0)),
-                peak: number(&dir.join("memory.peak")).unwrap_or(usage),
-                limit: number(&dir.join("memory.max")),
-                oom_kills: self.oom_kills(),
-            },
-            pids: PidsStats {
-                current: number(&dir.join("pids.current")).unwrap_or(0),
-                limit: number(&dir.join("pids.max")),
-            },
-            fuel: None,
-        }
-    }
-
-    fn stats_v1(&self) -> Stats {
-        let file =
-            |controller: &str, name: &str| self.v1_dir(controller).map(|d| d.join(name)).unwrap_or_default();
-        let text =
-            |controller: &str, name: &str| fs::read_to_string(file(controller, name)).unwrap_or_default();
-        let value = |controller: &str, name: &str| number(&file(controller, name)).unwrap_or(0);
-        let memory = text("memory", "memory.stat");
-        let usage = value("memory", "memory.usage_in_bytes");
-        // No limit is the greatest multiple of the page size that fits a signed 64-bit number.
-        let unlimited = |limit: u64| limit >= (i64::MAX as u64) / 65536 * 65536 - 65536;
-        Stats {
-            cpu: CpuStats {
-                usage_ns: value("cpuacct", "cpuacct.usage"),
-                user_ns: value("cpuacct", "cpuacct.usage_user"),
-                system_ns: value("cpuacct", "cpuacct.usage_sys"),
-                throttled_ns: field(&text("cpu", "cpu.stat"), "throttled_time").unwrap_or(0),
-            },
-            memory: MemoryStats {
-                usage,
-                working_set: usage.saturating_sub(field(&memory, "total_inactive_file").unwrap_or(0)),
-                peak: value("memory", "memory.max_usage_in_bytes"),
-                limit: number(&file("memory", "memory.limit_in_bytes")).filter(|l| !unlimited(*l)),
-                oom_kills: self.oom_kills(),
-            },
-            pids: PidsStats {
-                current: value("pids", "pids.current"),
-                limit: number(&file("pids", "pids.max")),
-            },
-            fuel: None,
-        }
-    }
 }
 
 /// The number after `name ` at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-/// A file's only number; `None` for `max` too.
-fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -3,11 +3,11 @@
 //! [`NativeRuntime`] is for a pod's init (one thread, PID 1), for an OCI command line (one operation per process) and for
 //! programs with many threads alike:
 //!
-//! - What forks runs in a short-lived **worker** ([`worker`]): a plain fork of a process with one thread, else a re-exec of
+//! - What forks runs in a short-lived **worker** (`worker`): a plain fork of a process with one thread, else a re-exec of
 //!   a helper binary, whose `main` begins with [`run_worker_if_asked`]. A container's parent is the process that asked.
-//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups ([`cgroup`]),
+//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups (`cgroup`),
 //!   because libcontainer's own versions trust a recorded status, or a pid, that may be wrong by then.
-//! - A container's **state** lies under `<root>/<id>/` ([`store`]): one lock per container, written atomically, and a
+//! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written atomically, and a
 //!   process is known by pid *and* start time.
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
