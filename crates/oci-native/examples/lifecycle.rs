@@ -13,9 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bundle = arguments.next().ok_or("which bundle?")?;
     let times: usize = arguments.next().map_or(Ok(20), |n| n.parse())?;
     let root = std::env::temp_dir().join(format!("oci-native-example-{}", std::process::id()));
-    let runtime = NativeRuntime::builder(root.clone())
-        .cgroup_root("/magikrun-example")
-        .build();
+    let runtime = NativeRuntime::builder(root.clone()).build();
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -144,9 +144,11 @@ async fn a_container_killed_for_memory_says_so() {
     if !can_run("a_container_killed_for_memory_says_so") {
         return;
     }
-    let f = Fixture::with("exec dd if=/dev/zero of=/tmp/full bs=64M count=2", |c| {
-        c["linux"]["resources"] = json!({"memory": {"limit": 16 << 20}, "pids": {"limit": 20}});
-        c["process"]["args"] = json!(["dd", "if=/bin/busybox", "of=/tmp/x", "bs=256M"]);
+    let f = Fixture::with("", |c| {
+        let limit = 16 << 20;
+        c["linux"]["resources"] = json!({"memory": {"limit": limit, "swap": limit}, "pids": {"limit": 20}});
+        // /dev is a tmpfs: what is written there is memory of the container's.
+        c["process"]["args"] = json!(["dd", "if=/dev/zero", "of=/dev/memory", "bs=1M", "count=64"]);
     });
     f.create(Stdio::default()).await.unwrap();
     let stats = f.runtime.stats(&f.id).await.unwrap();
@@ -157,9 +159,7 @@ async fn a_container_killed_for_memory_says_so() {
     assert!(stats.memory.usage > 0 && stats.cpu.usage_ns > 0, "{stats:?}");
     f.runtime.start(&f.id).await.unwrap();
     let exit = f.runtime.wait(&f.id).await.unwrap();
-    if exit.signal == Some(9) {
-        assert!(exit.oom_killed);
-    }
+    assert_eq!((exit.signal, exit.oom_killed), (Some(9), true));
     f.runtime.delete(&f.id, false).await.unwrap();
     f.assert_nothing_left();
 }

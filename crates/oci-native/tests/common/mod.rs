@@ -31,7 +31,7 @@ pub fn cgroup_root(root: &Path) -> String {
         .to_str()
         .unwrap()
         .trim_start_matches('.');
-    format!("/magikrun-test-{}-{unique}", std::process::id())
+    format!("/magikrun-test-oci-native-{unique}")
 }
 
 /// Whether the test can run; says why not.
