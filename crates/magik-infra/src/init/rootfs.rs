@@ -179,3 +179,99 @@ fn by_descriptor(path: &Path, opened: &mut Vec<OwnedFd>) -> Result<String, Mount
     opened.push(fd);
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::{mount::MountPropagationFlags, thread::UnshareFlags};
+
+    use super::*;
+
+    /// Runs something in a thread with a mount namespace of its own, which goes with the thread.
+    #[allow(
+        unsafe_code,
+        clippy::print_stderr,
+        reason = "unsharing is unsafe in general; a skipped test says so"
+    )]
+    fn with_own_mounts(name: &str, test: impl FnOnce() + Send + 'static) {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED {name}: needs root");
+            return;
+        }
+        let thread = std::thread::spawn(|| {
+            // SAFETY: a new mount namespace touches no descriptor and no memory of other threads.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            test();
+        });
+        thread.join().unwrap();
+    }
+
+    /// Makes a pod's worth of layers, and a place to mount them on.
+    fn layers(dir: &Path, count: usize) -> (Vec<PathBuf>, UpperPlan, PathBuf) {
+        let make = |name: String| {
+            let path = dir.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let lower: Vec<_> = (0..count).map(|n| make(format!("a,b:c/{n:064}"))).collect();
+        for (n, layer) in lower.iter().enumerate() {
+            std::fs::write(layer.join("top"), n.to_string()).unwrap();
+            std::fs::write(layer.join(format!("file{n}")), "").unwrap();
+        }
+        (
+            lower,
+            UpperPlan {
+                upper: make("upper".into()),
+                work: make("work".into()),
+            },
+            make("rootfs".into()),
+        )
+    }
+
+    #[test]
+    fn the_old_way_of_mounting_takes_128_layers_with_awkward_paths_too() {
+        with_own_mounts(
+            "the_old_way_of_mounting_takes_128_layers_with_awkward_paths_too",
+            || {
+                let dir = tempfile::tempdir().unwrap();
+                let (lower, upper, target) = layers(dir.path(), 128);
+                overlay_by_mount(&lower, Some(&upper), &target).unwrap();
+                assert_eq!(std::fs::read(target.join("top")).unwrap(), b"0");
+                assert!(target.join("file127").exists());
+                std::fs::write(target.join("new"), "").unwrap();
+                assert!(upper.upper.join("new").exists());
+                rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn a_missing_layer_is_an_error_that_names_the_place() {
+        with_own_mounts("a_missing_layer_is_an_error_that_names_the_place", || {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut lower, upper, target) = layers(dir.path(), 2);
+            lower.push(dir.path().join("missing"));
+            let error = overlay(&lower, Some(&upper), &target).unwrap_err().to_string();
+            assert!(error.contains(target.to_str().unwrap()), "{error}");
+            assert!(
+                matches!(overlay_by_mount(&lower, None, &target), Err(MountError::Layer { path, .. }) if path == lower[2])
+            );
+        });
+    }
+
+    #[test]
+    fn a_tmpfs_has_its_size() {
+        with_own_mounts("a_tmpfs_has_its_size", || {
+            let dir = tempfile::tempdir().unwrap();
+            mount_tmpfs(&TmpfsPlan {
+                target: dir.path().to_owned(),
+                size: Some(1 << 20),
+            })
+            .unwrap();
+            let stat = rustix::fs::statvfs(dir.path()).unwrap();
+            assert_eq!(stat.f_blocks * stat.f_frsize, 1 << 20);
+            rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        });
+    }
+}

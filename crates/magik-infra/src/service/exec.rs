@@ -39,7 +39,12 @@ pub(super) async fn exec(
     stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
 ) -> ttrpc::Result<()> {
     let (sender, mut receiver) = stream.split();
-    let start = match receiver.recv().await? {
+    // ttrpc does not end a waiting handler with its connection.
+    let first = tokio::select! {
+        first = receiver.recv() => first?,
+        () = meter.closed() => None,
+    };
+    let start = match first {
         Some(first) if first.has_start() => {
             meter.release(Some(call), 0);
             first.start().clone()

@@ -17,9 +17,12 @@ pub(super) async fn port_forward(
     call: u32,
     mut stream: ServerStream<proto::PortData, proto::PortData>,
 ) -> ttrpc::Result<()> {
-    let Some(first) = stream.recv().await? else {
-        return Ok(());
+    // ttrpc does not end a waiting handler with its connection.
+    let first = tokio::select! {
+        first = stream.recv() => first?,
+        () = meter.closed() => None,
     };
+    let Some(first) = first else { return Ok(()) };
     let port = u16::try_from(first.port).ok().filter(|p| *p != 0);
     let port = port.ok_or_else(|| status(Code::INVALID_ARGUMENT, format!("{} is no port", first.port)))?;
     let connection = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| {
