@@ -94,3 +94,20 @@ pub(crate) fn wait_until_quiet() -> Result<()> {
         sleep(Duration::from_millis(5));
     }
 }
+
+/// Waits for a child and returns the most memory it had resident at once, in KiB.
+#[allow(
+    unsafe_code,
+    reason = "neither std nor rustix returns a child's resource usage"
+)]
+pub(crate) fn wait_for_peak(child: &mut std::process::Child) -> Result<u64> {
+    let pid = i32::try_from(child.id())?;
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: both out-pointers are valid for the call, and rusage is plain data for which zeroes are valid.
+    let (answer, usage) = unsafe {
+        let answer = libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr());
+        (answer, usage.assume_init())
+    };
+    ensure!(answer == pid && status == 0, "pid {pid}: status {status}");
+    Ok(u64::try_from(usage.ru_maxrss)?)
+}

@@ -2,8 +2,10 @@
 
 mod contender;
 mod measure;
+mod oci;
 mod pods;
 mod report;
+mod scene;
 
 use anyhow::Result;
 
@@ -12,10 +14,13 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Pods of 1, 4 and 16 containers: time to all running and to deleted, memory, CPU.
     Pods(pods::Args),
+    /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
+    Oci(oci::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Pods(args) => pods::run(args),
+        Command::Oci(args) => oci::run(args),
     }
 }

@@ -3,27 +3,21 @@
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
-    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
-use magikrun_test_world::{World, enter};
-use xshell::cmd;
 
 use super::{
     contender::{Contender, Magikrun, Podman},
-    measure, report,
+    measure, report, scene,
 };
-use crate::{apt, host};
+use crate::host;
 
 /// The pods' numbers of containers.
 pub(crate) const SIZES: [usize; 3] = [1, 4, 16];
-
-/// Set in the inner run: the directory everything is kept in.
-const WORLD: &str = "MAGIKRUN_BENCH_WORLD";
 
 /// Options of `cargo xtask bench pods`.
 #[derive(Debug, clap::Args)]
@@ -66,68 +60,33 @@ pub(crate) struct Series {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    match std::env::var_os(WORLD) {
-        Some(dir) => inside(args, Path::new(&dir)),
+    match scene::dir() {
+        Some(dir) => inside(args, &dir),
         None => outside(args),
     }
 }
 
-/// Builds and installs what is needed, then starts this program again in a world of its own.
+/// Installs what is needed, then starts this program again in a world of its own.
 fn outside(args: &Args) -> Result<()> {
-    ensure!(
-        host::is_root(),
-        "running containers needs root: sudo -E cargo xtask bench pods"
-    );
-    let sh = host::shell()?;
-    if !args.no_install {
-        let mut packages: Vec<&str> = [apt::BUILD, &["busybox-static"]].concat();
-        if !args.alone {
-            packages.extend(["podman", "crun", "catatonit"]);
-        }
-        if let Some(missing) = apt::ensure(&sh, &packages)? {
-            bail!("missing, and {}: {}", missing.why, missing.packages.join(" "));
-        }
+    let mut packages = vec!["busybox-static"];
+    if !args.alone {
+        packages.extend(["podman", "crun", "catatonit"]);
     }
-    let binary = if let Some(path) = &args.magikrun {
-        path.canonicalize().with_context(|| path.display().to_string())?
-    } else {
-        println!("building magikrun (profile bench)");
-        cmd!(sh, "cargo build --locked --quiet --profile bench -p magikrun-cli").run()?;
-        host::target_dir(&sh)?.join("release/magikrun")
-    };
-    // podman takes the layout's path for a name, and names are in lower case: no random part.
-    let prefix = format!("magikrun-bench-{}", std::process::id());
-    let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir()?;
-    let world = World::create(&dir.path().file_name().unwrap_or_default().to_string_lossy())?;
-    let mut inner = world.command(std::env::current_exe()?);
-    inner
-        .args([
-            "bench",
-            "pods",
-            "--iterations",
-            &args.iterations.to_string(),
-            "--magikrun",
-        ])
-        .arg(binary);
+    let mut rest = vec!["--iterations".into(), args.iterations.to_string()];
     if args.alone {
-        inner.arg("--alone");
+        rest.push("--alone".into());
     }
-    let status = inner
-        .env(WORLD, dir.path())
-        .current_dir(host::workspace())
-        .status()
-        .context("bash")?;
-    ensure!(status.success(), "bench: {status}");
-    Ok(())
+    scene::start(
+        "pods",
+        &packages,
+        args.no_install,
+        args.magikrun.as_deref(),
+        &rest,
+    )
 }
 
 fn inside(args: &Args, dir: &Path) -> Result<()> {
-    enter()?;
-    // crun 1.8 refuses hybrid cgroups while it sees the v2 one.
-    if Path::new("/sys/fs/cgroup/unified").exists() {
-        rustix::mount::unmount("/sys/fs/cgroup/unified", rustix::mount::UnmountFlags::DETACH)?;
-    }
-    magikrun_test_world::mount_tmpfs(Path::new("/run/netns"), 1 << 20)?;
+    scene::enter()?;
 
     let mut layer = LayerBuilder::new();
     layer.busybox()?;
@@ -185,9 +144,9 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
         series.extend(of_size);
     }
     let sh = host::shell()?;
-    report::print(&series, &machine());
+    report::print(&series, &scene::machine());
     let file = host::target_dir(&sh)?.join("bench/pods.json");
-    report::save(&series, &machine(), &file)?;
+    report::save(&series, &scene::machine(), &file)?;
     println!("\nevery sample: {}", file.display());
     Ok(())
 }
@@ -216,27 +175,4 @@ fn measure_one(contender: &dyn Contender, containers: usize) -> Result<Sample> {
         memory_kib,
         processes,
     })
-}
-
-/// Where this was measured.
-fn machine() -> String {
-    let read = |program: &str, args: &[&str]| {
-        let out = Command::new(program)
-            .args(args)
-            .output()
-            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
-        out.unwrap_or_default()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let version = read("crun", &["--version"]);
-    format!(
-        "{} processors, Linux {}, {}, {version}",
-        cpus,
-        read("uname", &["-r"]),
-        read("podman", &["--version"])
-    )
 }

@@ -7,14 +7,24 @@ use serde_json::json;
 
 use super::pods::{Sample, Series};
 
-fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(value).collect();
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,
         n if n % 2 == 1 => values[n / 2],
         n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
     }
+}
+
+/// The median of durations, in milliseconds.
+pub(crate) fn median_ms(values: impl Iterator<Item = Duration>) -> f64 {
+    median(values.map(ms))
+}
+
+/// KiB as MiB with one decimal.
+pub(crate) fn one_decimal_mib(kib: u64) -> String {
+    format!("{:.1}", mib(kib))
 }
 
 fn ms(duration: Duration) -> f64 {
@@ -30,10 +40,10 @@ fn mib(kib: u64) -> f64 {
 fn medians(series: &Series) -> [f64; 4] {
     let s = &series.samples;
     [
-        median(s, |s| ms(s.up)),
-        median(s, |s| ms(s.down)),
-        median(s, |s| ms(s.cpu)),
-        median(s, |s| mib(s.memory_kib)),
+        median_ms(s.iter().map(|s| s.up)),
+        median_ms(s.iter().map(|s| s.down)),
+        median_ms(s.iter().map(|s| s.cpu)),
+        median(s.iter().map(|s| mib(s.memory_kib))),
     ]
 }
 
@@ -81,7 +91,12 @@ pub(crate) fn save(series: &[Series], machine: &str, file: &Path) -> Result<()> 
         json!({"runtime": s.name, "containers": s.containers, "medians": medians, "samples": s.samples.iter().map(sample).collect::<Vec<_>>()})
     };
     let all = json!({"machine": machine, "series": series.iter().map(one).collect::<Vec<_>>()});
+    write(&all, file)
+}
+
+/// Writes a JSON document to a file, making its directory.
+pub(crate) fn write(document: &serde_json::Value, file: &Path) -> Result<()> {
     fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))
         .with_context(|| file.display().to_string())?;
-    fs::write(file, serde_json::to_vec_pretty(&all)?).with_context(|| file.display().to_string())
+    fs::write(file, serde_json::to_vec_pretty(document)?).with_context(|| file.display().to_string())
 }
