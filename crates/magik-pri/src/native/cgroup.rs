@@ -49,10 +49,16 @@ impl Hierarchies {
     /// Makes the init's cgroup and opens it for `CLONE_INTO_CGROUP`; `None` where there are v1 hierarchies: joining one
     /// costs an RCU grace period each, and what it would be good for, the launcher's own cgroups do.
     pub(super) fn make_init(&self, id: &str) -> io::Result<Option<OwnedFd>> {
-        let Some(mount) = &self.unified else { return Ok(None) };
+        let Some(mount) = &self.unified else {
+            return Ok(None);
+        };
         let dir = mount.join(PARENT).join(id).join(INIT);
         fs::create_dir_all(&dir)?;
-        Ok(Some(rustix::fs::open(&dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+        Ok(Some(rustix::fs::open(
+            &dir,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?))
     }
 
     /// The ids that have cgroups.
@@ -101,11 +107,18 @@ impl Hierarchies {
 }
 
 fn parse(mountinfo: &str) -> Hierarchies {
-    let mut hierarchies = Hierarchies { unified: None, mounts: Vec::new() };
+    let mut hierarchies = Hierarchies {
+        unified: None,
+        mounts: Vec::new(),
+    };
     for line in mountinfo.lines() {
         // proc(5): … mount point … " - " file system type …
-        let Some((mount, fs)) = line.split_once(" - ") else { continue };
-        let (Some(point), Some(kind)) = (mount.split(' ').nth(4), fs.split(' ').next()) else { continue };
+        let Some((mount, fs)) = line.split_once(" - ") else {
+            continue;
+        };
+        let (Some(point), Some(kind)) = (mount.split(' ').nth(4), fs.split(' ').next()) else {
+            continue;
+        };
         if !point.starts_with("/sys/fs/cgroup") || !matches!(kind, "cgroup" | "cgroup2") {
             continue;
         }
@@ -119,7 +132,10 @@ fn parse(mountinfo: &str) -> Hierarchies {
 
 fn subdirs(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 /// Removes a cgroup and those below it, deepest first.
@@ -144,10 +160,18 @@ fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
     for child in subdirs(dir) {
         count += kill_all(&child, until)?;
     }
-    let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else { return Ok(count) };
+    let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else {
+        return Ok(count);
+    };
     let mut killed = Vec::new();
-    for pid in procs.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+    for pid in procs
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter_map(Pid::from_raw)
+    {
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
         // A pid may have been reused between reading and opening: only kill what is in the cgroup still.
         if !is_in(dir, pid) {
             continue;
@@ -164,7 +188,8 @@ fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
 
 fn is_in(dir: &Path, pid: Pid) -> bool {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    text.lines().any(|line| line.parse() == Ok(pid.as_raw_nonzero().get()))
+    text.lines()
+        .any(|line| line.parse() == Ok(pid.as_raw_nonzero().get()))
 }
 
 #[cfg(test)]
@@ -179,13 +204,20 @@ mod tests {
                       34 31 0:29 / /elsewhere rw - cgroup cgroup rw,memory\n";
         let parsed = parse(hybrid);
         assert_eq!(parsed.unified, None);
-        assert_eq!(parsed.mounts, [Path::new("/sys/fs/cgroup/unified"), Path::new("/sys/fs/cgroup/memory")]);
+        assert_eq!(
+            parsed.mounts,
+            [
+                Path::new("/sys/fs/cgroup/unified"),
+                Path::new("/sys/fs/cgroup/memory")
+            ]
+        );
         let unified = parse("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
         assert_eq!(unified.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         assert_eq!(unified.mounts.len(), 1);
     }
 
     #[test]
+    #[allow(clippy::print_stderr)]
     fn removes_cgroups_with_the_processes_in_them() {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED removes_cgroups_with_the_processes_in_them: needs root");

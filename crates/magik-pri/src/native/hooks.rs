@@ -16,7 +16,9 @@ pub(super) async fn reached(step: Step) {
     if std::env::var("MAGIKRUN_TEST_PAUSE").as_deref() != Ok(step.to_string().as_str()) {
         return;
     }
-    let Some(file) = std::env::var_os("MAGIKRUN_TEST_PAUSE_FILE") else { return };
+    let Some(file) = std::env::var_os("MAGIKRUN_TEST_PAUSE_FILE") else {
+        return;
+    };
     if let Err(error) = std::fs::write(&file, step.to_string()) {
         tracing::error!(%error, "cannot make the pause file");
         return;

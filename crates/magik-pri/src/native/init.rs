@@ -67,14 +67,21 @@ fn run() -> io::Result<ExitCode> {
         .cgroup_root(super::cgroup::Hierarchies::container_path(&arguments.pod_id, ""))
         .reap_orphans(true)
         .build();
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = tokio.block_on(async {
         let state = StateDir::new(descriptors.state);
         let control = state.bind_control()?;
-        let options = InitOptions { runtime_class: "native".into(), ..InitOptions::default() };
+        let options = InitOptions {
+            runtime_class: "native".into(),
+            ..InitOptions::default()
+        };
         descriptors.launch.set_nonblocking(true)?;
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
-        PodInit::new(Arc::new(runtime), state, options).run(launch, control).await
+        PodInit::new(Arc::new(runtime), state, options)
+            .run(launch, control)
+            .await
     })?;
     // The lock is given up with this process, and not before.
     std::mem::forget(descriptors.lock);
@@ -87,12 +94,23 @@ fn run() -> io::Result<ExitCode> {
 fn arguments() -> io::Result<Arguments> {
     let wrong = || io::Error::other("pod-init is started by magikrun itself, not by hand");
     let all: Vec<OsString> = std::env::args_os().collect();
-    let [_, init, id, network, root, hostname] = all.as_slice() else { return Err(wrong()) };
+    let [_, init, id, network, root, hostname] = all.as_slice() else {
+        return Err(wrong());
+    };
     if init != POD_INIT || !rustix::process::getpid().is_init() {
         return Err(wrong());
     }
-    let pod_id = id.to_str().filter(|id| super::paths::is_id(id)).ok_or_else(wrong)?.to_owned();
-    Ok(Arguments { pod_id, host_network: network == HOST_NETWORK, runtime_root: root.into(), hostname: hostname.clone() })
+    let pod_id = id
+        .to_str()
+        .filter(|id| super::paths::is_id(id))
+        .ok_or_else(wrong)?
+        .to_owned();
+    Ok(Arguments {
+        pod_id,
+        host_network: network == HOST_NETWORK,
+        runtime_root: root.into(),
+        hostname: hostname.clone(),
+    })
 }
 
 struct Descriptors {
@@ -111,7 +129,11 @@ fn take_descriptors() -> io::Result<Descriptors> {
             .map_err(io::Error::from)
             .and_then(|stat| {
                 let found = FileType::from_raw_mode(stat.st_mode);
-                if found == kind { Ok(()) } else { Err(io::Error::other(format!("is a {found:?}"))) }
+                if found == kind {
+                    Ok(())
+                } else {
+                    Err(io::Error::other(format!("is a {found:?}")))
+                }
             })
             .and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
         match checked {
@@ -119,7 +141,10 @@ fn take_descriptors() -> io::Result<Descriptors> {
             Err(e) => {
                 // Not ours to close if it is not what we were promised.
                 std::mem::forget(fd);
-                Err(io::Error::new(e.kind(), format!("descriptor {number}, the {name}: {e}")))
+                Err(io::Error::new(
+                    e.kind(),
+                    format!("descriptor {number}, the {name}: {e}"),
+                ))
             }
         }
     };
@@ -132,9 +157,15 @@ fn take_descriptors() -> io::Result<Descriptors> {
 
 /// Makes the new namespaces the pod's own.
 fn prepare_namespaces(arguments: &Arguments) -> io::Result<()> {
-    let failed = |what: &'static str| move |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{what}: {e}"));
+    let failed = |what: &'static str| {
+        move |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{what}: {e}"))
+    };
     // What the host unmounts is unmounted here too; nothing of ours is seen outside.
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM).map_err(failed("make the mounts a slave"))?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
+    )
+    .map_err(failed("make the mounts a slave"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, None).map_err(failed("mount /proc"))?;
     rustix::system::sethostname(arguments.hostname.as_bytes()).map_err(failed("set the host name"))?;

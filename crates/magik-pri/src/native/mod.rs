@@ -21,11 +21,13 @@ mod init;
 mod lock;
 mod paths;
 mod process;
+mod reserve;
 mod run;
 mod sandbox;
 mod spawn;
 mod store;
 mod streams;
+mod sweep;
 mod tree;
 
 use std::{
@@ -48,8 +50,8 @@ use self::{
     streams::Context,
 };
 use crate::{
-    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession, Result, RunOptions,
-    RuntimeClass, SweepReport,
+    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession,
+    Result, RunOptions, RuntimeClass, SweepReport,
 };
 
 pub use self::{
@@ -75,7 +77,11 @@ impl NativePodRuntime {
     /// A runtime on these roots. Nothing is touched before its first operation.
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self { roots, init_binary: "/proc/self/exe".into(), store: OnceLock::new() }
+        Self {
+            roots,
+            init_binary: "/proc/self/exe".into(),
+            store: OnceLock::new(),
+        }
     }
 
     /// Another program for the init than this one; its `main` calls [`pod_init_main`].
@@ -91,9 +97,14 @@ impl NativePodRuntime {
             return Ok(store);
         }
         let paths = Paths::open(&self.roots)?;
-        let images = ImageStore::open(paths.data_root()).map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
+        let images = ImageStore::open(paths.data_root())
+            .map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
         let cgroups = Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?;
-        let store = Arc::new(Store { paths, images, cgroups });
+        let store = Arc::new(Store {
+            paths,
+            images,
+            cgroups,
+        });
         Ok(self.store.get_or_init(|| store))
     }
 
@@ -121,15 +132,24 @@ impl NativePodRuntime {
     /// A connection to the init of a running pod.
     async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir, Context)> {
         let (_, found) = self.find(pod).await?;
-        let context = Context { pod: pod.to_owned(), operation };
+        let context = Context {
+            pod: pod.to_owned(),
+            operation,
+        };
         if !found.is_alive()? {
-            return Err(Error::WrongState { pod: pod.to_owned(), operation, why: "does not run any more".into() });
+            return Err(Error::WrongState {
+                pod: pod.to_owned(),
+                operation,
+                why: "does not run any more".into(),
+            });
         }
         let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
         let client = client.map_err(|e| match e {
-            ControlError::Connect { .. } => {
-                Error::WrongState { pod: pod.to_owned(), operation, why: "does not run any more".into() }
-            }
+            ControlError::Connect { .. } => Error::WrongState {
+                pod: pod.to_owned(),
+                operation,
+                why: "does not run any more".into(),
+            },
             other => context.error(&other),
         })?;
         Ok((client, found, context))
@@ -138,19 +158,33 @@ impl NativePodRuntime {
 
 /// Runs what waits for files, locks or processes where it may.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
 }
 
 /// The container that is meant: the one named, or the only one there is.
 fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<String> {
-    let all = || status.containers.iter().chain(&status.init_containers).map(|c| c.name.as_str());
+    let all = || {
+        status
+            .containers
+            .iter()
+            .chain(&status.init_containers)
+            .map(|c| c.name.as_str())
+    };
     let listed = || all().collect::<Vec<_>>().join(", ");
-    let error = |reason| Error::Container { pod: pod.to_owned(), reason };
+    let error = |reason| Error::Container {
+        pod: pod.to_owned(),
+        reason,
+    };
     match (named, status.containers.as_slice()) {
         (Some(name), _) if all().any(|n| n == name) => Ok(name.to_owned()),
         (Some(name), _) => {
             let name: String = name.chars().take(64).collect();
-            Err(error(format!("there is no container {name:?}: it has {}", listed())))
+            Err(error(format!(
+                "there is no container {name:?}: it has {}",
+                listed()
+            )))
         }
         (None, [only]) => Ok(only.name.clone()),
         (None, _) => Err(error(format!("which container? It has {}", listed()))),
@@ -170,10 +204,20 @@ impl PodRuntime for NativePodRuntime {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         if let Some(class) = spec.runtime_class.filter(|class| *class != RuntimeClass::Native) {
             let why = format!("the pod is for the runtime {class}, this is native");
-            return Err(Error::Unsupported { what: "spec.runtimeClassName".into(), why });
+            return Err(Error::Unsupported {
+                what: "spec.runtimeClassName".into(),
+                why,
+            });
         }
         let store = self.swept().await?;
-        Run { store: &store, init_binary: &self.init_binary, spec, options: &options }.run().await
+        Run {
+            store: &store,
+            init_binary: &self.init_binary,
+            spec,
+            options: &options,
+        }
+        .run()
+        .await
     }
 
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
@@ -188,7 +232,11 @@ impl PodRuntime for NativePodRuntime {
                 let (_, found) = self.find(pod).await?;
                 wait_for_end(&found).await?;
                 let status = found.status()?;
-                if status.phase.is_final() { Ok(status) } else { Err(error) }
+                if status.phase.is_final() {
+                    Ok(status)
+                } else {
+                    Err(error)
+                }
             }
             Err(error) => Err(error),
         }
@@ -232,7 +280,11 @@ impl PodRuntime for NativePodRuntime {
         let request = magik_infra::ExecRequest {
             container: container(&found.status()?, pod, request.container.as_deref())?,
             args: request.args,
-            env: request.env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            env: request
+                .env
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             cwd: request.cwd,
             user: request.user,
             tty: request.tty.is_some(),
@@ -246,11 +298,18 @@ impl PodRuntime for NativePodRuntime {
     async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
         let (store, found) = self.find(pod).await?;
         let name = container(&found.status()?, pod, options.container.as_deref())?;
-        let wanted = logs::LogOptions { tail: options.tail, since: options.since, timestamps: options.timestamps };
+        let wanted = logs::LogOptions {
+            tail: options.tail,
+            since: options.since,
+            timestamps: options.timestamps,
+        };
         if options.follow {
             match self.connect(pod, "logs").await {
                 Ok((client, _, context)) => {
-                    let output = client.logs(&name, &wanted, true).await.map_err(|e| context.error(&e))?;
+                    let output = client
+                        .logs(&name, &wanted, true)
+                        .await
+                        .map_err(|e| context.error(&e))?;
                     return Ok(streams::live_log(output, context));
                 }
                 // It is over: what is there is all there will be.
@@ -259,7 +318,8 @@ impl PodRuntime for NativePodRuntime {
             }
         }
         let path = store.paths.log(&found.id, &name);
-        let reader = logs::LogReader::open(&path, wanted).map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
+        let reader = logs::LogReader::open(&path, wanted)
+            .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
         Ok(streams::log_file(reader, pod.to_owned()))
     }
 
@@ -290,5 +350,7 @@ impl PodRuntime for NativePodRuntime {
 async fn wait_for_end(pod: &PodDir) -> Result<()> {
     let Some(init) = pod.init()? else { return Ok(()) };
     let ended = process::ended(init).await;
-    ended.map(drop).map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
+    ended
+        .map(drop)
+        .map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
 }

@@ -50,7 +50,9 @@ impl Paths {
         let mut bytes = [0_u8; RANDOM_DIGITS / 2];
         let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
         n.map_err(Error::io("getrandom"))?;
-        let random = bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let random = bytes
+            .iter()
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         Ok(format!("{random}{}", self.tag))
     }
 
@@ -117,7 +119,9 @@ pub(super) fn is_id(text: &str) -> bool {
 /// FNV-1a of the path: stable from one version of this program to the next.
 fn tag(state: &Path) -> String {
     let bytes = state.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    });
     let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
     format!("{folded:08x}")
 }
@@ -125,7 +129,11 @@ fn tag(state: &Path) -> String {
 /// Makes a directory and those above it, for the owner only, and returns its real path.
 fn private(dir: &Path) -> Result<PathBuf> {
     let context = || format!("create {}", dir.display());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(context()))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::io(context()))?;
     dir.canonicalize().map_err(Error::io(context()))
 }
 
@@ -145,7 +153,11 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<String>> {
     };
     let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
     let names: io::Result<Vec<_>> = names.collect();
-    Ok(names.map_err(Error::io(context()))?.into_iter().flatten().collect())
+    Ok(names
+        .map_err(Error::io(context()))?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 #[cfg(test)]
@@ -164,7 +176,14 @@ mod tests {
         assert!(is_id(&id) && a.is_own_id(&id) && !b.is_own_id(&id));
         assert!(open("a").is_own_id(&id));
         assert_ne!(a.new_id().unwrap(), id);
-        for wrong in ["", "..", "abc", &format!("{id}.pending"), &id.to_uppercase(), &format!("{}/..", &id[..21])] {
+        for wrong in [
+            "",
+            "..",
+            "abc",
+            &format!("{id}.pending"),
+            &id.to_uppercase(),
+            &format!("{}/..", &id[..21]),
+        ] {
             assert!(!is_id(wrong), "{wrong}");
         }
     }

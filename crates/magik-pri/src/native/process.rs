@@ -35,8 +35,13 @@ impl Process {
             Err(e) => return Err(e),
         };
         let mut fields = text.split_whitespace();
-        let pid = fields.next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-        let (Some(pid), Some(started)) = (pid, fields.next()) else { return Ok(None) };
+        let pid = fields
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .and_then(Pid::from_raw);
+        let (Some(pid), Some(started)) = (pid, fields.next()) else {
+            return Ok(None);
+        };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
@@ -75,7 +80,11 @@ impl Process {
 
     /// Takes the exit status, where the process is this one's child and has ended.
     pub(super) fn reap(&self) -> Option<String> {
-        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
+        let status = waitid(
+            WaitId::PidFd(self.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        )
+        .ok()??;
         Some(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (_, Some(signal)) => format!("signal {signal}"),
@@ -91,10 +100,14 @@ impl AsRawFd for Process {
 }
 
 /// Waits as [`Process::wait`] does, without a limit, and returns the process, for reaping.
-#[allow(unsafe_code, reason = "AsyncFd has to be promised that the descriptor stays the same")]
+#[allow(
+    unsafe_code,
+    reason = "AsyncFd has to be promised that the descriptor stays the same"
+)]
 pub(super) async fn ended(process: Process) -> io::Result<Process> {
     // SAFETY: a `Process` owns its descriptor, which is open and is never closed or replaced before it is dropped.
-    let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
+    let process =
+        unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
     process.readable().await?.retain_ready();
     Ok(process.into_inner())
 }

@@ -21,9 +21,10 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     INIT_LOG, blocking, hooks, init,
     process::{self, Process},
+    reserve::{Intent, Pending},
     sandbox::{Builder, ContainerImage},
     spawn,
-    store::{Intent, Pending, PodDir, Store},
+    store::{PodDir, Store},
 };
 use crate::{ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, Step};
 
@@ -42,16 +43,19 @@ impl Run<'_> {
         hooks::reached(Step::Validate).await;
 
         let id = self.store.paths.new_id()?;
-        let mut intent = Intent::new(self.store, &id).map_err(|e| self.failed(Step::Images, None, e))?;
-        let images = self.images(&id).await?;
+        let intent = Intent::new(self.store, &id).map_err(|e| self.failed(Step::Images, None, e))?;
+        let intent = Arc::new(intent);
+        let images = self.images(&intent).await?;
         hooks::reached(Step::Images).await;
 
         let (store, spec, new_id) = (self.store.clone(), self.spec.clone(), id.clone());
-        let pending = blocking(move || Ok(store.reserve(&new_id, &spec))).await?.map_err(|e| match e {
-            Error::Io { .. } => self.failed(Step::Reserve, None, e),
-            other => other,
-        })?;
-        intent.reserved = true;
+        let pending = blocking(move || Ok(store.reserve(&new_id, &spec)))
+            .await?
+            .map_err(|e| match e {
+                Error::Io { .. } => self.failed(Step::Reserve, None, e),
+                other => other,
+            })?;
+        intent.hand_over();
         drop(intent);
         hooks::reached(Step::Reserve).await;
 
@@ -73,14 +77,24 @@ impl Run<'_> {
     }
 
     fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
-        Error::Run { pod: self.spec.full_name(), step, container, reason: reason.to_string() }
+        Error::Run {
+            pod: self.spec.full_name(),
+            step,
+            container,
+            reason: reason.to_string(),
+        }
     }
 
     /// A pod whose requests the host does not have would wait for ever on a cluster; here it is refused.
     fn check_requests(&self) -> Result<()> {
         let info = rustix::system::sysinfo();
         let total = u128::from(info.totalram) * u128::from(info.mem_unit);
-        let requested: u64 = self.spec.containers.iter().filter_map(|c| c.requests.memory).sum();
+        let requested: u64 = self
+            .spec
+            .containers
+            .iter()
+            .filter_map(|c| c.requests.memory)
+            .sum();
         if u128::from(requested) > total {
             let reason = format!("resources.requests: {requested} bytes of memory, and the host has {total}");
             return Err(self.failed(Step::Validate, None, reason));
@@ -89,34 +103,59 @@ impl Run<'_> {
     }
 
     /// Brings every image into the store and unpacks it; of all containers, in order. Each image once.
-    async fn images(&self, id: &str) -> Result<Vec<ContainerImage>> {
+    async fn images(&self, intent: &Arc<Intent>) -> Result<Vec<ContainerImage>> {
         let mut wanted: Vec<(&ContainerSpec, PullPolicy)> = Vec::new();
         let mut index: HashMap<(String, PullPolicy), usize> = HashMap::new();
         let mut of_container = Vec::new();
         for container in self.spec.all_containers() {
-            let policy = self.options.pull_policy.unwrap_or_else(|| container.pull_policy());
-            let place = *index.entry((container.image.to_string(), policy)).or_insert_with(|| {
-                wanted.push((container, policy));
-                wanted.len() - 1
-            });
+            let policy = self
+                .options
+                .pull_policy
+                .unwrap_or_else(|| container.pull_policy());
+            let place = *index
+                .entry((container.image.to_string(), policy))
+                .or_insert_with(|| {
+                    wanted.push((container, policy));
+                    wanted.len() - 1
+                });
             of_container.push(place);
         }
-        let mut pulls: Vec<BoxFuture<'_, Result<Image>>> = Vec::with_capacity(wanted.len());
-        for (container, policy) in &wanted {
-            pulls.push(Box::pin(self.pull(container, *policy)));
-        }
-        let pulled = try_join_all(pulls).await?;
-        let mut unpacks: Vec<BoxFuture<'_, magik_image::Result<Vec<PathBuf>>>> = Vec::with_capacity(pulled.len());
-        for image in &pulled {
-            unpacks.push(Box::pin(self.store.images.unpack(image, id)));
-        }
-        // All of them end before any error is returned: one under way would take the lease after it was given back.
-        let unpacked = join_all(unpacks).await;
+        let pulled = self.pull_all(&wanted).await?;
+        let unpacks = pulled.iter().map(|image| {
+            let (store, image, intent) = (self.store.images.clone(), image.clone(), intent.clone());
+            // Each holds the intent: one that is given up takes the lease all the same, and then it is given back.
+            tokio::task::spawn_blocking(move || store.unpack_blocking(&image, intent.id()))
+        });
+        let unpacked = join_all(unpacks.collect::<Vec<_>>()).await;
         let mut images = Vec::with_capacity(pulled.len());
         for ((image, layers), (container, _)) in pulled.into_iter().zip(unpacked).zip(&wanted) {
-            images.push(ContainerImage { image, layers: layers.map_err(|e| self.image_failed(container, &e))? });
+            let layers = layers.unwrap_or_else(|e| Err(magik_image::Error::Task(e.to_string())));
+            let layers = layers.map_err(|e| self.image_failed(container, &e))?;
+            images.push(ContainerImage { image, layers });
         }
-        Ok(of_container.into_iter().filter_map(|place| images.get(place).cloned()).collect())
+        Ok(of_container
+            .into_iter()
+            .filter_map(|place| images.get(place).cloned())
+            .collect())
+    }
+
+    /// Local images, which are read to their end in any case, then those of registries, whose transfers an error breaks off.
+    async fn pull_all(&self, wanted: &[(&ContainerSpec, PullPolicy)]) -> Result<Vec<Image>> {
+        let (mut local, mut remote): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) =
+            (Vec::new(), Vec::new());
+        for (place, (container, policy)) in wanted.iter().enumerate() {
+            let pull = async move { self.pull(container, *policy).await.map(|image| (place, image)) };
+            let group = if container.image.reference().is_some() {
+                &mut remote
+            } else {
+                &mut local
+            };
+            group.push(Box::pin(pull));
+        }
+        let mut pulled: Vec<(usize, Image)> = join_all(local).await.into_iter().collect::<Result<_>>()?;
+        pulled.extend(try_join_all(remote).await?);
+        pulled.sort_by_key(|(place, _)| *place);
+        Ok(pulled.into_iter().map(|(_, image)| image).collect())
     }
 
     async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
@@ -138,15 +177,28 @@ impl Run<'_> {
     }
 
     fn image_failed(&self, container: &ContainerSpec, error: &magik_image::Error) -> Error {
-        self.failed(Step::Images, Some(container.name.clone()), format!("image {}: {error}", container.image))
+        self.failed(
+            Step::Images,
+            Some(container.name.clone()),
+            format!("image {}: {error}", container.image),
+        )
     }
 
     /// Writes the pod's files and starts its init.
-    async fn launch(&self, pending: Pending, images: Vec<ContainerImage>) -> Result<(Pending, PodPlan, UnixStream)> {
+    async fn launch(
+        &self,
+        pending: Pending,
+        images: Vec<ContainerImage>,
+    ) -> Result<(Pending, PodPlan, UnixStream)> {
         let (store, spec, binary) = (self.store.clone(), self.spec.clone(), self.init_binary.to_owned());
         let launched = blocking(move || {
             let mut pending = pending;
-            let builder = Builder { paths: &store.paths, id: &pending.id, spec: &spec, images: &images };
+            let builder = Builder {
+                paths: &store.paths,
+                id: &pending.id,
+                spec: &spec,
+                images: &images,
+            };
             let hostname = builder.hostname();
             let plan = match builder.build() {
                 Ok(plan) => plan,
@@ -154,28 +206,50 @@ impl Run<'_> {
             };
             match start_init(&store, &spec, &binary, &hostname, &mut pending) {
                 Ok(socket) => Ok(Ok((pending, plan, socket))),
-                Err(e) => Ok(Err((None, format!("start the pod init {}: {e}", binary.display())))),
+                Err(e) => Ok(Err((
+                    None,
+                    format!("start the pod init {}: {e}", binary.display()),
+                ))),
             }
         });
-        launched.await?.map_err(|(container, reason)| self.failed(Step::Launch, container, reason))
+        launched
+            .await?
+            .map_err(|(container, reason)| self.failed(Step::Launch, container, reason))
     }
 
     async fn connect(&self, pending: &Pending, socket: UnixStream) -> Result<ControlClient> {
-        let socket = socket.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(socket));
+        let socket = socket
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixStream::from_std(socket));
         let socket = socket.map_err(|e| self.failed(Step::Launch, None, e))?;
-        ControlClient::over(socket).await.map_err(|e| self.init_failed(pending, Step::Launch, &e))
+        ControlClient::over(socket)
+            .await
+            .map_err(|e| self.init_failed(pending, Step::Launch, &e))
     }
 
     async fn start(&self, pending: &Pending, client: &ControlClient, plan: &PodPlan) -> Result<()> {
         let failed = |e| match e {
-            ControlError::Launch(e) => self.failed(Step::Start, e.container, format!("{}: {}", e.step, e.message)),
+            ControlError::Launch(e) => {
+                self.failed(Step::Start, e.container, format!("{}: {}", e.step, e.message))
+            }
             other => self.init_failed(pending, Step::Start, &other),
         };
-        client.launch(plan).await.map_err(failed)?.ready().await.map_err(failed)
+        client
+            .launch(plan)
+            .await
+            .map_err(failed)?
+            .ready()
+            .await
+            .map_err(failed)
     }
 
     /// The pod stands once its init has heard of the commit, or has come to its end since.
-    fn committed(&self, pending: &Pending, pod: &PodDir, answer: Result<(), ControlError>) -> Result<PodStatus> {
+    fn committed(
+        &self,
+        pending: &Pending,
+        pod: &PodDir,
+        answer: Result<(), ControlError>,
+    ) -> Result<PodStatus> {
         let status = pod.status()?;
         match answer {
             Err(e) if !status.phase.is_final() || status.reason.as_deref() == Some("InitDied") => {
@@ -196,12 +270,22 @@ impl Run<'_> {
     }
 }
 
-fn start_init(store: &Store, spec: &PodSpec, binary: &Path, hostname: &str, pending: &mut Pending) -> io::Result<UnixStream> {
+fn start_init(
+    store: &Store,
+    spec: &PodSpec,
+    binary: &Path,
+    hostname: &str,
+    pending: &mut Pending,
+) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let null = |flags| rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
     let log = store.paths.log(&pending.id, INIT_LOG);
     let log_flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let state = rustix::fs::open(pending.dir(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let state = rustix::fs::open(
+        pending.dir(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let descriptors: [OwnedFd; 6] = [
         null(OFlags::RDONLY)?,
         null(OFlags::WRONLY)?,
@@ -211,7 +295,11 @@ fn start_init(store: &Store, spec: &PodSpec, binary: &Path, hostname: &str, pend
         state,
     ];
     let runtime_root: PathBuf = store.paths.sandbox(&pending.id).join("oci");
-    let network = if spec.host_network { init::HOST_NETWORK } else { init::OWN_NETWORK };
+    let network = if spec.host_network {
+        init::HOST_NETWORK
+    } else {
+        init::OWN_NETWORK
+    };
     let arguments: [&OsStr; 6] = [
         "magikrun".as_ref(),
         init::POD_INIT.as_ref(),
@@ -236,8 +324,13 @@ fn start_init(store: &Store, spec: &PodSpec, binary: &Path, hostname: &str, pend
 
 /// The init's environment: nothing of the caller's but what helps to find faults.
 fn environment() -> Vec<String> {
-    let passed = ["RUST_LOG", "RUST_BACKTRACE"].into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
-    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()].into_iter().chain(passed).collect()
+    let passed = ["RUST_LOG", "RUST_BACKTRACE"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
+        .into_iter()
+        .chain(passed)
+        .collect()
 }
 
 /// Reaps a pod's init when it ends, for callers that live longer than their pods.

@@ -9,7 +9,10 @@ use std::{
 
 use magik_image::{
     Image,
-    bundle::{ContainerSettings, MountKind, MountSetting, Namespaces, Resources, UserSpec, runtime_spec, write_bundle},
+    bundle::{
+        ContainerSettings, MountKind, MountSetting, Namespaces, Resources, UserSpec, runtime_spec,
+        write_bundle,
+    },
 };
 use magik_infra::plan::{ContainerPlan, PodPlan, RootfsPlan, TmpfsPlan, UpperPlan};
 
@@ -36,11 +39,17 @@ pub(super) struct Failure {
 
 impl Failure {
     fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
-        move |e| Self { container: None, reason: format!("{what}: {e}") }
+        move |e| Self {
+            container: None,
+            reason: format!("{what}: {e}"),
+        }
     }
 
     fn of(container: &str) -> impl FnOnce(Self) -> Self {
-        move |failure| Self { container: Some(container.to_owned()), ..failure }
+        move |failure| Self {
+            container: Some(container.to_owned()),
+            ..failure
+        }
     }
 }
 
@@ -69,7 +78,10 @@ impl Builder<'_> {
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(self.images.len());
         for (container, image) in self.spec.all_containers().zip(self.images) {
-            plans.push(self.container(container, image, &hostname, &etc).map_err(Failure::of(&container.name))?);
+            plans.push(
+                self.container(container, image, &hostname, &etc)
+                    .map_err(Failure::of(&container.name))?,
+            );
         }
         let containers = plans.split_off(self.spec.init_containers.len());
         Ok(PodPlan {
@@ -94,23 +106,46 @@ impl Builder<'_> {
         if self.spec.host_network {
             return rustix::system::uname().nodename().to_string_lossy().into_owned();
         }
-        self.spec.name[..self.spec.name.len().min(63)].trim_end_matches(['-', '.']).to_owned()
+        self.spec.name[..self.spec.name.len().min(63)]
+            .trim_end_matches(['-', '.'])
+            .to_owned()
     }
 
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made for the pod and mounted into each container.
     fn write_etc(&self, hostname: &str) -> Result<Vec<MountSetting>, Failure> {
         let dir = self.paths.sandbox(self.id).join("etc");
-        let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
-        let resolv = if self.spec.host_network { fs::read_to_string("/etc/resolv.conf").unwrap_or_default() } else { String::new() };
-        let hosts = if self.spec.host_network { fs::read_to_string("/etc/hosts").unwrap_or(hosts) } else { hosts };
-        let files = [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv)];
+        let hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+        );
+        let resolv = if self.spec.host_network {
+            fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let hosts = if self.spec.host_network {
+            fs::read_to_string("/etc/hosts").unwrap_or(hosts)
+        } else {
+            hosts
+        };
+        let files = [
+            ("hosts", hosts),
+            ("hostname", format!("{hostname}\n")),
+            ("resolv.conf", resolv),
+        ];
         let mut mounts = Vec::with_capacity(files.len());
         for (name, text) in files {
             let source = dir.join(name);
             fs::write(&source, text)
-                .and_then(|()| fs::set_permissions(&source, std::os::unix::fs::PermissionsExt::from_mode(0o644)))
+                .and_then(|()| {
+                    fs::set_permissions(&source, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                })
                 .map_err(Failure::io(format!("write {}", source.display())))?;
-            mounts.push(MountSetting { source, target: Path::new("/etc").join(name), readonly: false, kind: MountKind::Bind });
+            mounts.push(MountSetting {
+                source,
+                target: Path::new("/etc").join(name),
+                readonly: false,
+                kind: MountKind::Bind,
+            });
         }
         Ok(mounts)
     }
@@ -123,15 +158,26 @@ impl Builder<'_> {
                 VolumeSource::EmptyDir(kind) => {
                     let target = self.volume(&volume.name);
                     // Any user of any container may write: as kubelet makes it.
-                    make_dir(&target, 0o777).map_err(Failure::io(format!("volume {}: create {}", volume.name, target.display())))?;
+                    make_dir(&target, 0o777).map_err(Failure::io(format!(
+                        "volume {}: create {}",
+                        volume.name,
+                        target.display()
+                    )))?;
                     if let EmptyDir::Memory { size_limit } = *kind {
-                        tmpfs.push(TmpfsPlan { target, size: size_limit });
+                        tmpfs.push(TmpfsPlan {
+                            target,
+                            size: size_limit,
+                        });
                     }
                 }
                 VolumeSource::HostPath(host_path) => {
                     prepare_host_path(host_path).map_err(|reason| Failure {
                         container: None,
-                        reason: format!("volume {}: hostPath {} {reason}", volume.name, host_path.path.display()),
+                        reason: format!(
+                            "volume {}: hostPath {} {reason}",
+                            volume.name,
+                            host_path.path.display()
+                        ),
                     })?;
                 }
             }
@@ -154,33 +200,66 @@ impl Builder<'_> {
         let rw = self.paths.data_pod(self.id).join("rw").join(&container.name);
         let (upper, work) = (rw.join("upper"), rw.join("work"));
         // The upper directory's mode is that of the container's `/`.
-        for (dir, mode) in [(&bundle, 0o700), (&bundle.join("rootfs"), 0o755), (&rw, 0o700), (&upper, 0o755), (&work, 0o700)] {
+        for (dir, mode) in [
+            (&bundle, 0o700),
+            (&bundle.join("rootfs"), 0o755),
+            (&rw, 0o700),
+            (&upper, 0o755),
+            (&work, 0o700),
+        ] {
             make_dir(dir, mode).map_err(Failure::io(format!("create {}", dir.display())))?;
         }
         let settings = self.settings(container, image, hostname, etc);
-        let spec = runtime_spec(&image.image.config, &settings).map_err(|e| Failure { container: None, reason: e.to_string() })?;
-        write_bundle(&bundle, &spec).map_err(|e| Failure { container: None, reason: e.to_string() })?;
+        let spec = runtime_spec(&image.image.config, &settings).map_err(|e| Failure {
+            container: None,
+            reason: e.to_string(),
+        })?;
+        write_bundle(&bundle, &spec).map_err(|e| Failure {
+            container: None,
+            reason: e.to_string(),
+        })?;
         Ok(ContainerPlan {
             name: container.name.clone(),
             image: container.image.to_string(),
-            rootfs: RootfsPlan::Overlay { lower: image.layers.clone(), upper: Some(UpperPlan { upper, work }) },
+            rootfs: RootfsPlan::Overlay {
+                lower: image.layers.clone(),
+                upper: Some(UpperPlan { upper, work }),
+            },
             log: self.paths.log(self.id, &container.name),
             bundle,
         })
     }
 
-    fn settings(&self, container: &ContainerSpec, image: &ContainerImage, hostname: &str, etc: &[MountSetting]) -> ContainerSettings {
+    fn settings(
+        &self,
+        container: &ContainerSpec,
+        image: &ContainerImage,
+        hostname: &str,
+        etc: &[MountSetting],
+    ) -> ContainerSettings {
         let security = &container.security;
         let volumes = container.mounts.iter().map(|mount| {
-            let volume = self.spec.volumes.iter().find(|v| v.name == mount.volume).map(|v| &v.source);
+            let volume = self
+                .spec
+                .volumes
+                .iter()
+                .find(|v| v.name == mount.volume)
+                .map(|v| &v.source);
             let source = match volume {
                 Some(VolumeSource::HostPath(host)) => host.path.clone(),
                 _ => self.volume(&mount.volume),
             };
-            MountSetting { source, target: mount.path.clone(), readonly: mount.read_only, kind: MountKind::Bind }
+            MountSetting {
+                source,
+                target: mount.path.clone(),
+                readonly: mount.read_only,
+                kind: MountKind::Bind,
+            }
         });
         // What the pod mounts itself takes the place of ours.
-        let own = etc.iter().filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target));
+        let own = etc
+            .iter()
+            .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target));
         let mounts: Vec<MountSetting> = own.cloned().chain(volumes).collect();
         ContainerSettings {
             command: container.command.clone(),
@@ -202,10 +281,16 @@ impl Builder<'_> {
                 memory_limit: container.limits.memory,
                 cpu_millis: container.limits.cpu_millis,
                 // As kubelet does: a request for a processor's worth is a weight of 1024.
-                cpu_shares: container.requests.cpu_millis.map(|millis| (millis * 1024 / 1000).max(2)),
+                cpu_shares: container
+                    .requests
+                    .cpu_millis
+                    .map(|millis| (millis * 1024 / 1000).max(2)),
                 pids_limit: None,
             },
-            namespaces: Namespaces { pid: !self.spec.share_process_namespace, ..Namespaces::IN_POD },
+            namespaces: Namespaces {
+                pid: !self.spec.share_process_namespace,
+                ..Namespaces::IN_POD
+            },
             cgroups_path: Some(Hierarchies::container_path(self.id, &container.name)),
             ..ContainerSettings::default()
         }
@@ -216,10 +301,15 @@ impl Builder<'_> {
 fn prepare_host_path(host: &HostPath) -> Result<(), String> {
     let path = &host.path;
     let made = match host.kind {
-        HostPathKind::DirectoryOrCreate if !path.exists() => fs::DirBuilder::new().recursive(true).mode(0o755).create(path),
-        HostPathKind::FileOrCreate if !path.exists() => {
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map(drop)
+        HostPathKind::DirectoryOrCreate if !path.exists() => {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
         }
+        HostPathKind::FileOrCreate if !path.exists() => fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)
+            .map(drop),
         _ => Ok(()),
     };
     made.map_err(|e| format!("cannot be made: {e}"))?;
@@ -232,7 +322,11 @@ fn prepare_host_path(host: &HostPath) -> Result<(), String> {
         HostPathKind::CharDevice => (found.is_char_device(), "character device"),
         HostPathKind::BlockDevice => (found.is_block_device(), "block device"),
     };
-    if right { Ok(()) } else { Err(format!("is no {wanted}")) }
+    if right {
+        Ok(())
+    } else {
+        Err(format!("is no {wanted}"))
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +339,12 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         fs::write(path("file"), "x").unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
-        let check = |name: &str, kind| prepare_host_path(&HostPath { path: path(name), kind });
+        let check = |name: &str, kind| {
+            prepare_host_path(&HostPath {
+                path: path(name),
+                kind,
+            })
+        };
         for (name, kind, right) in [
             ("", HostPathKind::Any, true),
             ("none", HostPathKind::Any, false),

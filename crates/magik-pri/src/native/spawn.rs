@@ -58,7 +58,8 @@ pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
     let binary = rustix::io::fcntl_dupfd_cloexec(&binary, LOWEST)?;
     drop(init.descriptors);
 
-    let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PIDFD;
+    let mut flags =
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PIDFD;
     if init.new_network {
         flags |= libc::CLONE_NEWNET;
     }
@@ -84,11 +85,20 @@ fn sealed(binary: &Path) -> io::Result<OwnedFd> {
         Ok(tree) => tree,
         // Before Linux 5.2, or on a mount that cannot be cloned: the init seals itself, or says why not.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-            return Ok(rustix::fs::open(binary, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+            return Ok(rustix::fs::open(
+                binary,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?);
         }
         Err(e) => return Err(e.into()),
     };
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
     let result = unsafe {
         libc::syscall(
@@ -100,15 +110,25 @@ fn sealed(binary: &Path) -> io::Result<OwnedFd> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(tree)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn c_strings(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
-    strings.map(|s| CString::new(s).map_err(io::Error::other)).collect()
+    strings
+        .map(|s| CString::new(s).map_err(io::Error::other))
+        .collect()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 /// What the child works with: numbers and pointers to what the parent allocated.
@@ -138,7 +158,10 @@ fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<(Pid
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("clone3: no pid"))?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("clone3: no pid"))?;
     // SAFETY: the kernel has stored a new descriptor, which is ours.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok((pid, Process::new(pidfd)))
@@ -165,7 +188,14 @@ unsafe fn become_init(child: &Child) -> ! {
         }
         // Whatever the program around us has open without O_CLOEXEC is not the pod's.
         libc::syscall(libc::SYS_close_range, 6_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        libc::syscall(libc::SYS_execveat, child.binary, c"".as_ptr(), child.argv, child.envp, libc::AT_EMPTY_PATH);
+        libc::syscall(
+            libc::SYS_execveat,
+            child.binary,
+            c"".as_ptr(),
+            child.argv,
+            child.envp,
+            libc::AT_EMPTY_PATH,
+        );
         const MESSAGE: &[u8] = b"cannot execute the pod init\n";
         libc::write(2, MESSAGE.as_ptr().cast(), MESSAGE.len());
         libc::_exit(CANNOT_EXECUTE)

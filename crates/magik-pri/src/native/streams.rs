@@ -8,7 +8,10 @@ use magik_infra::{
 };
 use tokio::sync::mpsc;
 
-use crate::{Error, EventStream, ExecInput, ExecOutput, ExecSession, LogChunk, LogStream, PortSession, Result, StdStream};
+use crate::{
+    Error, EventStream, ExecInput, ExecOutput, ExecSession, LogChunk, LogStream, PortSession, Result,
+    StdStream,
+};
 
 /// How many messages may wait for the caller.
 const QUEUE: usize = 8;
@@ -23,11 +26,19 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn error(&self, error: &ControlError) -> Error {
         match error {
-            ControlError::NotFound(reason) => Error::Container { pod: self.pod.clone(), reason: reason.clone() },
-            ControlError::CannotExecute(reason) => {
-                Error::CannotExecute { pod: self.pod.clone(), reason: reason.clone() }
-            }
-            other => Error::Control { pod: self.pod.clone(), operation: self.operation, reason: other.to_string() },
+            ControlError::NotFound(reason) => Error::Container {
+                pod: self.pod.clone(),
+                reason: reason.clone(),
+            },
+            ControlError::CannotExecute(reason) => Error::CannotExecute {
+                pod: self.pod.clone(),
+                reason: reason.clone(),
+            },
+            other => Error::Control {
+                pod: self.pod.clone(),
+                operation: self.operation,
+                reason: other.to_string(),
+            },
         }
     }
 }
@@ -75,7 +86,10 @@ fn chunk(chunk: logs::LogChunk) -> LogChunk {
         logs::LogStream::Stdout => StdStream::Stdout,
         logs::LogStream::Stderr => StdStream::Stderr,
     };
-    LogChunk { stream, data: chunk.data }
+    LogChunk {
+        stream,
+        data: chunk.data,
+    }
 }
 
 /// Carries items into a queue, until their end, an error, or nobody listens.
@@ -133,8 +147,13 @@ pub(super) fn log_file(mut reader: LogReader, pod: String) -> LogStream {
 pub(super) fn exec(session: magik_infra::ExecSession, context: Context) -> ExecSession {
     let (input, mut inputs) = mpsc::channel(QUEUE);
     let (queue, output) = mpsc::channel(QUEUE);
-    let magik_infra::ExecSession { pid, input: to_program, output: from_program } = session;
-    let outputs = queue.clone();
+    let magik_infra::ExecSession {
+        pid,
+        input: to_program,
+        output: from_program,
+    } = session;
+    // While there is output to come, the program must not be taken for given up because its input has ended.
+    let connected = to_program.clone();
     tokio::spawn(async move {
         while let Some(message) = inputs.recv().await {
             let sent = match message {
@@ -148,13 +167,12 @@ pub(super) fn exec(session: magik_infra::ExecSession, context: Context) -> ExecS
             }
         }
         let _ = to_program.close().await;
-        // The program's input stays connected for as long as its output does: dropping both ends kills it.
-        outputs.closed().await;
     });
     tokio::spawn(async move {
         if queue.send(Ok(ExecOutput::Started(pid))).await.is_ok() {
             carry(from_program, queue, context).await;
         }
+        drop(connected);
     });
     ExecSession { input, output }
 }

@@ -1,5 +1,6 @@
 //! A pod as a user writes it.
 
+mod container;
 mod convert;
 mod expand;
 mod fields;

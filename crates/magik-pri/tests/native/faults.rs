@@ -28,40 +28,104 @@ async fn a_failure_names_step_and_container_and_leaves_nothing(w: &World) {
     user["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
     let volume = |path: &str| json!([{"name": "v", "hostPath": {"path": w.path(path), "type": "Directory"}}]);
     for (spec, step, container, part) in [
-        (json!({"containers": [sleep(), w.container("b", "exec sleep 1000"), missing]}), Step::Start, Some("c"), "/no/such/program"),
-        (json!({"initContainers": [w.container("i", "echo why >&2; exit 3")], "containers": [sleep()]}), Step::Start, Some("i"), "3"),
-        (json!({"containers": [sleep(), no_image]}), Step::Images, Some("b"), "nowhere"),
-        (json!({"containers": [sleep(), no_name]}), Step::Images, Some("b"), "localhost:1/nothing:1"),
-        (json!({"containers": [sleep(), user], "volumes": volume("nowhere")}), Step::Launch, None, "volume v: hostPath"),
-        (json!({"containers": [sleep()], "volumes": volume("layout/index.json")}), Step::Launch, None, "is no directory"),
+        (
+            json!({"containers": [sleep(), w.container("b", "exec sleep 1000"), missing]}),
+            Step::Start,
+            Some("c"),
+            "/no/such/program",
+        ),
+        (
+            json!({"initContainers": [w.container("i", "echo why >&2; exit 3")], "containers": [sleep()]}),
+            Step::Start,
+            Some("i"),
+            "3",
+        ),
+        (
+            json!({"containers": [sleep(), no_image]}),
+            Step::Images,
+            Some("b"),
+            "nowhere",
+        ),
+        (
+            json!({"containers": [sleep(), no_name]}),
+            Step::Images,
+            Some("b"),
+            "localhost:1/nothing:1",
+        ),
+        (
+            json!({"containers": [sleep(), user], "volumes": volume("nowhere")}),
+            Step::Launch,
+            None,
+            "volume v: hostPath",
+        ),
+        (
+            json!({"containers": [sleep()], "volumes": volume("layout/index.json")}),
+            Step::Launch,
+            None,
+            "is no directory",
+        ),
     ] {
-        let error = w.run(&w.pod("web", spec)).await.unwrap_err();
-        let Error::Run { step: found, container: named, reason, .. } = &error else { panic!("{error}") };
+        let error = w.run(&w.pod("web", &spec)).await.unwrap_err();
+        let Error::Run {
+            step: found,
+            container: named,
+            reason,
+            ..
+        } = &error
+        else {
+            panic!("{error}")
+        };
         assert_eq!((*found, named.as_deref()), (step, container), "{error}");
-        assert!(reason.contains(part) && !error.to_string().contains('\n'), "{error}");
+        assert!(
+            reason.contains(part) && !error.to_string().contains('\n'),
+            "{error}"
+        );
         w.assert_empty();
     }
 }
 
 async fn a_run_that_is_given_up_leaves_nothing(w: &World) {
-    let spec = w.pod("web", json!({
-        "initContainers": [w.container("i", "exec sleep 1000")],
-        "containers": [w.container("a", "exec sleep 1000")],
-    }));
+    let spec = w.pod(
+        "web",
+        &json!({
+            "initContainers": [w.container("i", "exec sleep 1000")],
+            "containers": [w.container("a", "exec sleep 1000")],
+        }),
+    );
     for millis in [0, 1, 3, 10, 30, 100, 300] {
         let run = w.runtime.run_pod(&spec, RunOptions::default());
-        assert!(tokio::time::timeout(Duration::from_millis(millis), run).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(millis), run)
+                .await
+                .is_err()
+        );
         w.assert_empty_soon().await;
     }
 }
 
 async fn a_pod_whose_init_was_killed_has_failed(w: &World) {
-    let status = w.run(&w.scripts("web", &[("a", "exec sleep 1000"), ("b", "echo x; exec sleep 1000")])).await.unwrap();
+    let status = w
+        .run(&w.scripts(
+            "web",
+            &[("a", "exec sleep 1000"), ("b", "echo x; exec sleep 1000")],
+        ))
+        .await
+        .unwrap();
     let init = std::fs::read_to_string(w.path("state/pods").join(&status.id).join("init")).unwrap();
-    let pid = init.split(' ').next().unwrap().parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    let pid = init
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let status = w.runtime.wait_pod("web").await.unwrap();
-    assert_eq!((status.phase, status.reason.as_deref()), (Phase::Failed, Some("InitDied")));
+    assert_eq!(
+        (status.phase, status.reason.as_deref()),
+        (Phase::Failed, Some("InitDied"))
+    );
     assert_eq!(w.runtime.stop_pod("web", None).await.unwrap(), status);
     assert_eq!(w.log("web", "b").await, "x\n");
     let error = w.runtime.stats("web").await.unwrap_err();
@@ -73,23 +137,38 @@ async fn a_pod_whose_init_was_killed_has_failed(w: &World) {
 }
 
 async fn leftovers_are_swept_and_those_of_others_are_not(w: &World) {
-    let status = w.run(&w.scripts("web", &[("a", "exec sleep 1000")])).await.unwrap();
+    let status = w
+        .run(&w.scripts("web", &[("a", "exec sleep 1000")]))
+        .await
+        .unwrap();
     let tag = &status.id[16..];
-    let (ours, others) = (format!("{}{tag}", "0".repeat(16)), format!("{}{}", "0".repeat(16), "f".repeat(8)));
+    let (ours, others) = (
+        format!("{}{tag}", "0".repeat(16)),
+        format!("{}{}", "0".repeat(16), "f".repeat(8)),
+    );
     for id in [&ours, &others] {
         std::fs::create_dir_all(w.path("data/pods").join(id).join("rw/a")).unwrap();
     }
     std::fs::write(w.path("data/leases").join(&ours), "{\"images\":[],\"layers\":[]}").unwrap();
     std::fs::write(w.path("state/intents").join(&ours), "").unwrap();
-    let pending = w.path("state/pods").join(format!("{}{tag}.pending", "1".repeat(16)));
+    let pending = w
+        .path("state/pods")
+        .join(format!("{}{tag}.pending", "1".repeat(16)));
     std::fs::create_dir(&pending).unwrap();
     symlink("default_old", pending.join("name")).unwrap();
-    symlink(format!("{}{tag}", "1".repeat(16)), w.path("state/names/default_old")).unwrap();
+    symlink(
+        format!("{}{tag}", "1".repeat(16)),
+        w.path("state/names/default_old"),
+    )
+    .unwrap();
 
     let report = w.runtime.sweep().await.unwrap();
     assert_eq!(report.pods, [format!("{}{tag}", "1".repeat(16))]);
     assert!(report.leftovers > 0);
-    assert_eq!(w.runtime.sweep().await.unwrap(), magik_pri::SweepReport::default());
+    assert_eq!(
+        w.runtime.sweep().await.unwrap(),
+        magik_pri::SweepReport::default()
+    );
     assert!(w.path("data/pods").join(&others).exists());
     std::fs::remove_dir_all(w.path("data/pods").join(&others)).unwrap();
     assert_eq!(w.runtime.pod_status("web").await.unwrap().phase, Phase::Running);
@@ -104,7 +183,10 @@ async fn what_a_container_nests_deeply_is_deleted(w: &World) {
 }
 
 async fn another_runtime_class_is_refused(w: &World) {
-    let spec = w.pod("vm", json!({"runtimeClassName": "microvm", "containers": [w.container("a", "true")]}));
+    let spec = w.pod(
+        "vm",
+        &json!({"runtimeClassName": "microvm", "containers": [w.container("a", "true")]}),
+    );
     let error = w.run(&spec).await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
 }

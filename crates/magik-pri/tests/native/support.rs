@@ -31,7 +31,11 @@ pub(crate) fn run(name: &str, test: Test) {
         eprintln!("SKIPPED {name}: needs root");
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let world = World::new();
     runtime.block_on(async {
         test(&world).await;
@@ -54,9 +58,18 @@ impl World {
         let mut layer = LayerBuilder::new();
         layer.busybox().unwrap();
         let mut layout = Layout::create(dir.path().join("layout")).unwrap();
-        layout.add("busybox", &[&layer.finish().unwrap()], &ImageConfig::default()).unwrap();
-        let roots = Roots { data: dir.path().join("data"), state: dir.path().join("state") };
-        Self { image: layout.reference("busybox"), runtime: NativePodRuntime::new(roots), dir }
+        layout
+            .add("busybox", &[&layer.finish().unwrap()], &ImageConfig::default())
+            .unwrap();
+        let roots = Roots {
+            data: dir.path().join("data"),
+            state: dir.path().join("state"),
+        };
+        Self {
+            image: layout.reference("busybox"),
+            runtime: NativePodRuntime::new(roots),
+            dir,
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -65,7 +78,10 @@ impl World {
 
     /// Another runtime on the same roots.
     pub(crate) fn another_runtime(&self) -> NativePodRuntime {
-        NativePodRuntime::new(Roots { data: self.path("data"), state: self.path("state") })
+        NativePodRuntime::new(Roots {
+            data: self.path("data"),
+            state: self.path("state"),
+        })
     }
 
     /// A container that runs a shell script.
@@ -73,15 +89,21 @@ impl World {
         json!({"name": name, "image": self.image, "command": ["sh", "-c", script]})
     }
 
-    pub(crate) fn pod(&self, name: &str, spec: Value) -> PodSpec {
+    pub(crate) fn pod(&self, name: &str, spec: &Value) -> PodSpec {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
         PodSpec::from_value(pod).unwrap()
     }
 
     /// A pod of containers that run shell scripts.
     pub(crate) fn scripts(&self, name: &str, scripts: &[(&str, &str)]) -> PodSpec {
-        let containers: Vec<Value> = scripts.iter().map(|(name, script)| self.container(name, script)).collect();
-        self.pod(name, json!({"containers": containers, "terminationGracePeriodSeconds": 1}))
+        let containers: Vec<Value> = scripts
+            .iter()
+            .map(|(name, script)| self.container(name, script))
+            .collect();
+        self.pod(
+            name,
+            &json!({"containers": containers, "terminationGracePeriodSeconds": 1}),
+        )
     }
 
     pub(crate) async fn run(&self, spec: &PodSpec) -> Result<PodStatus> {
@@ -91,7 +113,10 @@ impl World {
     }
 
     pub(crate) async fn log(&self, pod: &str, container: &str) -> String {
-        let options = LogOptions { container: Some(container.into()), ..LogOptions::default() };
+        let options = LogOptions {
+            container: Some(container.into()),
+            ..LogOptions::default()
+        };
         let mut log = self.runtime.logs(pod, options).await.unwrap();
         let mut text = Vec::new();
         while let Some(chunk) = log.recv().await {
@@ -116,7 +141,11 @@ impl World {
     /// What a shell script in a container prints, and its exit code.
     pub(crate) async fn exec(&self, pod: &str, container: &str, script: &str) -> (String, i32) {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let request = ExecRequest { container: Some(container.into()), args, ..ExecRequest::default() };
+        let request = ExecRequest {
+            container: Some(container.into()),
+            args,
+            ..ExecRequest::default()
+        };
         let mut session = self.runtime.exec(pod, request).await.unwrap();
         let (mut text, mut code) = (Vec::new(), None);
         while let Some(output) = session.output.recv().await {
@@ -132,20 +161,40 @@ impl World {
     /// Every file below both roots that belongs to a pod, every cgroup and every mount of this world.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for dir in ["state/pods", "state/names", "state/sandboxes", "state/intents", "data/pods", "data/leases", "data/tmp"] {
+        for dir in [
+            "state/pods",
+            "state/names",
+            "state/sandboxes",
+            "state/intents",
+            "data/pods",
+            "data/leases",
+            "data/tmp",
+        ] {
             let entries = std::fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
-            found.extend(entries.map(|e| e.path().display().to_string()).filter(|p| !p.ends_with("/.lock")));
+            found.extend(
+                entries
+                    .map(|e| e.path().display().to_string())
+                    .filter(|p| !p.ends_with("/.lock")),
+            );
         }
         let tag = self.tag();
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let entries = std::fs::read_dir(hierarchy.path().join("magikrun")).into_iter().flatten().flatten();
+            let entries = std::fs::read_dir(hierarchy.path().join("magikrun"))
+                .into_iter()
+                .flatten()
+                .flatten();
             let paths = entries.map(|e| e.path().display().to_string());
             found.extend(paths.filter(|p| tag.as_ref().is_some_and(|tag| p.ends_with(tag))));
         }
         let here = self.dir.path().to_str().unwrap().to_owned();
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let mounts = std::fs::read_to_string(process.path().join("mountinfo")).unwrap_or_default();
-            found.extend(mounts.lines().filter(|line| line.contains(&here)).map(str::to_owned));
+            found.extend(
+                mounts
+                    .lines()
+                    .filter(|line| line.contains(&here))
+                    .map(str::to_owned),
+            );
             let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(&here) {
@@ -163,10 +212,14 @@ impl World {
     /// What was given up is removed in the background.
     pub(crate) async fn assert_empty_soon(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.leftovers().is_empty() && Instant::now() < deadline {
+        loop {
+            let leftovers = self.leftovers();
+            if leftovers.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {leftovers:#?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.assert_empty();
     }
 
     pub(crate) fn assert_empty(&self) {
