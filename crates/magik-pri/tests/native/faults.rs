@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     test!(leftovers_are_swept_and_those_of_others_are_not),
     test!(what_a_container_nests_deeply_is_deleted),
     test!(another_runtime_class_is_refused),
+    test!(there_are_as_many_pods_as_the_limit_says_and_not_one_more),
+    test!(a_full_disk_is_named_and_leaves_nothing),
 ];
 
 async fn a_failure_names_step_and_container_and_leaves_nothing(w: &World) {
@@ -189,4 +191,70 @@ async fn another_runtime_class_is_refused(w: &World) {
     );
     let error = w.run(&spec).await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+async fn there_are_as_many_pods_as_the_limit_says_and_not_one_more(w: &World) {
+    w.run(&w.scripts("first", &[("a", "exec sleep 1000")]))
+        .await
+        .unwrap();
+    let dummy = |i: usize| w.path("state/pods").join(format!("dummy-{i}"));
+    for i in 0..magik_pri::limits::MAX_PODS - 2 {
+        std::fs::create_dir(dummy(i)).unwrap();
+    }
+    w.run(&w.scripts("last", &[("a", "exec sleep 1000")]))
+        .await
+        .unwrap();
+    let error = w.run(&w.scripts("more", &[("a", "true")])).await.unwrap_err();
+    assert!(matches!(error, Error::TooManyPods), "{error}");
+    for i in 0..magik_pri::limits::MAX_PODS - 2 {
+        std::fs::remove_dir(dummy(i)).unwrap();
+    }
+}
+
+async fn a_full_disk_is_named_and_leaves_nothing(w: &World) {
+    // The images are there; what the pod itself needs is not.
+    w.run(&w.scripts("warm", &[("a", "true")])).await.unwrap();
+    w.runtime.delete_pod("warm", true).await.unwrap();
+    let state = w.path("state");
+    for inodes in 6..60 {
+        let options = std::ffi::CString::new(format!("nr_inodes={inodes},size=1m")).unwrap();
+        rustix::mount::mount(
+            "tmpfs",
+            &state,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .unwrap();
+        // Opened on the small file system, as the roots are made when a runtime is first used.
+        let result = w
+            .another_runtime()
+            .run_pod(
+                &w.scripts("web", &[("a", "exec sleep 1000")]),
+                RunOptions::default(),
+            )
+            .await;
+        let step = match &result {
+            Err(Error::Run { step, .. }) => Some(*step),
+            _ => None,
+        };
+        if let Ok(status) = &result {
+            w.another_runtime().delete_pod(&status.id, true).await.unwrap();
+        }
+        let left = w.leftovers();
+        rustix::mount::unmount(&state, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let own = left
+            .iter()
+            .filter(|line| !line.contains(" - tmpfs "))
+            .collect::<Vec<_>>();
+        assert!(own.is_empty(), "{inodes} inodes, {result:?}: {own:#?}");
+        if result.is_ok() {
+            return;
+        }
+        assert!(
+            step.is_some() || matches!(result, Err(Error::Io { .. })),
+            "{result:?}"
+        );
+    }
+    panic!("60 inodes are not enough for a pod");
 }
