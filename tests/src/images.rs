@@ -31,7 +31,7 @@ pub fn redis_nginx_layout(dir: &Path) -> Layout {
     };
     let redis = layer(&|l| {
         l.accounts()?
-            .packages(&["redis-server", "redis-tools"])?
+            .packages(&["redis-server", "redis-tools", "busybox-static"])?
             .dir("/data", 0o777)
             .map(drop)
     });

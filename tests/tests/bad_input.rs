@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, isolated, pod};
 use serde_json::{Value, json};
 
@@ -106,18 +107,19 @@ isolated!(
 
 isolated!(
     fn damaged_blobs_are_found_before_anything_runs(scene) {
-        let layout = busybox_layout(&scene.dir().join("damaged"));
-        let blobs = layout.dir().join("blobs/sha256");
-        let largest = fs::read_dir(blobs).unwrap().flatten().max_by_key(|e| e.metadata().unwrap().len()).unwrap().path();
-        let mut bytes = fs::read(&largest).unwrap();
+        let (magikrun, before) = prepared(scene);
+        let mut layer = LayerBuilder::new();
+        layer.file("/data", 0o644, &[b'x'; 100_000]).unwrap();
+        let mut layout = Layout::create(scene.dir().join("damaged")).unwrap();
+        layout.add("localhost/damaged:1", &[&layer.finish().unwrap()], &ImageConfig::default()).unwrap();
+        let blobs = fs::read_dir(layout.dir().join("blobs/sha256")).unwrap().flatten();
+        let layer_blob = blobs.map(|e| e.path()).find(|p| fs::read(p).unwrap().starts_with(&[0x1f, 0x8b])).unwrap();
+        let mut bytes = fs::read(&layer_blob).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        fs::write(&largest, bytes).unwrap();
-        let magikrun = Magikrun::new(scene);
-        magikrun.ok(&["image", "ls"]);
-        let before = Census::take(&magikrun.roots());
-        let said = magikrun.error(&["image", "pull", &layout.reference(BUSYBOX)]);
-        let digest = largest.file_name().unwrap().to_str().unwrap();
+        fs::write(&layer_blob, bytes).unwrap();
+        let said = magikrun.error(&["image", "pull", &layout.reference("localhost/damaged:1")]);
+        let digest = layer_blob.file_name().unwrap().to_str().unwrap();
         assert!(said.contains(&digest[..12]), "the blob is not named: {said}");
         before.assert_same("after a damaged blob");
     }

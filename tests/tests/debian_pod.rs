@@ -89,9 +89,10 @@ isolated!(
             magikrun.ok(&["image", "pull", &name]);
         }
         drop(registry);
-        // What is made once and stays: the store's directories, the pod directories.
-        magikrun.ok(&["pod", "ls"]);
         let file = magikrun.manifest(manifest(&|image| format!("127.0.0.1:5000/test/{image}:1")));
+        // Layers are unpacked for the first pod that needs them, and stay: they are the store's.
+        magikrun.ok(&["pod", "run", "-f", &file]);
+        magikrun.ok(&["pod", "delete", "-f", "shop"]);
         let before = Census::take(&magikrun.roots());
 
         magikrun.ok(&["pod", "run", "-f", &file]);
@@ -108,8 +109,8 @@ isolated!(
         assert!(access_log.contains("GET / HTTP/1.1\" 200"), "{access_log}");
         let redis_log = magikrun.ok(&["pod", "logs", "-c", "redis", "shop"]);
         assert!(redis_log.contains("Ready to accept connections"), "{redis_log}");
-        let user = magikrun.ok(&["pod", "exec", "-c", "redis", "shop", "--", "sh", "-c", "echo ok"]);
-        assert_eq!(user, "ok\n");
+        let user = magikrun.ok(&["pod", "exec", "-c", "redis", "shop", "--", "busybox", "id", "-u"]);
+        assert_eq!(user, "101\n", "the image's user");
         let stats = magikrun.json(&["pod", "stats", "shop"]).to_string();
         assert!(["nginx", "redis", "client"].iter().all(|c| stats.contains(c)), "{stats}");
 

@@ -11,7 +11,7 @@ use crate::Magikrun;
 
 /// Runs a manifest that must fail at `step` because of `container`, and leave nothing; returns what was said.
 async fn fails(t: &Contract<'_>, manifest: &Value, step: Step, container: &str) -> String {
-    let before = t.census();
+    let before = t.census().await;
     let error = t.run_manifest(manifest).await.expect_err("run_pod succeeded");
     let text = error.to_string();
     match error {
@@ -62,9 +62,9 @@ pub async fn a_missing_command_in_the_third_container_is_named_and_leaves_nothin
     }
 }
 
-/// By exit code and by signal; the error says which.
+/// By exit code and by signal; the error says which. (`$$$$` in a manifest is `$$` to the shell.)
 pub async fn a_failing_init_container_is_named_and_leaves_nothing(t: &Contract<'_>) {
-    for (script, said) in [("exit 3", "3"), ("kill -KILL $$", "9")] {
+    for (script, said) in [("exit 3", "3"), ("kill -KILL $$$$", "9")] {
         let mut manifest = t.pod("init", &[("main", "sleep 100")]);
         manifest["spec"]["initContainers"] =
             json!([t.container("fine", "exit 0"), t.container("broken", script)]);
@@ -77,7 +77,7 @@ pub async fn a_failing_init_container_is_named_and_leaves_nothing(t: &Contract<'
 pub async fn an_undefined_volume_is_named_and_leaves_nothing(t: &Contract<'_>) {
     let mut manifest = t.pod("volume", &[("a", "sleep 100"), ("b", "sleep 100")]);
     manifest["spec"]["containers"][1]["volumeMounts"] = json!([{"name": "nowhere", "mountPath": "/data"}]);
-    let before = t.census();
+    let before = t.census().await;
     let text = t
         .run_manifest(&manifest)
         .await
@@ -104,7 +104,7 @@ pub async fn an_undefined_volume_is_named_and_leaves_nothing(t: &Contract<'_>) {
 /// The pod that has the name goes on as if nothing had happened.
 pub async fn a_name_in_use_is_named_and_leaves_nothing(t: &Contract<'_>) {
     let first = t.run("taken", &[("c", "sleep 100")]).await.expect("run");
-    let before = t.census();
+    let before = t.census().await;
     let error = t
         .run("taken", &[("other", "sleep 100")])
         .await
@@ -157,7 +157,7 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
     let (mut failures, mut successes) = (0, 0);
     for free_pages in 0_i64.. {
         fill(&roomy.join("filler"), free_pages * 4096);
-        let before = t2.census();
+        let before = t2.census().await;
         match t2.run_manifest(&manifest).await {
             Ok(pod) => {
                 t2.delete(&pod.id).await;

@@ -124,7 +124,11 @@ pub async fn exit_code_is_that_of_the_first_container_that_failed(t: &Contract<'
     let pod = t
         .run(
             "job",
-            &[("good", "exit 0"), ("killed", "kill -KILL $$"), ("bad", "exit 7")],
+            &[
+                ("good", "exit 0"),
+                ("killed", "kill -KILL $$$$"),
+                ("bad", "exit 7"),
+            ],
         )
         .await
         .expect("run")
@@ -320,7 +324,7 @@ pub async fn many_pods_live_and_die_at_once(t: &Contract<'_>) {
 pub async fn a_dropped_run_leaves_nothing(t: &Contract<'_>) {
     let mut manifest = t.pod("dropped", &[("c", "sleep 100")]);
     manifest["spec"]["initContainers"] = json!([t.container("init", "sleep 100")]);
-    let before = t.census();
+    let before = t.census().await;
     for milliseconds in [0, 1, 3, 10, 30, 100, 300] {
         let run = tokio::time::timeout(Duration::from_millis(milliseconds), t.run_manifest(&manifest));
         assert!(run.await.is_err(), "the init container sleeps on");
@@ -336,7 +340,7 @@ pub async fn two_hundred_lives_leak_nothing(t: &Contract<'_>) {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(200);
-    let before = t.census();
+    let before = t.census().await;
     let mut settled = 0;
     for life in 0..lives {
         let pod = t

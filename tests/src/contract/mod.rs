@@ -26,7 +26,7 @@ use crate::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, pod};
 pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
 
 /// A check that takes this long hangs.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A runtime under test and what it runs.
 #[derive(Debug)]
@@ -189,10 +189,17 @@ impl<'a> Contract<'a> {
         )
     }
 
-    /// The whole world, as it is now.
-    #[must_use]
-    pub fn census(&self) -> Census {
-        Census::take(&self.magikrun.roots())
+    /// The whole world, as it is once what runs in the background (connections being closed) has come to rest.
+    pub async fn census(&self) -> Census {
+        let mut last = Census::take(&self.magikrun.roots());
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = Census::take(&self.magikrun.roots());
+            if now == last {
+                return now;
+            }
+            last = now;
+        }
     }
 }
 
@@ -249,8 +256,10 @@ pub fn check(scene: &Scene, open: Open, check: impl AsyncFnOnce(&Contract<'_>)) 
         .build()
         .expect("tokio");
     tokio.block_on(async {
-        let t = Contract::new(scene, open).await;
-        let before = t.census();
+        let t = tokio::time::timeout(TIMEOUT, Contract::new(scene, open))
+            .await
+            .expect("the first pod hangs");
+        let before = t.census().await;
         tokio::time::timeout(TIMEOUT, check(&t))
             .await
             .expect("the check hangs");
