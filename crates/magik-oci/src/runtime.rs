@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use oci_spec::runtime::{LinuxResources, Process};
+use oci_spec::runtime::{LinuxResources, Mount, Process};
 
 use crate::{ContainerId, ContainerState, ExecIo, Exit, Result, Signal, Stats, Stdio};
 
@@ -22,6 +22,10 @@ pub struct CreateOptions {
     pub preserve_fds: u32,
     /// Change the root with `MS_MOVE` and chroot where `pivot_root` cannot (an initramfs).
     pub no_pivot: bool,
+    /// Variables (`NAME=VALUE`) added to the process's environment.
+    pub env: Vec<String>,
+    /// Mounts added to the bundle's, after them.
+    pub mounts: Vec<Mount>,
 }
 
 /// What `exec` takes beside the process.

@@ -53,7 +53,10 @@ impl NativeRuntime {
         } else {
             Some(config.cgroup_root.as_path())
         };
-        let mut prepared = spec::prepare(id, &bundle, spec::load(&bundle)?, root, &own, self.layout()?)?;
+        let mut spec = spec::load(&bundle)?;
+        let added = spec::add(&mut spec, &options.env, &options.mounts);
+        let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
+        prepared.adapted |= added;
         check_terminal(&bundle, &prepared.spec, &options)?;
         make_cwd(&prepared.spec);
         let descriptors = descriptors(stdio, options.console)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Error, ExecIo, ExecOptions, Exit, Result, Status};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{LinuxSeccompAction, Process, Spec};
 
 use crate::{
     create::{descriptors, failed, kill_recorded, write_pid_file},
@@ -15,6 +15,7 @@ use crate::{
     runtime::NativeRuntime,
     spec,
     surroundings::host_uid,
+    user_namespace,
     worker::{self, ExecJob, Failure, Job, Request},
 };
 
@@ -61,6 +62,7 @@ impl NativeRuntime {
             seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().clone()),
             systemd: false,
             owner,
+            user_namespace: user_namespace::has_one(&spec),
         };
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),
@@ -107,15 +109,6 @@ impl NativeRuntime {
 /// What an exec'd process is to be, all of it.
 fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process> {
     let linux = spec.linux().as_ref();
-    let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
-    if namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::User) {
-        // libcontainer's tenant joins every namespace but that one: the process would be the host's root.
-        let what = format!("exec in container {id}, which has a user namespace");
-        return Err(Error::Unsupported {
-            what,
-            why: "libcontainer 0.7 does not join it".into(),
-        });
-    }
     let notifies = |s: &oci_spec::runtime::LinuxSyscall| s.action() == LinuxSeccompAction::ScmpActNotify;
     if linux
         .and_then(|l| l.seccomp().as_ref())

@@ -22,6 +22,8 @@ use libcontainer::{
 use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::user_namespace::Identity;
+
 /// Where programs are looked for when the environment has no PATH (trap 11: libcontainer's own executor then fails).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Encloses a [`CannotExecute`] in libcontainer's error texts, which have no place for a typed error of ours.
@@ -62,6 +64,8 @@ pub(crate) struct Sandbox {
     pub(crate) seccomp: Option<LinuxSeccomp>,
     pub(crate) capabilities: Option<LinuxCapabilities>,
     pub(crate) no_new_privileges: bool,
+    /// Set where the container has a user namespace.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Executes the program of a container, or of an exec.
@@ -168,6 +172,9 @@ impl Sandbox {
     /// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is
     /// privileged; with it, as late as possible.
     fn enter(&self) -> Result<(), String> {
+        if let Some(identity) = &self.identity {
+            identity.assume()?;
+        }
         let load = || match &self.seccomp {
             Some(profile) => libcontainer::seccomp::initialize_seccomp(profile)
                 .map(drop)

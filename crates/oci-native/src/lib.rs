@@ -28,6 +28,7 @@ mod seal;
 mod spec;
 mod store;
 mod surroundings;
+mod user_namespace;
 mod worker;
 
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Error, Result};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 
 use crate::{
     cgroup::{self, Layout, PathError},
@@ -39,6 +39,21 @@ pub(crate) fn load(bundle: &Path) -> Result<Spec> {
         ));
     }
     serde_json::from_slice(&bytes).map_err(|e| invalid(bundle, format!("config.json: {e}")))
+}
+
+/// Adds variables and mounts to a spec; says whether there were any.
+pub(crate) fn add(spec: &mut Spec, env: &[String], mounts: &[Mount]) -> bool {
+    if let (Some(process), false) = (spec.process_mut(), env.is_empty()) {
+        let mut all = process.env().clone().unwrap_or_default();
+        all.extend_from_slice(env);
+        process.set_env(Some(all));
+    }
+    if !mounts.is_empty() {
+        let mut all = spec.mounts().clone().unwrap_or_default();
+        all.extend_from_slice(mounts);
+        spec.set_mounts(Some(all));
+    }
+    !env.is_empty() || !mounts.is_empty()
 }
 
 /// A spec that is ready for libcontainer.

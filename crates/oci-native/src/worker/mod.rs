@@ -12,6 +12,7 @@
 //! parent, this process. The intermediate stays in the worker's process group while a container's init makes a session of
 //! its own, so waiting for the group reaps exactly the worker and the intermediate, and nothing else of this process's.
 
+mod diagnosis;
 mod inside;
 mod operations;
 mod protocol;

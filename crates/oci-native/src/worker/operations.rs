@@ -26,12 +26,14 @@ use rustix::{
 };
 
 use super::{
-    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, inside::failure,
+    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, diagnosis::Diagnosis,
+    inside::failure,
 };
 use crate::{
     executor::{Launcher, Sandbox},
     proc::Process,
     surroundings::give,
+    user_namespace::{self, Identity},
 };
 
 /// The file through which `start` learns how execve went.
@@ -41,11 +43,16 @@ pub(crate) const INIT_PID: &str = "init.pid";
 
 /// `answers` is what the answer will be written to.
 pub(super) fn run(request: &Request, descriptors: Descriptors, answers: RawFd) -> Answer {
-    match &request.job {
+    let diagnosis = Diagnosis::begin();
+    let answer = match &request.job {
         Job::Create(job) => create(job, request.preserve_fds, descriptors, answers),
         Job::Exec(job) => exec(job, request.preserve_fds, descriptors, answers),
         Job::Hooks(job) => run_hooks(job),
-    }
+    };
+    answer.map_err(|failure| match (failure, diagnosis.cause()) {
+        (Failure::Other(text), Some(cause)) if !text.contains(&cause) => Failure::Other(format!("{text}: {cause}")),
+        (failure, _) => failure,
+    })
 }
 
 fn other(context: &str) -> impl FnOnce(io::Error) -> Failure {
@@ -222,11 +229,17 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
     state.use_systemd = job.systemd;
     state.save(&dir).map_err(|e| failure(&e))?;
     let mut process = job.process.clone();
+    let namespace = if job.user_namespace {
+        Some(user_namespace::open(job.init.pid).map_err(other("user namespace"))?)
+    } else {
+        None
+    };
     let sandbox = Sandbox {
         seccomp: job.seccomp.clone(),
         // Taken away here and dropped by the launcher: a filter without no_new_privs needs them to be loaded.
         capabilities: process.capabilities().clone(),
         no_new_privileges: process.no_new_privileges() == Some(true),
+        identity: namespace.as_ref().map(|fd| Identity::take(&mut process, fd.as_raw_fd())),
     };
     process.set_capabilities(None);
     if let Some(adjust) = process.oom_score_adj() {

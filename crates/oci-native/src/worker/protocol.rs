@@ -73,6 +73,8 @@ pub(crate) struct ExecJob {
     pub(crate) systemd: bool,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
+    /// Whether the container has a user namespace.
+    pub(crate) user_namespace: bool,
 }
 
 /// Runs the hooks of one kind.

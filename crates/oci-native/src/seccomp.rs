@@ -1,0 +1,267 @@
+//! Seccomp filters, compiled once.
+//!
+//! libseccomp needs some milliseconds to make a BPF program of a profile such as podman's, and libcontainer has it do so in
+//! every container's init. The program depends on nothing but the profile, the machine and libseccomp's version, so it is
+//! kept, and loading it is one system call. Filters that notify a listener stay libcontainer's business.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    io::{Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall, ScmpVersion,
+};
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Part of every key: changes when the same profile would be compiled differently.
+const FORMAT: u32 = 1;
+/// How many filters are kept; when there are more, all are dropped and made again as they are needed.
+const MAX_KEPT: usize = 64;
+/// `BPF_MAXINSNS`: no program the kernel takes has more instructions.
+const MAX_INSTRUCTIONS: usize = 4096;
+/// The size of a `struct sock_filter` in bytes.
+const INSTRUCTION: usize = 8;
+
+/// A profile that cannot be made into a filter.
+#[derive(Debug, thiserror::Error)]
+#[error("linux.seccomp: {0}")]
+pub(crate) struct ProfileError(String);
+
+/// A compiled filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Filter {
+    /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
+    flags: u32,
+    /// The `struct sock_filter`s.
+    program: Vec<u8>,
+}
+
+impl Filter {
+    /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`.
+    #[allow(unsafe_code, reason = "rustix has no seccomp(2)")]
+    pub(crate) fn load(&self) -> io::Result<()> {
+        let instructions: Vec<libc::sock_filter> = self
+            .program
+            .chunks_exact(INSTRUCTION)
+            .map(|i| libc::sock_filter {
+                code: u16::from_ne_bytes([i[0], i[1]]),
+                jt: i[2],
+                jf: i[3],
+                k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
+            })
+            .collect();
+        let program = libc::sock_fprog {
+            len: u16::try_from(instructions.len()).map_err(io::Error::other)?,
+            filter: instructions.as_ptr().cast_mut(),
+        };
+        // SAFETY: the program points to `len` initialised instructions that outlive the call, which only reads them.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::c_ulong::from(self.flags),
+                &raw const program,
+            )
+        };
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    fn read(file: &Path) -> io::Result<Self> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(file)?;
+        // Only what this user wrote: whoever could plant a filter could take one away.
+        if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut bytes = Vec::new();
+        file.take((MAX_INSTRUCTIONS * INSTRUCTION) as u64 + 5)
+            .read_to_end(&mut bytes)?;
+        let (flags, program) = bytes.split_first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+        let filter = Self {
+            flags: u32::from_ne_bytes(*flags),
+            program: program.to_vec(),
+        };
+        filter.checked().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    fn checked(self) -> Option<Self> {
+        let instructions = self.program.len() / INSTRUCTION;
+        let whole = self.program.len().is_multiple_of(INSTRUCTION);
+        (whole && (1..=MAX_INSTRUCTIONS).contains(&instructions)).then_some(self)
+    }
+
+    /// Appears under its name whole or not at all.
+    fn write(&self, file: &Path) -> io::Result<()> {
+        let new = file.with_extension(format!("new.{}", std::process::id()));
+        let bytes = [&self.flags.to_ne_bytes(), self.program.as_slice()].concat();
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&new)
+            .and_then(|mut f| f.write_all(&bytes))
+            .and_then(|()| fs::rename(&new, file));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+}
+
+/// The directory compiled filters are kept in.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    dir: PathBuf,
+}
+
+impl Filters {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// The filter of a profile; `None` if it notifies a listener.
+    pub(crate) fn get(&self, profile: &LinuxSeccomp) -> Result<Option<Filter>, ProfileError> {
+        let notifies = |a: LinuxSeccompAction| a == LinuxSeccompAction::ScmpActNotify;
+        if notifies(profile.default_action()) || profile.syscalls().iter().flatten().any(|s| notifies(s.action())) {
+            return Ok(None);
+        }
+        let file = self.dir.join(key(profile)?);
+        if let Ok(filter) = Filter::read(&file) {
+            return Ok(Some(filter));
+        }
+        let filter = compile(profile)?;
+        // Keeping it only saves time.
+        if let Err(error) = self.keep(&filter, &file) {
+            tracing::debug!(file = %file.display(), %error, "a seccomp filter is not kept");
+        }
+        Ok(Some(filter))
+    }
+
+    fn keep(&self, filter: &Filter, file: &Path) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)?;
+        let kept: Vec<_> = fs::read_dir(&self.dir)?.flatten().collect();
+        if kept.len() >= MAX_KEPT {
+            for old in kept {
+                let _ = fs::remove_file(old.path());
+            }
+        }
+        filter.write(file)
+    }
+}
+
+fn key(profile: &LinuxSeccomp) -> Result<String, ProfileError> {
+    let version = ScmpVersion::current().map_err(|e| ProfileError(e.to_string()))?;
+    let json = serde_json::to_vec(profile).map_err(|e| ProfileError(e.to_string()))?;
+    let mut hash = Sha256::new();
+    hash.update(format!("{FORMAT} {version} {}\n", std::env::consts::ARCH));
+    hash.update(json);
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// As runc and libcontainer translate a profile: names libseccomp does not know are left out, as are rules that say what
+/// the default says already.
+fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
+    let failed = |e: libseccomp::error::SeccompError| ProfileError(e.to_string());
+    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let mut context = ScmpFilterContext::new(default).map_err(failed)?;
+    // Whether no_new_privs is set is the process's own field to say.
+    context.set_ctl_nnp(false).map_err(failed)?;
+    for architecture in profile.architectures().iter().flatten() {
+        let architecture: ScmpArch = name_of(architecture)?.parse().map_err(failed)?;
+        context.add_arch(architecture).map_err(failed)?;
+    }
+    for rule in profile.syscalls().iter().flatten() {
+        let action = action(rule.action(), rule.errno_ret())?;
+        if action == default {
+            continue;
+        }
+        let comparisons: Vec<_> = rule.args().iter().flatten().map(comparison).collect();
+        // libseccomp compares an argument once per rule; as runc does, several comparisons of one become rules of their own.
+        let mut indexes = HashSet::new();
+        let apart = !rule.args().iter().flatten().all(|a| indexes.insert(a.index()));
+        for syscall in rule.names().iter().filter_map(|n| ScmpSyscall::from_name(n).ok()) {
+            if comparisons.is_empty() {
+                context.add_rule(action, syscall).map_err(failed)?;
+            } else if apart {
+                for comparison in comparisons.chunks(1) {
+                    context.add_rule_conditional(action, syscall, comparison).map_err(failed)?;
+                }
+            } else {
+                context.add_rule_conditional(action, syscall, &comparisons).map_err(failed)?;
+            }
+        }
+    }
+    let mut file = rustix::fs::memfd_create("seccomp", rustix::fs::MemfdFlags::CLOEXEC)
+        .map(fs::File::from)
+        .map_err(|e| ProfileError(e.to_string()))?;
+    context.export_bpf(&file).map_err(failed)?;
+    let mut program = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut program))
+        .map_err(|e| ProfileError(e.to_string()))?;
+    let flags = profile.flags().iter().flatten().map(|f| flag(*f)).fold(0, |all, f| all | f);
+    Filter { flags, program }
+        .checked()
+        .ok_or_else(|| ProfileError("the program is larger than the kernel takes".into()))
+}
+
+/// The name the runtime-spec gives a value.
+fn name_of(value: &impl Serialize) -> Result<String, ProfileError> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => Ok(name),
+        other => Err(ProfileError(format!("{other:?} is no name"))),
+    }
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, ProfileError> {
+    let errno = errno.map_or(Ok(libc::EPERM), i32::try_from);
+    let errno = errno.map_err(|e| ProfileError(format!("errnoRet: {e}")))?;
+    ScmpAction::from_str(&name_of(&action)?, Some(errno)).map_err(|e| ProfileError(e.to_string()))
+}
+
+fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+    let (mut operand, mut operator) = (arg.value(), match arg.op() {
+        LinuxSeccompOperator::ScmpCmpNe => ScmpCompareOp::NotEqual,
+        LinuxSeccompOperator::ScmpCmpLt => ScmpCompareOp::Less,
+        LinuxSeccompOperator::ScmpCmpLe => ScmpCompareOp::LessOrEqual,
+        LinuxSeccompOperator::ScmpCmpEq => ScmpCompareOp::Equal,
+        LinuxSeccompOperator::ScmpCmpGe => ScmpCompareOp::GreaterEqual,
+        LinuxSeccompOperator::ScmpCmpGt => ScmpCompareOp::Greater,
+        LinuxSeccompOperator::ScmpCmpMaskedEq => ScmpCompareOp::MaskedEqual(0),
+    });
+    // The spec's `value` is the mask and `valueTwo` what the masked argument is compared with (seccomp_rule_add(3)).
+    if let ScmpCompareOp::MaskedEqual(mask) = &mut operator {
+        *mask = operand;
+        operand = arg.value_two().unwrap_or(0);
+    }
+    ScmpArgCompare::new(u32::try_from(arg.index()).unwrap_or(u32::MAX), operator, operand)
+}
+
+fn flag(flag: LinuxSeccompFilterFlag) -> u32 {
+    let flag = match flag {
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+    };
+    u32::try_from(flag).unwrap_or(0)
+}
