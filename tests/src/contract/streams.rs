@@ -355,38 +355,46 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
 
 /// Through the pod's own loopback.
 pub async fn a_port_of_the_pod_is_reached_from_outside(t: &Contract<'_>) {
-    let pod = t
-        .run(
-            "echo",
-            &[("c", "while :; do nc -l -p 7777 -s 127.0.0.1 -e cat; done")],
+    let serve = "echo there and back > /tmp/page; exec httpd -f -p 127.0.0.1:7777 -h /tmp";
+    let pod = t.run("server", &[("c", serve)]).await.expect("run").id;
+    while t
+        .exec(
+            &pod,
+            "c",
+            &["wget", "-q", "-O", "-", "http://127.0.0.1:7777/page"],
         )
         .await
-        .expect("run")
-        .id;
-    for _ in 0..100 {
-        if t.exec(&pod, "c", &["nc", "-z", "127.0.0.1", "7777"]).await.code == 0 {
-            break;
-        }
+        .code
+        != 0
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut session = t.runtime.port_forward(&pod, 7777).await.expect("port-forward");
     session
         .input
-        .send(b"there and back".to_vec())
+        .send(b"GET /page HTTP/1.0\r\n\r\n".to_vec())
         .await
         .expect("send");
-    let mut back = vec![];
-    while back.len() < 14 {
-        back.extend(
-            session
-                .output
-                .recv()
-                .await
-                .expect("an answer")
-                .expect("an answer"),
-        );
+    let mut answer = vec![];
+    while let Some(piece) = session.output.recv().await {
+        answer.extend(piece.expect("an answer"));
     }
-    assert_eq!(back, b"there and back");
+    let answer = String::from_utf8(answer).expect("UTF-8");
+    assert!(
+        answer.starts_with("HTTP/1.") && answer.ends_with("there and back\n"),
+        "{answer}"
+    );
     drop(session);
+
+    let refused = match t.runtime.port_forward(&pod, 7778).await {
+        Err(error) => error,
+        Ok(mut session) => session
+            .output
+            .recv()
+            .await
+            .expect("an answer")
+            .expect_err("nobody listens"),
+    };
+    assert!(refused.to_string().contains("7778"), "{refused}");
     t.delete(&pod).await;
 }
