@@ -181,10 +181,7 @@ fn an_image_becomes_a_rootfs_and_a_bundle() {
     assert_eq!(config["process"]["args"], serde_json::json!(["echo", "hello"]));
     assert_eq!(config["process"]["cwd"], "/root");
     let line = host.run(&["image", "unpack", "no/such:image", "x"]).fails(1);
-    assert!(
-        line.contains("no/such:image") && line.contains("pull"),
-        "{line}"
-    );
+    assert!(line.contains("no/such:image") && line.contains("pull"), "{line}");
 }
 
 /// A bundle is for any OCI runtime: runc, where it is installed.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use magik_pri::events::Event;
 use serde::Serialize;
 
+use super::advise;
 use crate::{
     output::{self, FormatArg},
     pod::backend,
@@ -40,7 +41,10 @@ struct Shown<'a> {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCode> {
-    let mut events = backend::any(global)?.events(&args.pod, args.follow).await?;
+    let mut events = backend::any(global)?
+        .events(&args.pod, args.follow)
+        .await
+        .map_err(advise)?;
     while let Some(event) = events.recv().await {
         let event = event?;
         if args.format.json() {

@@ -13,6 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
+use super::advise;
 use crate::{
     failure, output,
     pod::backend,
@@ -87,7 +88,7 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
         bail!("stdin: is no terminal: leave -t out");
     }
     let runtime = backend::any(global)?;
-    let ExecSession { input, output } = runtime.exec(&args.pod, args.request()).await?;
+    let ExecSession { input, output } = runtime.exec(&args.pod, args.request()).await.map_err(advise)?;
     // Only once the program runs: an error is to be read on a terminal in its usual mode.
     let raw_mode = if args.tty && args.interactive {
         Some(RawMode::enter()?)

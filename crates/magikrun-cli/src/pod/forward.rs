@@ -10,6 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::advise;
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const EXAMPLE: &str = "Example: magikrun pod port-forward web 8080:80 6379";
@@ -58,7 +59,7 @@ const CHUNK: usize = 32 << 10;
 pub(super) async fn run(global: &GlobalArgs, args: &ForwardArgs) -> Result<ExitCode> {
     let runtime: Arc<dyn PodRuntime> = backend::any(global)?.into();
     // The pod's id: a name could come to mean another pod.
-    let pod: Arc<str> = runtime.pod_status(&args.pod).await?.id.into();
+    let pod: Arc<str> = runtime.pod_status(&args.pod).await.map_err(advise)?.id.into();
     let mut listeners = Vec::new();
     for ports in &args.ports {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.local)).await;

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use magik_pri::{LogChunk, LogOptions, LogStream, PodRuntime, StdStream};
 use tokio::sync::mpsc;
 
+use super::advise;
 use crate::{output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const EXAMPLE: &str = "\
@@ -66,7 +67,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode
     } else {
         let mut log = runtime
             .logs(&args.pod, args.options(args.container.clone()))
-            .await?;
+            .await
+            .map_err(advise)?;
         while let Some(chunk) = log.recv().await {
             let LogChunk { stream, data } = chunk?;
             write(stream, &data)?;
@@ -77,7 +79,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode
 
 /// Every container: at once where they are followed, else one after the other.
 async fn all(runtime: &dyn PodRuntime, args: &LogsArgs) -> Result<()> {
-    let pod = runtime.pod_status(&args.pod).await?;
+    let pod = runtime.pod_status(&args.pod).await.map_err(advise)?;
     let (sender, mut lines) = mpsc::channel(16);
     for container in pod.init_containers.iter().chain(&pod.containers) {
         let log = runtime

@@ -67,6 +67,16 @@ pub(crate) async fn run(global: &GlobalArgs, command: &PodCommand) -> Result<Exi
     }
 }
 
+/// An error with what to do about it on this command line.
+fn advise(error: magik_pri::Error) -> anyhow::Error {
+    let advice = match error {
+        magik_pri::Error::NotFound(_) => "see 'magikrun pod ls'",
+        magik_pri::Error::Container { .. } => "choose one with -c",
+        other => return other.into(),
+    };
+    anyhow::anyhow!("{error}: {advice}")
+}
+
 /// The exit code of a program, as ours.
 fn program_exit(code: i32) -> ExitCode {
     // The kernel keeps the lowest eight bits, so there are no others.

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
+use super::advise;
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
@@ -62,7 +63,7 @@ impl Failures {
             Ok(()) => output::line(pod),
             Err(error) => {
                 self.any = true;
-                failure::print(failure::chain(&error.into()));
+                failure::print(failure::chain(&advise(error)));
                 Ok(())
             }
         }

@@ -11,6 +11,7 @@ use magik_oci::Stats;
 use magik_pri::{PodRuntime, status::PodStatus};
 use serde::Serialize;
 
+use super::advise;
 use crate::{
     output::{self, FormatArg},
     pod::backend,
@@ -77,7 +78,7 @@ async fn sample(runtime: &dyn PodRuntime, named: &[String]) -> Result<Vec<Sample
         }
     }
     for name in named {
-        let pod = runtime.pod_status(name).await?;
+        let pod = runtime.pod_status(name).await.map_err(advise)?;
         let containers = runtime.stats(&pod.id).await?;
         samples.push(Sample::new(pod, containers));
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use magik_pri::status::{ContainerPhase, ContainerStatus, PodStatus};
 
-use super::list::phase;
+use super::{advise, list::phase};
 use crate::{
     output::{self, FormatArg},
     pod::backend,
@@ -24,7 +24,10 @@ pub(crate) struct StatusArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
-    let pod = backend::any(global)?.pod_status(&args.pod).await?;
+    let pod = backend::any(global)?
+        .pod_status(&args.pod)
+        .await
+        .map_err(advise)?;
     if args.format.json() {
         output::json(&pod)?;
     } else {
