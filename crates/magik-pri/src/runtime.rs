@@ -94,7 +94,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// Starts a program in a running container.
     ///
     /// # Errors
-    /// There is no such pod or container, or it does not run. That the program cannot be executed comes with the output.
+    /// There is no such pod or container, it does not run, or the program cannot be executed.
     async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession>;
 
     /// The log of a container, also of one that has ended.

@@ -104,6 +104,7 @@ impl NativePodRuntime {
             paths,
             images,
             cgroups,
+            children: std::sync::Mutex::default(),
         });
         Ok(self.store.get_or_init(|| store))
     }
@@ -255,8 +256,9 @@ impl PodRuntime for NativePodRuntime {
     }
 
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
-        let (_, found) = self.find(pod).await?;
+        let (store, found) = self.find(pod).await?;
         wait_for_end(&found).await?;
+        store.reap();
         found.status()
     }
 

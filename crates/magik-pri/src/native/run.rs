@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     INIT_LOG, blocking, hooks, init,
-    process::{self, Process},
+    process::Process,
     reserve::{Intent, Pending},
     sandbox::{Builder, ContainerImage},
     spawn,
@@ -71,7 +71,7 @@ impl Run<'_> {
         let committed = client.commit().await;
         let status = self.committed(&pending, &pod, committed)?;
         if let Some(init) = pending.keep() {
-            reap_later(init);
+            self.store.adopt(init);
         }
         Ok(status)
     }
@@ -331,13 +331,4 @@ fn environment() -> Vec<String> {
         .into_iter()
         .chain(passed)
         .collect()
-}
-
-/// Reaps a pod's init when it ends, for callers that live longer than their pods.
-fn reap_later(init: Process) {
-    tokio::spawn(async move {
-        if let Ok(init) = process::ended(init).await {
-            init.reap();
-        }
-    });
 }

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Store {
     pub(super) paths: Paths,
     pub(super) images: ImageStore,
     pub(super) cgroups: Hierarchies,
+    /// The inits that this process has started and not reaped yet.
+    pub(super) children: Mutex<Vec<Process>>,
 }
 
 /// A committed pod.
@@ -245,15 +248,37 @@ impl Store {
         Ok(lock)
     }
 
+    /// Takes care of an init that this process has started.
+    pub(super) fn adopt(&self, init: Process) {
+        self.children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(init);
+    }
+
+    /// Reaps those inits of this process that have ended: a caller may live longer than its pods.
+    pub(super) fn reap(&self) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|init| {
+            let ended = init.wait(Duration::ZERO).unwrap_or(true);
+            if ended {
+                init.reap();
+            }
+            !ended
+        });
+    }
+
     /// Kills an init and waits for it.
     pub(super) fn kill(&self, id: &str, init: &Process) -> io::Result<()> {
         const QUICK: Duration = Duration::from_millis(200);
         init.kill()?;
         if init.wait(QUICK)? {
+            self.reap();
             return Ok(());
         }
         self.cgroups.thaw(id);
         if init.wait(KILL_TIME)? {
+            self.reap();
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"))
