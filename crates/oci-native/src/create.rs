@@ -15,6 +15,7 @@ use crate::{
     lifecycle::state,
     proc::Process,
     runtime::NativeRuntime,
+    seccomp::keep_for_exec,
     spec::{self, Prepared},
     store::{Locked, Record},
     surroundings::host_uid,
@@ -58,6 +59,7 @@ impl NativeRuntime {
         let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
         prepared.adapted |= added;
         check_terminal(&bundle, &prepared.spec, &options)?;
+        let filter = self.take_filter(&bundle, &mut prepared)?;
         make_cwd(&prepared.spec);
         let descriptors = descriptors(stdio, options.console)?;
 
@@ -84,12 +86,16 @@ impl NativeRuntime {
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
-        let job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
+        let mut job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
+        if let Some((load, process)) = filter {
+            keep_for_exec(locked.dir(), &load.filter, &process)?;
+            job.filter = Some(load);
+        }
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),
             preserve_fds: options.preserve_fds,
             console: descriptors.console.is_some(),
-            job: Job::Create(job),
+            job: Job::Create(Box::new(job)),
         };
         let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
         let done = answer
@@ -308,6 +314,7 @@ fn create_job(
         systemd,
         label: label.filter(|l| !l.is_empty() && worker::selinux_is_enabled()),
         surroundings: std::mem::take(&mut prepared.surroundings),
+        filter: None,
         owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),
     })
 }

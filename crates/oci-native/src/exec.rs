@@ -43,7 +43,7 @@ impl NativeRuntime {
                 status,
             });
         };
-        let spec = spec::load(locked.dir())?;
+        let spec = spec::load_original(locked.dir())?;
         let mut process = complete(id, process, &spec)?;
         let (stdio, console) = match io {
             ExecIo::Pipes(stdio) => (stdio, None),
@@ -59,7 +59,7 @@ impl NativeRuntime {
             scratch: scratch.0.clone(),
             init,
             process,
-            seccomp: spec.linux().as_ref().and_then(|l| l.seccomp().clone()),
+            filter: self.filter_for_exec(id, locked.dir(), &spec)?,
             systemd: false,
             owner,
             user_namespace: user_namespace::has_one(&spec),

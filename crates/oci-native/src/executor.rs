@@ -19,10 +19,10 @@ use libcontainer::{
     syscall::syscall::create_syscall,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxCapabilities, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::user_namespace::Identity;
+use crate::{seccomp::Filter, user_namespace::Identity};
 
 /// Where programs are looked for when the environment has no PATH (trap 11: libcontainer's own executor then fails).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,10 +58,11 @@ impl CannotExecute {
     }
 }
 
-/// What an exec needs beyond what libcontainer's tenant does (trap 3).
+/// What is done here rather than by libcontainer: for an exec, what its tenant leaves out (trap 3); for a container, loading
+/// the compiled filter.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
-    pub(crate) seccomp: Option<LinuxSeccomp>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) capabilities: Option<LinuxCapabilities>,
     pub(crate) no_new_privileges: bool,
     /// Set where the container has a user namespace.
@@ -71,7 +72,7 @@ pub(crate) struct Sandbox {
 /// Executes the program of a container, or of an exec.
 #[derive(Debug, Clone)]
 pub(crate) struct Launcher {
-    /// Set for an exec.
+    /// Set for an exec, and for a container with a compiled filter.
     pub(crate) sandbox: Option<Sandbox>,
     /// Where a container's init says how execve went; close-on-exec, so its end says "well".
     pub(crate) status: Option<RawFd>,
@@ -148,6 +149,7 @@ impl Launcher {
             .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
             .collect::<Result<Vec<_>, _>>()?;
 
+        set_console_size(spec);
         if let Some(label) = &self.label {
             fs::write("/proc/thread-self/attr/exec", label)
                 .map_err(|e| format!("SELinux label {label}: {e}"))?;
@@ -175,9 +177,9 @@ impl Sandbox {
         if let Some(identity) = &self.identity {
             identity.assume()?;
         }
-        let load = || match &self.seccomp {
-            Some(profile) => libcontainer::seccomp::initialize_seccomp(profile)
-                .map(drop)
+        let load = || match &self.filter {
+            Some(filter) => filter
+                .load()
                 .map_err(|e| format!("loading the seccomp filter: {e}")),
             None => Ok(()),
         };
@@ -235,6 +237,23 @@ impl Executor for Launcher {
             }
         }
     }
+}
+
+/// Gives the terminal its size before the program can ask for it (`process.consoleSize`, which libcontainer ignores).
+fn set_console_size(spec: &Spec) {
+    let process = spec.process().as_ref().filter(|p| p.terminal() == Some(true));
+    let Some(size) = process.and_then(|p| p.console_size()) else {
+        return;
+    };
+    let characters = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = rustix::termios::Winsize {
+        ws_row: characters(size.height()),
+        ws_col: characters(size.width()),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // A program that finds no size takes 80x24: no reason not to run it.
+    let _ = rustix::termios::tcsetwinsize(rustix::stdio::stdin(), size);
 }
 
 /// As execvp finds it, but saying why not.

@@ -25,6 +25,7 @@ mod lifecycle;
 mod proc;
 mod runtime;
 mod seal;
+mod seccomp;
 mod spec;
 mod store;
 mod surroundings;

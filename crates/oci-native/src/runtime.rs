@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxResources, Process};
 use crate::{
     cgroup::{Cgroup, Layout},
     children::Children,
+    seccomp::Filters,
     store::Store,
 };
 
@@ -53,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) cgroup_root: PathBuf,
     pub(crate) systemd: bool,
     pub(crate) children: Arc<Children>,
+    pub(crate) filters: Filters,
     layout: OnceLock<Layout>,
 }
 
@@ -66,6 +68,7 @@ impl NativeRuntime {
             cgroup_root: DEFAULT_CGROUP_ROOT.into(),
             systemd: false,
             reap_orphans: false,
+            filters: None,
         }
     }
 
@@ -91,6 +94,7 @@ pub struct NativeRuntimeBuilder {
     cgroup_root: PathBuf,
     systemd: bool,
     reap_orphans: bool,
+    filters: Option<PathBuf>,
 }
 
 impl NativeRuntimeBuilder {
@@ -116,6 +120,14 @@ impl NativeRuntimeBuilder {
         self
     }
 
+    /// The directory in which compiled seccomp filters are kept, at most 64 of them; only this user may be able to write
+    /// to it. Default: `<root>/.filters`. Runtimes may share one.
+    #[must_use]
+    pub fn filters(mut self, directory: PathBuf) -> Self {
+        self.filters = Some(directory);
+        self
+    }
+
     /// Reaps every child of this process, not only containers: for PID 1 of a pod, which inherits orphans. No other part
     /// of the process can then wait for children of its own.
     #[must_use]
@@ -129,6 +141,7 @@ impl NativeRuntimeBuilder {
     pub fn build(self) -> NativeRuntime {
         NativeRuntime {
             config: Arc::new(Config {
+                filters: Filters::new(self.filters.unwrap_or_else(|| self.root.join(".filters"))),
                 store: Store::new(self.root),
                 helper: self.helper,
                 cgroup_root: self.cgroup_root,

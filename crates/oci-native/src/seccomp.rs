@@ -15,11 +15,19 @@ use std::{
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall, ScmpVersion,
 };
+use magik_oci::{ContainerId, Error};
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, Process,
+    Spec,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::{
+    runtime::NativeRuntime,
+    spec::{PROCESS, Prepared},
+    worker::LoadFilter,
+};
 
 /// Part of every key: changes when the same profile would be compiled differently.
 const FORMAT: u32 = 1;
@@ -138,7 +146,9 @@ impl Filters {
     /// The filter of a profile; `None` if it notifies a listener.
     pub(crate) fn get(&self, profile: &LinuxSeccomp) -> Result<Option<Filter>, ProfileError> {
         let notifies = |a: LinuxSeccompAction| a == LinuxSeccompAction::ScmpActNotify;
-        if notifies(profile.default_action()) || profile.syscalls().iter().flatten().any(|s| notifies(s.action())) {
+        if notifies(profile.default_action())
+            || profile.syscalls().iter().flatten().any(|s| notifies(s.action()))
+        {
             return Ok(None);
         }
         let file = self.dir.join(key(profile)?);
@@ -203,10 +213,14 @@ fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
                 context.add_rule(action, syscall).map_err(failed)?;
             } else if apart {
                 for comparison in comparisons.chunks(1) {
-                    context.add_rule_conditional(action, syscall, comparison).map_err(failed)?;
+                    context
+                        .add_rule_conditional(action, syscall, comparison)
+                        .map_err(failed)?;
                 }
             } else {
-                context.add_rule_conditional(action, syscall, &comparisons).map_err(failed)?;
+                context
+                    .add_rule_conditional(action, syscall, &comparisons)
+                    .map_err(failed)?;
             }
         }
     }
@@ -218,7 +232,12 @@ fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
     file.rewind()
         .and_then(|()| file.read_to_end(&mut program))
         .map_err(|e| ProfileError(e.to_string()))?;
-    let flags = profile.flags().iter().flatten().map(|f| flag(*f)).fold(0, |all, f| all | f);
+    let flags = profile
+        .flags()
+        .iter()
+        .flatten()
+        .map(|f| flag(*f))
+        .fold(0, |all, f| all | f);
     Filter { flags, program }
         .checked()
         .ok_or_else(|| ProfileError("the program is larger than the kernel takes".into()))
@@ -239,15 +258,18 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
 }
 
 fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
-    let (mut operand, mut operator) = (arg.value(), match arg.op() {
-        LinuxSeccompOperator::ScmpCmpNe => ScmpCompareOp::NotEqual,
-        LinuxSeccompOperator::ScmpCmpLt => ScmpCompareOp::Less,
-        LinuxSeccompOperator::ScmpCmpLe => ScmpCompareOp::LessOrEqual,
-        LinuxSeccompOperator::ScmpCmpEq => ScmpCompareOp::Equal,
-        LinuxSeccompOperator::ScmpCmpGe => ScmpCompareOp::GreaterEqual,
-        LinuxSeccompOperator::ScmpCmpGt => ScmpCompareOp::Greater,
-        LinuxSeccompOperator::ScmpCmpMaskedEq => ScmpCompareOp::MaskedEqual(0),
-    });
+    let (mut operand, mut operator) = (
+        arg.value(),
+        match arg.op() {
+            LinuxSeccompOperator::ScmpCmpNe => ScmpCompareOp::NotEqual,
+            LinuxSeccompOperator::ScmpCmpLt => ScmpCompareOp::Less,
+            LinuxSeccompOperator::ScmpCmpLe => ScmpCompareOp::LessOrEqual,
+            LinuxSeccompOperator::ScmpCmpEq => ScmpCompareOp::Equal,
+            LinuxSeccompOperator::ScmpCmpGe => ScmpCompareOp::GreaterEqual,
+            LinuxSeccompOperator::ScmpCmpGt => ScmpCompareOp::Greater,
+            LinuxSeccompOperator::ScmpCmpMaskedEq => ScmpCompareOp::MaskedEqual(0),
+        },
+    );
     // The spec's `value` is the mask and `valueTwo` what the masked argument is compared with (seccomp_rule_add(3)).
     if let ScmpCompareOp::MaskedEqual(mask) = &mut operator {
         *mask = operand;
@@ -261,7 +283,184 @@ fn flag(flag: LinuxSeccompFilterFlag) -> u32 {
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        }
     };
     u32::try_from(flag).unwrap_or(0)
+}
+
+/// The compiled filter of a container, in its directory: exec loads it too.
+const FILTER: &str = "seccomp.bpf";
+
+impl NativeRuntime {
+    /// Takes the profile out of a spec and compiles it; what libcontainer then must not do either goes with it. With it
+    /// comes the process as the bundle has it.
+    pub(crate) fn take_filter(
+        &self,
+        bundle: &Path,
+        prepared: &mut Prepared,
+    ) -> Result<Option<(LoadFilter, Process)>, Error> {
+        let profile = prepared.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+        let (Some(profile), Some(process)) = (profile, prepared.spec.process().clone()) else {
+            return Ok(None);
+        };
+        let compiled = self
+            .config
+            .filters
+            .get(profile)
+            .map_err(|e| Error::InvalidBundle {
+                bundle: bundle.to_owned(),
+                reason: e.to_string(),
+            })?;
+        let Some(filter) = compiled else { return Ok(None) };
+        prepared.adapted = true;
+        if let Some(linux) = prepared.spec.linux_mut() {
+            linux.set_seccomp(None);
+        }
+        let mut capabilities = None;
+        if process.no_new_privileges() != Some(true)
+            && let Some(reduced) = prepared.spec.process_mut()
+        {
+            // Loading it is privileged then, and has to come before capabilities are dropped.
+            capabilities = Some(reduced.capabilities().clone().unwrap_or_default());
+            reduced.set_capabilities(None);
+        }
+        Ok(Some((LoadFilter { filter, capabilities }, process)))
+    }
+
+    /// The filter of a container that a process is added to.
+    pub(crate) fn filter_for_exec(
+        &self,
+        id: &ContainerId,
+        dir: &Path,
+        spec: &Spec,
+    ) -> Result<Option<Filter>, Error> {
+        let failed = |reason: String| Error::Failed {
+            id: id.clone(),
+            operation: "exec",
+            reason,
+        };
+        match Filter::read(&dir.join(FILTER)) {
+            Ok(filter) => Ok(Some(filter)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+                let compiled = profile.map(|p| self.config.filters.get(p)).transpose();
+                compiled.map(Option::flatten).map_err(|e| failed(e.to_string()))
+            }
+            // A process must never run without the filter that the container has.
+            Err(e) => Err(failed(format!("{FILTER}: {e}"))),
+        }
+    }
+}
+
+/// Keeps in a container's directory what an exec needs.
+pub(crate) fn keep_for_exec(dir: &Path, filter: &Filter, process: &Process) -> Result<(), Error> {
+    filter
+        .write(&dir.join(FILTER))
+        .map_err(Error::io(format!("writing {}", dir.join(FILTER).display())))?;
+    let file = dir.join(PROCESS);
+    let json = serde_json::to_vec(process).map_err(io::Error::from);
+    json.and_then(|json| fs::write(&file, json))
+        .map_err(Error::io(format!("writing {}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(json: serde_json::Value) -> LinuxSeccomp {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn plain() -> LinuxSeccomp {
+        profile(serde_json::json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}]
+        }))
+    }
+
+    #[test]
+    fn a_filter_is_compiled_once_and_read_back_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let filters = Filters::new(dir.path().join("filters"));
+        let first = filters.get(&plain()).unwrap().unwrap();
+        let kept: Vec<_> = fs::read_dir(&filters.dir)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(Filter::read(&kept[0]).unwrap(), first);
+        assert_eq!(filters.get(&plain()).unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn a_damaged_filter_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let filters = Filters::new(dir.path().to_owned());
+        let first = filters.get(&plain()).unwrap().unwrap();
+        let file = dir.path().join(key(&plain()).unwrap());
+        for damage in [
+            &b""[..],
+            b"123",
+            &[0; 4],
+            &[0; 13],
+            &vec![0; MAX_INSTRUCTIONS * INSTRUCTION + 12],
+        ] {
+            fs::write(&file, damage).unwrap();
+            assert_eq!(
+                filters.get(&plain()).unwrap().unwrap(),
+                first,
+                "{} bytes",
+                damage.len()
+            );
+        }
+    }
+
+    #[test]
+    fn the_number_of_kept_filters_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let filters = Filters::new(dir.path().to_owned());
+        for errno in 0..MAX_KEPT + 3 {
+            let rule =
+                serde_json::json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno + 1});
+            filters
+                .get(&profile(
+                    serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}),
+                ))
+                .unwrap();
+        }
+        assert!(fs::read_dir(dir.path()).unwrap().count() <= MAX_KEPT);
+    }
+
+    #[test]
+    fn a_filter_that_notifies_is_left_to_libcontainer() {
+        let dir = tempfile::tempdir().unwrap();
+        let rule = serde_json::json!({"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"});
+        let profile = profile(serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        assert!(
+            Filters::new(dir.path().to_owned())
+                .get(&profile)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    /// runc's meaning, which libcontainer 0.7 has the other way round: `value` is the mask.
+    #[test]
+    fn masked_comparisons_mask_with_value() {
+        let rule = |value: u64, two: u64| {
+            let args = serde_json::json!([{"index": 0, "value": value, "valueTwo": two, "op": "SCMP_CMP_MASKED_EQ"}]);
+            let rule = serde_json::json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": args});
+            profile(serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]}))
+        };
+        // Compared with 0 under the mask: the mask is an operand of the program (BPF_ALU | BPF_AND | BPF_K is 0x54).
+        let filter = compile(&rule(0x7E02_0000, 0)).unwrap();
+        let masks = filter.program.chunks_exact(INSTRUCTION).filter(|i| i[0] == 0x54);
+        assert!(
+            masks.clone().any(|i| i[4..] == 0x7E02_0000_u32.to_ne_bytes()),
+            "{:?}",
+            filter.program
+        );
+    }
 }

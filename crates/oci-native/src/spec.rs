@@ -41,6 +41,21 @@ pub(crate) fn load(bundle: &Path) -> Result<Spec> {
     serde_json::from_slice(&bytes).map_err(|e| invalid(bundle, format!("config.json: {e}")))
 }
 
+/// The process as it was before [`crate::seccomp`] took parts of it away from libcontainer.
+pub(crate) const PROCESS: &str = "process.json";
+
+/// Reads a container's `config.json`, with its process as the bundle has it.
+pub(crate) fn load_original(dir: &Path) -> Result<Spec> {
+    let mut spec = load(dir)?;
+    let file = dir.join(PROCESS);
+    if let Ok(json) = fs::read(&file) {
+        let process: Process =
+            serde_json::from_slice(&json).map_err(|e| invalid(dir, format!("{PROCESS}: {e}")))?;
+        spec.set_process(Some(process));
+    }
+    Ok(spec)
+}
+
 /// Adds variables and mounts to a spec; says whether there were any.
 pub(crate) fn add(spec: &mut Spec, env: &[String], mounts: &[Mount]) -> bool {
     if let (Some(process), false) = (spec.process_mut(), env.is_empty()) {

@@ -3,6 +3,8 @@
 //! ```text
 //! <root>/<id>/record.json   ours: pid, start time, cgroup, bundle; replaced by rename, never rewritten in place
 //!             config.json   the runtime spec the container was made from, as it was given to libcontainer
+//!             process.json  its process before parts of it were kept from libcontainer; where there is a compiled filter
+//!             seccomp.bpf   the compiled filter
 //!             exec.fifo     held open for reading by the container's init until it has executed its program
 //!             <id>/         libcontainer's: state.json, youki_config.json, notify.sock
 //! ```

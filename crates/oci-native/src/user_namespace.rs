@@ -19,13 +19,20 @@ use rustix::{
 /// Whether the container has a user namespace.
 pub(crate) fn has_one(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref());
-    namespaces.unwrap_or_default().iter().any(|n| n.typ() == LinuxNamespaceType::User)
+    namespaces
+        .unwrap_or_default()
+        .iter()
+        .any(|n| n.typ() == LinuxNamespaceType::User)
 }
 
 /// Opens the user namespace of a container's init, for [`Identity`].
 pub(crate) fn open(init: i32) -> io::Result<OwnedFd> {
     let path = format!("/proc/{init}/ns/user");
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Who the process becomes, and where.
@@ -59,18 +66,33 @@ impl Identity {
         capabilities::reset_effective(create_syscall().as_ref()).map_err(|e| context("capabilities")(&e))
     }
 
-    #[allow(unsafe_code, reason = "the descriptor is known by number only, across libcontainer's forks")]
+    #[allow(
+        unsafe_code,
+        reason = "the descriptor is known by number only, across libcontainer's forks"
+    )]
     fn enter(&self) -> io::Result<()> {
         // SAFETY: a copy of the worker's descriptor, which nothing in this process closes before execve.
         let namespace = unsafe { BorrowedFd::borrow_raw(self.namespace) };
-        Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))?)
+        Ok(move_into_link_name_space(
+            namespace,
+            Some(LinkNameSpaceType::User),
+        )?)
     }
 }
 
 /// Sets groups and ids, keeping permitted capabilities.
-#[allow(unsafe_code, reason = "rustix sets the ids of a thread only, and keeps that experimental")]
+#[allow(
+    unsafe_code,
+    reason = "rustix sets the ids of a thread only, and keeps that experimental"
+)]
 fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    let checked = |answer: i32| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let checked = |answer: i32| {
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: this process has one thread; the list of groups is as long as is said.
     unsafe {
         // A namespace whose setgroups is denied (rootless) allows no list, not even an empty one.

@@ -184,13 +184,15 @@ async fn trap_08_a_created_container_holds_nothing_of_its_creator() {
         tokio::task::spawn_blocking(|| read_all(reader)).await.unwrap(),
         ""
     );
-    // Left are the exec fifo, the notify socket, libcontainer's channels and its own detached procfs, and /dev/null.
+    // Left are the exec fifo, the notify socket, libcontainer's channels and its own detached procfs, the anonymous file
+    // its errors are collected in, and /dev/null.
     let foreign: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter_map(|fd| Some((fs::read_link(&fd).ok()?.display().to_string(), fd)))
         .filter(|(name, _)| {
-            !name.starts_with("socket:") && !name.ends_with("/exec.fifo") && name != "/dev/null"
+            let anonymous = name.starts_with("socket:") || name.starts_with("/memfd:diagnosis");
+            !anonymous && !name.ends_with("/exec.fifo") && name != "/dev/null"
         })
         .filter(|(_, fd)| rustix::fs::statfs(fd).unwrap().f_type != 0x9fa0)
         .collect();

@@ -30,7 +30,9 @@ pub(super) struct Diagnosis {
 impl Diagnosis {
     /// Begins to collect; also keeps what would log into the caller's descriptors, which a worker has closed, from it.
     pub(super) fn begin() -> Self {
-        let file = rustix::fs::memfd_create(c"diagnosis", MemfdFlags::CLOEXEC).ok().map(|fd| Arc::new(File::from(fd)));
+        let file = rustix::fs::memfd_create(c"diagnosis", MemfdFlags::CLOEXEC)
+            .ok()
+            .map(|fd| Arc::new(File::from(fd)));
         let _default = match &file {
             Some(file) => tracing::subscriber::set_default(Errors(Arc::clone(file))),
             None => tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new()),
@@ -45,7 +47,10 @@ impl Diagnosis {
         let mut text = Vec::new();
         file.take(MAX_CAUSE).read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text);
-        text.lines().next().map(str::to_owned).filter(|line| !line.is_empty())
+        text.lines()
+            .next()
+            .map(str::to_owned)
+            .filter(|line| !line.is_empty())
     }
 }
 

@@ -29,7 +29,7 @@ use std::{
 
 pub use inside::run_worker_if_asked;
 pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
-pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, Request};
+pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, LoadFilter, Request};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::{
     io::AsyncReadExt,

@@ -50,7 +50,9 @@ pub(super) fn run(request: &Request, descriptors: Descriptors, answers: RawFd) -
         Job::Hooks(job) => run_hooks(job),
     };
     answer.map_err(|failure| match (failure, diagnosis.cause()) {
-        (Failure::Other(text), Some(cause)) if !text.contains(&cause) => Failure::Other(format!("{text}: {cause}")),
+        (Failure::Other(text), Some(cause)) if !text.contains(&cause) => {
+            Failure::Other(format!("{text}: {cause}"))
+        }
         (failure, _) => failure,
     })
 }
@@ -67,8 +69,14 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         .map(|fd| Console::listen(&job.dir, fd))
         .transpose()
         .map_err(other("console"))?;
+    let sandbox = job.filter.as_ref().map(|load| Sandbox {
+        filter: Some(load.filter.clone()),
+        capabilities: load.capabilities.clone(),
+        no_new_privileges: load.capabilities.is_none(),
+        identity: None,
+    });
     let executor = Launcher::new(
-        None,
+        sandbox,
         Some(fifo.as_raw_fd()),
         own_descriptors(answers, console.as_ref()),
         job.label.clone(),
@@ -235,11 +243,13 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
         None
     };
     let sandbox = Sandbox {
-        seccomp: job.seccomp.clone(),
+        filter: job.filter.clone(),
         // Taken away here and dropped by the launcher: a filter without no_new_privs needs them to be loaded.
         capabilities: process.capabilities().clone(),
         no_new_privileges: process.no_new_privileges() == Some(true),
-        identity: namespace.as_ref().map(|fd| Identity::take(&mut process, fd.as_raw_fd())),
+        identity: namespace
+            .as_ref()
+            .map(|fd| Identity::take(&mut process, fd.as_raw_fd())),
     };
     process.set_capabilities(None);
     if let Some(adjust) = process.oom_score_adj() {

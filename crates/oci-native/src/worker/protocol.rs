@@ -7,14 +7,14 @@ use std::{
     path::PathBuf,
 };
 
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::LinuxCapabilities;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{executor::CannotExecute, proc::Process, surroundings::Surroundings};
+use crate::{executor::CannotExecute, proc::Process, seccomp::Filter, surroundings::Surroundings};
 
 /// The largest request in bytes: an exec's whole process, environment included.
 const MAX_REQUEST_SIZE: usize = 16 << 20;
@@ -36,7 +36,7 @@ pub(crate) struct Request {
 /// What a worker can do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    Create(CreateJob),
+    Create(Box<CreateJob>),
     Exec(Box<ExecJob>),
     Hooks(HooksJob),
 }
@@ -54,8 +54,18 @@ pub(crate) struct CreateJob {
     pub(crate) label: Option<String>,
     /// What to do beside what libcontainer does.
     pub(crate) surroundings: Surroundings,
+    /// The seccomp filter, which the config.json given to libcontainer then lacks.
+    pub(crate) filter: Option<LoadFilter>,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
+}
+
+/// A compiled filter, and what its loading depends on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LoadFilter {
+    pub(crate) filter: Filter,
+    /// Dropped after loading it; absent where no_new_privs lets libcontainer drop them before.
+    pub(crate) capabilities: Option<LinuxCapabilities>,
 }
 
 /// `exec`.
@@ -69,7 +79,7 @@ pub(crate) struct ExecJob {
     pub(crate) init: Process,
     /// With everything filled in that it inherits from the container.
     pub(crate) process: oci_spec::runtime::Process,
-    pub(crate) seccomp: Option<LinuxSeccomp>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) systemd: bool,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
