@@ -225,52 +225,28 @@ fn logs_are_what_the_program_wrote() {
         &host,
         "talk",
         &[
-            ("a", "echo out; echo err >&2; echo last"),
-            ("b", "sleep 0.3; printf no-newline"),
+            ("a", "echo out; echo err >&2"),
+            ("b", "sleep 0.3; echo first; printf no-newline"),
         ],
     );
-    let follow = host.run(&["pod", "logs", "-f", "-c", "b", "talk"]);
-    assert_eq!(
-        (follow.code, follow.stdout.as_str()),
-        (Some(0), "no-newline\n"),
-        "{follow:?}"
-    );
+    let logs = |args: &[&str]| host.run(&[&["pod", "logs"], args, &["talk"]].concat());
+    // Following ends with the container, and so with everything it wrote.
+    assert_eq!(logs(&["-f", "-c", "b"]).ok(), "first\nno-newline\n");
+    let both = logs(&["-f", "-c", "a"]);
+    assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
 
-    let both = host.run(&["pod", "logs", "-c", "a", "talk"]);
-    assert_eq!(
-        (both.stdout.as_str(), both.stderr.as_str()),
-        ("out\nlast\n", "err\n")
-    );
-    assert_eq!(
-        host.run(&["pod", "logs", "-c", "a", "--tail", "1", "talk"]).ok(),
-        "last\n"
-    );
-    assert_eq!(
-        host.run(&[
-            "pod",
-            "logs",
-            "-c",
-            "a",
-            "--since",
-            "2030-01-01T00:00:00Z",
-            "talk"
-        ])
-        .ok(),
-        ""
-    );
-    let stamped = host
-        .run(&["pod", "logs", "-c", "a", "--tail", "1", "--timestamps", "talk"])
-        .ok();
+    assert_eq!(logs(&["-c", "b", "--tail", "1"]).ok(), "no-newline\n");
+    assert_eq!(logs(&["-c", "b", "--since", "1h"]).ok(), "first\nno-newline\n");
+    assert_eq!(logs(&["-c", "b", "--since", "2100-01-01T00:00:00Z"]).ok(), "");
+    let stamped = logs(&["-c", "b", "--tail", "1", "--timestamps"]).ok();
     let (time, text) = stamped.split_once(' ').unwrap();
-    assert!(time.ends_with('Z') && text == "last\n", "{stamped}");
+    assert!(time.ends_with('Z') && text == "no-newline\n", "{stamped}");
 
-    let which = host.run(&["pod", "logs", "talk"]).fails(1);
+    let which = logs(&[]).fails(1);
     assert!(which.contains("a, b") && which.contains("-c"), "{which}");
-    let all = host.run(&["pod", "logs", "--all-containers", "talk"]);
-    assert_eq!(
-        (all.stdout.as_str(), all.stderr.as_str()),
-        ("[a] out\n[a] last\n[b] no-newline\n", "[a] err\n")
-    );
+    let all = logs(&["--all-containers"]);
+    let expected = ("[a] out\n[b] first\n[b] no-newline\n", "[a] err\n");
+    assert_eq!((all.stdout.as_str(), all.stderr.as_str()), expected);
     drop(pod);
 }
 
