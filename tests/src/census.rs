@@ -125,10 +125,14 @@ impl Census {
     }
 }
 
-/// A root's own directories (`pods`, `layers`, …) are made when first needed and stay: they are no pod's.
+/// A root's own directories (`pods`, `layers`, …) are made when first needed and stay: they are no pod's. Nor is the
+/// bounded cache of compiled seccomp filters.
 fn files_below(dir: &Path, depth: u32, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
+        if depth == 0 && entry.file_name() == "filters" {
+            continue;
+        }
         if meta.is_dir() {
             if depth > 0 {
                 found.insert(format!("{}/", entry.path().display()));

@@ -63,7 +63,13 @@ fn run() -> io::Result<ExitCode> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     prepare_namespaces(&arguments)?;
 
+    // <state root>/sandboxes/<id>/oci: pods share compiled seccomp filters.
+    let state_root = arguments.runtime_root.ancestors().nth(3);
+    let filters = state_root
+        .ok_or_else(|| io::Error::other("the runtime's root is no sandbox's"))?
+        .join("filters");
     let runtime = NativeRuntime::builder(arguments.runtime_root)
+        .filters(filters)
         .cgroup_root(super::cgroup::Hierarchies::container_path(&arguments.pod_id, ""))
         .reap_orphans(true)
         .build();
