@@ -305,24 +305,28 @@ impl PodRuntime for NativePodRuntime {
             since: options.since,
             timestamps: options.timestamps,
         };
+        let path = store.paths.log(&found.id, &name);
+        let opened = (path, pod.to_owned());
+        let file = move |wanted| -> Result<LogStream> {
+            let (path, pod) = opened;
+            let reader = logs::LogReader::open(&path, wanted)
+                .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
+            Ok(streams::log_file(reader, pod))
+        };
         if options.follow {
             match self.connect(pod, "logs").await {
-                Ok((client, _, context)) => {
-                    let output = client
-                        .logs(&name, &wanted, true)
-                        .await
-                        .map_err(|e| context.error(&e))?;
-                    return Ok(streams::live_log(output, context));
-                }
+                Ok((client, _, context)) => match client.logs(&name, &wanted, true).await {
+                    Ok(output) => return Ok(streams::live_log(output, context, move || file(wanted))),
+                    // It ended since it was found.
+                    Err(ControlError::Disconnected) => {}
+                    Err(e) => return Err(context.error(&e)),
+                },
                 // It is over: what is there is all there will be.
                 Err(Error::WrongState { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        let path = store.paths.log(&found.id, &name);
-        let reader = logs::LogReader::open(&path, wanted)
-            .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
-        Ok(streams::log_file(reader, pod.to_owned()))
+        file(wanted)
     }
 
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {

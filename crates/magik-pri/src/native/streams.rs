@@ -121,8 +121,43 @@ pub(super) fn events(source: magik_infra::EventStream, context: Context) -> Even
     stream(source, context)
 }
 
-pub(super) fn live_log(source: LogOutput, context: Context) -> LogStream {
-    stream(source, context)
+/// Follows a log. A pod that ends before it has answered says nothing more, but by then `file` has all of the log.
+pub(super) fn live_log(
+    mut source: LogOutput,
+    context: Context,
+    file: impl FnOnce() -> Result<LogStream> + Send + 'static,
+) -> LogStream {
+    let (queue, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let first = tokio::select! {
+            first = Source::next(&mut source) => first,
+            () = queue.closed() => return,
+        };
+        match first {
+            Ok(Some(first)) => {
+                if queue.send(Ok(first)).await.is_ok() {
+                    carry(source, queue, context).await;
+                }
+            }
+            Ok(None) => {}
+            Err(ControlError::Disconnected) => pass_on(file(), queue).await,
+            // Nobody listens if it fails.
+            Err(e) => drop(queue.send(Err(context.error(&e))).await),
+        }
+    });
+    receiver
+}
+
+async fn pass_on(log: Result<LogStream>, queue: mpsc::Sender<Result<LogChunk>>) {
+    let mut log = match log {
+        Ok(log) => log,
+        Err(e) => return drop(queue.send(Err(e)).await),
+    };
+    while let Some(item) = log.recv().await {
+        if queue.send(item).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Reads what is in a log's files now.

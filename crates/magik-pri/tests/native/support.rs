@@ -52,6 +52,23 @@ pub(crate) struct World {
     pub(crate) image: String,
 }
 
+/// A test that failed does not leave its pods behind.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let Ok(tokio) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+            return;
+        };
+        tokio.block_on(async {
+            for pod in self.runtime.list_pods().await.unwrap_or_default() {
+                let _ = self.runtime.delete_pod(&pod.id, true).await;
+            }
+        });
+    }
+}
+
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
