@@ -11,9 +11,12 @@ use crate::{apt, host};
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
-    "curl",
+    "catatonit",
+    "containerd",
     "crun",
+    "curl",
     "docker-registry",
+    "docker.io",
     "jq",
     "nginx-light",
     "podman",
