@@ -62,6 +62,17 @@ pub use self::{
 /// The log of a pod's init among those of its containers; no container is called that.
 const INIT_LOG: &str = "_init";
 
+/// The name of a binary that is nothing but a pod init.
+pub const INIT_BINARY: &str = "magikrun-init";
+
+fn default_init_binary() -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let beside = own.and_then(|own| own.parent().map(|dir| dir.join(INIT_BINARY)));
+    beside
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| "/proc/self/exe".into())
+}
+
 /// A pod runtime on Linux namespaces and control groups.
 ///
 /// It keeps nothing but its configuration: any number of them, in any number of processes, may work on the same roots.
@@ -79,12 +90,13 @@ impl NativePodRuntime {
     pub fn new(roots: Roots) -> Self {
         Self {
             roots,
-            init_binary: "/proc/self/exe".into(),
+            init_binary: default_init_binary(),
             store: OnceLock::new(),
         }
     }
 
-    /// Another program for the init than this one; its `main` calls [`pod_init_main`].
+    /// The program for the init, whose `main` calls [`pod_init_main`]. Default: [`INIT_BINARY`] beside this program's
+    /// own binary, which costs a pod less memory, or else this program itself.
     #[must_use]
     pub fn init_binary(mut self, binary: PathBuf) -> Self {
         self.init_binary = binary;
@@ -146,7 +158,7 @@ impl NativePodRuntime {
         }
         let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
         let client = client.map_err(|e| match e {
-            ControlError::Connect { .. } => Error::WrongState {
+            ControlError::Connect { .. } | ControlError::Disconnected => Error::WrongState {
                 pod: pod.to_owned(),
                 operation,
                 why: "does not run any more".into(),
