@@ -242,7 +242,7 @@ impl Executor for Launcher {
 /// Gives the terminal its size before the program can ask for it (`process.consoleSize`, which libcontainer ignores).
 fn set_console_size(spec: &Spec) {
     let process = spec.process().as_ref().filter(|p| p.terminal() == Some(true));
-    let Some(size) = process.and_then(|p| p.console_size()) else {
+    let Some(size) = process.and_then(oci_spec::runtime::Process::console_size) else {
         return;
     };
     let characters = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);

@@ -33,5 +33,5 @@ mod user_namespace;
 mod worker;
 
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
-pub use seal::{SealError, seal_self_exe};
+pub use seal::{SealError, seal_self_exe, sealed_binary};
 pub use worker::run_worker_if_asked;

@@ -12,6 +12,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
+    path::Path,
 };
 
 use rustix::{
@@ -49,18 +50,30 @@ pub fn seal_self_exe() -> Result<(), SealError> {
     if flags.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(CWD, own, clone).map_err(failed("open_tree"))?;
-    make_readonly(&tree).map_err(|source| SealError {
-        step: "mount_setattr",
-        source,
-    })?;
+    let tree = sealed_binary(own.as_ref())?;
     let arguments = std::env::args_os().map(OsStringExt::into_vec);
     let environment = std::env::vars_os().map(|(k, v)| [k.into_vec(), v.into_vec()].join(&b'='));
     Err(SealError {
         step: "execveat",
         source: execveat(&tree, arguments, environment),
     })
+}
+
+/// A binary on a read-only clone of its mount that is attached nowhere; what executes it (by execveat) is sealed.
+///
+/// # Errors
+/// [`SealError`] as for [`seal_self_exe`].
+pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, binary, clone).map_err(|e| SealError {
+        step: "open_tree",
+        source: e.into(),
+    })?;
+    make_readonly(&tree).map_err(|source| SealError {
+        step: "mount_setattr",
+        source,
+    })?;
+    Ok(tree)
 }
 
 #[allow(unsafe_code, reason = "rustix has no mount_setattr")]

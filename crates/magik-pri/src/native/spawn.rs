@@ -10,11 +10,7 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    fs::{CWD, Mode, OFlags},
-    mount::OpenTreeFlags,
-    process::Pid,
-};
+use rustix::process::Pid;
 
 use super::process::Process;
 
@@ -45,7 +41,8 @@ pub(super) struct Init<'a> {
 
 /// Starts the init and returns its pid, valid until it is reaped, and its descriptor.
 pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
-    let binary = sealed(init.binary)?;
+    // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
+    let binary = oci_native::sealed_binary(init.binary).map_err(io::Error::other)?;
     // Every allocation is made before the clone: another thread may hold the allocator's lock for ever in the child.
     let arguments = c_strings(init.arguments.iter().map(|a| a.as_bytes().to_vec()))?;
     let environment = c_strings(init.environment.iter().map(|v| v.clone().into_bytes()))?;
@@ -74,47 +71,6 @@ pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
         envp: envp.as_ptr(),
     };
     clone(flags, init.cgroup.as_ref(), &child)
-}
-
-/// The binary on a read-only mount that is attached nowhere, so that no container can write to it through
-/// `/proc/PID/exe` (CVE-2019-5736). See `oci_native::seal_self_exe`, which finds nothing left to do after this.
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
-fn sealed(binary: &Path) -> io::Result<OwnedFd> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = match rustix::mount::open_tree(CWD, binary, clone) {
-        Ok(tree) => tree,
-        // Before Linux 5.2, or on a mount that cannot be cloned: the init seals itself, or says why not.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-            return Ok(rustix::fs::open(
-                binary,
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?);
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 {
-        Ok(tree)
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 fn c_strings(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {

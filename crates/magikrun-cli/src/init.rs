@@ -1,0 +1,14 @@
+//! `magikrun-init`: the init of a native pod and nothing else. magikrun starts it when it lies beside its own binary, and
+//! itself otherwise.
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    magik_pri::native::pod_init_main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    ExitCode::FAILURE
+}
