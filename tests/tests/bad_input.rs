@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
     thread,
+    time::Duration,
 };
 
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
@@ -131,6 +132,8 @@ fn lying_registry(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            // Whoever speaks TLS sends no line, and is not kept waiting.
+            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut request = String::new();
             let _ = reader.read_line(&mut request);

@@ -173,26 +173,13 @@ impl Demo {
         self.wait_for_log("client", "hello")?;
         self.show("pod logs -c client web", "what the client got from the server")?;
         self.show("pod logs -c server web", "what the server says about it")?;
-        self.show_any(
-            &[
-                "pod",
-                "exec",
-                "-c",
-                "client",
-                "web",
-                "--",
-                "sh",
-                "-c",
-                "wget -q -O - localhost:8080; exit 7",
-            ],
+        let script = "wget -q -O - localhost:8080; exit 7";
+        let code = self.show_any(
+            &["pod", "exec", "-c", "client", "web", "--", "sh", "-c", script],
             "",
         )?;
-        println!("  exec passes on the exit code of the program: here 7");
-        let code = self
-            .command(&["pod", "exec", "-c", "client", "web", "--", "sh", "-c", "exit 7"])
-            .status()?
-            .code();
         ensure!(code == Some(7), "exec passed on {code:?}");
+        println!("  exec passes on the exit code of the program: here 7");
         self.show("pod stats web", "")?;
         self.show("pod events web", "")?;
 
