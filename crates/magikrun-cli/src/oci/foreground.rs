@@ -15,7 +15,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
 };
 
-use super::terminal::Foreground;
+use super::{notify::Notify, terminal::Foreground};
 
 /// Signals that are about ourselves: children, the terminal's job control of our own writes, and those that cannot be blocked.
 const OURS: [Signal; 8] = [
@@ -49,8 +49,14 @@ impl Signals {
     }
 }
 
-/// Stays with the process until it has ended: passes signals on and connects its terminal.
-pub(super) fn attend(pid: i32, signals: &Signals, mut terminal: Option<Foreground>) -> Result<()> {
+/// Stays with the process until it has ended: passes signals on, connects its terminal, and passes on that it is
+/// ready.
+pub(super) fn attend(
+    pid: i32,
+    signals: &Signals,
+    mut terminal: Option<Foreground>,
+    mut notify: Option<Notify>,
+) -> Result<()> {
     let process = open(pid)?;
     let stdin = io::stdin();
     loop {
@@ -63,6 +69,7 @@ pub(super) fn attend(pid: i32, signals: &Signals, mut terminal: Option<Foregroun
             fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
         }
         fds.extend(terminal.as_ref().and_then(Foreground::poll_master));
+        fds.extend(notify.as_ref().map(|notify| PollFd::new(notify, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context("poll"),
@@ -71,6 +78,11 @@ pub(super) fn attend(pid: i32, signals: &Signals, mut terminal: Option<Foregroun
         let stdin_ready = wants_stdin && !fds[2].revents().is_empty();
         drop(fds);
         forward(&process, signals, terminal.as_ref())?;
+        if let Some(listening) = &notify
+            && listening.forward(pid)?
+        {
+            notify = None;
+        }
         if let Some(terminal) = &mut terminal {
             terminal.pump(stdin_ready)?;
         }

@@ -14,7 +14,9 @@ use super::{
     args::{CreateArgs, ExecArgs, InitArgs, RunArgs},
     backend::Backend,
     foreground::{Signals, attend},
-    keyring, process,
+    keyring,
+    notify::{self, Notify},
+    process,
     terminal::{Console, Foreground},
 };
 use crate::failure;
@@ -23,6 +25,8 @@ use crate::failure;
 const MAX_CONFIG_SIZE: u64 = 16 << 20;
 /// runc's exit code of an `exec` that could not start its program.
 const EXEC_FAILED: u8 = 255;
+/// runc's exit code of a `run` that could not.
+const RUN_FAILED: u8 = 1;
 
 /// What we need of a bundle's configuration before it is handed to the backend.
 #[derive(Debug, Default, Deserialize)]
@@ -75,27 +79,37 @@ fn create_with(
     } else {
         own_streams()?
     };
-    let options = CreateOptions {
+    let mut options = CreateOptions {
         pid_file: init.pid_file.as_deref().map(absolute).transpose()?,
         console,
         preserve_fds: init.preserve_fds,
         no_pivot: init.no_pivot,
+        ..CreateOptions::default()
     };
+    hand_down_sockets(&mut options);
+    notify::prepare(&mut options, backend.root(), id)?;
     let bundle = init
         .bundle
         .canonicalize()
         .with_context(|| format!("--bundle {}", init.bundle.display()))?;
-    let state = backend.block_on(backend.runtime().create(id, &bundle, stdio, options))?;
-    Ok((state, ours))
+    let created = backend.block_on(backend.runtime().create(id, &bundle, stdio, options));
+    if !matches!(created, Ok(_) | Err(Error::AlreadyExists(_))) {
+        notify::remove(backend.root(), id);
+    }
+    Ok((created?, ours))
 }
 
 /// `run`.
 pub(super) fn run(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
+    run_container(backend, args, config).map_err(|e| failure::with_code(failure_code(&e, RUN_FAILED), e))
+}
+
+fn run_container(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
     let id = ContainerId::new(args.id.as_str())?;
     let (state, console) = create_with(backend, &id, &args.init, config, args.detach)?;
     let ran = start_and_wait(backend, &id, &state, console.as_ref(), args.detach);
     if ran.is_err() || !(args.detach || args.keep) {
-        let deleted = backend.block_on(backend.runtime().delete(&id, true));
+        let deleted = delete(backend, &id, true);
         if ran.is_ok() {
             deleted?;
         }
@@ -110,11 +124,12 @@ fn start_and_wait(
     console: Option<&OwnedFd>,
     detach: bool,
 ) -> Result<ExitCode> {
-    let runtime = backend.runtime();
     if detach {
-        backend.block_on(runtime.start(id))?;
+        start(backend, id)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let runtime = backend.runtime();
+    let notify = Notify::listen(backend.root(), id)?;
     let pid = state
         .pid
         .with_context(|| format!("container {id} has no process"))?;
@@ -122,14 +137,52 @@ fn start_and_wait(
     let signals = Signals::hold()?;
     let terminal = console.map(Foreground::receive).transpose()?;
     backend.block_on(runtime.start(id))?;
-    attend(pid, &signals, terminal)?;
+    attend(pid, &signals, terminal, notify)?;
     Ok(code(backend.block_on(runtime.wait(id))?))
+}
+
+/// `start`: with `NOTIFY_SOCKET`, returns when the container is ready.
+pub(super) fn start(backend: &Backend, id: &ContainerId) -> Result<()> {
+    let notify = Notify::listen(backend.root(), id)?;
+    backend.block_on(backend.runtime().start(id))?;
+    if let Some(notify) = notify {
+        let state = backend.block_on(backend.runtime().state(id))?;
+        // Without a process it has ended already.
+        notify.wait(state.pid.unwrap_or(0))?;
+    }
+    Ok(())
+}
+
+/// `delete`.
+pub(super) fn delete(backend: &Backend, id: &ContainerId, force: bool) -> Result<()> {
+    backend.block_on(backend.runtime().delete(id, force))?;
+    notify::remove(backend.root(), id);
+    Ok(())
+}
+
+/// sd_listen_fds(3): the caller's sockets are the first of the descriptors to preserve.
+fn hand_down_sockets(options: &mut CreateOptions) {
+    let variable = |name| std::env::var(name).ok();
+    let ours = variable("LISTEN_PID").is_none_or(|pid| pid == std::process::id().to_string());
+    let Some(count) = variable("LISTEN_FDS")
+        .and_then(|n| n.parse::<u32>().ok())
+        .filter(|n| *n > 0 && ours)
+    else {
+        return;
+    };
+    options.preserve_fds = options.preserve_fds.saturating_add(count);
+    options
+        .env
+        .extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+    options
+        .env
+        .extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));
 }
 
 /// `exec`.
 pub(super) fn exec(backend: &Backend, args: &ExecArgs) -> Result<ExitCode> {
     let id = ContainerId::new(args.id.as_str())?;
-    exec_in(backend, args, &id).map_err(|e| failure::with_code(exec_failure(&e), e))
+    exec_in(backend, args, &id).map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
 }
 
 fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
@@ -154,12 +207,12 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
     }
     let signals = Signals::hold()?;
     let terminal = ours.as_ref().map(Foreground::receive).transpose()?;
-    attend(pid, &signals, terminal)?;
+    attend(pid, &signals, terminal, None)?;
     Ok(code(backend.block_on(runtime.wait_exec(id, pid))?))
 }
 
-/// 127 and 126 as a shell says that a program is missing or cannot be run, else runc's 255.
-fn exec_failure(error: &anyhow::Error) -> u8 {
+/// 127 and 126 as a shell says that a program is missing or cannot be run, else what runc says.
+fn failure_code(error: &anyhow::Error, otherwise: u8) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::CannotExecute { reason, .. })
             if reason.contains("No such file") || reason.contains("not found") =>
@@ -167,7 +220,7 @@ fn exec_failure(error: &anyhow::Error) -> u8 {
             failure::NOT_FOUND
         }
         Some(Error::CannotExecute { .. }) => failure::CANNOT_EXECUTE,
-        _ => EXEC_FAILED,
+        _ => otherwise,
     }
 }
 

@@ -13,6 +13,7 @@ mod foreground;
 mod keyring;
 mod life;
 mod log;
+mod notify;
 mod process;
 mod route;
 mod show;
@@ -91,11 +92,7 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
             life::run(&Backend::for_new(globals, &config)?, &args, &config)
         }),
         "exec" => parsed(rest, |args: ExecArgs| life::exec(&Backend::open(globals)?, &args)),
-        "start" => parsed(rest, |args: StartArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().start(id))?)
-            }))
-        }),
+        "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
         "state" => parsed(rest, |args: StateArgs| {
             done(on(globals, &args.id, |backend, id| {
                 show::state(&backend.block_on(backend.runtime().state(id))?, backend.root())
@@ -109,7 +106,7 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
         }),
         "delete" => parsed(rest, |args: DeleteArgs| {
             done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().delete(id, args.force))?)
+                life::delete(backend, id, args.force)
             }))
         }),
         "pause" => parsed(rest, |args: PauseArgs| {

@@ -1,0 +1,280 @@
+//! What a hostile container must not be able to do to the runtime that starts it, one test per published hole.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs)]
+
+mod oci_support;
+
+use std::{fs, path::Path, process::Command};
+
+use oci_support::{BINARY, Host, capabilities, eventually};
+use serde_json::{Value, json};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A container of the host's root that sees the host's processes and may look at their files.
+fn nosy(c: &mut Value) {
+    c["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    c["process"]["capabilities"] = capabilities(&[
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_OVERRIDE",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_KILL",
+    ]);
+}
+
+/// Waits for a process whose executable has the given name, holds the executable open until the process is gone, then
+/// tries to write to it. The shell's own `exec 3<` is the only open that is possible while it runs (ETXTBSY).
+fn overwriter(name: &str) -> String {
+    format!(
+        "echo ready; while :; do for p in /proc/[0-9]*; do case \"$(readlink $p/exe)\" in */{name}|*/{name}\\ *|/{name}) \
+         if exec 3<$p/exe; then kill -CONT ${{p#/proc/}} 2>/dev/null; while test -e $p; do sleep 0.05; done; \
+         if echo overwritten 2>/dev/null >/proc/self/fd/3; then echo written; else echo refused; fi; exit 0; fi;; esac; done 2>/dev/null; done"
+    )
+}
+
+#[test]
+fn a_container_cannot_overwrite_the_runtime_cve_2019_5736() {
+    let Some(host) = Host::root("a_container_cannot_overwrite_the_runtime_cve_2019_5736") else {
+        return;
+    };
+    // A copy, so that a runtime without protection loses no more than that.
+    let copy = host.path("copied-runtime");
+    fs::copy(BINARY, &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+
+    // The attack works on a process without protection.
+    let victim = host.path("some-victim");
+    fs::copy("/bin/busybox", host.path("busybox-victim")).unwrap();
+    fs::rename(host.path("busybox-victim"), &victim).unwrap();
+    let bundle = host.bundle("control", &overwriter("some-victim"), nosy);
+    host.detached("control", &bundle);
+    eventually("ready", || host.log("control").contains("ready"));
+    let mut sleeping = Command::new(&victim).arg0_sleep().spawn().unwrap();
+    sleeping.wait().unwrap();
+    eventually("the attack", || {
+        !host.log("control").trim_end().ends_with("ready")
+    });
+    assert!(host.log("control").contains("written"), "{}", host.log("control"));
+
+    let bundle = host.bundle("attacker", &overwriter("copied-runtime"), nosy);
+    host.detached("attacker", &bundle);
+    eventually("ready", || host.log("attacker").contains("ready"));
+    host.sleeper("target", |_| {});
+    let exec = ["exec", "target", "sleep", "1"];
+    let out = Command::new(&copy)
+        .arg("--root")
+        .arg(host.path("root"))
+        .args(exec)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    eventually("the attack", || {
+        !host.log("attacker").trim_end().ends_with("ready")
+    });
+    assert!(
+        host.log("attacker").contains("refused"),
+        "{}",
+        host.log("attacker")
+    );
+    assert!(fs::read(&copy).unwrap() == before, "the runtime was overwritten");
+}
+
+trait SleepArgument {
+    fn arg0_sleep(&mut self) -> &mut Self;
+}
+
+impl SleepArgument for Command {
+    /// busybox as `sleep 1`, whatever its file is called.
+    fn arg0_sleep(&mut self) -> &mut Self {
+        use std::os::unix::process::CommandExt as _;
+        self.arg0("sleep").arg("1")
+    }
+}
+
+#[test]
+fn no_descriptor_of_the_host_leaks_and_no_cwd_leads_out_cve_2024_21626() {
+    let Some(host) = Host::root("no_descriptor_of_the_host_leaks_and_no_cwd_leads_out_cve_2024_21626") else {
+        return;
+    };
+    host.sleeper("target", |_| {});
+    let root = host.path("root");
+    for number in 3..20 {
+        let cwd = format!("/proc/self/fd/{number}");
+        let name = format!("c{number}");
+        // The escape reads a file above the leaked directory.
+        let bundle = host.bundle(
+            &name,
+            "cat ../../../../../../etc/debian_version etc/debian_version",
+            |c| c["process"]["cwd"] = json!(cwd),
+        );
+        let ran = host.run(&["run", "-b", text(&bundle), &name]);
+        assert!(ran.code != 0 && ran.stdout.is_empty(), "{cwd}: {ran:?}");
+        let ran = host.run(&[
+            "exec",
+            "--cwd",
+            &cwd,
+            "target",
+            "cat",
+            "../../../../../../etc/debian_version",
+        ]);
+        assert!(ran.code != 0 && ran.stdout.is_empty(), "exec {cwd}: {ran:?}");
+    }
+    // Not even descriptors that the caller left open without close-on-exec.
+    let bundle = host.bundle("fds", "ls -l /proc/self/fd", |_| {});
+    for command in [
+        format!("run -b {} fds", text(&bundle)),
+        "exec target ls -l /proc/self/fd".to_owned(),
+    ] {
+        let line = format!(
+            "exec 5</ 9</etc 200</root; exec {BINARY} --root {} {command}",
+            text(&root)
+        );
+        let out = Command::new("bash").args(["-c", &line]).output().unwrap();
+        let listing = String::from_utf8_lossy(&out.stdout);
+        let descriptors = listing.lines().filter(|l| l.contains("->")).count();
+        // The fourth is the directory that ls reads.
+        assert!(out.status.success() && descriptors == 4, "{listing}");
+    }
+}
+
+#[test]
+fn masking_does_not_follow_a_replaced_dev_null_cve_2025_31133() {
+    let Some(host) = Host::root("masking_does_not_follow_a_replaced_dev_null_cve_2025_31133") else {
+        return;
+    };
+    // No /dev of the runtime's: the image's own, in which /dev/null leads to a file that must not become visible.
+    let change = |c: &mut Value| {
+        c["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+        c["linux"]["maskedPaths"] = json!(["/etc/masked"]);
+    };
+    for link in ["/etc/secret", "/proc/sys/kernel/core_pattern"] {
+        let name = format!("c{}", link.len());
+        let bundle = host.bundle(&name, "cat /etc/masked; echo overwritten >/etc/masked", change);
+        let rootfs = bundle.join("rootfs");
+        fs::write(rootfs.join("etc/secret"), "secret\n").unwrap();
+        fs::write(rootfs.join("etc/masked"), "masked\n").unwrap();
+        std::os::unix::fs::symlink(link, rootfs.join("dev/null")).unwrap();
+        let before = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let ran = host.run(&["run", "-b", text(&bundle), &name]);
+        assert!(
+            !ran.stdout.contains("secret")
+                && !ran.stdout.contains("masked")
+                && !ran.stdout.contains(before.trim()),
+            "{ran:?}"
+        );
+        assert_eq!(
+            fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
+            before
+        );
+        assert_eq!(fs::read_to_string(rootfs.join("etc/secret")).unwrap(), "secret\n");
+        assert_eq!(fs::read_to_string(rootfs.join("etc/masked")).unwrap(), "masked\n");
+    }
+}
+
+#[test]
+fn the_console_does_not_follow_a_link_of_the_image_cve_2025_52565() {
+    let Some(host) = Host::root("the_console_does_not_follow_a_link_of_the_image_cve_2025_52565") else {
+        return;
+    };
+    let bundle = host.bundle("c", "ls -l /etc/target; cat /etc/target", |c| {
+        c["process"]["terminal"] = json!(true);
+        c["mounts"] = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
+        ]);
+    });
+    let rootfs = bundle.join("rootfs");
+    fs::create_dir_all(rootfs.join("dev/pts")).unwrap();
+    fs::write(rootfs.join("etc/target"), "target\n").unwrap();
+    std::os::unix::fs::symlink("/etc/target", rootfs.join("dev/console")).unwrap();
+    let ran = oci_support::on_terminal(host.command(&["run", "-b", text(&bundle), "c"]), "");
+    // Either it is refused, or the link was not followed: the target is still the plain file.
+    assert!(
+        ran.code != 0 || (ran.stdout.contains("-rw") && ran.stdout.contains("target\n")),
+        "{ran:?}"
+    );
+    assert_eq!(fs::read_to_string(rootfs.join("etc/target")).unwrap(), "target\n");
+}
+
+#[test]
+fn writes_to_proc_go_to_proc_only_cve_2025_52881() {
+    let Some(host) = Host::root("writes_to_proc_go_to_proc_only_cve_2025_52881") else {
+        return;
+    };
+    // A proc that is a link, or a directory of the image's with links in the places the runtime writes to.
+    let linked = host.bundle("linked", "true", |c| {
+        c["linux"]["sysctl"] = json!({"kernel.domainname": "attack"});
+    });
+    let rootfs = linked.join("rootfs");
+    fs::remove_dir(rootfs.join("proc")).unwrap();
+    fs::create_dir_all(rootfs.join("fake/sys/kernel")).unwrap();
+    std::os::unix::fs::symlink("/fake", rootfs.join("proc")).unwrap();
+    host.run(&["run", "-b", text(&linked), "linked"]).fails(1);
+
+    let faked = host.bundle("faked", "true", |c| {
+        c["mounts"] = json!([]);
+        c["linux"]["sysctl"] = json!({"kernel.domainname": "attack"});
+    });
+    let rootfs = faked.join("rootfs");
+    fs::create_dir_all(rootfs.join("proc/sys/kernel")).unwrap();
+    fs::write(rootfs.join("etc/target"), "target\n").unwrap();
+    std::os::unix::fs::symlink("/etc/target", rootfs.join("proc/sys/kernel/domainname")).unwrap();
+    let ran = host.run(&["run", "-b", text(&faked), "faked"]);
+    assert_eq!(
+        fs::read_to_string(rootfs.join("etc/target")).unwrap(),
+        "target\n",
+        "{ran:?}"
+    );
+
+    // And nothing may be mounted over parts of it.
+    let covered = host.bundle("covered", "true", |c| {
+        c["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": "/proc/self", "type": "tmpfs", "source": "tmpfs"}));
+    });
+    host.run(&["run", "-b", text(&covered), "covered"]).fails(1);
+}
+
+#[test]
+fn a_read_only_cgroup_mount_is_read_only() {
+    let Some(host) = Host::root("a_read_only_cgroup_mount_is_read_only") else {
+        return;
+    };
+    for (name, namespace) in [("without", None), ("with", Some("cgroup"))] {
+        let script = "for f in /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs; do test -e $f && echo found && echo 1 >$f && echo writable; done; true";
+        let bundle = host.bundle(name, script, |c| {
+            c["mounts"].as_array_mut().unwrap().extend([
+                json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}),
+                json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}),
+            ]);
+            if let Some(namespace) = namespace {
+                c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": namespace}));
+            }
+        });
+        let out = host.run(&["run", "-b", text(&bundle), name]).ok();
+        assert!(
+            out.contains("found") && !out.contains("writable"),
+            "{name}: {out}"
+        );
+    }
+}
+
+#[test]
+fn cgroup_paths_that_are_not_the_containers_are_refused() {
+    let Some(host) = Host::root("cgroup_paths_that_are_not_the_containers_are_refused") else {
+        return;
+    };
+    for (i, path) in ["", "/", "..", "/a/../..", "../../x", "/./"]
+        .into_iter()
+        .enumerate()
+    {
+        let bundle = host.bundle(&format!("c{i}"), "true", |c| {
+            c["linux"]["cgroupsPath"] = json!(path);
+        });
+        let line = host.run(&["run", "-b", text(&bundle), "c"]).fails(1);
+        assert!(line.contains("cgroupsPath"), "{path:?}: {line}");
+    }
+}
