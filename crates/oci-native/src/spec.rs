@@ -7,7 +7,7 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Error, Result};
-use oci_spec::runtime::{Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
     cgroup::{self, Layout, PathError},
@@ -83,6 +83,14 @@ pub(crate) struct Prepared {
     pub(crate) surroundings: Surroundings,
 }
 
+fn doubled<T: PartialEq>(mut all: impl Iterator<Item = T> + Clone) -> bool {
+    let mut rest = all.clone();
+    all.any(|one| {
+        rest.next();
+        rest.clone().any(|other| other == one)
+    })
+}
+
 /// Checks a bundle's spec and fills in what libcontainer would get wrong.
 ///
 /// `cgroup_root` is where a container goes whose spec names no cgroup, or `None` if that is systemd's to decide; `own` are
@@ -117,6 +125,14 @@ pub(crate) fn prepare(
         return Err(bad("root.path: is no directory"));
     }
     let linux = spec.linux().as_ref().ok_or_else(|| bad("linux: missing"))?;
+
+    // The runtime-spec demands an error for both; libcontainer takes the last one.
+    if doubled(linux.namespaces().iter().flatten().map(LinuxNamespace::typ)) {
+        return Err(bad("linux.namespaces: has one type twice"));
+    }
+    if doubled(process.rlimits().iter().flatten().map(PosixRlimit::typ)) {
+        return Err(bad("process.rlimits: has one type twice"));
+    }
 
     let mut adapted = false;
     let given = linux.cgroups_path().clone();

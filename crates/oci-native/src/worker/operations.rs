@@ -319,6 +319,14 @@ fn run_hooks(job: &HooksJob) -> Answer {
     };
     let mut state = State::new(&job.id, status, job.pid, job.bundle.clone());
     state.annotations = Some(job.annotations.clone());
-    hooks::run_hooks(Some(&job.hooks), Some(&state), None, None, None).map_err(|e| failure(&e))?;
-    Ok(Done { process: None })
+    // A poststop hook that fails does not keep the others from running (runtime-spec, "Lifecycle" 13).
+    let together = if job.stopped { 1 } else { job.hooks.len().max(1) };
+    let mut first_failure = Ok(Done { process: None });
+    for hooks in job.hooks.chunks(together) {
+        let ran = hooks::run_hooks(Some(&hooks.to_vec()), Some(&state), None, None, None);
+        if let (Err(e), true) = (ran, first_failure.is_ok()) {
+            first_failure = Err(failure(&e));
+        }
+    }
+    first_failure
 }
