@@ -23,6 +23,7 @@ mod exec;
 mod executor;
 mod lifecycle;
 mod proc;
+mod proc_mounts;
 mod runtime;
 mod seal;
 mod seccomp;

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
     cgroup::{self, Layout, PathError},
+    proc_mounts,
     surroundings::Surroundings,
 };
 
@@ -159,6 +160,12 @@ pub(crate) fn prepare(
     }
     if let Some(root) = spec.root_mut() {
         root.set_path(rootfs);
+    }
+    if let Some(destination) = proc_mounts::forbidden(&spec) {
+        return Err(bad(&format!(
+            "mounts: {} may not cover the container's /proc",
+            destination.display()
+        )));
     }
     let (surroundings, changed) = Surroundings::take(&mut spec, layout);
     Ok(Prepared {
