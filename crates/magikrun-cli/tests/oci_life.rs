@@ -541,7 +541,7 @@ fn a_command_killed_at_any_moment_leaves_what_delete_by_force_removes() {
             "killed after {micros} µs"
         );
     }
-    host.run(&["create", "-b", text(&bundle), "c"]).ok();
+    host.detached("c", &bundle);
 }
 
 #[test]
