@@ -132,10 +132,12 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
                     of_size[index].samples.push(sample);
                 }
             }
-            eprint!(
-                "\r{containers:>2} containers: round {round} of {}",
-                args.iterations
-            );
+            if terminal {
+                eprint!(
+                    "\r{containers:>2} containers: round {round} of {}",
+                    args.iterations
+                );
+            }
         }
         eprintln!(
             "{}{containers:>2} containers: done          ",
