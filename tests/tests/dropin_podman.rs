@@ -391,6 +391,13 @@ const CHECKS: &[Check<Client>] = &[
         contains(&ours, "Seccomp:\t2")?;
         contains(&ours, "NoNewPrivs:\t1")
     }),
+    ("exec enters the user namespace", |p| {
+        let c = Sleeper::new(p, "--uidmap 0:100000:1000 --gidmap 0:100000:1000")?;
+        let out = c.exec("", "sh -c 'cat /proc/self/uid_map; readlink /proc/self/ns/user; id -u'")?;
+        ensure!(out.split_whitespace().nth(1) == Some("100000") && out.ends_with("\n0"), "{out}");
+        let line = format!("exec -t -u 5 {} sh -c 'id -u; stat -c %u $(tty)'", c.name);
+        p.terminal(&line, "")?.code(0)?.is("5\n5").map(drop)
+    }),
     ("exec in the background", |p| {
         let c = Sleeper::new(p, "")?;
         c.exec("-d", "sh -c 'echo done >/tmp/flag'")?;
