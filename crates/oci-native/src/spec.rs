@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use magik_oci::{ContainerId, Error, Result};
@@ -126,6 +126,10 @@ pub(crate) fn prepare(
         return Err(bad("root.path: is no directory"));
     }
     let linux = spec.linux().as_ref().ok_or_else(|| bad("linux: missing"))?;
+    let on_root = |mount: &Mount| !mount.destination().components().any(|c| matches!(c, Component::Normal(_)));
+    if let Some(index) = spec.mounts().iter().flatten().position(on_root) {
+        return Err(bad(&format!("mounts[{index}].destination: is the root itself")));
+    }
 
     // The runtime-spec demands an error for both; libcontainer takes the last one.
     if doubled(linux.namespaces().iter().flatten().map(LinuxNamespace::typ)) {

@@ -54,6 +54,18 @@ impl Diagnosis {
     }
 }
 
+/// Makes a panic of libcontainer's an error that is collected like others, rather than a trace on the container's stderr.
+/// In the processes it forks it ends there: unwinding would close what the worker owns.
+pub(super) fn contain_panics() {
+    let worker = rustix::process::getpid();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("libcontainer panicked: {panic}");
+        if rustix::process::getpid() != worker {
+            super::inside::exit(101);
+        }
+    }));
+}
+
 /// Writes errors as lines.
 struct Errors(Arc<File>);
 

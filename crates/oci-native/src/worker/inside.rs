@@ -82,7 +82,9 @@ pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedF
             Ok(settled) => settled,
             Err(e) => return Err(e),
         };
-        let answer: Answer = operations::run(request, descriptors, answers.as_raw_fd());
+        let job = AssertUnwindSafe(|| operations::run(request, descriptors, answers.as_raw_fd()));
+        let answer: Answer =
+            catch_unwind(job).unwrap_or_else(|_| Err(Failure::Other("libcontainer panicked".into())));
         let json = serde_json::to_vec(&answer).map_err(io::Error::other)?;
         File::from(answers).write_all(&json)
     }));
@@ -94,7 +96,7 @@ pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedF
     unsafe_code,
     reason = "std::process::exit would run the caller's atexit handlers"
 )]
-fn exit(code: i32) -> ! {
+pub(super) fn exit(code: i32) -> ! {
     // SAFETY: always sound; it does not return.
     unsafe { libc::_exit(code) }
 }

@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use super::{
-    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, diagnosis::Diagnosis,
+    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, diagnosis::{Diagnosis, contain_panics},
     inside::failure,
 };
 use crate::{
@@ -44,6 +44,7 @@ pub(crate) const INIT_PID: &str = "init.pid";
 /// `answers` is what the answer will be written to.
 pub(super) fn run(request: &Request, descriptors: Descriptors, answers: RawFd) -> Answer {
     let diagnosis = Diagnosis::begin();
+    contain_panics();
     let answer = match &request.job {
         Job::Create(job) => create(job, request.preserve_fds, descriptors, answers),
         Job::Exec(job) => exec(job, request.preserve_fds, descriptors, answers),
