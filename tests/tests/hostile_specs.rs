@@ -195,13 +195,12 @@ fn outside(canary: &Path) -> BTreeSet<String> {
                 .map(|l| format!("{file}: {l}")),
         );
     }
+    // `/magikrun` itself is where containers go that name no cgroup; it stays.
     for hierarchy in ["memory", "pids", "cpu", "devices", "freezer", ""] {
-        for entry in fs::read_dir(Path::new("/sys/fs/cgroup").join(hierarchy))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            all.extend(entry.path().is_dir().then(|| entry.path().display().to_string()));
+        let root = Path::new("/sys/fs/cgroup").join(hierarchy);
+        for dir in [root.clone(), root.join("magikrun")] {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+            all.extend(entries.filter(|p| p.is_dir() && !p.ends_with("magikrun")).map(|p| p.display().to_string()));
         }
     }
     all
