@@ -86,6 +86,7 @@ fn run() -> io::Result<ExitCode> {
         descriptors.launch.set_nonblocking(true)?;
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         PodInit::new(Arc::new(runtime), state, options)
+            .extension(Box::new(super::trim::Trim))
             .run(launch, control)
             .await
     })?;

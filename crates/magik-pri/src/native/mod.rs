@@ -29,6 +29,7 @@ mod store;
 mod streams;
 mod sweep;
 mod tree;
+mod trim;
 
 use std::{
     collections::BTreeMap,
