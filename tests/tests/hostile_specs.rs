@@ -83,7 +83,7 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
                 v,
                 &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")),
                 all,
-            )
+            );
         }),
         Value::Array(list) => list
             .iter()

@@ -116,7 +116,7 @@ fn root_readonly(r: &Runtime) -> Result<()> {
 
 fn propagation(r: &Runtime, kind: &str, tag: &str) -> Result<()> {
     let out = r.run("cat /proc/self/mountinfo", |c| {
-        c["linux"]["rootfsPropagation"] = json!(kind)
+        c["linux"]["rootfsPropagation"] = json!(kind);
     })?;
     let root = out
         .lines()
@@ -211,7 +211,7 @@ fn missing_source(r: &Runtime) -> Result<()> {
         add_mount(
             c,
             json!({"destination": "/mnt", "type": "bind", "source": "/no/such/source", "options": ["bind"]}),
-        )
+        );
     })
 }
 
@@ -293,7 +293,7 @@ fn readonly_paths(r: &Runtime) -> Result<()> {
     Ok(())
 }
 
-fn filter(rules: Value) -> Value {
+fn filter(rules: &Value) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64"], "syscalls": rules})
 }
 
@@ -302,7 +302,7 @@ fn seccomp(r: &Runtime) -> Result<()> {
         "mkdir /made 2>&1 || echo refused; grep Seccomp: /proc/self/status",
         |c| {
             c["linux"]["seccomp"] =
-                filter(json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]));
+                filter(&json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]));
         },
     )?;
     ensure!(out.contains("Operation not permitted"), "{out}");
@@ -318,7 +318,7 @@ fn seccomp_args(r: &Runtime) -> Result<()> {
     let out = r.run("kill -0 1 && echo zero; kill -USR2 $$ 2>&1; echo $?", |c| {
         let args = json!([{"index": 1, "value": 12, "op": "SCMP_CMP_EQ"}]);
         c["linux"]["seccomp"] =
-            filter(json!([{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 16, "args": args}]));
+            filter(&json!([{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 16, "args": args}]));
     })?;
     has_line(&out, "zero")?;
     ensure!(out.contains("busy"), "EBUSY: {out}");
@@ -326,5 +326,5 @@ fn seccomp_args(r: &Runtime) -> Result<()> {
 }
 
 fn seccomp_bad(r: &Runtime) -> Result<()> {
-    r.refuses(|c| c["linux"]["seccomp"] = filter(json!([{"names": ["mkdir"], "action": "SCMP_ACT_NOSUCH"}])))
+    r.refuses(|c| c["linux"]["seccomp"] = filter(&json!([{"names": ["mkdir"], "action": "SCMP_ACT_NOSUCH"}]))))
 }

@@ -232,7 +232,7 @@ fn twice(r: &Runtime) -> Result<()> {
         c["linux"]["namespaces"]
             .as_array_mut()
             .expect("namespaces")
-            .push(json!({"type": "pid"}))
+            .push(json!({"type": "pid"}));
     })
 }
 

@@ -209,7 +209,7 @@ fn ambient(r: &Runtime) -> Result<()> {
 fn oom_score_adj(r: &Runtime) -> Result<()> {
     has_line(
         &r.run("cat /proc/self/oom_score_adj", |c| {
-            c["process"]["oomScoreAdj"] = json!(321)
+            c["process"]["oomScoreAdj"] = json!(321);
         })?,
         "321",
     )
