@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use magik_oci::ContainerState;
+use magik_oci::{ContainerState, Status};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec};
 
 use super::{args::ExecArgs, users};
@@ -19,6 +19,12 @@ const MAX_PROCESS_SIZE: u64 = 4 << 20;
 pub(super) fn build(args: &ExecArgs, state: &ContainerState) -> Result<Process> {
     if let Some(cgroup) = &args.cgroup {
         bail!("--cgroup {cgroup}: a cgroup below the container's own is not supported");
+    }
+    if args.ignore_paused && state.status == Status::Paused {
+        bail!(
+            "--ignore-paused: container {} is paused, and starting a process there is not supported",
+            state.id
+        );
     }
     let mut process = match &args.process {
         // runc ignores the other options then; --tty and --detach are about us, not about the process.
@@ -166,7 +172,6 @@ fn with_capabilities(mut capabilities: LinuxCapabilities, names: &[String]) -> R
 mod tests {
     use super::*;
     use clap::Parser as _;
-    use magik_oci::Status;
 
     fn state(bundle: &Path) -> ContainerState {
         ContainerState {
