@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use magikrun_tests::dropin::{Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks};
+use magikrun_tests::dropin::{
+    Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+};
 
 const PROGRAMS: [&str; 4] = ["containerd", "ctr", "unshare", "busybox"];
 
@@ -21,11 +23,30 @@ fn containerd_runs_on_it() {
 fn all_checks(stage: &Stage) {
     let daemon = Containerd::start(&stage.dir).expect("containerd");
     let globals = ["-a", &daemon.socket].map(str::to_owned);
-    let ctr = Client::new("ctr", &globals, &[("RUNTIME", stage.runtime.display().to_string())], stage.dir.clone());
-    eventually("containerd answers", || ctr.run("version").is_ok_and(|o| o.exit == 0)).expect("containerd");
-    let archive = busybox_tar(&stage.dir).and_then(|tar| docker_archive(&stage.dir, &tar)).expect("image");
-    ctr.ok(&format!("images import {}", archive.display())).expect("import");
-    run_checks("ctr", &Ctr { client: ctr, runtime: stage.runtime.display().to_string() }, 2, CHECKS);
+    let ctr = Client::new(
+        "ctr",
+        &globals,
+        &[("RUNTIME", stage.runtime.display().to_string())],
+        stage.dir.clone(),
+    );
+    eventually("containerd answers", || {
+        ctr.run("version").is_ok_and(|o| o.exit == 0)
+    })
+    .expect("containerd");
+    let archive = busybox_tar(&stage.dir)
+        .and_then(|tar| docker_archive(&stage.dir, &tar))
+        .expect("image");
+    ctr.ok(&format!("images import {}", archive.display()))
+        .expect("import");
+    run_checks(
+        "ctr",
+        &Ctr {
+            client: ctr,
+            runtime: stage.runtime.display().to_string(),
+        },
+        2,
+        CHECKS,
+    );
 }
 
 /// The daemon, ended with its test.
@@ -72,11 +93,15 @@ struct Ctr {
 impl Ctr {
     /// `ctr run` of the image with options and a command.
     fn line(&self, options: &str, name: &str, command: &str) -> String {
-        format!("run --runc-binary {} {options} localhost/box:latest {name} {command}", self.runtime)
+        format!(
+            "run --runc-binary {} {options} localhost/box:latest {name} {command}",
+            self.runtime
+        )
     }
 
     fn run(&self, options: &str, command: &str) -> Result<magikrun_tests::dropin::Outcome> {
-        self.client.run(&self.line(&format!("--rm {options}"), &self.client.name(), command))
+        self.client
+            .run(&self.line(&format!("--rm {options}"), &self.client.name(), command))
     }
 
     fn says(&self, options: &str, command: &str, expected: &str) -> Result<()> {
@@ -92,27 +117,43 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     fn new(ctr: &'a Ctr, options: &str) -> Result<Self> {
-        Self::running(ctr, options, "sh -c \"trap 'exit 3' TERM; while :; do sleep 0.1; done\"")
+        Self::running(
+            ctr,
+            options,
+            "sh -c \"trap 'exit 3' TERM; while :; do sleep 0.1; done\"",
+        )
     }
 
     fn running(ctr: &'a Ctr, options: &str, command: &str) -> Result<Self> {
-        let task = Self { ctr, name: ctr.client.name() };
-        ctr.client.ok(&ctr.line(&format!("-d {options}"), &task.name, command))?;
+        let task = Self {
+            ctr,
+            name: ctr.client.name(),
+        };
+        ctr.client
+            .ok(&ctr.line(&format!("-d {options}"), &task.name, command))?;
         Ok(task)
     }
 
     fn exec(&self, options: &str, command: &str) -> Result<magikrun_tests::dropin::Outcome> {
         let id = self.ctr.client.name();
-        self.ctr.client.run(&format!("task exec --exec-id {id} {options} {} {command}", self.name))
+        self.ctr.client.run(&format!(
+            "task exec --exec-id {id} {options} {} {command}",
+            self.name
+        ))
     }
 
     fn ok(&self, command: &str, arguments: &str) -> Result<String> {
-        self.ctr.client.ok(&format!("task {command} {arguments} {}", self.name))
+        self.ctr
+            .client
+            .ok(&format!("task {command} {arguments} {}", self.name))
     }
 
     fn status(&self) -> String {
         let list = self.ctr.client.ok("task ls").unwrap_or_default();
-        let line = list.lines().find(|l| l.split_whitespace().next() == Some(&self.name)).unwrap_or_default();
+        let line = list
+            .lines()
+            .find(|l| l.split_whitespace().next() == Some(&self.name))
+            .unwrap_or_default();
         line.split_whitespace().nth(2).unwrap_or_default().to_owned()
     }
 
@@ -130,8 +171,12 @@ impl Drop for Task<'_> {
 
 const CHECKS: &[Check<Ctr>] = &[
     ("run passes stdout on", |c| c.says("", "echo hello", "hello")),
-    ("run passes the exit code on", |c| c.run("", "sh -c 'exit 7'")?.code(7).map(drop)),
-    ("a missing program is an error that names it", |c| c.run("", "/nosuch")?.failed()?.complains("nosuch").map(drop)),
+    ("run passes the exit code on", |c| {
+        c.run("", "sh -c 'exit 7'")?.code(7).map(drop)
+    }),
+    ("a missing program is an error that names it", |c| {
+        c.run("", "/nosuch")?.failed()?.complains("nosuch").map(drop)
+    }),
     ("run passes stdin on", |c| {
         // ctr does not pass the end of its input on.
         let line = c.line("--rm", &c.client.name(), "head -c 5");
@@ -140,33 +185,64 @@ const CHECKS: &[Check<Ctr>] = &[
     ("a terminal", |c| {
         let line = c.line("--rm -t", &c.client.name(), "sh -c 'tty; sleep 0.5; stty size'");
         // ctr tells the size when the program already runs.
-        c.client.terminal(&line, "")?.code(0)?.has("/dev/pts/0")?.has("40 100").map(drop)
+        c.client
+            .terminal(&line, "")?
+            .code(0)?
+            .has("/dev/pts/0")?
+            .has("40 100")
+            .map(drop)
     }),
-    ("environment and directory", |c| c.says("--env A=b --cwd /srv", "sh -c 'echo $A; pwd'", "b\n/srv")),
-    ("a read-only root", |c| c.run("--read-only", "touch /x")?.failed()?.complains("read-only").map(drop)),
+    ("environment and directory", |c| {
+        c.says("--env A=b --cwd /srv", "sh -c 'echo $A; pwd'", "b\n/srv")
+    }),
+    ("a read-only root", |c| {
+        c.run("--read-only", "touch /x")?
+            .failed()?
+            .complains("read-only")
+            .map(drop)
+    }),
     ("a bind mount", |c| {
         let dir = c.client.directory()?;
         fs::write(format!("{dir}/f"), "mounted\n")?;
-        c.says(&format!("--mount type=bind,src={dir},dst=/v,options=rbind:ro"), "cat /v/f", "mounted")
+        c.says(
+            &format!("--mount type=bind,src={dir},dst=/v,options=rbind:ro"),
+            "cat /v/f",
+            "mounted",
+        )
     }),
     ("the host's network", |c| {
         let host = fs::read_link("/proc/thread-self/ns/net")?;
-        c.says("--net-host", "readlink /proc/self/ns/net", &host.to_string_lossy())
+        c.says(
+            "--net-host",
+            "readlink /proc/self/ns/net",
+            &host.to_string_lossy(),
+        )
     }),
     ("a memory limit", |c| {
         let task = Task::new(c, "--memory-limit 67108864")?;
         let files = [
-            format!("/sys/fs/cgroup/memory/default/{}/memory.limit_in_bytes", task.name),
+            format!(
+                "/sys/fs/cgroup/memory/default/{}/memory.limit_in_bytes",
+                task.name
+            ),
             format!("/sys/fs/cgroup/default/{}/memory.max", task.name),
         ];
-        let limit = files.iter().find_map(|f| fs::read_to_string(f).ok()).context("the cgroup")?;
+        let limit = files
+            .iter()
+            .find_map(|f| fs::read_to_string(f).ok())
+            .context("the cgroup")?;
         ensure!(limit.trim() == "67108864", "{limit}");
         Ok(())
     }),
-    ("seccomp filters", |c| c.says("--seccomp", "grep Seccomp: /proc/self/status", "Seccomp:\t2")),
+    ("seccomp filters", |c| {
+        c.says("--seccomp", "grep Seccomp: /proc/self/status", "Seccomp:\t2")
+    }),
     ("capabilities added and dropped", |c| {
         c.run("--cap-add CAP_NET_ADMIN", "ip link set lo down")?.code(0)?;
-        c.run("--cap-drop CAP_CHOWN", "chown 5 /etc/plain")?.failed()?.complains("not permitted").map(drop)
+        c.run("--cap-drop CAP_CHOWN", "chown 5 /etc/plain")?
+            .failed()?
+            .complains("not permitted")
+            .map(drop)
     }),
     ("kill and its exit code", |c| {
         let task = Task::new(c, "")?;
@@ -180,12 +256,25 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("exec with its exit code", |c| {
         let task = Task::new(c, "")?;
-        task.exec("", "sh -c 'echo inside; exit 5'")?.code(5)?.is("inside").map(drop)
+        task.exec("", "sh -c 'echo inside; exit 5'")?
+            .code(5)?
+            .is("inside")
+            .map(drop)
     }),
     ("exec with a terminal, directory and user", |c| {
         let task = Task::new(c, "")?;
-        let line = format!("task exec -t --exec-id {} --cwd /srv --user 33:34 {} sh -c 'tty; pwd; id -u'", c.client.name(), task.name);
-        c.client.terminal(&line, "")?.code(0)?.has("/dev/pts/")?.has("/srv")?.has("33").map(drop)
+        let line = format!(
+            "task exec -t --exec-id {} --cwd /srv --user 33:34 {} sh -c 'tty; pwd; id -u'",
+            c.client.name(),
+            task.name
+        );
+        c.client
+            .terminal(&line, "")?
+            .code(0)?
+            .has("/dev/pts/")?
+            .has("/srv")?
+            .has("33")
+            .map(drop)
     }),
     ("exec of a missing program fails and the container lives", |c| {
         let task = Task::new(c, "")?;
@@ -194,7 +283,11 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("exec keeps the sandbox", |c| {
         let task = Task::new(c, "--seccomp --cap-drop CAP_CHOWN")?;
-        let grep = |pid| format!("sh -c 'grep -E \"^(Cap|NoNewPrivs|Seccomp:)\" /proc/{pid}/status; cat /proc/{pid}/cgroup'");
+        let grep = |pid| {
+            format!(
+                "sh -c 'grep -E \"^(Cap|NoNewPrivs|Seccomp:)\" /proc/{pid}/status; cat /proc/{pid}/cgroup'"
+            )
+        };
         let (first, ours) = (task.exec("", &grep("1"))?, task.exec("", &grep("self"))?);
         ours.code(0)?.is(&first.stdout)?.has("Seccomp:\t2").map(drop)
     }),
@@ -215,7 +308,10 @@ const CHECKS: &[Check<Ctr>] = &[
     ("metrics", |c| {
         let task = Task::new(c, "--memory-limit 67108864")?;
         let metrics = task.ok("metrics", "")?;
-        ensure!(metrics.contains("memory") && metrics.contains("pids"), "{metrics}");
+        ensure!(
+            metrics.contains("memory") && metrics.contains("pids"),
+            "{metrics}"
+        );
         Ok(())
     }),
     ("remove by force", |c| {
@@ -226,12 +322,20 @@ const CHECKS: &[Check<Ctr>] = &[
     ("a pod's containers share the sandbox's namespaces", |c| {
         let sandbox = Task::new(c, "")?;
         let list = c.client.ok("task ls")?;
-        let line = list.lines().find(|l| l.starts_with(&format!("{} ", sandbox.name))).context("the sandbox")?;
+        let line = list
+            .lines()
+            .find(|l| l.starts_with(&format!("{} ", sandbox.name)))
+            .context("the sandbox")?;
         let pid = line.split_whitespace().nth(1).context("its pid")?.to_owned();
         for (option, kind) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
             let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
             let options = format!("--with-ns {option}:/proc/{pid}/ns/{kind}");
-            c.says(&options, &format!("readlink /proc/self/ns/{kind}"), &theirs.to_string_lossy()).context(option)?;
+            c.says(
+                &options,
+                &format!("readlink /proc/self/ns/{kind}"),
+                &theirs.to_string_lossy(),
+            )
+            .context(option)?;
         }
         Ok(())
     }),
@@ -239,12 +343,21 @@ const CHECKS: &[Check<Ctr>] = &[
         let mut children = Vec::new();
         for i in 0..10 {
             let line = c.line("--rm", &c.client.name(), &format!("sh -c 'echo {i}; exit {i}'"));
-            children.push(c.client.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
+            children.push(
+                c.client
+                    .command(&line)
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()?,
+            );
         }
         for (i, child) in children.into_iter().enumerate() {
             let out = child.wait_with_output()?;
             ensure!(out.status.code() == i32::try_from(i).ok(), "{i}: {out:?}");
-            ensure!(String::from_utf8_lossy(&out.stdout).trim() == i.to_string(), "{i}: {out:?}");
+            ensure!(
+                String::from_utf8_lossy(&out.stdout).trim() == i.to_string(),
+                "{i}: {out:?}"
+            );
         }
         Ok(())
     }),

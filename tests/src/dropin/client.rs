@@ -41,7 +41,10 @@ impl Client {
         Self {
             program: program.to_owned(),
             globals: globals.to_vec(),
-            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
+            environment: environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                .collect(),
             dir,
             names: AtomicUsize::new(0),
         }
@@ -70,10 +73,18 @@ impl Client {
     pub fn command(&self, line: &str) -> Command {
         let words = shlex::split(line).unwrap_or_else(|| panic!("quotes: {line}"));
         let mut command = Command::new("timeout");
-        command.args(["--foreground", "-k", "1", "60", &self.program]).args(&self.globals).args(words);
-        command.envs(self.environment.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
+        command
+            .args(["--foreground", "-k", "1", "60", &self.program])
+            .args(&self.globals)
+            .args(words);
+        command
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null());
         // Where the caller's own engines would be looked for.
-        command.env_remove("XDG_RUNTIME_DIR").env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT");
+        command
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT");
         command
     }
 
@@ -118,8 +129,12 @@ impl Client {
     /// It cannot be started.
     pub fn input(&self, line: &str, input: &[u8]) -> Result<Outcome> {
         let mut command = self.command(line);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("spawn")?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("spawn")?;
         // A command that does not read what it is given is judged by what it says.
         let _ = child.stdin.take().context("stdin")?.write_all(input);
         Ok(Outcome::new(line, &child.wait_with_output()?))
@@ -135,11 +150,19 @@ impl Client {
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
         let slave = File::options().read(true).write(true).open(name.to_str()?)?;
-        let size = rustix::termios::Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: 40,
+            ws_col: 100,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&slave, size)?;
         let mut command = self.command(line);
-        let mut child =
-            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?).spawn()?;
+        let mut child = command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave.try_clone()?)
+            .spawn()?;
         drop((command, slave));
         let mut master = File::from(master);
         let mut reader = master.try_clone()?;
@@ -152,7 +175,14 @@ impl Client {
         master.write_all(typed.as_bytes())?;
         let status = child.wait()?;
         let stdout = reading.join().expect("reader");
-        Ok(Outcome::new(line, &std::process::Output { status, stdout, stderr: Vec::new() }))
+        Ok(Outcome::new(
+            line,
+            &std::process::Output {
+                status,
+                stdout,
+                stderr: Vec::new(),
+            },
+        ))
     }
 }
 
@@ -162,7 +192,10 @@ impl Outcome {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\r', "");
         Self {
             line: line.to_owned(),
-            exit: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            exit: output
+                .status
+                .code()
+                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         }
@@ -173,7 +206,14 @@ impl Outcome {
     /// # Errors
     /// It did not.
     pub fn code(&self, code: i32) -> Result<&Self> {
-        ensure!(self.exit == code, "`{}` ended with {}, not {code}: {:?} {:?}", self.line, self.exit, self.stdout, self.stderr);
+        ensure!(
+            self.exit == code,
+            "`{}` ended with {}, not {code}: {:?} {:?}",
+            self.line,
+            self.exit,
+            self.stdout,
+            self.stderr
+        );
         Ok(self)
     }
 
@@ -191,7 +231,13 @@ impl Outcome {
     /// # Errors
     /// It is not.
     pub fn is(&self, expected: &str) -> Result<&Self> {
-        ensure!(self.stdout == expected, "`{}` said {:?}, not {expected:?} ({:?})", self.line, self.stdout, self.stderr);
+        ensure!(
+            self.stdout == expected,
+            "`{}` said {:?}, not {expected:?} ({:?})",
+            self.line,
+            self.stdout,
+            self.stderr
+        );
         Ok(self)
     }
 
@@ -200,7 +246,13 @@ impl Outcome {
     /// # Errors
     /// It does not.
     pub fn has(&self, part: &str) -> Result<&Self> {
-        ensure!(self.stdout.contains(part), "`{}` said {:?} without {part:?} ({:?})", self.line, self.stdout, self.stderr);
+        ensure!(
+            self.stdout.contains(part),
+            "`{}` said {:?} without {part:?} ({:?})",
+            self.line,
+            self.stdout,
+            self.stderr
+        );
         Ok(self)
     }
 
@@ -210,7 +262,12 @@ impl Outcome {
     /// It does not.
     pub fn complains(&self, part: &str) -> Result<&Self> {
         let found = self.stderr.to_lowercase().contains(&part.to_lowercase());
-        ensure!(found, "`{}` complained {:?} without {part:?}", self.line, self.stderr);
+        ensure!(
+            found,
+            "`{}` complained {:?} without {part:?}",
+            self.line,
+            self.stderr
+        );
         Ok(self)
     }
 }

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+const PASSWD: &str =
+    "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
 const GROUP: &str = "root:x:0:\nwww:x:34:\nextra:x:44:web\nnogroup:x:65534:\n";
 
 /// Writes the root file system as a tar archive into `dir`.
@@ -18,19 +19,35 @@ const GROUP: &str = "root:x:0:\nwww:x:34:\nextra:x:44:web\nnogroup:x:65534:\n";
 /// busybox is not installed, or a file cannot be written.
 pub fn busybox_tar(dir: &Path) -> Result<PathBuf> {
     let root = dir.join("image-root");
-    for sub in ["bin", "etc", "root", "srv", "tmp", "proc", "sys", "dev", "run", "var", "data"] {
+    for sub in [
+        "bin", "etc", "root", "srv", "tmp", "proc", "sys", "dev", "run", "var", "data",
+    ] {
         fs::create_dir_all(root.join(sub))?;
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).context("/bin/busybox (package busybox-static)")?;
     let applets = Command::new("/bin/busybox").arg("--list").output()?;
-    for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|a| *a != "busybox") {
+    for applet in String::from_utf8_lossy(&applets.stdout)
+        .lines()
+        .filter(|a| *a != "busybox")
+    {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
     }
-    for (name, text) in [("etc/passwd", PASSWD), ("etc/group", GROUP), ("etc/plain", "not a program\n"), ("data/file", "from image\n")] {
+    for (name, text) in [
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/plain", "not a program\n"),
+        ("data/file", "from image\n"),
+    ] {
         fs::write(root.join(name), text)?;
     }
     let tar = dir.join("box.tar");
-    let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status()?;
+    let status = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&tar)
+        .arg(".")
+        .status()?;
     ensure!(status.success(), "tar: {status}");
     fs::remove_dir_all(&root)?;
     Ok(tar)
@@ -45,7 +62,11 @@ pub fn docker_archive(dir: &Path, layer: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&root)?;
     fs::copy(layer, root.join("layer.tar"))?;
     let sum = Command::new("sha256sum").arg(layer).output()?;
-    let digest = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().context("sha256sum")?.to_owned();
+    let digest = String::from_utf8_lossy(&sum.stdout)
+        .split_whitespace()
+        .next()
+        .context("sha256sum")?
+        .to_owned();
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
@@ -57,7 +78,13 @@ pub fn docker_archive(dir: &Path, layer: &Path) -> Result<PathBuf> {
     fs::File::create(root.join("manifest.json"))?.write_all(manifest.to_string().as_bytes())?;
     let archive = dir.join("box-archive.tar");
     let files = ["manifest.json", "config.json", "layer.tar"];
-    let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).args(files).status()?;
+    let status = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&archive)
+        .args(files)
+        .status()?;
     ensure!(status.success(), "tar: {status}");
     fs::remove_dir_all(&root)?;
     Ok(archive)

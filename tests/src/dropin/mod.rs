@@ -54,7 +54,10 @@ pub fn on_stage(name: &str, programs: &[&str], body: impl FnOnce(&Stage)) {
             // It refuses hybrid hierarchies.
             let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
         }
-        body(&Stage { dir: scene.dir().to_owned(), runtime });
+        body(&Stage {
+            dir: scene.dir().to_owned(),
+            runtime,
+        });
     });
 }
 
@@ -77,7 +80,10 @@ pub type Check<C> = (&'static str, fn(&C) -> Result<()>);
 #[allow(clippy::print_stderr, reason = "the report of the test")]
 pub fn run_checks<C: Sync>(what: &str, client: &C, threads: usize, checks: &[Check<C>]) {
     let only = env::var("MAGIKRUN_DROPIN_ONLY").ok();
-    let checks: Vec<_> = checks.iter().filter(|(name, _)| only.as_ref().is_none_or(|o| name.contains(o))).collect();
+    let checks: Vec<_> = checks
+        .iter()
+        .filter(|(name, _)| only.as_ref().is_none_or(|o| name.contains(o)))
+        .collect();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -100,7 +106,11 @@ pub fn run_checks<C: Sync>(what: &str, client: &C, threads: usize, checks: &[Che
     });
     let failed = failed.into_inner().expect("no check panics");
     let passed = checks.len() - failed.len();
-    eprintln!("{what}: {passed} passed, {} failed in {} s", failed.len(), start.elapsed().as_secs());
+    eprintln!(
+        "{what}: {passed} passed, {} failed in {} s",
+        failed.len(),
+        start.elapsed().as_secs()
+    );
     assert!(failed.is_empty(), "{what}: failed: {}", failed.join(", "));
 }
 
