@@ -35,7 +35,7 @@ use crate::cli::{Cli, Command};
 const VERSION: &str = concat!(
     "magikrun version ",
     env!("CARGO_PKG_VERSION"),
-    "\ncommit: unknown\nspec: 1.2.1\n"
+    "\ncommit: unknown\nspec: 1.3.0\n"
 );
 
 fn main() -> ExitCode {
