@@ -38,11 +38,13 @@ impl NativeRuntime {
             .children
             .ensure_reaping()
             .map_err(Error::io("watching for children"))?;
-        // A pod's init was itself just moved into its cgroup, and creates one container after the other.
-        let _warm_up = if config.children.reaps_orphans() {
-            None
+        // A pod's init creates one container after the other: only the first has to wait.
+        let first = self.config.children.no_container_yet();
+        let pod_init = config.children.reaps_orphans();
+        let _warm_up = if first || !pod_init {
+            WarmUp::begin(self.layout()?, pod_init)
         } else {
-            WarmUp::begin(self.layout()?)
+            None
         };
         let bundle = fs::canonicalize(bundle).map_err(|e| Error::InvalidBundle {
             bundle: bundle.to_owned(),

@@ -126,7 +126,12 @@ pub(crate) fn prepare(
         return Err(bad("root.path: is no directory"));
     }
     let linux = spec.linux().as_ref().ok_or_else(|| bad("linux: missing"))?;
-    let on_root = |mount: &Mount| !mount.destination().components().any(|c| matches!(c, Component::Normal(_)));
+    let on_root = |mount: &Mount| {
+        !mount
+            .destination()
+            .components()
+            .any(|c| matches!(c, Component::Normal(_)))
+    };
     if let Some(index) = spec.mounts().iter().flatten().position(on_root) {
         return Err(bad(&format!("mounts[{index}].destination: is the root itself")));
     }

@@ -26,7 +26,8 @@ use rustix::{
 };
 
 use super::{
-    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request, diagnosis::{Diagnosis, contain_panics},
+    Answer, CreateJob, Descriptors, Done, ExecJob, Failure, HooksJob, Job, Request,
+    diagnosis::{Diagnosis, contain_panics},
     inside::failure,
 };
 use crate::{
