@@ -199,8 +199,16 @@ fn outside(canary: &Path) -> BTreeSet<String> {
     for hierarchy in ["memory", "pids", "cpu", "devices", "freezer", ""] {
         let root = Path::new("/sys/fs/cgroup").join(hierarchy);
         for dir in [root.clone(), root.join("magikrun")] {
-            let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-            all.extend(entries.filter(|p| p.is_dir() && !p.ends_with("magikrun")).map(|p| p.display().to_string()));
+            let entries = fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path());
+            all.extend(
+                entries
+                    .filter(|p| p.is_dir() && !p.ends_with("magikrun"))
+                    .map(|p| p.display().to_string()),
+            );
         }
     }
     all

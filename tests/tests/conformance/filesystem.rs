@@ -326,5 +326,7 @@ fn seccomp_args(r: &Runtime) -> Result<()> {
 }
 
 fn seccomp_bad(r: &Runtime) -> Result<()> {
-    r.refuses(|c| c["linux"]["seccomp"] = filter(&json!([{"names": ["mkdir"], "action": "SCMP_ACT_NOSUCH"}]))))
+    r.refuses(|c| {
+        c["linux"]["seccomp"] = filter(&json!([{"names": ["mkdir"], "action": "SCMP_ACT_NOSUCH"}]));
+    })
 }
