@@ -19,10 +19,10 @@ use libcontainer::{
     syscall::syscall::create_syscall,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
 };
-use oci_spec::runtime::{LinuxCapabilities, Spec};
+use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::{seccomp::Filter, user_namespace::Identity};
+use crate::{seccomp::Filter, surroundings::give, user_namespace::Identity};
 
 /// Where programs are looked for when the environment has no PATH (trap 11: libcontainer's own executor then fails).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,6 +79,9 @@ pub(crate) struct Launcher {
     /// The worker's own descriptors, of which the container's init has copies: closed before it waits for `start`, or their
     /// other ends would see no end while it does (trap 8).
     pub(crate) close: Vec<RawFd>,
+    /// Whose the terminal becomes, as the host numbers users; set for an exec, whose program may look before the worker
+    /// has the terminal.
+    pub(crate) terminal_owner: Option<u32>,
     /// The SELinux label, where SELinux is enabled.
     pub(crate) label: Option<String>,
     pub(crate) envs: RefCell<Vec<(String, String)>>,
@@ -96,6 +99,7 @@ impl Launcher {
             sandbox,
             status,
             close,
+            terminal_owner: None,
             label,
             envs: RefCell::default(),
             program: RefCell::default(),
@@ -150,6 +154,9 @@ impl Launcher {
             .collect::<Result<Vec<_>, _>>()?;
 
         set_console_size(spec);
+        if spec.process().as_ref().and_then(Process::terminal) == Some(true) {
+            give(&rustix::stdio::stdin(), self.terminal_owner);
+        }
         if let Some(label) = &self.label {
             fs::write("/proc/thread-self/attr/exec", label)
                 .map_err(|e| format!("SELinux label {label}: {e}"))?;

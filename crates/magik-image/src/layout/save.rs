@@ -103,17 +103,20 @@ fn index_entry(image: &Image) -> Descriptor {
 }
 
 fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let invalid = |reason: String| Error::InvalidDocument {
+        document: INDEX_FILE.to_owned(),
+        reason,
+    };
     let index = ImageIndexBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageIndex)
         .manifests(manifests)
         .build()
-        .and_then(|index| index.to_string());
-    let index = index.map_err(|e| Error::InvalidDocument {
-        document: INDEX_FILE.to_owned(),
-        reason: e.to_string(),
-    })?;
-    Ok(index.into_bytes())
+        .map_err(|e| invalid(e.to_string()))?;
+    // oci-spec keeps annotations in no order; a value has its keys sorted, and the same image gives the same bytes.
+    serde_json::to_value(index)
+        .and_then(|sorted| serde_json::to_vec(&sorted))
+        .map_err(|e| invalid(e.to_string()))
 }
 
 /// The blobs of an image, each once, with their sizes.

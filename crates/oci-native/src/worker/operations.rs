@@ -275,6 +275,13 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
         .stdio
         .iter()
         .for_each(|stream| give(stream, job.owner));
+    let mut launcher = Launcher::new(
+        Some(sandbox),
+        None,
+        own_descriptors(answers, console.as_ref()),
+        label,
+    );
+    launcher.terminal_owner = job.owner;
     let pid = builder(
         &job.id,
         &job.scratch,
@@ -283,12 +290,7 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
         descriptors.stdio,
         console.as_ref(),
     )?
-    .with_executor(Launcher::new(
-        Some(sandbox),
-        None,
-        own_descriptors(answers, console.as_ref()),
-        label,
-    ))
+    .with_executor(launcher)
     .as_tenant()
     .with_process(Some(process_file))
     .with_detach(true)
