@@ -3,10 +3,15 @@
 //! Starting containers touches most of the init's code and leaves holes in its heap; after that it mostly sleeps. There is
 //! one init per pod, so what it maps counts.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use magik_infra::{Event, EventKind, ExtensionError, InfraExtension};
 
-/// Trims this process when the pod is ready.
+/// The launch's last steps, status and commit, come after the pod is ready.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Trims this process when the pod is ready and its launcher has been told.
 #[derive(Debug)]
 pub(super) struct Trim;
 
@@ -18,6 +23,7 @@ impl InfraExtension for Trim {
 
     async fn on_event(&self, event: &Event) -> Result<(), ExtensionError> {
         if event.kind == EventKind::PodReady {
+            tokio::time::sleep(SETTLE).await;
             trim();
         }
         Ok(())
