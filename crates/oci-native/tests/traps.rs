@@ -272,6 +272,8 @@ async fn trap_10_neither_damaged_state_nor_a_reused_pid_misleads() {
 
     // The recorded pid is another process by now: a stopped container, whose deletion spares that process.
     f.start().await;
+    // Start times are in ticks of 10 ms; in reality a pid does not come again within one.
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let file = f.container_dir().join("record.json");
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
