@@ -39,8 +39,12 @@ pub(crate) const PUSH_EXAMPLE: &str = "Example: magikrun image push nginx localh
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PullArgs {
-    /// Names, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE
-    #[arg(required = true, value_name = "SOURCE")]
+    // Not a doc comment: rustdoc would take the brackets for a link.
+    #[arg(
+        required = true,
+        value_name = "SOURCE",
+        help = "Names, or oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE"
+    )]
     sources: Vec<ImageSource>,
     /// The platform to take from an index [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
