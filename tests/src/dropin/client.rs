@@ -76,7 +76,9 @@ impl Client {
         command
             .args(["--foreground", "-k", "1", "60", &self.program])
             .args(&self.globals)
-            .args(words);
+            .args(words)
+            // conmon leaves a file called "oom" where it was started.
+            .current_dir(&self.dir);
         command
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null());
