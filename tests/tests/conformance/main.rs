@@ -68,15 +68,18 @@ fn passes_whatever_runc_or_crun_passes() {
         )
     });
 
-    // The parent of all containers' cgroups, which is nobody's to remove but ours; empty, or rmdir refuses.
+    // The parent of all containers' cgroups is ours to remove, and crun leaves some below it; rmdir takes empty ones only.
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
         .into_iter()
         .flatten()
         .flatten()
     {
-        let _ = std::fs::remove_dir(hierarchy.path().join("magikrun-conformance"));
+        let parent = hierarchy.path().join("magikrun-conformance");
+        for left in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(left.path());
+        }
+        let _ = std::fs::remove_dir(parent);
     }
-    let _ = std::fs::remove_dir("/sys/fs/cgroup/magikrun-conformance");
 
     let (mut passed, mut missing, mut beyond) = (0, Vec::new(), 0);
     for (i, check) in checks().iter().enumerate() {
