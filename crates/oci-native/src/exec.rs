@@ -7,13 +7,13 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Error, ExecIo, ExecOptions, Exit, Result, Status};
-use oci_spec::runtime::{LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use crate::{
     create::{descriptors, failed, kill_recorded, write_pid_file},
     lifecycle::not_ours,
     runtime::NativeRuntime,
-    spec,
+    seccomp, spec,
     surroundings::host_uid,
     user_namespace,
     worker::{self, ExecJob, Failure, Job, Request},
@@ -108,13 +108,8 @@ impl NativeRuntime {
 
 /// What an exec'd process is to be, all of it.
 fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process> {
-    let linux = spec.linux().as_ref();
-    let notifies = |s: &oci_spec::runtime::LinuxSyscall| s.action() == LinuxSeccompAction::ScmpActNotify;
-    if linux
-        .and_then(|l| l.seccomp().as_ref())
-        .and_then(|s| s.syscalls().as_ref())
-        .is_some_and(|s| s.iter().any(notifies))
-    {
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    if profile.is_some_and(seccomp::notifies) {
         let what = format!("exec in container {id}, whose seccomp profile notifies a listener");
         return Err(Error::Unsupported {
             what,

@@ -17,8 +17,8 @@ use libseccomp::{
 };
 use magik_oci::{ContainerId, Error};
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, Process,
-    Spec,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall, Process, Spec,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -145,10 +145,7 @@ impl Filters {
 
     /// The filter of a profile; `None` if it notifies a listener.
     pub(crate) fn get(&self, profile: &LinuxSeccomp) -> Result<Option<Filter>, ProfileError> {
-        let notifies = |a: LinuxSeccompAction| a == LinuxSeccompAction::ScmpActNotify;
-        if notifies(profile.default_action())
-            || profile.syscalls().iter().flatten().any(|s| notifies(s.action()))
-        {
+        if notifies(profile) {
             return Ok(None);
         }
         let file = self.dir.join(key(profile)?);
@@ -176,6 +173,14 @@ impl Filters {
         }
         filter.write(file)
     }
+}
+
+/// Whether the profile asks a listener, which only libcontainer can give, and only to a container's own process.
+pub(crate) fn notifies(profile: &LinuxSeccomp) -> bool {
+    let actions = profile.syscalls().iter().flatten().map(LinuxSyscall::action);
+    actions
+        .chain([profile.default_action()])
+        .any(|action| action == LinuxSeccompAction::ScmpActNotify)
 }
 
 fn key(profile: &LinuxSeccomp) -> Result<String, ProfileError> {

@@ -147,8 +147,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// The most memory one command of a container's life had, in KiB: what the kernel accounts to the process when it
-    /// has ended, through a shell that has no other child.
+    /// The most memory one command of a container's life had, in KiB, as the kernel accounts it to the ended process.
     fn peak_kib(&self) -> Result<u64> {
         let mut peak = 0;
         for args in [
