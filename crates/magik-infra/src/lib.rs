@@ -14,6 +14,7 @@ mod client;
 mod error;
 mod events;
 mod extension;
+pub mod guest;
 mod init;
 pub mod logs;
 pub mod plan;
