@@ -22,7 +22,6 @@ mod create;
 mod exec;
 mod executor;
 mod lifecycle;
-mod loopback;
 mod proc;
 mod proc_mounts;
 mod runtime;
@@ -34,7 +33,6 @@ mod surroundings;
 mod user_namespace;
 mod worker;
 
-pub use loopback::raise_loopback;
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
 pub use seal::{SealError, seal_self_exe, sealed_binary};
 pub use worker::run_worker_if_asked;

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir};
+use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir, raise_loopback};
 use oci_native::NativeRuntime;
 use rustix::fs::{Mode, OFlags};
 
@@ -29,7 +29,7 @@ pub(crate) fn run() -> io::Result<()> {
     mounts::for_pod(&config)?;
     oci_native::seal_self_exe().map_err(io::Error::other)?;
     rustix::system::sethostname(config.hostname.as_bytes())?;
-    oci_native::raise_loopback()?;
+    raise_loopback()?;
     std::fs::create_dir(STATE)?;
     let state = rustix::fs::open(
         STATE,
