@@ -33,7 +33,7 @@ pub use client::{
 pub use error::{ControlError, LaunchError};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
-pub use init::{InitOptions, PodInit, PodOutcome};
+pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
 #[cfg(target_os = "linux")]
 pub use loopback::raise_loopback;
 pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};

@@ -39,6 +39,12 @@ impl VmFiles {
         Self::new(found.unwrap_or_else(|| "/usr/lib/magikrun".into()))
     }
 
+    /// The directory.
+    #[must_use]
+    pub fn into_directory(self) -> PathBuf {
+        self.directory
+    }
+
     /// The guest's first program.
     ///
     /// # Errors

@@ -52,7 +52,10 @@ pub fn lay_out(root: &Path, vminit: &Path, config: &GuestConfig) -> Result<()> {
 }
 
 /// Writes the configuration into the pod's directory; only the guest's root reads it.
-fn write_config(pod: &Path, config: &GuestConfig) -> Result<()> {
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_config(pod: &Path, config: &GuestConfig) -> Result<()> {
     use std::io::Write;
     let path = pod.join(CONFIG);
     let json = serde_json::to_vec(config).map_err(Error::io("write the guest's configuration"))?;

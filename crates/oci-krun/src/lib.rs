@@ -4,7 +4,7 @@
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod console;
@@ -12,6 +12,7 @@ mod driver;
 mod error;
 mod files;
 mod guest;
+mod jail;
 pub mod kernel;
 mod process;
 mod qemu;
@@ -23,5 +24,6 @@ pub use driver::{
 };
 pub use error::{Error, Result};
 pub use files::{FILES_VARIABLE, VmFiles};
-pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce};
+pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
+pub use jail::Jail;
 pub use qemu::{Acceleration, Qemu};

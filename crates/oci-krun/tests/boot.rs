@@ -4,7 +4,7 @@
 
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use magik_infra::guest::GuestConfig;
+use magik_infra::guest::{GuestConfig, GuestScratch};
 use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, boot, lay_out};
 
 /// A boot takes seconds on an idle machine.
@@ -42,7 +42,11 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
     let config = GuestConfig {
         nonce,
         hostname: "guest".into(),
-        scratch_size: 64 << 20,
+        scratch: GuestScratch {
+            target: "/run/pod".into(),
+            size: 64 << 20,
+        },
+        binds: vec![],
         shares: vec![],
         directories: vec![],
     };

@@ -6,9 +6,9 @@ use std::{
     path::Path,
 };
 
-use magik_infra::guest::{GuestConfig, GuestDirectory, MAX_CONFIG, POD, SCRATCH, SHARE};
+use magik_infra::guest::{GuestConfig, GuestDirectory, MAX_CONFIG, POD, SHARE};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_move,
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_move,
 };
 
 /// Where the new root is put together: a directory that the share has.
@@ -93,20 +93,24 @@ pub(crate) fn config(path: &Path) -> io::Result<GuestConfig> {
 /// # Errors
 /// Names the mount or directory that failed.
 pub(crate) fn for_pod(config: &GuestConfig) -> io::Result<()> {
-    make(&GuestDirectory {
-        path: SCRATCH.into(),
-        mode: 0o700,
-    })?;
-    let options = format!("mode=0700,size={}", config.scratch_size);
+    let scratch = &config.scratch;
+    make_all(&scratch.target)?;
+    let options = format!("mode=0700,size={}", scratch.size);
     let options = std::ffi::CString::new(options)?;
-    mount("scratch", SCRATCH, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(named("mount the scratch space"))?;
+    mount(
+        "scratch",
+        &scratch.target,
+        "tmpfs",
+        MountFlags::empty(),
+        Some(options.as_c_str()),
+    )
+    .map_err(named("mount the scratch space"))?;
+    for bind in &config.binds {
+        make_all(&bind.target)?;
+        mount_bind(&bind.source, &bind.target).map_err(|e| of(&bind.target)(e.into()))?;
+    }
     for share in &config.shares {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&share.target)
-            .map_err(of(&share.target))?;
+        make_all(&share.target)?;
         mount(
             share.tag.as_str(),
             &share.target,
@@ -117,6 +121,12 @@ pub(crate) fn for_pod(config: &GuestConfig) -> io::Result<()> {
         .map_err(|e| of(&share.target)(e.into()))?;
     }
     config.directories.iter().try_for_each(make)
+}
+
+/// Makes a directory and those above it.
+fn make_all(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755).create(path).map_err(of(path))
 }
 
 fn make(directory: &GuestDirectory) -> io::Result<()> {
@@ -148,6 +158,8 @@ fn of(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use magik_infra::guest::GuestScratch;
+
     use super::*;
 
     #[test]
@@ -157,7 +169,11 @@ mod tests {
         let written = GuestConfig {
             nonce: [3; 32],
             hostname: "web".into(),
-            scratch_size: 1 << 20,
+            scratch: GuestScratch {
+                target: "/run/pod".into(),
+                size: 1 << 20,
+            },
+            binds: vec![],
             shares: vec![],
             directories: vec![GuestDirectory {
                 path: "/run/pod/rw".into(),

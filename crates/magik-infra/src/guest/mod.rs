@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use door::Door;
-pub use relay::{Guest, Relay, RelayOptions};
+pub use relay::{Guest, Relay};
 
 /// The vsock port of the host that a guest dials.
 pub const PORT: u32 = 1024;
@@ -29,10 +29,6 @@ pub const SHARE: &str = "/share";
 pub const POD: &str = "/share/pod";
 /// The file name of the [`GuestConfig`] in the pod's directory.
 pub const CONFIG: &str = "guest.json";
-/// The guest's tmpfs for everything a pod writes: upper layers, emptyDirs, logs.
-pub const SCRATCH: &str = "/run/pod";
-/// Where the guest keeps the logs of containers until the host has read them.
-pub const LOGS: &str = "/run/pod/logs";
 /// The longest [`GuestConfig`] that is read, in bytes.
 pub const MAX_CONFIG: u64 = 1 << 20;
 /// Bytes of a nonce.
@@ -48,14 +44,37 @@ pub struct GuestConfig {
     pub nonce: [u8; NONCE],
     /// The guest's host name.
     pub hostname: String,
-    /// The size of [`SCRATCH`] in bytes.
-    pub scratch_size: u64,
+    /// The tmpfs for everything the pod writes: upper layers, emptyDirs, logs.
+    pub scratch: GuestScratch,
+    /// Directories of the share that are seen elsewhere, too.
+    #[serde(default)]
+    pub binds: Vec<GuestBind>,
     /// Further shares, mounted in this order.
     #[serde(default)]
     pub shares: Vec<GuestShare>,
     /// Directories to make, in this order.
     #[serde(default)]
     pub directories: Vec<GuestDirectory>,
+}
+
+/// A tmpfs in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuestScratch {
+    /// Where it is mounted; made when it does not exist.
+    pub target: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A directory of the guest seen at another place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuestBind {
+    /// The directory, below [`SHARE`].
+    pub source: PathBuf,
+    /// Where it is seen; made when it does not exist.
+    pub target: PathBuf,
 }
 
 /// A virtiofs share beside the one the guest boots from.

@@ -7,7 +7,6 @@
 use std::{
     fmt::Debug,
     io,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +21,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{LOGS, forward, logs::Carried};
+use super::{forward, logs::Carried};
 use crate::{
     client::{ControlClient, clean},
     error::{ControlError, LaunchError},
@@ -50,11 +49,11 @@ const EVENTS: usize = 64;
 /// A guest that runs a pod.
 #[async_trait]
 pub trait Guest: Send + Sync + Debug + 'static {
-    /// Waits until it is up, and returns the launch connection. Called once.
+    /// Starts it, waits until it is up, and returns the launch connection and the plan as the guest sees it. Called once.
     ///
     /// # Errors
-    /// In one line, why it will not be.
-    async fn boot(&self) -> Result<UnixStream, String>;
+    /// In one line, why it will not be up.
+    async fn boot(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), String>;
 
     /// Another connection to its init; `None`: there will be none.
     async fn connection(&self) -> Option<UnixStream>;
@@ -63,22 +62,13 @@ pub trait Guest: Send + Sync + Debug + 'static {
     async fn ended(&self) -> String;
 }
 
-/// What the relay needs to know.
-#[derive(Debug, Clone)]
-pub struct RelayOptions {
-    /// The runtime class, for the status.
-    pub runtime_class: String,
-    /// The directory in which the containers' logs are kept, as `<container>.log`.
-    pub logs: PathBuf,
-}
-
 /// Stands in for the pod init of a guest.
 ///
 /// The process must exit when [`run`](Self::run) returns, and the guest's machine with it.
 pub struct Relay {
     guest: Arc<dyn Guest>,
     state_dir: StateDir,
-    options: RelayOptions,
+    runtime_class: String,
     committed: CommitCheck,
 }
 
@@ -86,19 +76,19 @@ impl Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Relay")
             .field("guest", &self.guest)
-            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
 impl Relay {
-    /// A relay that keeps its status in `state_dir`, and looks there whether the pod was committed.
+    /// A relay that keeps its status in `state_dir`, and looks there whether the pod was committed. The runtime class is for
+    /// the status.
     #[must_use]
-    pub fn new(guest: Arc<dyn Guest>, state_dir: StateDir, options: RelayOptions) -> Self {
+    pub fn new(guest: Arc<dyn Guest>, state_dir: StateDir, runtime_class: String) -> Self {
         Self {
             guest,
             state_dir,
-            options,
+            runtime_class,
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
         }
     }
@@ -116,13 +106,13 @@ impl Relay {
         let shared = Arc::new(Shared::new(
             Place::Guest(self.guest.clone()),
             self.state_dir,
-            self.options.runtime_class,
+            self.runtime_class,
             MAX_LOG_SIZE,
             commands,
         ));
         let inputs = Inputs::new(receiver, self.committed)?;
-        let (guest, directory) = (self.guest, self.options.logs);
-        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, directory, shared, inputs).await;
+        let guest = self.guest;
+        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, shared, inputs).await;
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
 }
@@ -130,7 +120,6 @@ impl Relay {
 /// A pod's whole life, as the host sees it.
 async fn live(
     guest: Arc<dyn Guest>,
-    directory: PathBuf,
     shared: &Arc<Shared>,
     inputs: &mut Inputs,
 ) -> PodOutcome {
@@ -144,7 +133,6 @@ async fn live(
         .and_then(|s| Instant::now().checked_add(Duration::from_secs(s).saturating_add(STOP_MARGIN)));
     let mut pod = RemotePod {
         guest,
-        directory,
         shared: shared.clone(),
         plan,
         updates,
@@ -182,7 +170,6 @@ fn end(status: &mut PodStatus, reason: &str, message: String) {
 
 struct RemotePod {
     guest: Arc<dyn Guest>,
-    directory: PathBuf,
     shared: Arc<Shared>,
     plan: Arc<PodPlan>,
     updates: mpsc::UnboundedSender<LaunchUpdate>,
@@ -211,9 +198,10 @@ impl RemotePod {
             ControlError::Launch(e) => e,
             other => LaunchError::pod("guest", &other),
         };
-        let stream = self.guest.boot().await.map_err(|e| LaunchError::pod("boot", &e))?;
+        let booted = self.guest.boot(&self.plan).await;
+        let (stream, plan) = booted.map_err(|e| LaunchError::pod("boot", &e))?;
         let client = Arc::new(ControlClient::over(stream).await.map_err(failed)?);
-        let mut launch = client.launch(&self.plan_for_guest()).await.map_err(failed)?;
+        let mut launch = client.launch(&plan).await.map_err(failed)?;
         let early = !self.plan.init_containers.is_empty();
         while let Some(progress) = launch.next().await.map_err(failed)? {
             // Init containers may run, and write, for long.
@@ -238,15 +226,6 @@ impl RemotePod {
         Ok((client, events))
     }
 
-    /// The plan as the guest sees it: the host's log files are not there.
-    fn plan_for_guest(&self) -> PodPlan {
-        let mut plan = PodPlan::clone(&self.plan);
-        for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
-            container.log = PathBuf::from(LOGS).join(format!("{}.log", container.name));
-        }
-        plan
-    }
-
     /// Begins to carry all logs to the host, once.
     fn carry_logs(&mut self) {
         if !self.carrying.is_empty() {
@@ -258,7 +237,7 @@ impl RemotePod {
             };
             let carried = Carried {
                 container: container.name.clone(),
-                path: self.directory.join(format!("{}.log", container.name)),
+                path: container.log.clone(),
                 signal: signal.clone(),
             };
             let guest = self.guest.clone();

@@ -6,6 +6,8 @@ mod pod;
 mod rootfs;
 pub(crate) mod shared;
 
+pub use rootfs::mount_layers;
+
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use magik_oci::OciRuntime;
