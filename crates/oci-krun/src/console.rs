@@ -24,15 +24,17 @@ pub struct Console {
 }
 
 impl Console {
-    /// Follows the console in the background; the descriptor is where it is written to. Needs a tokio runtime.
+    /// A console that is followed in the background; the descriptor is where it is written to. Needs a tokio runtime.
     ///
     /// # Errors
     /// There is no pipe to be had.
-    pub(crate) fn open(&self) -> io::Result<(OwnedFd, JoinHandle<()>)> {
+    pub(crate) fn open() -> io::Result<(Self, OwnedFd, JoinHandle<()>)> {
         let (reading, writing) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let reading = pipe::Receiver::from_owned_fd(reading)?;
-        let console = self.clone();
-        Ok((writing, tokio::spawn(async move { console.follow(&reading).await })))
+        let console = Self::default();
+        let follower = console.clone();
+        let followed = tokio::spawn(async move { follower.follow(&reading).await });
+        Ok((console, writing, followed))
     }
 
     async fn follow(&self, pipe: &pipe::Receiver) {
@@ -87,8 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_end_is_kept_and_it_cannot_drive_a_terminal() {
-        let console = Console::default();
-        let (writing, following) = console.open().unwrap();
+        let (console, writing, following) = Console::open().unwrap();
         let write = tokio::task::spawn_blocking(move || {
             let mut writing = File::from(writing);
             for n in 0..10_000 {

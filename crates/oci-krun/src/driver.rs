@@ -4,6 +4,7 @@ use std::{
     fmt::{self, Debug},
     path::{Path, PathBuf},
     process::ExitStatus,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -106,71 +107,91 @@ pub trait VmDriver: Debug + Send + Sync {
 
 /// A machine that was started. Dropping it kills its processes.
 pub struct Vm {
-    pub(crate) processes: Vec<(&'static str, Child)>,
-    pub(crate) console: Console,
-    pub(crate) followed: Vec<JoinHandle<()>>,
+    /// The monitor.
+    pub(crate) monitor: Part,
+    /// Those that serve it.
+    pub(crate) devices: Vec<Part>,
 }
+
+/// One of a machine's processes, and what it says; of the monitor, that is the guest's console.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) child: Child,
+    pub(crate) output: Console,
+    pub(crate) followed: JoinHandle<()>,
+}
+
+impl Part {
+    /// How it ended, with its last lines.
+    pub(crate) async fn post_mortem(&mut self, status: std::io::Result<ExitStatus>) -> Error {
+        // For a moment only: a process of its own may hold its output open.
+        let _ = tokio::time::timeout(MOMENT, &mut self.followed).await;
+        let how = match status {
+            Ok(status) => status.to_string(),
+            Err(e) => e.to_string(),
+        };
+        Error::Ended(format!("{} ended ({how}){}", self.name, quoted(&self.output)))
+    }
+}
+
+/// How long a process's last words may take to be read.
+const MOMENT: Duration = Duration::from_millis(50);
+/// How long a monitor may take to be seen to end after its devices have, which end with it.
+const AFTER_DEVICE: Duration = Duration::from_secs(1);
 
 impl Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.processes.iter().map(|(name, _)| name).collect();
-        f.debug_struct("Vm").field("processes", &names).finish_non_exhaustive()
+        f.debug_struct("Vm")
+            .field("monitor", &self.monitor.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl Vm {
-    /// What the machine's console and its processes said last.
+    /// What the guest's console and the monitor said last.
     #[must_use]
     pub const fn console(&self) -> &Console {
-        &self.console
+        &self.monitor.output
     }
 
     /// Waits until the first of its processes ends, which is the end of the machine, and says how. May be dropped and
     /// called again.
     pub async fn ended(&mut self) -> Error {
-        let mut waits: Vec<_> = self
-            .processes
-            .iter_mut()
-            .map(|(name, child)| Box::pin(async move { (*name, child.wait().await) }))
-            .collect();
-        let (name, status) = std::future::poll_fn(|context| {
-            for wait in &mut waits {
-                if let std::task::Poll::Ready(ended) = wait.as_mut().poll(context) {
-                    return std::task::Poll::Ready(ended);
-                }
+        let Self { monitor, devices } = self;
+        let device = async {
+            let waits = devices.iter_mut().map(|part| {
+                Box::pin(async move {
+                    let status = part.child.wait().await;
+                    (part, status)
+                })
+            });
+            match waits.collect::<Vec<_>>() {
+                waits if waits.is_empty() => std::future::pending().await,
+                waits => futures_util::future::select_all(waits).await.0,
             }
-            std::task::Poll::Pending
-        })
-        .await;
-        drop(waits);
-        self.last_words().await;
-        Error::Ended(format!("{name} ended ({}){}", how(&status), quoted(&self.console)))
-    }
-
-    /// Waits, for a moment only, until what the ended processes wrote was read.
-    async fn last_words(&mut self) {
-        const MOMENT: std::time::Duration = std::time::Duration::from_millis(50);
-        for followed in &mut self.followed {
-            let _ = tokio::time::timeout(MOMENT, followed).await;
+        };
+        tokio::select! {
+            biased;
+            status = monitor.child.wait() => monitor.post_mortem(status).await,
+            (part, status) = device => match tokio::time::timeout(AFTER_DEVICE, monitor.child.wait()).await {
+                Ok(status) => monitor.post_mortem(status).await,
+                Err(_) => part.post_mortem(status).await,
+            },
         }
-        self.followed.clear();
     }
 
     /// Ends the machine at once and waits for its processes.
     pub async fn kill(mut self) {
-        for (_, child) in &mut self.processes {
-            let _ = child.start_kill();
+        let mut parts: Vec<&mut Part> = std::iter::once(&mut self.monitor)
+            .chain(&mut self.devices)
+            .collect();
+        for part in &mut parts {
+            let _ = part.child.start_kill();
         }
-        for (_, child) in &mut self.processes {
-            let _ = child.wait().await;
+        for part in parts {
+            let _ = part.child.wait().await;
         }
-    }
-}
-
-fn how(status: &std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => status.to_string(),
-        Err(e) => e.to_string(),
     }
 }
 

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
-    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmSpec, process::Process, tsc,
+    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmSpec, driver::Part, process::Process, tsc,
 };
 
 /// How long the vsock device may take to listen.
@@ -81,7 +81,7 @@ impl Qemu {
     }
 
     /// Starts the file system device for a share; QEMU gets the other end of its connection.
-    fn share(&self, share: &Path, cache: &str, output: &OwnedFd) -> Result<(tokio::process::Child, OwnedFd)> {
+    fn share(&self, share: &Path, cache: &str) -> Result<(Part, OwnedFd)> {
         let failed = |what: &str| Error::io(format!("virtiofsd for {}: {what}", share.display()));
         if share.as_os_str().as_encoded_bytes().contains(&b',') {
             return Err(Error::Path {
@@ -90,7 +90,8 @@ impl Qemu {
             });
         }
         let (listening, connected) = connected().map_err(failed("connect"))?;
-        let mut process = Process::new(&self.virtiofsd, output).map_err(failed("prepare"))?;
+        let (output, writing, followed) = Console::open().map_err(failed("open its output"))?;
+        let mut process = Process::new(&self.virtiofsd, &writing).map_err(failed("prepare"))?;
         let number = process.give(listening);
         // A guest holds one descriptor per file it knows. Raising the limit needs a right that not every root has.
         let files = getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20).min(1 << 20);
@@ -99,31 +100,43 @@ impl Qemu {
         process.arguments([format!("--fd={number}"), format!("--rlimit-nofile={files}")]);
         process.arguments([OsStr::new("-o"), &source]);
         process.arguments(["-o", &format!("cache={cache}"), "-o", "xattr", "-o", "sandbox=namespace"]);
-        let child = process.spawn().map_err(failed("execute it"))?;
-        Ok((child, connected))
+        let part = Part {
+            name: "virtiofsd",
+            child: process.spawn().map_err(failed("execute it"))?,
+            output,
+            followed,
+        };
+        Ok((part, connected))
     }
 
     /// Starts the vsock device and connects to it.
-    async fn vsock(&self, spec: &VmSpec, output: &OwnedFd) -> Result<(tokio::process::Child, OwnedFd)> {
+    async fn vsock(&self, spec: &VmSpec) -> Result<(Part, OwnedFd)> {
         let failed = |what: &str| Error::io(format!("vhost-device-vsock: {what}"));
         let device = spec.sockets.join("device");
-        let mut process = Process::new(&self.vsock, output).map_err(failed("prepare"))?;
+        let (output, writing, followed) = Console::open().map_err(failed("open its output"))?;
+        let mut process = Process::new(&self.vsock, &writing).map_err(failed("prepare"))?;
         process.user(spec.user);
         let mut machine = OsString::from(format!("guest-cid={GUEST_CID},uds-path="));
         machine.push(spec.sockets.join("vsock"));
         machine.push(",socket=");
         machine.push(&device);
         process.arguments([OsStr::new("--vm"), &machine]);
-        let mut child = process.spawn().map_err(failed("execute it"))?;
+        let mut part = Part {
+            name: "vhost-device-vsock",
+            child: process.spawn().map_err(failed("execute it"))?,
+            output,
+            followed,
+        };
+        drop(writing);
         let began = Instant::now();
         loop {
             match UnixStream::connect(&device) {
-                Ok(stream) => return Ok((child, stream.into())),
+                Ok(stream) => return Ok((part, stream.into())),
                 Err(_) if began.elapsed() < DEVICE_TIME => {}
                 Err(e) => return Err(failed("it does not listen")(e)),
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(Error::Ended(format!("vhost-device-vsock ended ({status})")));
+            if let Ok(Some(status)) = part.child.try_wait() {
+                return Err(part.post_mortem(Ok(status)).await);
             }
             tokio::time::sleep(DEVICE_PAUSE).await;
         }
@@ -231,25 +244,20 @@ impl VmDriver for Qemu {
 
     async fn spawn(&self, spec: &VmSpec) -> Result<Vm> {
         spec.check()?;
-        let console = Console::default();
-        let (output, followed) = console.open().map_err(Error::io("open the console"))?;
-        let mut vm = Vm {
-            processes: Vec::new(),
-            console,
-            followed: vec![followed],
-        };
+        let (output, writing, followed) = Console::open().map_err(Error::io("open the console"))?;
+        let mut devices = Vec::new();
         let root = Share {
             tag: "rootfs".to_owned(),
             directory: spec.root.clone(),
         };
-        let mut qemu = Process::new(&self.qemu, &output).map_err(Error::io("prepare QEMU"))?;
+        let mut qemu = Process::new(&self.qemu, &writing).map_err(Error::io("prepare QEMU"))?;
         qemu.user(spec.user);
         qemu.arguments(self.machine(spec));
         for (number, share) in std::iter::once(&root).chain(&spec.shares).enumerate() {
             // Nobody changes what a guest boots from while it runs.
             let cache = if number == 0 { "always" } else { "auto" };
-            let (child, connected) = self.share(&share.directory, cache, &output)?;
-            vm.processes.push(("virtiofsd", child));
+            let (device, connected) = self.share(&share.directory, cache)?;
+            devices.push(device);
             let descriptor = qemu.give(connected);
             qemu.arguments([
                 "-chardev".to_owned(),
@@ -261,8 +269,8 @@ impl VmDriver for Qemu {
                 ),
             ]);
         }
-        let (child, connected) = self.vsock(spec, &output).await?;
-        vm.processes.push(("vhost-device-vsock", child));
+        let (device, connected) = self.vsock(spec).await?;
+        devices.push(device);
         let descriptor = qemu.give(connected);
         qemu.arguments([
             "-chardev".to_owned(),
@@ -270,9 +278,13 @@ impl VmDriver for Qemu {
             "-device".to_owned(),
             "vhost-user-vsock-device,chardev=vsock".to_owned(),
         ]);
-        // First of the list: when it ends, the devices end, too, and its end is the one to be told.
-        let child = qemu.spawn().map_err(Error::io(format!("execute {}", self.qemu.display())))?;
-        vm.processes.insert(0, ("QEMU", child));
-        Ok(vm)
+        let child = qemu.spawn();
+        let monitor = Part {
+            name: "QEMU",
+            child: child.map_err(Error::io(format!("execute {}", self.qemu.display())))?,
+            output,
+            followed,
+        };
+        Ok(Vm { monitor, devices })
     }
 }
