@@ -22,4 +22,4 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     Arc::new(runtime)
 }
 
-pod_contract!(@each open; runs_every_container_before_it_returns exec_passes_exit_codes_signals_and_both_streams);
+pod_contract!(open);

@@ -46,6 +46,8 @@ fn main() -> ExitCode {
     match args.next().as_deref().and_then(OsStr::to_str) {
         #[cfg(all(feature = "native", target_os = "linux"))]
         Some("pod-init") => magik_pri::native::pod_init_main(),
+        #[cfg(all(feature = "krun", target_os = "linux"))]
+        Some("vm-supervisor") => magik_pri::microvm::vm_supervisor_main(),
         Some("--version" | "-V" | "-v") if args.next().is_none() => {
             finish(output::write(VERSION.as_bytes()).map(|()| ExitCode::SUCCESS))
         }

@@ -102,7 +102,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = VmFiles::new(dir.path().to_owned());
         let error = files.kernel().unwrap_err().to_string();
-        assert!(error.contains("vmlinux") && error.contains("cargo xtask vm"), "{error}");
+        assert!(
+            error.contains("vmlinux") && error.contains("cargo xtask vm"),
+            "{error}"
+        );
         let error = files.program("no-such-program", &[], "install it").unwrap_err();
         assert_eq!(error.to_string(), "no-such-program is missing: install it");
         std::fs::write(dir.path().join("sh"), "").unwrap();

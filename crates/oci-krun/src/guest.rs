@@ -1,8 +1,7 @@
 //! A machine and the door its guest comes through, from its start to its end.
 
 use std::{
-    fmt,
-    fs,
+    fmt, fs,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     time::Duration,
@@ -64,7 +63,8 @@ pub fn write_config(pod: &Path, config: &GuestConfig) -> Result<()> {
     let mut file = options
         .open(&path)
         .map_err(Error::io(path.display().to_string()))?;
-    file.write_all(&json).map_err(Error::io(path.display().to_string()))
+    file.write_all(&json)
+        .map_err(Error::io(path.display().to_string()))
 }
 
 /// A machine whose guest has said hello. Dropping it ends the machine.
@@ -79,7 +79,9 @@ pub struct Booted {
 
 impl fmt::Debug for Booted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Booted").field("vm", &self.vm).finish_non_exhaustive()
+        f.debug_struct("Booted")
+            .field("vm", &self.vm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,7 +98,10 @@ pub async fn boot(
 ) -> Result<Booted> {
     match boot_once(driver, spec, nonce, limit).await {
         Err(Error::Ended(why)) => {
-            tracing::warn!(why, "the machine ended before its guest said hello: it is started once more");
+            tracing::warn!(
+                why,
+                "the machine ended before its guest said hello: it is started once more"
+            );
             boot_once(driver, spec, nonce, limit).await
         }
         first => first,

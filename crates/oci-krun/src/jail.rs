@@ -40,8 +40,14 @@ impl Jail {
     pub fn new(root: PathBuf) -> Result<Self> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(Error::io("make the mounts private"))?;
-        mount("jail", &root, "tmpfs", MountFlags::NOSUID, Some(c"mode=0755,size=4m"))
-            .map_err(Error::io(format!("mount a root on {}", root.display())))?;
+        mount(
+            "jail",
+            &root,
+            "tmpfs",
+            MountFlags::NOSUID,
+            Some(c"mode=0755,size=4m"),
+        )
+        .map_err(Error::io(format!("mount a root on {}", root.display())))?;
         let jail = Self { root };
         for path in SYSTEM.map(Path::new) {
             match fs::symlink_metadata(path) {
@@ -156,17 +162,27 @@ impl Jail {
         if fs::metadata(source).map_err(at(source))?.is_dir() {
             let inside = self.inside(target);
             let mut builder = fs::DirBuilder::new();
-            return builder.recursive(true).mode(0o755).create(inside).map_err(at(target));
+            return builder
+                .recursive(true)
+                .mode(0o755)
+                .create(inside)
+                .map_err(at(target));
         }
         self.parent(target)?;
-        fs::File::create(self.inside(target)).map(drop).map_err(at(target))
+        fs::File::create(self.inside(target))
+            .map(drop)
+            .map_err(at(target))
     }
 
     fn parent(&self, path: &Path) -> Result<()> {
         let inside = self.inside(path);
         let parent = inside.parent().unwrap_or(&self.root);
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o755).create(parent).map_err(at(path))
+        builder
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(at(path))
     }
 }
 

@@ -193,7 +193,10 @@ mod tests {
         ));
         let other = GuestKernel::from_libkrunfw("/proc/self/exe".as_ref());
         assert!(
-            matches!(other, Err(KernelError::TooLong { .. } | KernelError::NotLibkrunfw { .. })),
+            matches!(
+                other,
+                Err(KernelError::TooLong { .. } | KernelError::NotLibkrunfw { .. })
+            ),
             "{other:?}"
         );
     }

@@ -57,7 +57,9 @@ impl Process {
     /// Starts it.
     #[allow(unsafe_code, reason = "there is no safe pre_exec")]
     pub(crate) fn spawn(mut self) -> io::Result<Child> {
-        let Self { descriptors, user, .. } = self;
+        let Self {
+            descriptors, user, ..
+        } = self;
         // SAFETY: between fork and exec only system calls are made, on numbers and on descriptors that the closure owns.
         unsafe {
             self.command.pre_exec(move || {

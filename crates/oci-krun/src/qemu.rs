@@ -94,12 +94,22 @@ impl Qemu {
         let mut process = Process::new(&self.virtiofsd, &writing).map_err(failed("prepare"))?;
         let number = process.give(listening);
         // A guest holds one descriptor per file it knows. Raising the limit needs a right that not every root has.
-        let files = getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20).min(1 << 20);
+        let files = getrlimit(Resource::Nofile)
+            .maximum
+            .unwrap_or(1 << 20)
+            .min(1 << 20);
         let mut source = OsString::from("source=");
         source.push(share);
         process.arguments([format!("--fd={number}"), format!("--rlimit-nofile={files}")]);
         process.arguments([OsStr::new("-o"), &source]);
-        process.arguments(["-o", &format!("cache={cache}"), "-o", "xattr", "-o", "sandbox=namespace"]);
+        process.arguments([
+            "-o",
+            &format!("cache={cache}"),
+            "-o",
+            "xattr",
+            "-o",
+            "sandbox=namespace",
+        ]);
         let part = Part {
             name: "virtiofsd",
             child: process.spawn().map_err(failed("execute it"))?,
@@ -149,7 +159,8 @@ impl Qemu {
         };
         let memory = spec.memory_mib;
         // `acpi=off` makes QEMU name its virtio devices to the kernel, which knows no ACPI; `rtc=off` frees an interrupt.
-        let machine = "microvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=off,auto-kernel-cmdline=on,memory-backend=mem";
+        let machine =
+            "microvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=off,auto-kernel-cmdline=on,memory-backend=mem";
         [
             ("-machine", machine.to_owned()),
             ("-accel", accel),
@@ -208,7 +219,10 @@ fn connected() -> std::io::Result<(OwnedFd, OwnedFd)> {
     rustix::net::listen(&socket, 1)?;
     let listener = UnixListener::from(socket);
     let address = listener.local_addr()?;
-    debug_assert!(address.as_abstract_name().is_some(), "autobind gives an abstract name");
+    debug_assert!(
+        address.as_abstract_name().is_some(),
+        "autobind gives an abstract name"
+    );
     let stream = UnixStream::connect_addr(&address)?;
     Ok((listener.into(), stream.into()))
 }

@@ -1,6 +1,9 @@
 //! Guests that really boot, emulated, with the real kernel and init. `cargo xtask vm` makes what they need.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::print_stderr, reason = "a skipped test says so where the runner shows it")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so where the runner shows it"
+)]
 
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -28,7 +31,11 @@ fn qemu(test: &str) -> Option<Qemu> {
         eprintln!("SKIPPED {test}: needs root");
         return None;
     }
-    Some(Qemu::find(&files(), Acceleration::Tcg).expect("cargo xtask vm"))
+    if let Err(missing) = files().vminit() {
+        eprintln!("SKIPPED {test}: {missing}");
+        return None;
+    }
+    Some(Qemu::find(&files(), Acceleration::Tcg).expect("what QEMU needs"))
 }
 
 /// What a guest of this nonce boots from.
@@ -64,7 +71,9 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
 
 #[tokio::test]
 async fn a_guest_says_hello_and_ends_when_its_launcher_is_gone() {
-    let Some(qemu) = qemu("a_guest_says_hello_and_ends_when_its_launcher_is_gone") else { return };
+    let Some(qemu) = qemu("a_guest_says_hello_and_ends_when_its_launcher_is_gone") else {
+        return;
+    };
     let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
     let Booted { mut vm, door, launch } = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap();
     drop((launch, door));
@@ -74,7 +83,9 @@ async fn a_guest_says_hello_and_ends_when_its_launcher_is_gone() {
 
 #[tokio::test]
 async fn a_guest_without_the_nonce_is_no_guest() {
-    let Some(qemu) = qemu("a_guest_without_the_nonce_is_no_guest") else { return };
+    let Some(qemu) = qemu("a_guest_without_the_nonce_is_no_guest") else {
+        return;
+    };
     let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
     let error = boot(&qemu, &spec, &[6; 32], LIMIT).await.unwrap_err();
     assert!(error.to_string().contains("nonce"), "{error}");
@@ -82,7 +93,9 @@ async fn a_guest_without_the_nonce_is_no_guest() {
 
 #[tokio::test]
 async fn an_init_that_fails_is_quoted_from_the_console() {
-    let Some(qemu) = qemu("an_init_that_fails_is_quoted_from_the_console") else { return };
+    let Some(qemu) = qemu("an_init_that_fails_is_quoted_from_the_console") else {
+        return;
+    };
     let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
     std::fs::write(spec.root.join("pod/guest.json"), "{}").unwrap();
     let error = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap_err();

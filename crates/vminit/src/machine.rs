@@ -32,7 +32,12 @@ pub(crate) fn open_console() -> io::Result<()> {
         match rustix::fs::open(CONSOLE, flags, Mode::empty()) {
             Ok(console) => break console,
             Err(_) if began.elapsed() < CONSOLE_TIME => std::thread::sleep(Duration::from_millis(1)),
-            Err(e) => return Err(io::Error::new(io::Error::from(e).kind(), format!("{CONSOLE}: {e}"))),
+            Err(e) => {
+                return Err(io::Error::new(
+                    io::Error::from(e).kind(),
+                    format!("{CONSOLE}: {e}"),
+                ));
+            }
         }
     };
     let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -16,7 +16,9 @@ const NEW_ROOT: &str = "/mnt";
 /// The directories of the guest's root.
 const DIRECTORIES: [&str; 7] = ["dev", "etc", "proc", "run", "share", "sys", "tmp"];
 
-const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+const PLAIN: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
 
 /// Puts this process on a root of its own, a tmpfs, with the share it was booted from at [`SHARE`], and mounts what every
 /// Linux program expects.
@@ -27,8 +29,14 @@ pub(crate) fn own_root() -> io::Result<()> {
     // Nothing is seen elsewhere: there is no elsewhere. pivot_root(2) refuses shared mounts.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(named("make the mounts private"))?;
-    mount("root", NEW_ROOT, "tmpfs", MountFlags::empty(), Some(c"mode=0755,size=16m"))
-        .map_err(named("mount the root"))?;
+    mount(
+        "root",
+        NEW_ROOT,
+        "tmpfs",
+        MountFlags::empty(),
+        Some(c"mode=0755,size=16m"),
+    )
+    .map_err(named("mount the root"))?;
     let new = Path::new(NEW_ROOT);
     for directory in DIRECTORIES {
         let path = new.join(directory);
@@ -60,11 +68,23 @@ pub(crate) fn own_root() -> io::Result<()> {
     mount("devpts", "/dev/pts", "devpts", devices, terminals).map_err(named("mount /dev/pts"))?;
     let anyone = Some(c"mode=1777");
     for (name, target) in [("shm", "/dev/shm"), ("tmp", "/tmp")] {
-        mount(name, target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, anyone)
-            .map_err(named("mount a tmpfs"))?;
+        mount(
+            name,
+            target,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            anyone,
+        )
+        .map_err(named("mount a tmpfs"))?;
     }
-    mount("run", "/run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755"))
-        .map_err(named("mount /run"))
+    mount(
+        "run",
+        "/run",
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"mode=0755"),
+    )
+    .map_err(named("mount /run"))
 }
 
 /// Whether `/` is the kernel's first root, from which there is no pivot_root.

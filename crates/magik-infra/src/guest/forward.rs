@@ -94,7 +94,11 @@ async fn upwards<M: Message>(meter: &Meter, call: u32, mut from: SSReceiver<M>, 
     }
 }
 
-async fn downwards<M: Message>(meter: &Meter, mut from: CSReceiver<M>, to: &SSSender<M>) -> ttrpc::Result<()> {
+async fn downwards<M: Message>(
+    meter: &Meter,
+    mut from: CSReceiver<M>,
+    to: &SSSender<M>,
+) -> ttrpc::Result<()> {
     loop {
         match from.recv().await {
             Ok(message) => {

@@ -36,9 +36,7 @@ impl Carried {
         let mut writer = LogWriter::open(&self.path, MAX_LOG_SIZE)
             .map_err(|e| ControlError::Refused(format!("{}: {e}", self.path.display())))?;
         let client = forward::connect(guest).await?;
-        let mut output = client
-            .logs(&self.container, &LogOptions::default(), true)
-            .await?;
+        let mut output = client.logs(&self.container, &LogOptions::default(), true).await?;
         let mut stdout = LineCutter::new(LogStream::Stdout);
         let mut stderr = LineCutter::new(LogStream::Stderr);
         let mut entries = Vec::new();

@@ -166,7 +166,11 @@ impl Hello {
         };
         // In a time that does not depend on where they differ.
         let differ = bytes[9..].iter().zip(nonce).fold(0, |d, (a, b)| d | (a ^ b));
-        if differ == 0 { Ok(kind) } else { Err(HelloError::Nonce) }
+        if differ == 0 {
+            Ok(kind)
+        } else {
+            Err(HelloError::Nonce)
+        }
     }
 }
 

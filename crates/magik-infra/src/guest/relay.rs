@@ -4,12 +4,7 @@
 //! says, so that they outlive it and so that a guest can lie about nothing but its own containers: ids, names, labels and
 //! times of the pod are the host's. Exec, stats and ports are passed on.
 
-use std::{
-    fmt::Debug,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -118,11 +113,7 @@ impl Relay {
 }
 
 /// A pod's whole life, as the host sees it.
-async fn live(
-    guest: Arc<dyn Guest>,
-    shared: &Arc<Shared>,
-    inputs: &mut Inputs,
-) -> PodOutcome {
+async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) -> PodOutcome {
     let Some((plan, updates)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
@@ -191,9 +182,7 @@ impl RemotePod {
         }
     }
 
-    async fn launch_in_guest(
-        &mut self,
-    ) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), LaunchError> {
+    async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), LaunchError> {
         let failed = |e: ControlError| match e {
             ControlError::Launch(e) => e,
             other => LaunchError::pod("guest", &other),
@@ -334,12 +323,7 @@ impl RemotePod {
 
     /// Something happened in the guest: the status is fetched, and published before the event. A container's log is
     /// complete before its end is told.
-    async fn happened(
-        &mut self,
-        client: &ControlClient,
-        first: Event,
-        events: &mut mpsc::Receiver<Event>,
-    ) {
+    async fn happened(&mut self, client: &ControlClient, first: Event, events: &mut mpsc::Receiver<Event>) {
         let mut all = vec![first];
         while let Ok(event) = events.try_recv() {
             all.push(event);

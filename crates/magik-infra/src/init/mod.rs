@@ -151,9 +151,8 @@ impl PodInit {
         let inputs = Inputs::new(receiver, self.committed)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
         let runtime = self.runtime;
-        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
-            live(runtime, shared, inputs, extensions).await
-        };
+        let life =
+            async |shared: &Arc<Shared>, inputs: &mut Inputs| live(runtime, shared, inputs, extensions).await;
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
 }

@@ -192,13 +192,7 @@ impl Pod {
         created: Created,
     ) -> (ContainerId, Option<i32>) {
         let Created { id, pid, pump } = created;
-        let watching = container::watch(
-            self.runtime.clone(),
-            id.clone(),
-            index,
-            pump,
-            self.exited.clone(),
-        );
+        let watching = container::watch(self.runtime.clone(), id.clone(), index, pump, self.exited.clone());
         tokio::spawn(watching);
         self.event(Event::now(EventKind::ContainerCreated, &plan.name, ""));
         (id, pid)

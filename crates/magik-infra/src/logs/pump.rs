@@ -179,7 +179,8 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_keeps_the_pipe_does_not_keep_the_log_open() {
         let dir = tempfile::tempdir().unwrap();
-        let (pump, stdio) = LogPump::open(&dir.path().join("c.log"), 1 << 20, watch::Sender::new(false)).unwrap();
+        let (pump, stdio) =
+            LogPump::open(&dir.path().join("c.log"), 1 << 20, watch::Sender::new(false)).unwrap();
         let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
         stdout.write_all(b"last words\n").unwrap();
         assert_eq!(pump.finish().await, "last words");

@@ -186,7 +186,14 @@ impl Control for Connection {
         self.check_greeted()?;
         match &self.shared.place {
             Place::Here(runtime) => {
-                exec::exec(&**runtime, &self.shared, &self.meter, context.mh.stream_id, stream).await
+                exec::exec(
+                    &**runtime,
+                    &self.shared,
+                    &self.meter,
+                    context.mh.stream_id,
+                    stream,
+                )
+                .await
             }
             Place::Guest(guest) => forward::exec(&**guest, &self.meter, context.mh.stream_id, stream).await,
         }

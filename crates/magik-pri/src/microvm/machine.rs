@@ -138,7 +138,11 @@ impl Machine {
         let empty_dirs = empty_dirs.filter(|v| matches!(v.source, VolumeSource::EmptyDir(_)));
         Ok(Self {
             memory_mib,
-            vcpus: if acceleration == Acceleration::Tcg { 1 } else { vcpus },
+            vcpus: if acceleration == Acceleration::Tcg {
+                1
+            } else {
+                vcpus
+            },
             acceleration,
             files: files.into_directory(),
             data: start.data.join("pods").join(start.id),
@@ -152,7 +156,11 @@ impl Machine {
     /// Writes it for the supervisor.
     pub(super) fn write(&self, sandbox: &Path) -> io::Result<()> {
         let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(sandbox.join(FILE))?;
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(sandbox.join(FILE))?;
         Ok(serde_json::to_writer(file, self)?)
     }
 
@@ -180,7 +188,11 @@ impl Machine {
             ]);
         }
         // Any user of any container may write: as kubelet makes it.
-        directories.extend(self.empty_dirs.iter().map(|name| directory(volumes.join(name), 0o777)));
+        directories.extend(
+            self.empty_dirs
+                .iter()
+                .map(|name| directory(volumes.join(name), 0o777)),
+        );
         GuestConfig {
             nonce,
             hostname: self.hostname.clone(),
@@ -219,11 +231,16 @@ mod tests {
     #[test]
     fn a_machine_is_as_large_as_its_containers_together() {
         let one = |memory: &str, cpu: &str| {
-            format!("{{name: a{memory}, image: i, resources: {{limits: {{memory: {memory}Mi, cpu: '{cpu}'}}}}}}")
+            format!(
+                "{{name: a{memory}, image: i, resources: {{limits: {{memory: {memory}Mi, cpu: '{cpu}'}}}}}}"
+            )
         };
         let size = |containers: &str| Machine::size(&spec(containers, ""));
         assert_eq!(size("{name: a, image: i}").unwrap().0, 256);
-        assert_eq!(size(&format!("{}, {}", one("100", "0.5"), one("200", "0.5"))).unwrap(), (428, 1));
+        assert_eq!(
+            size(&format!("{}, {}", one("100", "0.5"), one("200", "0.5"))).unwrap(),
+            (428, 1)
+        );
         let most = u64::from(MAX_VM_MEMORY_MIB) - OVERHEAD_MIB;
         size(&one(&most.to_string(), "1")).unwrap();
         let error = size(&one(&(most + 1).to_string(), "1")).unwrap_err().to_string();
@@ -237,7 +254,10 @@ mod tests {
             "{name: v, hostPath: {path: /srv}}, {name: w, hostPath: {path: /var}}, {name: x, hostPath: {path: /var}}, {name: unused, hostPath: {path: /opt}}",
         );
         let shares = HostShare::all(&spec);
-        let found: Vec<_> = shares.iter().map(|s| (s.host_path.to_str().unwrap(), s.read_only)).collect();
+        let found: Vec<_> = shares
+            .iter()
+            .map(|s| (s.host_path.to_str().unwrap(), s.read_only))
+            .collect();
         assert_eq!(found, [("/srv", true), ("/var", false)]);
         assert_eq!(shares[1].in_guest(), Path::new("/run/shares/1"));
     }

@@ -67,7 +67,10 @@ impl MicroVmPodRuntime {
     /// program's own binary, or else this program itself.
     #[must_use]
     pub fn supervisor(self, supervisor: PathBuf) -> Self {
-        self.configured(|backend| MicroVm { supervisor, ..backend })
+        self.configured(|backend| MicroVm {
+            supervisor,
+            ..backend
+        })
     }
 
     /// What machines are made of.
@@ -79,7 +82,10 @@ impl MicroVmPodRuntime {
     /// How guests are executed.
     #[must_use]
     pub fn acceleration(self, acceleration: Acceleration) -> Self {
-        self.configured(|backend| MicroVm { acceleration, ..backend })
+        self.configured(|backend| MicroVm {
+            acceleration,
+            ..backend
+        })
     }
 }
 
@@ -88,7 +94,11 @@ impl Backend for MicroVm {
 
     fn availability(&self) -> Capability {
         use oci_krun::VmDriver;
-        match self.files.vminit().and_then(|_| Qemu::find(&self.files, self.acceleration)) {
+        match self
+            .files
+            .vminit()
+            .and_then(|_| Qemu::find(&self.files, self.acceleration))
+        {
             Ok(driver) => Capability {
                 available: true,
                 detail: driver.manner(),
