@@ -49,7 +49,7 @@ pub(crate) fn own_root() -> io::Result<()> {
         mount_move(".", "/").map_err(named("move the new root"))?;
         rustix::process::chroot(".").map_err(named("change the root"))?;
     } else {
-        rustix::process::pivot_root(new, &new.join("share")).map_err(named("change the root"))?;
+        rustix::process::pivot_root(new, new.join("share")).map_err(named("change the root"))?;
     }
     rustix::process::chdir("/").map_err(named("enter the new root"))?;
     mount("proc", "/proc", "proc", PLAIN, None).map_err(named("mount /proc"))?;

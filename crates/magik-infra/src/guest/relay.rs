@@ -38,6 +38,8 @@ use crate::{
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 /// How long a container's log may take to arrive once the container has ended.
 const LOG_TIME: Duration = Duration::from_secs(5);
+/// How long the last event may take to arrive once the pod is over.
+const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
 /// Events that wait to be dealt with.
 const EVENTS: usize = 64;
 
@@ -151,8 +153,11 @@ async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) 
     }
 }
 
-/// The pod has ended in a way its guest has not told.
+/// The pod has ended in a way its guest has not told, unless it had ended before.
 fn end(status: &mut PodStatus, reason: &str, message: String) {
+    if status.phase.is_final() {
+        return;
+    }
     status.phase = Phase::Failed;
     status.reason = Some(reason.to_owned());
     status.message = Some(message);
@@ -266,31 +271,31 @@ impl RemotePod {
         let shared = self.shared.clone();
         let guest = self.guest.clone();
         let mut kill_at: Option<Instant> = None;
-        let mut following = true;
         loop {
             let interrupt = tokio::select! {
+                // A guest that floods the host with events does not keep it from being stopped.
                 biased;
-                event = events.recv(), if following => {
-                    match event {
-                        Some(event) => self.happened(client, event, &mut events).await,
-                        None => following = false,
-                    }
-                    if shared.status().is_some_and(|status| status.phase.is_final()) {
-                        break;
-                    }
-                    if !following {
+                interrupt = inputs.interrupt(&shared) => interrupt,
+                () = reached(kill_at) => {
+                    shared.publish(|s| end(s, "NotStopped", "the guest did not stop its pod in time".to_owned()));
+                    break;
+                }
+                event = events.recv() => {
+                    let Some(event) = event else {
                         shared.publish(|s| end(s, "GuestLost", "the connection to the guest ended".to_owned()));
                         break;
+                    };
+                    if self.happened(client, event, &mut events).await {
+                        break;
+                    }
+                    if shared.status().is_some_and(|status| status.phase.is_final()) {
+                        let at = Instant::now() + LAST_EVENT_TIME;
+                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
                     }
                     continue;
                 }
-                interrupt = inputs.interrupt(&shared) => interrupt,
                 why = guest.ended() => {
                     shared.publish(|status| end(status, "GuestDied", why));
-                    break;
-                }
-                () = reached(kill_at) => {
-                    shared.publish(|s| end(s, "NotStopped", "the guest did not stop its pod in time".to_owned()));
                     break;
                 }
             };
@@ -322,8 +327,13 @@ impl RemotePod {
     }
 
     /// Something happened in the guest: the status is fetched, and published before the event. A container's log is
-    /// complete before its end is told.
-    async fn happened(&mut self, client: &ControlClient, first: Event, events: &mut mpsc::Receiver<Event>) {
+    /// complete before its end is told. Whether it was the last there will be.
+    async fn happened(
+        &mut self,
+        client: &ControlClient,
+        first: Event,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> bool {
         let mut all = vec![first];
         while let Ok(event) = events.try_recv() {
             all.push(event);
@@ -337,9 +347,11 @@ impl RemotePod {
             Ok(status) => self.shared.publish(|ours| adopt(ours, status)),
             Err(error) => tracing::warn!(%error, "the guest does not tell its status"),
         }
+        let last = all.iter().any(|event| event.kind == EventKind::PodStopped);
         for event in all {
             self.shared.events.add(Arc::new(event));
         }
+        last
     }
 
     async fn log_is_complete(&self, container: &str) {
