@@ -256,22 +256,32 @@ fn create_private(dir: &Path) -> Result<()> {
 
 /// Opens (and makes) a lock file and waits until it is ours; closing it gives it up.
 pub(crate) fn lock_file(path: &Path) -> Result<std::fs::File> {
-    let context = || format!("lock {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
-    let file = file.map_err(Error::io(context()))?;
+    let file = open_lock_file(path)?;
     loop {
         match file.lock() {
             Ok(()) => return Ok(file),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io(context())(e)),
+            Err(e) => return Err(Error::io(format!("lock {}", path.display()))(e)),
         }
     }
+}
+
+/// As [`lock_file`], but `None` instead of waiting.
+pub(crate) fn try_lock_file(path: &Path) -> Result<Option<std::fs::File>> {
+    let file = open_lock_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
+    }
+}
+
+fn open_lock_file(path: &Path) -> Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options
+        .open(path)
+        .map_err(Error::io(format!("lock {}", path.display())))
 }
 
 /// The names in one of the store's own directories; ours are all UTF-8.
