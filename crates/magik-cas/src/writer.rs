@@ -96,51 +96,17 @@ impl Writer {
         let Some(partial) = Partial::open(&store.tmp_dir(), digest)? else {
             return Self::begin(store, lease, digest.algorithm(), cap);
         };
-        let mut writer = Self {
+        let context = format!("read {}", partial.path().display());
+        let mut hasher = digest.algorithm().hasher();
+        let size = take_in(partial.file(), cap, &mut hasher).map_err(Error::io(context))?;
+        Ok(Self {
             store: store.clone(),
             place: Place::Partial(partial),
-            hasher: digest.algorithm().hasher(),
-            size: 0,
+            hasher,
+            size,
             cap,
             lease,
-        };
-        writer.take_in()?;
-        Ok(writer)
-    }
-
-    /// Hashes what the file holds already.
-    fn take_in(&mut self) -> Result<()> {
-        let context = format!("read {}", self.place.path().display());
-        let mut buffer = vec![0; BUFFER];
-        let mut file = self.place.file();
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    self.size += n as u64;
-                    self.hasher.update(&buffer[..n]);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io(context)(e)),
-            }
-            if self.size > self.cap {
-                return self.start_over();
-            }
-        }
-        Ok(())
-    }
-
-    /// Throws away what has been written so far.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn start_over(&mut self) -> Result<()> {
-        let mut file = self.place.file();
-        let emptied = file.set_len(0).and_then(|()| io::Seek::rewind(&mut file));
-        emptied.map_err(Error::io(format!("empty {}", self.place.path().display())))?;
-        self.hasher = self.hasher.algorithm().hasher();
-        self.size = 0;
-        Ok(())
+        })
     }
 
     /// The bytes written so far; after [`Store::resume`], those that were there.
