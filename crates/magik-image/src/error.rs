@@ -5,8 +5,14 @@ use std::path::PathBuf;
 use magik_cas::Digest;
 
 use crate::{
-    auth::AuthError, bundle::BundleError, platform::NoImageForPlatform, reference::InvalidReference,
-    registry::RegistryError, source::InvalidSource,
+    auth::AuthError,
+    bundle::BundleError,
+    platform::NoImageForPlatform,
+    policy::PolicyError,
+    reference::InvalidReference,
+    registries::{RegistriesError, Unavailable},
+    registry::RegistryError,
+    source::InvalidSource,
 };
 
 /// The result of an image operation.
@@ -25,6 +31,15 @@ pub enum Error {
     /// A registry did not give, or did not take, what it should have.
     #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
+    /// What is known of registries could not be read.
+    #[error(transparent)]
+    Registries(RegistriesError),
+    /// The image is not to be had from anywhere.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The signature policy keeps the image out.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Credentials for a registry could not be had.
     #[error(transparent)]
     Auth(#[from] AuthError),

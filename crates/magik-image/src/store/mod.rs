@@ -21,7 +21,7 @@ pub use image::{Image, Layer};
 pub use prune::{PruneOptions, PruneReport};
 pub use verify::Damage;
 
-pub(crate) use image::oci_digest;
+pub(crate) use image::{layers_of, oci_digest};
 
 /// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
 ///
@@ -194,7 +194,9 @@ impl ImageStore {
                 None => return Err(magik_cas::Error::NotFound(digest).into()),
             }
         }
-        self.write_record(&record)?;
+        if self.read_record(&record.key())?.as_ref() != Some(&record) {
+            self.write_record(&record)?;
+        }
         Ok(image)
     }
 

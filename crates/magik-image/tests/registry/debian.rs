@@ -16,7 +16,7 @@ use magik_image::{
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 
-use crate::fixture::{World, options, reference};
+use crate::fixture::{World, connect, options, reference};
 
 /// `magik:secret` as `htpasswd -B` writes it.
 const HTPASSWD: &str = "magik:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
@@ -123,17 +123,16 @@ async fn image(world: &World) -> Image {
 
 fn push_options(auth: &AuthSource) -> PushOptions {
     PushOptions {
-        auth: auth.clone(),
-        ..PushOptions::default()
+        connect: connect(auth),
     }
 }
 
 /// Time enough for a busy machine.
 fn patient(auth: &AuthSource) -> PullOptions {
     PullOptions {
-        auth: auth.clone(),
-        policy: PullPolicy::Always,
-        ..PullOptions::default()
+        connect: connect(auth),
+        unpack: true,
+        ..options()
     }
 }
 

@@ -11,8 +11,11 @@ use magik_cas::{Digest, Durability};
 use magik_image::{
     ImageStore, Reference,
     auth::{AuthSource, Credential},
+    connect::ConnectOptions,
     manifest::{OCI_INDEX, OCI_MANIFEST},
+    policy::{Policy, PolicySource},
     pull::{PullOptions, PullPolicy},
+    registries::{Registries, RegistriesSource},
 };
 use serde_json::{Value, json};
 
@@ -125,11 +128,25 @@ pub(crate) fn index(entries: &[Value]) -> Value {
 pub(crate) fn options() -> PullOptions {
     PullOptions {
         policy: PullPolicy::Always,
-        auth: AuthSource::Given(Credential::Anonymous),
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(10),
-        concurrency: NonZeroUsize::new(3).unwrap(),
+        signature_policy: PolicySource::Given(Policy::accept_anything()),
+        connect: ConnectOptions {
+            timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(10),
+            concurrency: NonZeroUsize::new(3).unwrap(),
+            ..connect(&AuthSource::Given(Credential::Anonymous))
+        },
+        // These layers are no archives.
+        unpack: false,
         ..PullOptions::default()
+    }
+}
+
+/// What is the same for pulling and pushing: nothing of this machine's configuration.
+pub(crate) fn connect(auth: &AuthSource) -> ConnectOptions {
+    ConnectOptions {
+        auth: auth.clone(),
+        registries: RegistriesSource::Given(Registries::default()),
+        ..PullOptions::default().connect
     }
 }
 
@@ -139,8 +156,12 @@ pub(crate) fn reference(address: &str) -> Reference {
 
 /// The same, waiting no longer than a test should.
 pub(crate) fn impatient() -> PullOptions {
-    PullOptions {
-        idle_timeout: Duration::from_millis(800),
-        ..options()
-    }
+    within(|connect| connect.idle_timeout = Duration::from_millis(800))
+}
+
+/// The options with another way of reaching registries.
+pub(crate) fn within(change: impl FnOnce(&mut ConnectOptions)) -> PullOptions {
+    let mut options = options();
+    change(&mut options.connect);
+    options
 }

@@ -4,4 +4,5 @@
 mod debian;
 mod fixture;
 mod hostile;
+mod network;
 mod server;
