@@ -131,6 +131,17 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The store was written by another version of this crate.
+    #[error(
+        "image store {root}: its format has the version {found}, this magikrun knows {known}: use the magikrun that wrote it, or another --root",
+        root = root.display(), known = crate::store::format::VERSION
+    )]
+    StoreVersion {
+        /// The data root.
+        root: PathBuf,
+        /// The version found.
+        found: u32,
+    },
     /// A lease's name cannot be a file name.
     #[error(
         "lease name {0:?} may hold only letters, digits, '_', '-' and '.', and starts with a letter or digit"

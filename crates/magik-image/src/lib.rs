@@ -33,4 +33,4 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;
 pub use source::ImageSource;
-pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport};
+pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport, RemoveReport};

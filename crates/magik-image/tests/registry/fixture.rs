@@ -43,10 +43,27 @@ impl World {
 
     /// Every file of the store with its size.
     pub(crate) fn census(&self) -> BTreeMap<String, u64> {
-        let mut files = BTreeMap::new();
-        walk(self.dir.path(), &mut files);
-        files
+        census(self.dir.path())
     }
+}
+
+/// Every file below a directory with its size.
+pub(crate) fn census(dir: &Path) -> BTreeMap<String, u64> {
+    let mut files = BTreeMap::new();
+    walk(dir, &mut files);
+    files
+}
+
+/// A layer that is an archive of these files.
+pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
 }
 
 fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {

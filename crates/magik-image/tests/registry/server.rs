@@ -105,6 +105,23 @@ impl Server {
     }
 }
 
+/// Starts one on a thread of its own, which lasts as long as the process, and returns its address.
+pub(crate) fn in_background(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> String {
+    let (started, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let server = Server::start(reply).await;
+            started.send(server.address.clone()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    address.recv().unwrap()
+}
+
 async fn serve(
     stream: TcpStream,
     reply: &(dyn Fn(&Request) -> Reply + Send + Sync),
