@@ -165,7 +165,10 @@ fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>
             let _ = error.print();
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => Err(anyhow::Error::msg(crate::usage_line(&error.render().to_string()))),
+        Err(error) => Err(anyhow::Error::msg(failure::usage_line(
+            &error.render().to_string(),
+            T::command().get_name(),
+        ))),
     }
 }
 
