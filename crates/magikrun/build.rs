@@ -5,12 +5,14 @@ use std::{env, process::Command};
 
 /// Libraries that are linked statically where the system has an archive of them: each shared one costs a start ten system
 /// calls and as many page faults.
-const STATIC: [&str; 3] = ["seccomp", "gcc_eh", "m"];
+const STATIC: [&str; 2] = ["seccomp", "gcc_eh"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = |name: &str| env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
-    let is_static = target("FEATURE").split(',').any(|feature| feature == "crt-static");
+    let is_static = target("FEATURE")
+        .split(',')
+        .any(|feature| feature == "crt-static");
     if target("OS") != "linux" || target("ENV") != "gnu" || is_static {
         return;
     }
