@@ -15,7 +15,7 @@ mod user;
 use std::io;
 
 use magik_oci::{ContainerId, Error, ExecIo, ExecOptions, Exit, Result, Status};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
 use rustix::{
     process::{Pid, Signal, WaitOptions},
     thread::ThreadNameSpaceType,
@@ -77,7 +77,9 @@ impl NativeRuntime {
             process,
             filter: self.filter_for_exec(id, locked.dir(), &spec)?,
             owner,
-            personality: linux.and_then(|l| l.personality().as_ref()).map(|p| p.domain()),
+            personality: linux
+                .and_then(|l| l.personality().as_ref())
+                .map(LinuxPersonality::domain),
             preserve_fds: options.preserve_fds,
         };
         let pid = self
