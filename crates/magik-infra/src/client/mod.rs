@@ -3,6 +3,7 @@
 mod exec;
 mod port_forward;
 mod streams;
+mod window;
 
 pub use exec::{ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use port_forward::{PortForward, PortReader, PortWriter};
