@@ -1,0 +1,2 @@
+//! Writes the corpus to files.
+fn main() {}
