@@ -115,13 +115,10 @@ impl Writer {
         self.size
     }
 
-    /// Opens what is being written, for reading what has been written so far.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(&self) -> Result<File> {
-        let path = self.place.path();
-        File::open(path).map_err(Error::io(format!("open {}", path.display())))
+    /// Where it is being written. What is read there has not been verified.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.place.path()
     }
 
     /// What was written is of no use: nothing is kept for [`Store::resume`].

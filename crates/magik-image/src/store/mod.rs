@@ -5,7 +5,9 @@ mod image;
 mod leases;
 mod prune;
 mod record;
+mod remove;
 mod verify;
+mod version;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,9 +21,10 @@ use crate::{Error, Limits, Reference, Result};
 
 pub use image::{Image, Layer};
 pub use prune::{PruneOptions, PruneReport};
+pub use remove::RemoveReport;
 pub use verify::Damage;
 
-pub(crate) use image::oci_digest;
+pub(crate) use image::{layers_of, oci_digest};
 
 /// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
 ///
@@ -47,13 +50,14 @@ impl ImageStore {
     /// Opens the store below `data_root`, creating what is missing. A new data root is for its owner only (0700).
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made.
+    /// [`Error::Io`] if a directory cannot be made, [`Error::StoreVersion`] if the store was written by a later magikrun.
     pub fn open(data_root: &Path) -> Result<Self> {
         create_private(data_root)?;
         let cas = magik_cas::Store::open(data_root)?;
         for dir in ["images", "layers", "leases"] {
             create_private(&data_root.join(dir))?;
         }
+        version::check(data_root, cas.tmp_dir().as_ref())?;
         // Paths into the store end up in mounts and bundles, which other processes use from other directories.
         let root = data_root
             .canonicalize()
@@ -194,7 +198,9 @@ impl ImageStore {
                 None => return Err(magik_cas::Error::NotFound(digest).into()),
             }
         }
-        self.write_record(&record)?;
+        if self.read_record(&record.key())?.as_ref() != Some(&record) {
+            self.write_record(&record)?;
+        }
         Ok(image)
     }
 
@@ -214,32 +220,6 @@ impl ImageStore {
         }
         images.sort_by(|a, b| (&a.reference, a.manifest_digest).cmp(&(&b.reference, b.manifest_digest)));
         Ok(images)
-    }
-
-    /// Removes a name. The image's blobs and layers stay until [`prune`](Self::prune).
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or [`Error::Io`].
-    pub fn remove(&self, reference: &Reference) -> Result<()> {
-        if self.remove_record(&record::key(reference))? {
-            return Ok(());
-        }
-        Err(Error::NotFound(reference.to_string()))
-    }
-
-    /// Removes an image that [`list`](Self::list) or [`find`](Self::find) gave, whether it has a name or not.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or [`Error::Io`].
-    pub fn remove_image(&self, image: &Image) -> Result<()> {
-        let key = match &image.reference {
-            Some(reference) => record::key(reference),
-            None => record::unnamed_key(&image.manifest_digest),
-        };
-        if self.remove_record(&key)? {
-            return Ok(());
-        }
-        Err(Error::NotFound(image.name()))
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) use archive::{Archive, MemberKind, Piece};
 pub(crate) use entry::clean;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::remove_tree;
-pub(crate) use staged::{Placement, StagedLayer};
+pub(crate) use staged::{Placement, StagedLayer, Work};
 pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
 
 /// The name of a layer's tree in its directory.
@@ -98,7 +98,11 @@ impl ImageStore {
             .collect();
         // A layer's chain id stands for all below it, so what is there has been within the limits together.
         if !trees.iter().all(|tree| tree.is_dir()) {
-            self.unpack_layers(image.name(), layers, &|_| Source::Store, Placement::AtOnce)?;
+            let work = Work {
+                source: &|_| Source::Store,
+                done: &|_| {},
+            };
+            self.unpack_layers(image.name(), layers, &work, Placement::AtOnce)?;
         }
         Ok(trees.into_iter().rev().collect())
     }

@@ -43,8 +43,13 @@ pub(crate) enum Placement {
     Later,
 }
 
-/// Where the blob of the layer of that index comes from.
-pub(crate) type Sources<'a> = &'a (dyn Fn(usize) -> Source + Sync);
+/// What is asked and told about layers, by their index.
+pub(crate) struct Work<'a> {
+    /// Where the blob of a layer comes from.
+    pub(crate) source: &'a (dyn Fn(usize) -> Source + Sync),
+    /// Hears of each layer that has been unpacked.
+    pub(crate) done: &'a (dyn Fn(usize) + Sync),
+}
 
 impl ImageStore {
     /// Unpacks those of `layers`, all of one image and the lowest first, that are not there yet.
@@ -52,7 +57,7 @@ impl ImageStore {
         &self,
         image: String,
         layers: &[Layer],
-        sources: Sources<'_>,
+        work: &Work<'_>,
         placement: Placement,
     ) -> Result<Vec<StagedLayer>> {
         let rootfs = RootfsBudget::new(image, self.limits());
@@ -92,12 +97,13 @@ impl ImageStore {
                 let below = trees[..index].iter().rev();
                 Ok(below.filter_map(OnceLock::get).cloned().collect())
             };
-            self.unpack_into(layer, &temp.0, sources(index), &rootfs, &lower)?;
+            self.unpack_into(layer, &temp.0, (work.source)(index), &rootfs, &lower)?;
             let layer = StagedLayer {
                 temp,
                 dir: dir.clone(),
                 _lock: lock,
             };
+            (work.done)(index);
             if placement == Placement::AtOnce {
                 self.sync_layers(&layer.temp.0)?;
                 layer.publish()?;
