@@ -10,8 +10,15 @@ use std::{
     process::Command,
 };
 
-use magik_image::{Image, ImageStore, Limits};
-use magikrun_test_corpus::{Bounds, Expected, layers, tree};
+use magik_image::{
+    Image, ImageStore, Limits,
+    layout::{self, ImportOptions},
+};
+use magikrun_test_corpus::{
+    Bounds, Expected, layers,
+    layouts::{self, Form},
+    tree,
+};
 use rustix::process::{Resource, Rlimit};
 use store_support::{descriptor, is_root, leftovers, put};
 
@@ -241,6 +248,71 @@ fn hostile_layers_are_refused_by_name_or_become_the_same_tree_in_both_forms() {
                 "{} of {} failed:\n{}",
                 failed.len(),
                 cases.len(),
+                failed.join("\n\n")
+            );
+        },
+    );
+}
+
+/// Imports a layout, unpacks it and says what is not as it should be.
+fn import(case: &layouts::Case, dir: &Path) -> Result<(), String> {
+    let store = store_support::open(dir);
+    let path = dir.join("layout");
+    case.write(&path).unwrap();
+    let options = ImportOptions::default();
+    let imported = match case.form {
+        Form::Directory => layout::import_oci_dir(&store, &path, &options),
+        Form::OciArchive => layout::import_oci_archive(&store, &path, &options),
+        Form::DockerArchive => {
+            layout::import_docker_archive(&store, &path, &options).map(|mut images| images.remove(0))
+        }
+    };
+    let flat = dir.join("flat");
+    let result = imported
+        .and_then(|image| store.unpack_flat(&image, &flat))
+        .map(|()| tree::listing(&flat).unwrap());
+    if !leftovers(&store).is_empty() {
+        return Err(format!("left {:?}", leftovers(&store)));
+    }
+    match (&case.expected, result) {
+        (Expected::Refused(reason), Err(error)) => {
+            let message = error.to_string();
+            if message.contains(reason) && !message.contains('\n') && message.len() < 1000 {
+                return Ok(());
+            }
+            Err(format!("refused, but not for {reason:?}: {message}"))
+        }
+        (Expected::Taken(tree), Ok(found)) if *tree == found => Ok(()),
+        (_, result) => Err(format!("{result:?}")),
+    }
+}
+
+#[test]
+fn hostile_layouts_are_refused_by_name_or_become_the_image_they_say() {
+    inside(
+        "hostile_layouts_are_refused_by_name_or_become_the_image_they_say",
+        |dir| {
+            let canary = Canary::new(dir.join("outside"));
+            let cases = layouts::cases(canary.dir.to_str().unwrap());
+            assert!(cases.len() >= 30, "{}", cases.len());
+            let mut failed = Vec::new();
+            for case in &cases {
+                let scratch = dir.join("scratch");
+                fs::create_dir(&scratch).unwrap();
+                forget_peak();
+                let before = memory("VmRSS:");
+                if let Err(what) = import(case, &scratch) {
+                    failed.push(format!("{}: {what}", case.name));
+                }
+                let used = memory("VmHWM:").saturating_sub(before);
+                assert!(used < MEMORY, "{} took {} MiB", case.name, used >> 20);
+                canary.check(case.name);
+                fs::remove_dir_all(&scratch).unwrap();
+            }
+            let (count, all) = (failed.len(), cases.len());
+            assert!(
+                failed.is_empty(),
+                "{count} of {all} failed:\n{}",
                 failed.join("\n\n")
             );
         },

@@ -199,6 +199,7 @@ impl Tar {
 
     /// Adds a member.
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "an archive is no number")]
     pub fn add(mut self, entry: &Entry) -> Self {
         let records: Vec<u8> = entry
             .pax
