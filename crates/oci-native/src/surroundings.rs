@@ -6,18 +6,23 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, MountBuilder, Spec};
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2},
+    fs::{CWD, Gid, Mode, OFlags, Uid},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Layout, copy_up::copy_tree};
+use crate::{
+    cgroup::Layout,
+    copy_up::copy_tree,
+    masks::Masks,
+    mounts::{Attributes, open_inside, set_attributes},
+};
 
 /// What is to be done to a container's surroundings.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ pub(crate) struct Surroundings {
     loopback: bool,
     mounts: Vec<MountChange>,
     copies: Vec<CopyUp>,
+    /// What libcontainer finds no longer in the spec.
+    pub(crate) masks: Masks,
 }
 
 /// Attributes of a mount that libcontainer does not set.
@@ -125,7 +132,7 @@ impl Surroundings {
                 .and_then(|()| loopback_up())
                 .map_err(context("loopback"))?;
         }
-        if self.mounts.is_empty() && self.copies.is_empty() {
+        if self.mounts.is_empty() && self.copies.is_empty() && self.masks.is_empty() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
@@ -146,7 +153,7 @@ impl Surroundings {
                 .apply()
                 .map_err(context(&format!("mount {}", change.destination.display())))?;
         }
-        Ok(())
+        self.masks.apply(root()?.as_fd())
     }
 }
 
@@ -246,18 +253,6 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Opens what a container names, in whatever mount namespace this process is: nothing leads out of its root.
-fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(
-        root,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?)
-}
-
 fn root() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         "/",
@@ -267,32 +262,14 @@ fn root() -> io::Result<OwnedFd> {
 }
 
 impl MountChange {
-    #[allow(unsafe_code, reason = "rustix has no mount_setattr")]
     fn apply(&self) -> io::Result<()> {
         let mount = open_inside(root()?.as_fd(), &self.destination, OFlags::PATH)?;
-        let attributes = libc::mount_attr {
-            attr_set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
-            attr_clr: 0,
+        let attributes = Attributes {
+            set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
             propagation: self.propagation,
-            userns_fd: 0,
+            recursive: self.recursive,
         };
-        let flags = libc::AT_EMPTY_PATH | if self.recursive { libc::AT_RECURSIVE } else { 0 };
-        // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        set_attributes(&mount, attributes)
     }
 }
 

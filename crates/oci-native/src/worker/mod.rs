@@ -15,6 +15,7 @@
 mod diagnosis;
 mod inside;
 mod operations;
+mod place;
 mod protocol;
 
 use std::{
@@ -29,6 +30,7 @@ use std::{
 
 pub use inside::run_worker_if_asked;
 pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
+pub(crate) use place::{Placement, of_decoy};
 pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, LoadFilter, Request};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::{

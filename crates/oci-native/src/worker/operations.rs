@@ -87,6 +87,9 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         .stdio
         .iter()
         .for_each(|stream| give(stream, job.owner));
+    if let Some(placement) = &job.placement {
+        placement.enter().map_err(other("cgroup"))?;
+    }
     let builder = builder(
         &job.id,
         &job.dir,
@@ -238,6 +241,11 @@ fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: Raw
     );
     state.use_systemd = job.systemd;
     state.save(&dir).map_err(|e| failure(&e))?;
+    if let Some(cgroup) = super::of_decoy(&job.dir) {
+        let layout = crate::cgroup::Layout::detect().map_err(other("cgroup"))?;
+        let placement = super::Placement::new(&layout, &cgroup);
+        placement.enter().map_err(other("cgroup"))?;
+    }
     let mut process = job.process.clone();
     let namespace = if job.user_namespace {
         Some(user_namespace::open(job.init.pid).map_err(other("user namespace"))?)
