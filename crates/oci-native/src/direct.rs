@@ -1,4 +1,4 @@
-//! What is done here rather than by libcontainer, where that is safe: cgroup, limits, cgroup mounts, masked paths.
+//! What is done here rather than by libcontainer, where that is safe: cgroup, limits, most mounts, masked paths.
 //!
 //! libcontainer 0.7 spends most of a container's creation on them. They are taken out of the spec it is given.
 
@@ -8,7 +8,9 @@ use oci_spec::runtime::{
     Hook, LinuxNamespaceType, LinuxResources, MountBuilder, Spec,
 };
 
-use crate::{cgroup::Layout, masks::Masks, spec::Prepared, worker::Placement};
+use crate::{
+    cgroup::Layout, masks::Masks, premounts::Premounts, spec::Prepared, worker::Placement,
+};
 
 /// Where the directories of a container's cgroup are gathered, in its own directory.
 const CGROUPS: &str = "cgroups";
@@ -79,6 +81,7 @@ impl Direct {
             });
             spec.set_mounts(Some(replaced.collect::<io::Result<_>>()?));
         }
+        placement.premounts = Premounts::take(spec);
         let mut resources = None;
         if let Some(linux) = spec.linux_mut() {
             prepared.surroundings.masks = Masks::take(linux);

@@ -14,7 +14,7 @@ use oci_spec::runtime::Linux;
 use rustix::{fs::OFlags, mount::MountAttrFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::mounts::{Attributes, attach, clone_mount, new_mount, open_inside, set_attributes};
+use crate::mounts::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes};
 
 /// The paths, as the container names them.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -73,11 +73,7 @@ fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let Some(target) = target(root, path)? else {
         return Ok(());
     };
-    let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
-        | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | rustix::mount::OpenTreeFlags::AT_EMPTY_PATH
-        | rustix::mount::OpenTreeFlags::AT_RECURSIVE;
-    let clone = rustix::mount::open_tree(&target, "", flags)?;
+    let clone = clone_tree(&target, Path::new(""))?;
     let set = libc::MOUNT_ATTR_RDONLY
         | libc::MOUNT_ATTR_NOSUID
         | libc::MOUNT_ATTR_NODEV

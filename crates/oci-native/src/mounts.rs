@@ -10,9 +10,14 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
+use serde::{Deserialize, Serialize};
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
+    .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    .union(OpenTreeFlags::AT_EMPTY_PATH);
 
 /// What mount_setattr(2) sets.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,15 +58,25 @@ pub(crate) fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Re
     }
 }
 
+/// An option of a file system.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FsOption {
+    Flag(String),
+    Value(String, String),
+}
+
 /// A new file system of its own, mounted nowhere yet.
 pub(crate) fn new_mount(
     kind: &str,
-    options: &[(&str, &str)],
+    options: &[FsOption],
     attributes: MountAttrFlags,
 ) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (name, value) in options {
-        fsconfig_set_string(context.as_fd(), *name, *value)?;
+    for option in options {
+        match option {
+            FsOption::Flag(name) => fsconfig_set_flag(context.as_fd(), name)?,
+            FsOption::Value(name, value) => fsconfig_set_string(context.as_fd(), name, value)?,
+        }
     }
     fsconfig_create(context.as_fd())?;
     Ok(fsmount(
@@ -73,8 +88,12 @@ pub(crate) fn new_mount(
 
 /// A copy of what is at a place, mounted nowhere yet: a bind mount in the making.
 pub(crate) fn clone_mount(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(open_tree(dir, path, flags)?)
+    Ok(open_tree(dir, path, CLONE)?)
+}
+
+/// The same with everything that is mounted below.
+pub(crate) fn clone_tree(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    Ok(open_tree(dir, path, CLONE | OpenTreeFlags::AT_RECURSIVE)?)
 }
 
 /// Mounts what [`new_mount`] or [`clone_mount`] made over `target`.

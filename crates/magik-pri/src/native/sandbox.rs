@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource};
 
+/// What a pod has in `/etc` of each container.
+const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 /// Where the image of one container is.
 #[derive(Debug, Clone)]
 pub(super) struct ContainerImage {
@@ -73,13 +76,14 @@ impl Builder<'_> {
         for dir in [&sandbox, &sandbox.join("containers"), &sandbox.join("etc")] {
             make_dir(dir, 0o700).map_err(Failure::io(format!("create {}", dir.display())))?;
         }
+        let mount_points = self.make_mount_points()?;
         let hostname = self.hostname();
         let etc = self.write_etc(&hostname)?;
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(self.images.len());
         for (container, image) in self.spec.all_containers().zip(self.images) {
             plans.push(
-                self.container(container, image, &hostname, &etc)
+                self.container(container, image, &hostname, &etc, &mount_points)
                     .map_err(Failure::of(&container.name))?,
             );
         }
@@ -111,6 +115,24 @@ impl Builder<'_> {
             .to_owned()
     }
 
+    /// A layer below all others with what every container has something mounted on: what an image lacks of it need not be
+    /// made in each container's own layer, together with a copy of the image's `/etc`.
+    fn make_mount_points(&self) -> Result<PathBuf, Failure> {
+        let layer = self.paths.sandbox(self.id).join("mount-points");
+        let make = || {
+            make_dir(&layer, 0o755)?;
+            for dir in ["dev", "etc", "proc", "sys"] {
+                make_dir(&layer.join(dir), 0o755)?;
+            }
+            for file in ETC {
+                fs::write(layer.join("etc").join(file), "")?;
+            }
+            Ok(())
+        };
+        make().map_err(Failure::io(format!("create {}", layer.display())))?;
+        Ok(layer)
+    }
+
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made for the pod and mounted into each container.
     fn write_etc(&self, hostname: &str) -> Result<Vec<MountSetting>, Failure> {
         let dir = self.paths.sandbox(self.id).join("etc");
@@ -127,13 +149,9 @@ impl Builder<'_> {
         } else {
             hosts
         };
-        let files = [
-            ("hosts", hosts),
-            ("hostname", format!("{hostname}\n")),
-            ("resolv.conf", resolv),
-        ];
-        let mut mounts = Vec::with_capacity(files.len());
-        for (name, text) in files {
+        let texts = [hosts, format!("{hostname}\n"), resolv];
+        let mut mounts = Vec::with_capacity(ETC.len());
+        for (name, text) in ETC.into_iter().zip(texts) {
             let source = dir.join(name);
             fs::write(&source, text)
                 .and_then(|()| {
@@ -195,6 +213,7 @@ impl Builder<'_> {
         image: &ContainerImage,
         hostname: &str,
         etc: &[MountSetting],
+        mount_points: &Path,
     ) -> Result<ContainerPlan, Failure> {
         let bundle = self.paths.bundle(self.id, &container.name);
         let rw = self.paths.data_pod(self.id).join("rw").join(&container.name);
@@ -218,11 +237,13 @@ impl Builder<'_> {
             container: None,
             reason: e.to_string(),
         })?;
+        let mut lower = image.layers.clone();
+        lower.push(mount_points.to_owned());
         Ok(ContainerPlan {
             name: container.name.clone(),
             image: container.image.to_string(),
             rootfs: RootfsPlan::Overlay {
-                lower: image.layers.clone(),
+                lower,
                 upper: Some(UpperPlan { upper, work }),
             },
             log: self.paths.log(self.id, &container.name),

@@ -5,8 +5,8 @@
 //! enters it itself, what it forks is there from the start, and libcontainer is shown a host of cgroup v2, whose manager
 //! reads nothing, with a "cgroup" that is an ordinary directory: the file `cgroup.procs` in the container's own.
 //!
-//! On v1 that view needs a mount namespace of the worker's own; hooks that run before the container's program would see
-//! it, so a container that has some is left to libcontainer altogether.
+//! That view needs a mount namespace of the worker's own, in which it can make mounts of the container, too; hooks that run
+//! before the container's program would see it, so a container that has some is left to libcontainer altogether.
 
 use std::{
     ffi::OsStr,
@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cgroup::{Cgroup, Layout, MOUNT_ROOT},
-    mounts::{Attributes, attach, clone_mount, new_mount, set_attributes},
+    mounts::{Attributes, FsOption, attach, clone_mount, new_mount, set_attributes},
+    premounts::Premounts,
 };
 
 /// What libcontainer's manager writes a pid to.
@@ -43,6 +44,8 @@ pub(crate) struct Placement {
     layout: Layout,
     /// Where its directories are gathered, for the container's own mount of them (v1).
     gathered: Option<PathBuf>,
+    /// Mounts of the container to be made before libcontainer begins.
+    pub(crate) premounts: Premounts,
 }
 
 impl Placement {
@@ -51,6 +54,7 @@ impl Placement {
             cgroup: cgroup.to_owned(),
             layout: layout.clone(),
             gathered: None,
+            premounts: Premounts::default(),
         }
     }
 
@@ -75,18 +79,20 @@ impl Placement {
             .join(dir.strip_prefix("/").unwrap_or(dir)))
     }
 
-    /// Puts this process, and so all it forks from now on, into the cgroup, and hides cgroups from libcontainer.
+    /// Puts this process, and so all it forks from now on, into the cgroup, makes mounts, and hides cgroups from
+    /// libcontainer.
     pub(super) fn enter(&self) -> io::Result<()> {
         let context = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let cgroup = Cgroup::new(&self.layout, &self.cgroup);
         cgroup.make_and_join()?;
-        if matches!(self.layout, Layout::V2(_)) {
-            return Ok(());
-        }
         private_mounts().map_err(context("mount namespace"))?;
         if let Some(dir) = &self.gathered {
             gather(&cgroup, dir)
                 .map_err(context("mounting the container's cgroups"))?;
+        }
+        self.premounts.apply()?;
+        if matches!(self.layout, Layout::V2(_)) {
+            return Ok(());
         }
         let over = open_dir(Path::new(MOUNT_ROOT))?;
         let cover = v2_mount().map_err(context("mounting cgroup v2"))?;
@@ -146,7 +152,7 @@ fn gather(cgroup: &Cgroup<'_>, dir: &Path) -> io::Result<()> {
         set: u64::from(flags.bits()),
         ..Attributes::default()
     };
-    let tmpfs = new_mount("tmpfs", &[("mode", "755")], flags)?;
+    let tmpfs = new_mount("tmpfs", &[FsOption::Value("mode".into(), "755".into())], flags)?;
     attach(&tmpfs, open_dir(dir)?)?;
     for (name, dir) in cgroup.v1_dirs().chain(named_hierarchies()?) {
         rustix::fs::mkdirat(&tmpfs, &name, Mode::from_raw_mode(0o755))?;
