@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod devices;
 mod join;
 mod limits;
 mod stats;

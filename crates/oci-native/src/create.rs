@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{
     cgroup::{self, Layout, PathError, WarmUp},
-    direct::{self, Direct},
+    direct,
     lifecycle::state,
     proc::Process,
     runtime::NativeRuntime,
@@ -54,8 +54,8 @@ impl NativeRuntime {
         let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
         prepared.adapted |= added;
         check_terminal(&bundle, &prepared.spec, &options)?;
-        // Else this crate's own worker enters the cgroup, without a wait or, on v2, at once.
-        let direct = !config.systemd && direct::can_take(&prepared.spec);
+        // Where a write to `tasks` does, nothing has to be waited for.
+        let direct = prepared.direct;
         let _warm_up = if direct && matches!(self.layout()?, Layout::V1(_)) {
             None
         } else {
@@ -88,13 +88,13 @@ impl NativeRuntime {
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
-        let taken = if direct {
-            let taken = Direct::take(&mut prepared, self.layout()?, locked.dir());
-            Some(taken.map_err(Error::io(format!("preparing container {id}")))?)
+        let resources = prepared.spec.linux().as_ref().and_then(|l| l.resources().clone());
+        let placement = if direct {
+            let placement = direct::take(&mut prepared, self.layout()?, locked.dir());
+            Some(placement.map_err(Error::io(format!("preparing container {id}")))?)
         } else {
             None
         };
-        let (placement, resources) = taken.map_or((None, None), |d| (Some(d.placement), d.resources));
         let mut job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
         job.placement = placement;
         if let Some((load, process)) = filter {
@@ -114,19 +114,25 @@ impl NativeRuntime {
         let process = done
             .process
             .ok_or_else(|| failed(id, "create", Failure::Other("there is no init".into())))?;
-        // Not before all that makes the container has left its cgroup, or is about to: limits are for the container.
-        if let Some(resources) = resources {
-            self.cgroup(&record.cgroup)?
-                .limit(&resources)
-                .map_err(|e| failed(id, "create", Failure::Other(e)))?;
-        }
-
         config
             .children
             .adopt_container(id, process.pid)
             .map_err(Error::io(format!("watching container {id}")))?;
         if config.systemd {
             record.cgroup = systemd_cgroup(process.pid)?;
+        }
+        if let Some(resources) = &resources {
+            // Not before all that makes the container has left its cgroup, or is about to: limits are for the container.
+            let cgroup = self.cgroup(&record.cgroup)?;
+            let limited = if direct {
+                cgroup.limit(resources)
+            } else if direct::in_first_user_namespace() {
+                cgroup.restrict_devices(resources)
+            } else {
+                // As in runc: whoever is root in a user namespace only can load no program.
+                Ok(())
+            };
+            limited.map_err(|e| failed(id, "create", Failure::Other(e)))?;
         }
         record.init = Some(process);
         locked.write(&record)?;

@@ -56,8 +56,9 @@ struct CopyUp {
 }
 
 impl Surroundings {
-    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec.
-    pub(crate) fn take(spec: &mut Spec, layout: &Layout) -> (Self, bool) {
+    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec. `direct`: its
+    /// cgroup mounts are not libcontainer's business.
+    pub(crate) fn take(spec: &mut Spec, layout: &Layout, direct: bool) -> (Self, bool) {
         let mut changed = false;
         let mut this = Self::default();
         let Some(linux) = spec.linux_mut() else {
@@ -72,7 +73,7 @@ impl Surroundings {
             linux.set_rootfs_propagation(Some(plain.to_owned()));
             changed = true;
         }
-        let emulated = cgroups_must_be_bound(linux, layout);
+        let emulated = !direct && cgroups_must_be_bound(linux, layout);
         let rootfs = spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default();
         let mut mounts = Vec::new();
         for mut mount in spec.mounts().clone().unwrap_or_default() {
@@ -358,7 +359,7 @@ mod tests {
             &serde_json::json!({"namespaces": [{"type": "network", "path": "/n"}]}),
             &serde_json::json!([]),
         );
-        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()), true);
         assert!(!changed && !done.loopback && done.mounts.is_empty() && done.copies.is_empty());
 
         let mut spec = spec(
@@ -368,7 +369,7 @@ mod tests {
                 {"destination": "/c", "type": "cgroup", "source": "c", "options": ["ro"]},
             ]),
         );
-        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()), true);
         assert!(changed && done.loopback);
         assert_eq!(
             spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(),

@@ -1,6 +1,6 @@
 //! The limits of a new container.
 //!
-//! On v2 libcgroups knows what to write. Its v1 manager first reads the mounts a dozen times to find the hierarchies, so
+//! On v2 libcgroups knows what to write, but for devices. Its v1 manager first reads the mounts a dozen times to find the hierarchies, so
 //! what it would write is here; its order and its defaults are kept.
 
 use std::{
@@ -14,7 +14,7 @@ use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
 };
 
-use super::{Cgroup, Layout};
+use super::{Cgroup, Layout, devices};
 
 /// The most `memory.swappiness` may be.
 const MAX_SWAPPINESS: u64 = 100;
@@ -60,7 +60,17 @@ impl Cgroup<'_> {
                 oom_score_adj: None,
                 disable_oom_killer: false,
             })
-            .map_err(|e| e.to_string())
+            .map_err(|e| e.to_string())?;
+        self.restrict_devices(resources)
+    }
+
+    /// The part of the limits that libcgroups leaves out on v2; nothing on v1.
+    pub(crate) fn restrict_devices(&self, resources: &LinuxResources) -> Result<(), String> {
+        let (Layout::V2(root), Some(rules)) = (self.layout, resources.devices()) else {
+            return Ok(());
+        };
+        devices::restrict(&self.below(root), rules)
+            .map_err(|e| format!("linux.resources.devices: the kernel refuses the BPF program: {e}"))
     }
 
     fn limit_v1(&self, resources: &LinuxResources) -> Result<(), String> {
