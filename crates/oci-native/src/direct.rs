@@ -7,7 +7,11 @@ use std::{io, path::Path};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, MountBuilder, Spec};
 
 use crate::{
-    cgroup::{Layout, MOUNT_ROOT}, masks::Masks, premounts::Premounts, spec::Prepared, worker::Placement,
+    cgroup::{Layout, MOUNT_ROOT},
+    masks::Masks,
+    premounts::Premounts,
+    spec::Prepared,
+    worker::Placement,
 };
 
 /// Where the directories of a container's cgroup are gathered, in its own directory.
@@ -44,7 +48,11 @@ fn shows_cgroups(spec: &Spec) -> bool {
     let root = Path::new(MOUNT_ROOT);
     spec.mounts().iter().flatten().any(|mount| {
         let bind = mount.typ().as_deref() == Some("bind")
-            || mount.options().iter().flatten().any(|o| o == "bind" || o == "rbind");
+            || mount
+                .options()
+                .iter()
+                .flatten()
+                .any(|o| o == "bind" || o == "rbind");
         let source = mount.source().as_ref().filter(|_| bind);
         source
             .and_then(|s| s.canonicalize().ok())
@@ -121,7 +129,10 @@ mod tests {
         let hook = serde_json::json!([{"path": "/bin/true"}]);
         assert!(can_take(&spec(&own, &serde_json::json!({"poststop": hook}))) == in_first_user_namespace());
         for hooks in ["prestart", "createRuntime", "createContainer"] {
-            assert!(!can_take(&spec(&own, &serde_json::json!({hooks: hook}))), "{hooks}");
+            assert!(
+                !can_take(&spec(&own, &serde_json::json!({hooks: hook}))),
+                "{hooks}"
+            );
         }
         for namespaces in [
             serde_json::json!([]),
@@ -131,9 +142,17 @@ mod tests {
             let linux = serde_json::json!({"namespaces": namespaces});
             assert!(!can_take(&spec(&linux, &none)), "{linux}");
         }
-        for (source, shown) in [("/sys", true), ("/sys/fs/cgroup", true), ("/", true), ("/dev", false)] {
+        for (source, shown) in [
+            ("/sys", true),
+            ("/sys/fs/cgroup", true),
+            ("/", true),
+            ("/dev", false),
+        ] {
             let mut spec = spec(&own, &none);
-            let bind = MountBuilder::default().typ("bind").destination("/x").source(source);
+            let bind = MountBuilder::default()
+                .typ("bind")
+                .destination("/x")
+                .source(source);
             spec.set_mounts(Some(vec![bind.build().unwrap()]));
             assert_eq!(shows_cgroups(&spec), shown, "{source}");
         }
@@ -160,7 +179,10 @@ mod tests {
         assert!(linux.resources().is_none() && linux.masked_paths().is_none());
         assert_ne!(linux.cgroups_path().as_deref(), Some(Path::new("/a/b")));
         let mounts = prepared.spec.mounts().as_ref().unwrap();
-        assert_eq!(mounts[1].source().as_deref(), Some(dir.path().join(CGROUPS).as_path()));
+        assert_eq!(
+            mounts[1].source().as_deref(),
+            Some(dir.path().join(CGROUPS).as_path())
+        );
         assert_eq!(mounts[1].destination(), Path::new("/sys/fs/cgroup"));
     }
 }

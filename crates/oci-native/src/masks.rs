@@ -53,7 +53,9 @@ impl Masks {
         }
         let mut cover = Cover::new(root)?;
         for path in &self.masked {
-            cover.mask(root, path).map_err(|e| named("masked path", path, &e))?;
+            cover
+                .mask(root, path)
+                .map_err(|e| named("masked path", path, &e))?;
         }
         Ok(())
     }
@@ -74,10 +76,8 @@ fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
         return Ok(());
     };
     let clone = clone_tree(&target, Path::new(""))?;
-    let set = libc::MOUNT_ATTR_RDONLY
-        | libc::MOUNT_ATTR_NOSUID
-        | libc::MOUNT_ATTR_NODEV
-        | libc::MOUNT_ATTR_NOEXEC;
+    let set =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     set_attributes(
         &clone,
         Attributes {
@@ -100,7 +100,8 @@ impl Cover {
     fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
         let null = open_inside(root, Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = rustix::fs::fstat(&null)?;
-        let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+        let is_device =
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
         if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

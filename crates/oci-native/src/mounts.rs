@@ -39,7 +39,12 @@ pub(crate) fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Re
         propagation: attributes.propagation,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH | if attributes.recursive { libc::AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH
+        | if attributes.recursive {
+            libc::AT_RECURSIVE
+        } else {
+            0
+        };
     // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
     let answer = unsafe {
         libc::syscall(
@@ -66,11 +71,7 @@ pub(crate) enum FsOption {
 }
 
 /// A new file system of its own, mounted nowhere yet.
-pub(crate) fn new_mount(
-    kind: &str,
-    options: &[FsOption],
-    attributes: MountAttrFlags,
-) -> io::Result<OwnedFd> {
+pub(crate) fn new_mount(kind: &str, options: &[FsOption], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for option in options {
         match option {

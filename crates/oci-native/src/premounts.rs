@@ -38,14 +38,8 @@ struct Premount {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum What {
-    Bind {
-        source: PathBuf,
-        recursive: bool,
-    },
-    New {
-        kind: String,
-        options: Vec<FsOption>,
-    },
+    Bind { source: PathBuf, recursive: bool },
+    New { kind: String, options: Vec<FsOption> },
 }
 
 impl Premounts {
@@ -315,12 +309,26 @@ mod tests {
 
     #[test]
     fn options_that_are_not_known_are_libcontainers_to_judge() {
-        for options in [&["idmap"][..], &["dirsync"], &["rro"], &["mpol=bind"], &["noatime"]] {
+        for options in [
+            &["idmap"][..],
+            &["dirsync"],
+            &["rro"],
+            &["mpol=bind"],
+            &["noatime"],
+        ] {
             let mounts = serde_json::json!([mount("/a", "tmpfs", options)]);
             assert_eq!(taken(&mounts, &serde_json::json!([])).1, ["/a"], "{options:?}");
         }
-        for odd in [mount("/a", "bind", &["size=1"]), mount("/a/../b", "tmpfs", &[]), mount("a", "tmpfs", &[])] {
-            assert!(taken(&serde_json::json!([odd]), &serde_json::json!([])).0.is_empty());
+        for odd in [
+            mount("/a", "bind", &["size=1"]),
+            mount("/a/../b", "tmpfs", &[]),
+            mount("a", "tmpfs", &[]),
+        ] {
+            assert!(
+                taken(&serde_json::json!([odd]), &serde_json::json!([]))
+                    .0
+                    .is_empty()
+            );
         }
     }
 

@@ -140,7 +140,10 @@ fn private(dir: &Path) -> Result<PathBuf> {
 
 /// Tells ext4 that the directories in this one have nothing to do with each other (chattr(1), `T`), so that it makes each
 /// where there is room: among the inodes of pods deleted a moment ago it looks long for free ones. Others have no such flag.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "there is no such flag"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(unused_variables, reason = "there is no such flag")
+)]
 fn spread(dir: &Path) {
     #[cfg(target_os = "linux")]
     {

@@ -265,7 +265,14 @@ fn attach(cgroup: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
 #[allow(unsafe_code, reason = "neither rustix nor libc has bpf(2)")]
 fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
     // SAFETY: the attributes are those of the command, as long as is said; what they point to is alive and only read.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -281,7 +288,11 @@ mod tests {
     const MKNOD: u32 = 1;
 
     /// What the kernel would answer.
-    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "as the machine does")]
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "as the machine does"
+    )]
     fn run(program: &[Instruction], kind: i32, major: u32, minor: u32, access: u32) -> bool {
         let context = [access << 16 | kind as u32, major, minor];
         let mut registers = [0_u64; 11];
@@ -378,7 +389,10 @@ mod tests {
             .status()
             .unwrap();
         assert_eq!(status.code(), Some(0));
-        assert!(std::fs::File::open("/dev/kmsg").is_ok(), "outside nothing is restricted");
+        assert!(
+            std::fs::File::open("/dev/kmsg").is_ok(),
+            "outside nothing is restricted"
+        );
     }
 
     struct Scratch(std::path::PathBuf);
@@ -394,7 +408,9 @@ mod tests {
             return None;
         }
         let roots = [super::super::MOUNT_ROOT, "/sys/fs/cgroup/unified"];
-        let mut v2 = roots.iter().filter(|r| rustix::fs::statfs(**r).is_ok_and(|f| super::super::is_v2(&f)));
+        let mut v2 = roots
+            .iter()
+            .filter(|r| rustix::fs::statfs(**r).is_ok_and(|f| super::super::is_v2(&f)));
         let dir = Path::new(v2.next()?).join(format!("magikrun-test-devices-{}", std::process::id()));
         std::fs::create_dir(&dir).ok()?;
         Some(Scratch(dir))

@@ -119,7 +119,11 @@ fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
     }
     if let Some(pids) = resources.pids() {
         let limit = pids.limit();
-        let limit = if limit > 0 { limit.to_string() } else { "max".into() };
+        let limit = if limit > 0 {
+            limit.to_string()
+        } else {
+            "max".into()
+        };
         writes.add("pids", "pids.max", limit);
     }
     if let Some(block_io) = resources.block_io() {
@@ -129,7 +133,9 @@ fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
         let size = huge.page_size();
         // Part of a file's name.
         if size.is_empty() || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(format!("linux.resources.hugepageLimits: {size:?} is no page size"));
+            return Err(format!(
+                "linux.resources.hugepageLimits: {size:?} is no page size"
+            ));
         }
         writes.add("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), huge.limit());
     }
@@ -243,7 +249,11 @@ impl Writes {
     /// Without a rule nothing is restricted, and allowing what is allowed can only fail.
     fn devices(&mut self, rules: &[LinuxDeviceCgroup]) {
         for rule in rules {
-            let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
+            let file = if rule.allow() {
+                "devices.allow"
+            } else {
+                "devices.deny"
+            };
             self.add("devices", file, rule);
         }
         if !rules.is_empty() {

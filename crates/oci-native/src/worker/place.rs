@@ -82,13 +82,13 @@ impl Placement {
     /// Puts this process, and so all it forks from now on, into the cgroup, makes mounts, and hides cgroups from
     /// libcontainer.
     pub(super) fn enter(&self) -> io::Result<()> {
-        let context = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+        let context =
+            |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let cgroup = Cgroup::new(&self.layout, &self.cgroup);
         cgroup.make_and_join()?;
         private_mounts().map_err(context("mount namespace"))?;
         if let Some(dir) = &self.gathered {
-            gather(&cgroup, dir)
-                .map_err(context("mounting the container's cgroups"))?;
+            gather(&cgroup, dir).map_err(context("mounting the container's cgroups"))?;
         }
         self.premounts.apply()?;
         if matches!(self.layout, Layout::V2(_)) {
@@ -176,7 +176,9 @@ fn named_hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
     let named = |line: &str| {
         let (names, path) = line.split_once(':')?.1.split_once(':')?;
         let name = names.strip_prefix("name=")?;
-        let dir = Path::new(MOUNT_ROOT).join(name).join(path.trim_start_matches('/'));
+        let dir = Path::new(MOUNT_ROOT)
+            .join(name)
+            .join(path.trim_start_matches('/'));
         (!name.contains('/') && dir.is_dir()).then(|| (name.to_owned(), dir))
     };
     Ok(text.lines().filter_map(named).collect())
@@ -197,7 +199,10 @@ mod tests {
         assert!(fs::read_to_string(joined.join(PROCS)).is_err());
         assert_eq!(of_decoy(dir.path()), Some("/a/b".into()));
         // The longest pid there is leaves it so.
-        let mut file = fs::OpenOptions::new().write(true).open(joined.join(PROCS)).unwrap();
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .open(joined.join(PROCS))
+            .unwrap();
         io::Write::write_all(&mut file, b"4194304").unwrap();
         assert!(fs::read_to_string(joined.join(PROCS)).is_err());
         assert_eq!(of_decoy(dir.path()), Some("/a/b".into()));
