@@ -13,6 +13,7 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "catatonit",
     "containerd",
+    "containernetworking-plugins",
     "crun",
     "curl",
     "docker-registry",
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .run()?)
     })?;
     steps.run("no-features", || {
-        Ok(cmd!(sh, "cargo check --locked -p magikrun-cli --no-default-features").run()?)
+        Ok(cmd!(sh, "cargo check --locked -p magikrun -p magikrun-cli --no-default-features").run()?)
     })?;
     steps.run("nextest", || nextest(&sh))?;
     steps.run("doctest", || {

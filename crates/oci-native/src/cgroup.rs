@@ -11,11 +11,13 @@ use std::{
 };
 
 mod devices;
+mod enter;
 mod join;
 mod limits;
 mod stats;
 mod warm_up;
 
+pub(crate) use enter::Entry;
 pub(crate) use warm_up::WarmUp;
 
 use serde::{Deserialize, Serialize};
