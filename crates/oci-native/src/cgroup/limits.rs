@@ -124,7 +124,7 @@ fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
         } else {
             "max".into()
         };
-        writes.add("pids", "pids.max", limit);
+        writes.add("pids", "pids.max", &limit);
     }
     if let Some(block_io) = resources.block_io() {
         writes.block_io(block_io);
@@ -137,15 +137,19 @@ fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
                 "linux.resources.hugepageLimits: {size:?} is no page size"
             ));
         }
-        writes.add("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), huge.limit());
+        writes.add(
+            "hugetlb",
+            &format!("hugetlb.{size}.limit_in_bytes"),
+            &huge.limit(),
+        );
     }
     if let Some(network) = resources.network() {
         if let Some(class) = network.class_id() {
-            writes.add("net_cls", "net_cls.classid", class);
+            writes.add("net_cls", "net_cls.classid", &class);
         }
         for priority in network.priorities().iter().flatten() {
             let value = format!("{} {}", priority.name(), priority.priority());
-            writes.add("net_prio", "net_prio.ifpriomap", value);
+            writes.add("net_prio", "net_prio.ifpriomap", &value);
         }
     }
     writes.devices(resources.devices().as_deref().unwrap_or_default());
@@ -156,7 +160,7 @@ fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
 struct Writes(Vec<Write>);
 
 impl Writes {
-    fn add(&mut self, controller: &'static str, file: &str, value: impl ToString) {
+    fn add(&mut self, controller: &'static str, file: &str, value: &dyn std::fmt::Display) {
         self.0.push(Write {
             controller,
             file: file.to_owned(),
@@ -165,14 +169,14 @@ impl Writes {
     }
 
     /// Writes what is there and not 0, which stands for "as it is".
-    fn set<T: ToString + Default + PartialEq>(
+    fn set<T: std::fmt::Display + Default + PartialEq>(
         &mut self,
         controller: &'static str,
         file: &str,
         value: Option<T>,
     ) {
         if let Some(value) = value.filter(|v| *v != T::default()) {
-            self.add(controller, file, value);
+            self.add(controller, file, &value);
         }
     }
 
@@ -182,12 +186,12 @@ impl Writes {
         self.set("cpu", "cpu.cfs_period_us", cpu.period());
         self.set("cpu", "cpu.cfs_quota_us", cpu.quota());
         if let Some(burst) = cpu.burst() {
-            self.add("cpu", "cpu.cfs_burst_us", burst);
+            self.add("cpu", "cpu.cfs_burst_us", &burst);
         }
         self.set("cpu", "cpu.rt_period_us", cpu.realtime_period());
         self.set("cpu", "cpu.rt_runtime_us", cpu.realtime_runtime());
         if let Some(idle) = cpu.idle() {
-            self.add("cpu", "cpu.idle", idle);
+            self.add("cpu", "cpu.idle", &idle);
         }
         if let Some(cpus) = cpu.cpus() {
             self.add("cpuset", "cpuset.cpus", cpus);
@@ -205,7 +209,7 @@ impl Writes {
         self.set("memory", "memory.soft_limit_in_bytes", memory.reservation());
         self.set("memory", "memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp());
         if memory.disable_oom_killer() == Some(true) {
-            self.add("memory", "memory.oom_control", 1);
+            self.add("memory", "memory.oom_control", &1);
         }
         if let Some(swappiness) = memory.swappiness() {
             if swappiness > MAX_SWAPPINESS {
@@ -213,7 +217,7 @@ impl Writes {
                     "linux.resources.memory.swappiness: {swappiness} is more than {MAX_SWAPPINESS}"
                 ));
             }
-            self.add("memory", "memory.swappiness", swappiness);
+            self.add("memory", "memory.swappiness", &swappiness);
         }
         Ok(())
     }
@@ -241,7 +245,7 @@ impl Writes {
         for (file, devices) in throttles {
             for device in devices.iter().flatten() {
                 let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-                self.add("blkio", file, value);
+                self.add("blkio", file, &value);
             }
         }
     }
@@ -258,7 +262,7 @@ impl Writes {
         }
         if !rules.is_empty() {
             for rule in DEFAULT_DEVICES {
-                self.add("devices", "devices.allow", rule);
+                self.add("devices", "devices.allow", &rule);
             }
         }
     }
