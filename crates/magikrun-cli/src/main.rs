@@ -34,6 +34,13 @@ fn main() -> ExitCode {
     {
         return magik_pri::native::pod_init_main();
     }
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == magik_pri::microvm::VM_SUPERVISOR)
+    {
+        return magik_pri::microvm::vm_supervisor_main();
+    }
     client().unwrap_or_else(|error| failure::report(&error))
 }
 

@@ -148,6 +148,7 @@ impl<'a> PodFiles<'a> {
 
     /// A layer to lie below all others, with what every container has something mounted on: what an image lacks of it need
     /// not be made in each container's own layer, together with a copy of the image's `/etc`.
+    #[cfg(all(feature = "native", target_os = "linux"))]
     pub(crate) fn mount_points(&self) -> Result<PathBuf, Failure> {
         let layer = self.paths.sandbox(self.id).join("mount-points");
         let make = || {
