@@ -1,16 +1,11 @@
 //! Debian's containerd with magikrun as the runtime of its runc shim, driven by `ctr`.
-//!
-//! What CRI-O and the kubelet do goes through the same shim and the same calls; Debian 12 has no `crictl` to ask them.
 #![cfg(target_os = "linux")]
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{
-    Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+    BOX, Check, Client, Containerd, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
 };
 
 const PROGRAMS: [&str; 4] = ["containerd", "ctr", "unshare", "busybox"];
@@ -21,20 +16,11 @@ fn containerd_runs_on_it() {
 }
 
 fn all_checks(stage: &Stage) {
-    let daemon = Containerd::start(&stage.dir).expect("containerd");
-    let globals = ["-a", &daemon.socket].map(str::to_owned);
-    let ctr = Client::new(
-        "ctr",
-        &globals,
-        &[("RUNTIME", stage.runtime.display().to_string())],
-        stage.dir.clone(),
-    );
-    eventually("containerd answers", || {
-        ctr.run("version").is_ok_and(|o| o.exit == 0)
-    })
-    .expect("containerd");
+    let disabled = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]";
+    let daemon = Containerd::start(&stage.dir, disabled).expect("containerd");
+    let ctr = daemon.ctr(&[]);
     let archive = busybox_tar(&stage.dir)
-        .and_then(|tar| docker_archive(&stage.dir, &tar))
+        .and_then(|tar| docker_archive(&stage.dir, &tar, &[BOX]))
         .expect("image");
     ctr.ok(&format!("images import {}", archive.display()))
         .expect("import");
@@ -47,41 +33,6 @@ fn all_checks(stage: &Stage) {
         2,
         CHECKS,
     );
-}
-
-/// The daemon, ended with its test.
-struct Containerd {
-    child: Child,
-    socket: String,
-}
-
-impl Containerd {
-    fn start(dir: &std::path::Path) -> Result<Self> {
-        let path = |name: &str| dir.join(name).display().to_string();
-        let socket = path("containerd.sock");
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {socket:?}\n",
-            path("containerd-root"),
-            path("containerd-state"),
-        );
-        fs::write(path("containerd.toml"), config)?;
-        let log = fs::File::create(path("containerd.log"))?;
-        let child = Command::new("containerd")
-            .args(["--config", &path("containerd.toml"), "--log-level", "error"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("containerd")?;
-        Ok(Self { child, socket })
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// ctr with the runtime under test.

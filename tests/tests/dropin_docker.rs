@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{
-    Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+    BOX, Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
 };
 
 const PROGRAMS: [&str; 5] = ["dockerd", "containerd", "docker", "unshare", "busybox"];
@@ -25,7 +25,7 @@ fn dockerd_runs_on_it() {
 fn all_checks(stage: &Stage) {
     let daemon = Dockerd::start(stage).expect("dockerd");
     let archive = busybox_tar(&stage.dir)
-        .and_then(|tar| docker_archive(&stage.dir, &tar))
+        .and_then(|tar| docker_archive(&stage.dir, &tar, &[BOX]))
         .expect("image");
     daemon
         .client

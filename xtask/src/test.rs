@@ -13,6 +13,7 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "catatonit",
     "containerd",
+    "containernetworking-plugins",
     "crun",
     "curl",
     "docker-registry",

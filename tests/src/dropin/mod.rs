@@ -4,6 +4,7 @@
 //! engine's command line; [`run_checks`] runs a table of named checks and reports each.
 
 mod client;
+mod containerd;
 mod image;
 
 use std::{
@@ -21,7 +22,8 @@ use magikrun_test_world::mount_tmpfs;
 use rustix::mount::{UnmountFlags, unmount};
 
 pub use client::{Client, Outcome};
-pub use image::{busybox_tar, docker_archive};
+pub use containerd::Containerd;
+pub use image::{BOX, busybox_tar, docker_archive};
 
 /// The runtime to test instead of magikrun: a check that runc or crun does not pass is no check.
 const RUNTIME: &str = "MAGIKRUN_DROPIN_RUNTIME";
