@@ -22,6 +22,7 @@ mod create;
 mod exec;
 mod executor;
 mod lifecycle;
+mod own_dev;
 mod proc;
 mod proc_mounts;
 mod runtime;

@@ -17,7 +17,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Layout, copy_up::copy_tree};
+use crate::{cgroup::Layout, copy_up::copy_tree, own_dev::OwnDev};
 
 /// What is to be done to a container's surroundings.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +26,7 @@ pub(crate) struct Surroundings {
     loopback: bool,
     mounts: Vec<MountChange>,
     copies: Vec<CopyUp>,
+    dev: Option<OwnDev>,
 }
 
 /// Attributes of a mount that libcontainer does not set.
@@ -66,16 +67,35 @@ impl Surroundings {
             changed = true;
         }
         let emulated = cgroups_must_be_bound(linux, layout);
+        // A mount that the container's own user namespace could take the attributes off again is left to libcontainer.
+        let shares_users = !linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .any(|n| n.typ() == LinuxNamespaceType::User);
         let rootfs = spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default();
         let mut mounts = Vec::new();
         for mut mount in spec.mounts().clone().unwrap_or_default() {
             this.note(&mut mount, &rootfs, &mut changed);
+            if let Some((dev, scaffold)) = OwnDev::of(&mount).filter(|_| shares_users) {
+                this.dev = Some(dev);
+                mounts.push(scaffold);
+                changed = true;
+                continue;
+            }
+            if let Some(dev) = &mut this.dev {
+                dev.note(mount.destination());
+            }
             if emulated && mount.typ().as_deref() == Some("cgroup") {
                 mounts.extend(bound_cgroups(spec, &mount, layout));
                 changed = true;
             } else {
                 mounts.push(mount);
             }
+        }
+        if let Some(dev) = &mut this.dev {
+            // libcontainer mounts the terminal there.
+            dev.note(Path::new("/dev/console"));
         }
         if changed {
             spec.set_mounts(Some(mounts));
@@ -125,7 +145,7 @@ impl Surroundings {
                 .and_then(|()| loopback_up())
                 .map_err(context("loopback"))?;
         }
-        if self.mounts.is_empty() && self.copies.is_empty() {
+        if self.mounts.is_empty() && self.copies.is_empty() && self.dev.is_none() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
@@ -134,7 +154,12 @@ impl Surroundings {
             .iter()
             .map(CopyUp::source)
             .collect::<io::Result<Vec<_>>>()?;
+        let dev = self.dev.as_ref().map(|dev| Ok((dev, dev.open()?)));
+        let dev = dev.transpose().map_err(context("mount /dev"))?;
         enter(init, "mnt", LinkNameSpaceType::Mount).map_err(context("mount namespace"))?;
+        if let Some((dev, tree)) = dev {
+            dev.cover(&tree).map_err(context("mount /dev"))?;
+        }
         for (copy, source) in self.copies.iter().zip(sources) {
             let named = context(&format!("mount {}", copy.destination.display()));
             if let Some(source) = source {
@@ -247,7 +272,7 @@ fn loopback_up() -> io::Result<()> {
 }
 
 /// Opens what a container names, in whatever mount namespace this process is: nothing leads out of its root.
-fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+pub(crate) fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     Ok(openat2(
         root,
@@ -258,7 +283,8 @@ fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<O
     )?)
 }
 
-fn root() -> io::Result<OwnedFd> {
+/// The root of the mount namespace this process is in.
+pub(crate) fn root() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         "/",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -267,32 +293,43 @@ fn root() -> io::Result<OwnedFd> {
 }
 
 impl MountChange {
-    #[allow(unsafe_code, reason = "rustix has no mount_setattr")]
     fn apply(&self) -> io::Result<()> {
         let mount = open_inside(root()?.as_fd(), &self.destination, OFlags::PATH)?;
-        let attributes = libc::mount_attr {
-            attr_set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
-            attr_clr: 0,
-            propagation: self.propagation,
-            userns_fd: 0,
-        };
-        let flags = libc::AT_EMPTY_PATH | if self.recursive { libc::AT_RECURSIVE } else { 0 };
-        // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        let set = if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+        set_mount_attributes(mount.as_fd(), set, self.propagation, self.recursive)
+    }
+}
+
+/// `mount_setattr(2)`: sets `MOUNT_ATTR_*` and a propagation, `MS_*` or 0.
+#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+pub(crate) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -28,6 +28,12 @@ pub use image::{BOX, busybox_tar, docker_archive};
 /// The runtime to test instead of magikrun: a check that runc or crun does not pass is no check.
 const RUNTIME: &str = "MAGIKRUN_DROPIN_RUNTIME";
 
+/// That runtime, or magikrun.
+#[must_use]
+pub fn runtime_under_test() -> PathBuf {
+    env::var_os(RUNTIME).map_or_else(crate::binary, PathBuf::from)
+}
+
 /// Where a test's engines live.
 #[derive(Debug)]
 pub struct Stage {
@@ -47,7 +53,7 @@ pub fn on_stage(name: &str, programs: &[&str], body: impl FnOnce(&Stage)) {
         return;
     }
     crate::run_isolated(name, |scene| {
-        let runtime = env::var_os(RUNTIME).map_or_else(crate::binary, PathBuf::from);
+        let runtime = runtime_under_test();
         // What engines keep in fixed places is theirs alone.
         for dir in ["/run", "/dev/shm"] {
             mount_tmpfs(Path::new(dir), 1 << 30).expect("mount");

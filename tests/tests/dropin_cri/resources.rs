@@ -164,7 +164,8 @@ pub(crate) const CHECKS: &[Check<Node>] = &[
             .map(|s| s.attributes.clone().unwrap_or_default().id)
             .collect();
         let mut expected = [busy.id.clone(), idle.id.clone()];
-        (ids.sort(), expected.sort());
+        ids.sort();
+        expected.sort();
         ensure!(ids == expected, "{all:?}");
         Ok(())
     }),
