@@ -4,6 +4,7 @@
 use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use magikrun_test_world::cgroup_file;
 use magikrun_tests::dropin::{
     BOX, Check, Client, Containerd, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
 };
@@ -99,13 +100,22 @@ impl<'a> Task<'a> {
             .ok(&format!("task {command} {arguments} {}", self.name))
     }
 
-    fn status(&self) -> String {
+    /// A column of the list of tasks.
+    fn listed(&self, column: usize) -> String {
         let list = self.ctr.client.ok("task ls").unwrap_or_default();
         let line = list
             .lines()
             .find(|l| l.split_whitespace().next() == Some(&self.name))
             .unwrap_or_default();
-        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+        line.split_whitespace().nth(column).unwrap_or_default().to_owned()
+    }
+
+    fn pid(&self) -> Result<u64> {
+        self.listed(1).parse().context("its pid")
+    }
+
+    fn status(&self) -> String {
+        self.listed(2)
     }
 
     fn until(&self, status: &str) -> Result<()> {
@@ -171,18 +181,8 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("a memory limit", |c| {
         let task = Task::new(c, "--memory-limit 67108864")?;
-        let files = [
-            format!(
-                "/sys/fs/cgroup/memory/default/{}/memory.limit_in_bytes",
-                task.name
-            ),
-            format!("/sys/fs/cgroup/default/{}/memory.max", task.name),
-        ];
-        let limit = files
-            .iter()
-            .find_map(|f| fs::read_to_string(f).ok())
-            .context("the cgroup")?;
-        ensure!(limit.trim() == "67108864", "{limit}");
+        let limit = cgroup_file(task.pid()?, "memory", "memory.limit_in_bytes", "memory.max")?;
+        ensure!(limit == "67108864", "{limit}");
         Ok(())
     }),
     ("seccomp filters", |c| {
@@ -272,12 +272,7 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("a pod's containers share the sandbox's namespaces", |c| {
         let sandbox = Task::new(c, "")?;
-        let list = c.client.ok("task ls")?;
-        let line = list
-            .lines()
-            .find(|l| l.starts_with(&format!("{} ", sandbox.name)))
-            .context("the sandbox")?;
-        let pid = line.split_whitespace().nth(1).context("its pid")?.to_owned();
+        let pid = sandbox.pid()?;
         for (option, kind) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
             let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
             let options = format!("--with-ns {option}:/proc/{pid}/ns/{kind}");
