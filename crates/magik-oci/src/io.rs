@@ -1,6 +1,11 @@
 //! Where a container's standard streams go.
 
-use std::os::fd::OwnedFd;
+/// An open file, pipe or socket: a descriptor, on Windows a handle.
+#[cfg(unix)]
+pub type OwnedStream = std::os::fd::OwnedFd;
+/// An open file, pipe or socket: a descriptor, on Windows a handle.
+#[cfg(windows)]
+pub type OwnedStream = std::os::windows::io::OwnedHandle;
 
 /// The three standard streams of a container's first process, or of an exec'd one.
 ///
@@ -8,11 +13,11 @@ use std::os::fd::OwnedFd;
 #[derive(Debug, Default)]
 pub struct Stdio {
     /// Standard input.
-    pub stdin: Option<OwnedFd>,
+    pub stdin: Option<OwnedStream>,
     /// Standard output.
-    pub stdout: Option<OwnedFd>,
+    pub stdout: Option<OwnedStream>,
     /// Standard error.
-    pub stderr: Option<OwnedFd>,
+    pub stderr: Option<OwnedStream>,
 }
 
 /// How an exec'd process is connected.
@@ -24,6 +29,6 @@ pub enum ExecIo {
     /// (SCM_RIGHTS, as runc's `--console-socket` does).
     Terminal {
         /// The connected socket the master is sent over.
-        console: OwnedFd,
+        console: OwnedStream,
     },
 }

@@ -19,8 +19,8 @@ mod stats;
 
 pub use error::{Error, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
-pub use io::{ExecIo, Stdio};
+pub use io::{ExecIo, OwnedStream, Stdio};
 pub use platform::{Capability, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
-pub use state::{ContainerState, Exit, Signal, Status, UnknownSignal};
+pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};
 pub use stats::{CpuStats, MemoryStats, PidsStats, Stats};

@@ -2,14 +2,13 @@
 
 use std::{
     fmt::Debug,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxResources, Mount, Process};
 
-use crate::{ContainerId, ContainerState, ExecIo, Exit, Result, Signal, Stats, Stdio};
+use crate::{ContainerId, ContainerState, ExecIo, Exit, OwnedStream, Result, Signal, Stats, Stdio};
 
 /// What `create` takes beside id, bundle and streams.
 #[derive(Debug, Default)]
@@ -17,7 +16,7 @@ pub struct CreateOptions {
     /// A file that gets the first process's pid, written before `create` returns.
     pub pid_file: Option<PathBuf>,
     /// A connected unix socket that gets the master of the container's terminal; needs `process.terminal`.
-    pub console: Option<OwnedFd>,
+    pub console: Option<OwnedStream>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
     /// Change the root with `MS_MOVE` and chroot where `pivot_root` cannot (an initramfs).

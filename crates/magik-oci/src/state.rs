@@ -69,6 +69,36 @@ pub struct Exit {
     /// Whether the kernel's OOM killer, or the runtime's memory limit, ended it.
     #[serde(default)]
     pub oom_killed: bool,
+    /// Why the runtime ended it, where the runtime did (WASM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ExitReason>,
+}
+
+/// Why a runtime ended a program: the limit it met, or what it did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// It used up its fuel.
+    FuelExhausted,
+    /// It ran longer than its wall-clock limit.
+    DeadlineExceeded,
+    /// It asked for more memory than its limit.
+    MemoryLimit,
+    /// It asked for more table elements than its limit.
+    TableLimit,
+    /// It asked for more instances, memories or tables than its limit.
+    InstanceLimit,
+    /// Its calls nested deeper than its stack.
+    StackOverflow,
+    /// It trapped: an unreachable instruction, an access out of bounds, a division by zero, …
+    Trap,
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The names are also what serde writes.
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 impl Exit {
@@ -79,6 +109,7 @@ impl Exit {
             code,
             signal: None,
             oom_killed: false,
+            reason: None,
         }
     }
 
@@ -89,6 +120,7 @@ impl Exit {
             code: 128 + n,
             signal: Some(n),
             oom_killed: false,
+            reason: None,
         }
     }
 }

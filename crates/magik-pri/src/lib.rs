@@ -28,11 +28,15 @@ mod error;
 pub mod limits;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
+#[cfg(unix)]
+mod pods;
 mod runtime;
 mod session;
 mod spec;
 
 pub use error::{Error, Result, Step};
+#[cfg(unix)]
+pub use pods::{Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions};
 pub use session::{
     EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,

@@ -85,7 +85,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it was deleted meanwhile.
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus>;
 
-    /// All pods of this backend, sorted by namespace and name.
+    /// All pods below this runtime's roots, of whatever backend, sorted by namespace and name.
     ///
     /// # Errors
     /// The pods' state cannot be read.

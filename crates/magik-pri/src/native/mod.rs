@@ -15,361 +15,115 @@
 //! }
 //! ```
 
-mod cgroup;
-mod hooks;
+mod bundle;
 mod init;
-mod lock;
-mod paths;
-mod process;
-mod reserve;
-mod run;
-mod sandbox;
-mod spawn;
-mod store;
-mod streams;
-mod sweep;
-mod tree;
 mod trim;
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
 };
 
-use async_trait::async_trait;
-use magik_image::ImageStore;
-use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, logs, status::PodStatus};
-use magik_oci::{Capability, Platform, Stats};
+use magik_image::{Image, platform::Platform as ImagePlatform};
+use magik_infra::plan::ContainerPlan;
+use magik_oci::{Capability, Platform};
 
-use self::{
-    cgroup::Hierarchies,
-    paths::Paths,
-    run::Run,
-    store::{PodDir, Store},
-    streams::Context,
-};
 use crate::{
-    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession,
-    Result, RunOptions, RuntimeClass, SweepReport,
+    ContainerSpec, PodSpec, RuntimeClass, SpecError,
+    pods::{
+        Backend, ContainerImage, Failure, PodFiles, Pods, Process, Start, beside_own_binary, environment,
+        spawn,
+    },
 };
 
-pub use self::{
-    init::{POD_INIT, pod_init_main},
-    paths::Roots,
-};
-
-/// The log of a pod's init among those of its containers; no container is called that.
-const INIT_LOG: &str = "_init";
+pub use self::init::{POD_INIT, pod_init_main};
+pub use crate::pods::Roots;
 
 /// The name of a binary that is nothing but a pod init.
 pub const INIT_BINARY: &str = "magikrun-init";
 
-fn default_init_binary() -> PathBuf {
-    let own = std::env::current_exe().ok();
-    let beside = own.and_then(|own| own.parent().map(|dir| dir.join(INIT_BINARY)));
-    beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| "/proc/self/exe".into())
-}
-
 /// A pod runtime on Linux namespaces and control groups.
-///
-/// It keeps nothing but its configuration: any number of them, in any number of processes, may work on the same roots.
-/// Its operations need a tokio runtime with I/O and time enabled.
+pub type NativePodRuntime = Pods<Native>;
+
+/// What makes [`Pods`] native ones.
 #[derive(Debug)]
-pub struct NativePodRuntime {
-    roots: Roots,
+pub struct Native {
     init_binary: PathBuf,
-    store: OnceLock<Arc<Store>>,
 }
 
 impl NativePodRuntime {
     /// A runtime on these roots. Nothing is touched before its first operation.
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self {
-            roots,
-            init_binary: default_init_binary(),
-            store: OnceLock::new(),
-        }
+        let init_binary = beside_own_binary(INIT_BINARY).unwrap_or_else(|| "/proc/self/exe".into());
+        Self::with_backend(roots, Native { init_binary })
     }
 
     /// The program for the init, whose `main` calls [`pod_init_main`]. Default: [`INIT_BINARY`] beside this program's
     /// own binary, which costs a pod less memory, or else this program itself.
     #[must_use]
-    pub fn init_binary(mut self, binary: PathBuf) -> Self {
-        self.init_binary = binary;
-        self
-    }
-
-    /// The store, opened once.
-    fn store(&self) -> Result<&Arc<Store>> {
-        if let Some(store) = self.store.get() {
-            return Ok(store);
-        }
-        let paths = Paths::open(&self.roots)?;
-        let images = ImageStore::open(paths.data_root())
-            .map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
-        let cgroups = Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?;
-        let store = Arc::new(Store {
-            paths,
-            images,
-            cgroups,
-            children: std::sync::Mutex::default(),
-        });
-        Ok(self.store.get_or_init(|| store))
-    }
-
-    /// The store, swept.
-    async fn swept(&self) -> Result<Arc<Store>> {
-        let store = self.store()?.clone();
-        blocking(move || match store.sweep() {
-            Ok(_) => Ok(store),
-            Err(error) => {
-                // What cannot be removed now must not keep other pods from being run or deleted.
-                tracing::warn!(%error, "sweep");
-                Ok(store)
-            }
-        })
-        .await
-    }
-
-    /// The store, swept, and a pod in it.
-    async fn find(&self, pod: &str) -> Result<(Arc<Store>, PodDir)> {
-        let store = self.swept().await?;
-        let found = store.resolve(pod)?;
-        Ok((store, found))
-    }
-
-    /// A connection to the init of a running pod.
-    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir, Context)> {
-        let (_, found) = self.find(pod).await?;
-        let context = Context {
-            pod: pod.to_owned(),
-            operation,
-        };
-        if !found.is_alive()? {
-            return Err(Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            });
-        }
-        let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
-        let client = client.map_err(|e| match e {
-            ControlError::Connect { .. } | ControlError::Disconnected => Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            },
-            other => context.error(&other),
-        })?;
-        Ok((client, found, context))
+    pub fn init_binary(self, binary: PathBuf) -> Self {
+        self.configured(|_| Native { init_binary: binary })
     }
 }
 
-/// Runs what waits for files, locks or processes where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
-}
+impl Backend for Native {
+    const CLASS: RuntimeClass = RuntimeClass::Native;
 
-/// The container that is meant: the one named, or the only one there is.
-fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<String> {
-    let all = || {
-        status
-            .containers
-            .iter()
-            .chain(&status.init_containers)
-            .map(|c| c.name.as_str())
-    };
-    let listed = || all().collect::<Vec<_>>().join(", ");
-    let error = |reason| Error::Container {
-        pod: pod.to_owned(),
-        reason,
-    };
-    match (named, status.containers.as_slice()) {
-        (Some(name), _) if all().any(|n| n == name) => Ok(name.to_owned()),
-        (Some(name), _) => {
-            let name: String = name.chars().take(64).collect();
-            Err(error(format!(
-                "there is no container {name:?}: it has {}",
-                listed()
-            )))
-        }
-        (None, [only]) => Ok(only.name.clone()),
-        (None, _) => Err(error(format!("which container? It has {}", listed()))),
-    }
-}
-
-#[async_trait]
-impl PodRuntime for NativePodRuntime {
-    fn runtime_class(&self) -> RuntimeClass {
-        RuntimeClass::Native
-    }
-
-    fn is_available(&self) -> Capability {
+    fn availability(&self) -> Capability {
         Platform::detect().native
     }
 
-    async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
-        if let Some(class) = spec.runtime_class.filter(|class| *class != RuntimeClass::Native) {
-            let why = format!("the pod is for the runtime {class}, this is native");
-            return Err(Error::Unsupported {
-                what: "spec.runtimeClassName".into(),
-                why,
-            });
+    fn check(&self, _: &PodSpec) -> Result<(), SpecError> {
+        Ok(())
+    }
+
+    fn check_image(&self, image: &Image) -> Result<(), String> {
+        if ImagePlatform::from(&image.config).is_wasm() {
+            return Err("is WebAssembly, which runs in a pod with runtimeClassName: wasm".into());
         }
-        let store = self.swept().await?;
-        Run {
-            store: &store,
-            init_binary: &self.init_binary,
-            spec,
-            options: &options,
-        }
-        .run()
-        .await
+        Ok(())
     }
 
-    async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
-        let stopped = match self.connect(pod, "stop").await {
-            Ok((client, _, context)) => client.stop(grace).await.map_err(|e| context.error(&e)),
-            Err(e) => Err(e),
+    fn container(
+        &self,
+        pod: &PodFiles<'_>,
+        container: &ContainerSpec,
+        image: &ContainerImage,
+    ) -> Result<ContainerPlan, Failure> {
+        bundle::write(pod, container, image)
+    }
+
+    fn binary(&self) -> &Path {
+        &self.init_binary
+    }
+
+    fn start(&self, start: Start<'_>) -> io::Result<Process> {
+        let network = if start.spec.host_network {
+            init::HOST_NETWORK
+        } else {
+            init::OWN_NETWORK
         };
-        match stopped {
-            Ok(status) => Ok(status),
-            // Others may have stopped it, or killed its init, while we tried: then it is stopped, which is what was asked.
-            Err(error @ (Error::WrongState { .. } | Error::Control { .. })) => {
-                let (_, found) = self.find(pod).await?;
-                wait_for_end(&found).await?;
-                let status = found.status()?;
-                if status.phase.is_final() {
-                    Ok(status)
-                } else {
-                    Err(error)
-                }
-            }
-            Err(error) => Err(error),
-        }
+        let runtime_root = start.sandbox.join("oci");
+        let arguments: [&OsStr; 6] = [
+            "magikrun".as_ref(),
+            POD_INIT.as_ref(),
+            start.id.as_ref(),
+            network.as_ref(),
+            runtime_root.as_ref(),
+            start.hostname.as_ref(),
+        ];
+        spawn::spawn(spawn::Init {
+            binary: &self.init_binary,
+            arguments: &arguments,
+            environment: &environment(),
+            descriptors: start.descriptors,
+            cgroup: start.cgroups.make_init(start.id)?,
+            namespaces: spawn::Namespaces {
+                user: false,
+                network: !start.spec.host_network,
+            },
+        })
     }
-
-    async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
-        let (store, found) = match self.find(pod).await {
-            Err(Error::NotFound(_)) if force => return Ok(()),
-            other => other?,
-        };
-        blocking(move || store.delete(&found, force)).await
-    }
-
-    async fn pod_status(&self, pod: &str) -> Result<PodStatus> {
-        self.find(pod).await?.1.status()
-    }
-
-    async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
-        let (store, found) = self.find(pod).await?;
-        wait_for_end(&found).await?;
-        store.reap();
-        found.status()
-    }
-
-    async fn list_pods(&self) -> Result<Vec<PodStatus>> {
-        let store = self.swept().await?;
-        let mut pods = Vec::new();
-        for pod in store.all()? {
-            match pod.status() {
-                Ok(status) => pods.push(status),
-                // Deleted since it was listed.
-                Err(Error::NotFound(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        Ok(pods)
-    }
-
-    async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession> {
-        let (client, found, context) = self.connect(pod, "exec").await?;
-        let request = magik_infra::ExecRequest {
-            container: container(&found.status()?, pod, request.container.as_deref())?,
-            args: request.args,
-            env: request
-                .env
-                .into_iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            cwd: request.cwd,
-            user: request.user,
-            tty: request.tty.is_some(),
-            stdin: request.stdin,
-            size: request.tty.map(|size| (size.rows, size.columns)),
-        };
-        let session = client.exec(&request).await.map_err(|e| context.error(&e))?;
-        Ok(streams::exec(session, context))
-    }
-
-    async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
-        let (store, found) = self.find(pod).await?;
-        let name = container(&found.status()?, pod, options.container.as_deref())?;
-        let wanted = logs::LogOptions {
-            tail: options.tail,
-            since: options.since,
-            timestamps: options.timestamps,
-        };
-        let path = store.paths.log(&found.id, &name);
-        let opened = (path, pod.to_owned());
-        let file = move |wanted| -> Result<LogStream> {
-            let (path, pod) = opened;
-            let reader = logs::LogReader::open(&path, wanted)
-                .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
-            Ok(streams::log_file(reader, pod))
-        };
-        if options.follow {
-            match self.connect(pod, "logs").await {
-                Ok((client, _, context)) => match client.logs(&name, &wanted, true).await {
-                    Ok(output) => return Ok(streams::live_log(output, context, move || file(wanted))),
-                    // It ended since it was found.
-                    Err(ControlError::Disconnected) => {}
-                    Err(e) => return Err(context.error(&e)),
-                },
-                // It is over: what is there is all there will be.
-                Err(Error::WrongState { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        file(wanted)
-    }
-
-    async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {
-        let (client, _, context) = self.connect(pod, "stats").await?;
-        client.stats().await.map_err(|e| context.error(&e))
-    }
-
-    async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {
-        let (client, _, context) = self.connect(pod, "events").await?;
-        let events = client.events(follow).await.map_err(|e| context.error(&e))?;
-        Ok(streams::events(events, context))
-    }
-
-    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession> {
-        let (client, _, context) = self.connect(pod, "port-forward").await?;
-        let forward = client.port_forward(port).await.map_err(|e| context.error(&e))?;
-        Ok(streams::port(forward, context))
-    }
-
-    async fn sweep(&self) -> Result<SweepReport> {
-        let store = self.store()?.clone();
-        blocking(move || store.sweep()).await
-    }
-}
-
-/// Waits until a pod's init has ended.
-async fn wait_for_end(pod: &PodDir) -> Result<()> {
-    let Some(init) = pod.init()? else { return Ok(()) };
-    let ended = process::ended(init).await;
-    ended
-        .map(drop)
-        .map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
 }

@@ -14,19 +14,19 @@ use rustix::{
 };
 
 /// Opens a lock file, making it if `create` is set.
-pub(super) fn open(path: &Path, create: bool) -> io::Result<OwnedFd> {
+pub(crate) fn open(path: &Path, create: bool) -> io::Result<OwnedFd> {
     let mut flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     flags.set(OFlags::CREATE, create);
     Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?)
 }
 
 /// Takes a lock if it is free.
-pub(super) fn try_exclusive(file: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn try_exclusive(file: &OwnedFd) -> io::Result<bool> {
     attempt(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 /// Whether nobody is responsible for a pod: the lock is taken shared for an instant, so that several may ask at once.
-pub(super) fn is_free(file: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn is_free(file: &OwnedFd) -> io::Result<bool> {
     let free = attempt(file, FlockOperation::NonBlockingLockShared)?;
     if free {
         flock(file, FlockOperation::Unlock)?;
@@ -43,7 +43,7 @@ fn attempt(file: &OwnedFd, operation: FlockOperation) -> io::Result<bool> {
 }
 
 /// Takes a lock, waiting for it. Not for async contexts.
-pub(super) fn exclusive(file: &OwnedFd) -> io::Result<()> {
+pub(crate) fn exclusive(file: &OwnedFd) -> io::Result<()> {
     loop {
         match flock(file, FlockOperation::LockExclusive) {
             Ok(()) => return Ok(()),
@@ -54,7 +54,7 @@ pub(super) fn exclusive(file: &OwnedFd) -> io::Result<()> {
 }
 
 /// Whether the file that `file` has open is still the one at `path`.
-pub(super) fn is_at(file: &OwnedFd, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: &OwnedFd, path: &Path) -> io::Result<bool> {
     let here = File::from(file.try_clone()?).metadata()?;
     match std::fs::symlink_metadata(path) {
         Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),

@@ -7,12 +7,12 @@ use crate::Step;
 
 #[cfg(not(feature = "test-hooks"))]
 #[expect(clippy::unused_async, reason = "the same as the one that pauses")]
-pub(super) async fn reached(_: Step) {}
+pub(crate) async fn reached(_: Step) {}
 
 /// Pauses if a test asked for it: after validation, after the images were pulled, after the reservation, after the init
 /// answered, after it is ready, and between the rename and `Commit`.
 #[cfg(feature = "test-hooks")]
-pub(super) async fn reached(step: Step) {
+pub(crate) async fn reached(step: Step) {
     if std::env::var("MAGIKRUN_TEST_PAUSE").as_deref() != Ok(step.to_string().as_str()) {
         return;
     }

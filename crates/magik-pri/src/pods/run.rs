@@ -2,11 +2,9 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsStr,
     fmt::Display,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,26 +17,26 @@ use magik_infra::{ControlClient, ControlError, plan::PodPlan, status::PodStatus}
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    INIT_LOG, blocking, hooks, init,
-    process::Process,
+    Backend, INIT_LOG, Start, blocking,
+    files::{ContainerImage, PodFiles},
+    hooks,
     reserve::{Intent, Pending},
-    sandbox::{Builder, ContainerImage},
-    spawn,
     store::{PodDir, Store},
 };
 use crate::{ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, Step};
 
 /// One `run_pod`.
 #[derive(Debug)]
-pub(super) struct Run<'a> {
-    pub(super) store: &'a Arc<Store>,
-    pub(super) init_binary: &'a Path,
-    pub(super) spec: &'a PodSpec,
-    pub(super) options: &'a RunOptions,
+pub(crate) struct Run<'a, B> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) backend: &'a Arc<B>,
+    pub(crate) spec: &'a PodSpec,
+    pub(crate) options: &'a RunOptions,
 }
 
-impl Run<'_> {
-    pub(super) async fn run(self) -> Result<PodStatus> {
+impl<B: Backend> Run<'_, B> {
+    pub(crate) async fn run(self) -> Result<PodStatus> {
+        self.backend.check(self.spec)?;
         self.check_requests()?;
         hooks::reached(Step::Validate).await;
 
@@ -121,10 +119,16 @@ impl Run<'_> {
             of_container.push(place);
         }
         let pulled = self.pull_all(&wanted).await?;
+        for (image, (container, _)) in pulled.iter().zip(&wanted) {
+            let refused = |why| self.failed(Step::Images, Some(container.name.clone()), why);
+            let checked = self.backend.check_image(image);
+            checked.map_err(|why| refused(format!("image {}: {why}", container.image)))?;
+        }
         let unpacks = pulled.iter().map(|image| {
             let (store, image, intent) = (self.store.images.clone(), image.clone(), intent.clone());
+            let backend = self.backend.clone();
             // Each holds the intent: one that is given up takes the lease all the same, and then it is given back.
-            tokio::task::spawn_blocking(move || store.unpack_blocking(&image, intent.id()))
+            tokio::task::spawn_blocking(move || backend.unpack(&store, &image, intent.id()))
         });
         let unpacked = join_all(unpacks.collect::<Vec<_>>()).await;
         let mut images = Vec::with_capacity(pulled.len());
@@ -166,6 +170,7 @@ impl Run<'_> {
                 PullPolicy::Never => pull::PullPolicy::Never,
             },
             insecure_http: self.options.insecure_registries,
+            platform: self.backend.platform(),
             ..PullOptions::default()
         };
         let progress: &dyn pull::Progress = match &self.options.progress {
@@ -190,25 +195,20 @@ impl Run<'_> {
         pending: Pending,
         images: Vec<ContainerImage>,
     ) -> Result<(Pending, PodPlan, UnixStream)> {
-        let (store, spec, binary) = (self.store.clone(), self.spec.clone(), self.init_binary.to_owned());
+        let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
         let launched = blocking(move || {
             let mut pending = pending;
-            let builder = Builder {
-                paths: &store.paths,
-                id: &pending.id,
-                spec: &spec,
-                images: &images,
-            };
-            let hostname = builder.hostname();
-            let plan = match builder.build() {
+            let files = PodFiles::new(&store.paths, &pending.id, &spec);
+            let plan = match files.write(&*backend, &images) {
                 Ok(plan) => plan,
                 Err(failure) => return Ok(Err((failure.container, failure.reason))),
             };
-            match start_init(&store, &spec, &binary, &hostname, &mut pending) {
+            let hostname = files.hostname.clone();
+            match start_init(&store, &*backend, &spec, &hostname, &mut pending) {
                 Ok(socket) => Ok(Ok((pending, plan, socket))),
                 Err(e) => Ok(Err((
                     None,
-                    format!("start the pod init {}: {e}", binary.display()),
+                    format!("start the pod init {}: {e}", backend.binary().display()),
                 ))),
             }
         });
@@ -270,10 +270,10 @@ impl Run<'_> {
     }
 }
 
-fn start_init(
+fn start_init<B: Backend>(
     store: &Store,
+    backend: &B,
     spec: &PodSpec,
-    binary: &Path,
     hostname: &str,
     pending: &mut Pending,
 ) -> io::Result<UnixStream> {
@@ -294,41 +294,17 @@ fn start_init(
         pending.lock()?,
         state,
     ];
-    let runtime_root: PathBuf = store.paths.sandbox(&pending.id).join("oci");
-    let network = if spec.host_network {
-        init::HOST_NETWORK
-    } else {
-        init::OWN_NETWORK
-    };
-    let arguments: [&OsStr; 6] = [
-        "magikrun".as_ref(),
-        init::POD_INIT.as_ref(),
-        pending.id.as_ref(),
-        network.as_ref(),
-        runtime_root.as_ref(),
-        hostname.as_ref(),
-    ];
-    let (pid, process) = spawn::spawn(spawn::Init {
-        binary,
-        arguments: &arguments,
-        environment: &environment(),
+    let process = backend.start(Start {
+        id: &pending.id,
+        spec,
+        hostname,
+        sandbox: store.paths.sandbox(&pending.id),
+        data: store.paths.data_root(),
+        cgroups: &store.cgroups,
         descriptors,
-        cgroup: store.cgroups.make_init(&pending.id)?,
-        new_network: !spec.host_network,
     })?;
     // From here on dropping `pending` kills it.
-    pending.init = Some(process);
-    Process::record(&pending.dir(), pid)?;
+    let dir = pending.dir();
+    pending.init.insert(process).record(&dir)?;
     Ok(ours)
-}
-
-/// The init's environment: nothing of the caller's but what helps to find faults.
-fn environment() -> Vec<String> {
-    let passed = ["RUST_LOG", "RUST_BACKTRACE"]
-        .into_iter()
-        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
-    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
-        .into_iter()
-        .chain(passed)
-        .collect()
 }

@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 64;
 
 /// Removes a directory and what is in it; one that does not exist is no error. However deep it is nested, and whatever is
 /// renamed meanwhile: nothing outside of it is touched, as every step is by descriptor and follows no symlink.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = match openat(CWD, path, flags, Mode::empty()) {
         Ok(top) => top,

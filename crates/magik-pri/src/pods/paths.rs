@@ -26,7 +26,7 @@ pub struct Roots {
 
 /// Both roots, made and absolute, and every path below them.
 #[derive(Debug)]
-pub(super) struct Paths {
+pub(crate) struct Paths {
     data: PathBuf,
     state: PathBuf,
     tag: String,
@@ -34,7 +34,7 @@ pub(super) struct Paths {
 
 impl Paths {
     /// Makes the directories.
-    pub(super) fn open(roots: &Roots) -> Result<Self> {
+    pub(crate) fn open(roots: &Roots) -> Result<Self> {
         let (data, state) = (private(&roots.data)?, private(&roots.state)?);
         private(&data.join("pods"))?;
         for dir in ["pods", "names", "sandboxes", "intents"] {
@@ -46,7 +46,7 @@ impl Paths {
 
     /// A new id: random digits, then those of this state root. So what lies in a data root or a cgroup tree that several
     /// state roots use can be told apart.
-    pub(super) fn new_id(&self) -> Result<String> {
+    pub(crate) fn new_id(&self) -> Result<String> {
         let mut bytes = [0_u8; RANDOM_DIGITS / 2];
         let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
         n.map_err(Error::io("getrandom"))?;
@@ -57,62 +57,62 @@ impl Paths {
     }
 
     /// Whether a file name is the id of a pod of this state root.
-    pub(super) fn is_own_id(&self, name: &str) -> bool {
+    pub(crate) fn is_own_id(&self, name: &str) -> bool {
         is_id(name) && name.ends_with(&self.tag)
     }
 
-    pub(super) fn pods(&self) -> PathBuf {
+    pub(crate) fn pods(&self) -> PathBuf {
         self.state.join("pods")
     }
     /// A committed pod's state.
-    pub(super) fn pod(&self, id: &str) -> PathBuf {
+    pub(crate) fn pod(&self, id: &str) -> PathBuf {
         self.pods().join(id)
     }
     /// The state of a pod that is not committed, or is being deleted.
-    pub(super) fn pending(&self, id: &str) -> PathBuf {
+    pub(crate) fn pending(&self, id: &str) -> PathBuf {
         self.pods().join(format!("{id}{PENDING_SUFFIX}"))
     }
     /// Serialises reservations and sweeps.
-    pub(super) fn reservations_lock(&self) -> PathBuf {
+    pub(crate) fn reservations_lock(&self) -> PathBuf {
         self.state.join("pods.lock")
     }
-    pub(super) fn names(&self) -> PathBuf {
+    pub(crate) fn names(&self) -> PathBuf {
         self.state.join("names")
     }
     /// Held while images are pulled for a pod that is not reserved yet.
-    pub(super) fn intents(&self) -> PathBuf {
+    pub(crate) fn intents(&self) -> PathBuf {
         self.state.join("intents")
     }
-    pub(super) fn sandboxes(&self) -> PathBuf {
+    pub(crate) fn sandboxes(&self) -> PathBuf {
         self.state.join("sandboxes")
     }
-    pub(super) fn sandbox(&self, id: &str) -> PathBuf {
+    pub(crate) fn sandbox(&self, id: &str) -> PathBuf {
         self.sandboxes().join(id)
     }
-    pub(super) fn bundle(&self, id: &str, container: &str) -> PathBuf {
+    pub(crate) fn bundle(&self, id: &str, container: &str) -> PathBuf {
         self.sandbox(id).join("containers").join(container)
     }
-    pub(super) fn data_root(&self) -> &Path {
+    pub(crate) fn data_root(&self) -> &Path {
         &self.data
     }
-    pub(super) fn data_pods(&self) -> PathBuf {
+    pub(crate) fn data_pods(&self) -> PathBuf {
         self.data.join("pods")
     }
-    pub(super) fn data_pod(&self, id: &str) -> PathBuf {
+    pub(crate) fn data_pod(&self, id: &str) -> PathBuf {
         self.data_pods().join(id)
     }
-    pub(super) fn log(&self, id: &str, container: &str) -> PathBuf {
+    pub(crate) fn log(&self, id: &str, container: &str) -> PathBuf {
         self.data_pod(id).join("logs").join(format!("{container}.log"))
     }
 }
 
 /// The file name of a reservation. Neither part has a `_`: it separates them.
-pub(super) fn name_link(namespace: &str, name: &str) -> String {
+pub(crate) fn name_link(namespace: &str, name: &str) -> String {
     format!("{namespace}_{name}")
 }
 
 /// Whether a text has the form of an id.
-pub(super) fn is_id(text: &str) -> bool {
+pub(crate) fn is_id(text: &str) -> bool {
     text.len() == RANDOM_DIGITS + TAG_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -138,13 +138,13 @@ fn private(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Makes one new directory with exactly this mode, whatever the umask is.
-pub(super) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().mode(mode).create(dir)?;
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
 /// The names in a directory that are text; one that does not exist has none.
-pub(super) fn entries(dir: &Path) -> Result<Vec<String>> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<String>> {
     let context = || format!("list {}", dir.display());
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,

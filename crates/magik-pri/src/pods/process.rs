@@ -18,17 +18,18 @@ const RECORD: &str = "init";
 
 /// A process by descriptor.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
+    pid: Pid,
     pidfd: OwnedFd,
 }
 
 impl Process {
-    pub(super) const fn new(pidfd: OwnedFd) -> Self {
-        Self { pidfd }
+    pub(crate) const fn new(pid: Pid, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd }
     }
 
     /// The init recorded in a pod's directory; `None` if it is gone.
-    pub(super) fn recorded(dir: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn recorded(dir: &Path) -> io::Result<Option<Self>> {
         let text = match fs::read_to_string(dir.join(RECORD)) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -48,17 +49,20 @@ impl Process {
             Err(e) => return Err(e.into()),
         };
         // Read after the descriptor was opened: the time is that of the process the descriptor is of, or of none.
-        Ok((start_time(pid).as_deref() == Some(started)).then_some(Self { pidfd }))
+        Ok((start_time(pid).as_deref() == Some(started)).then_some(Self { pid, pidfd }))
     }
 
     /// Records an init that was just started, and not waited for.
-    pub(super) fn record(dir: &Path, pid: Pid) -> io::Result<()> {
-        let started = start_time(pid).ok_or_else(|| io::Error::other("the pod init ended at once"))?;
-        fs::write(dir.join(RECORD), format!("{} {started}\n", pid.as_raw_nonzero()))
+    pub(crate) fn record(&self, dir: &Path) -> io::Result<()> {
+        let started = start_time(self.pid).ok_or_else(|| io::Error::other("the pod init ended at once"))?;
+        fs::write(
+            dir.join(RECORD),
+            format!("{} {started}\n", self.pid.as_raw_nonzero()),
+        )
     }
 
     /// Sends SIGKILL; one that has ended is no error.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    pub(crate) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(e) => Err(e.into()),
@@ -66,7 +70,7 @@ impl Process {
     }
 
     /// Waits until it has ended, and with it everything in its pid namespace; `false` after `limit`.
-    pub(super) fn wait(&self, limit: Duration) -> io::Result<bool> {
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         loop {
@@ -79,7 +83,7 @@ impl Process {
     }
 
     /// Takes the exit status, where the process is this one's child and has ended.
-    pub(super) fn reap(&self) -> Option<String> {
+    pub(crate) fn reap(&self) -> Option<String> {
         let status = waitid(
             WaitId::PidFd(self.pidfd.as_fd()),
             WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
@@ -104,7 +108,7 @@ impl AsRawFd for Process {
     unsafe_code,
     reason = "AsyncFd has to be promised that the descriptor stays the same"
 )]
-pub(super) async fn ended(process: Process) -> io::Result<Process> {
+pub(crate) async fn ended(process: Process) -> io::Result<Process> {
     // SAFETY: a `Process` owns its descriptor, which is open and is never closed or replaced before it is dropped.
     let process =
         unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
@@ -130,7 +134,8 @@ mod tests {
         assert!(Process::recorded(dir.path()).unwrap().is_none());
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_child(&child);
-        Process::record(dir.path(), pid).unwrap();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        Process::new(pid, pidfd).record(dir.path()).unwrap();
         let process = Process::recorded(dir.path()).unwrap().unwrap();
         assert!(!process.wait(Duration::ZERO).unwrap());
         fs::write(dir.path().join(RECORD), format!("{} 1\n", pid.as_raw_nonzero())).unwrap();

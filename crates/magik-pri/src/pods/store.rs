@@ -24,11 +24,11 @@ use super::{
 use crate::{Error, Result};
 
 /// Held by the launcher and the init: the pod's liveness.
-pub(super) const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// Held by whoever launches or deletes the pod, and by nobody else.
-pub(super) const CALLER: &str = "caller";
+pub(crate) const CALLER: &str = "caller";
 /// A symlink whose target is the file name of the pod's reservation.
-pub(super) const NAME: &str = "name";
+pub(crate) const NAME: &str = "name";
 /// The largest status that is read, in bytes.
 const MAX_STATUS_SIZE: u64 = 16 << 20;
 /// How long a killed init may take to end.
@@ -36,24 +36,24 @@ const KILL_TIME: Duration = Duration::from_secs(10);
 
 /// The pods of one pair of roots.
 #[derive(Debug)]
-pub(super) struct Store {
-    pub(super) paths: Paths,
-    pub(super) images: ImageStore,
-    pub(super) cgroups: Hierarchies,
+pub(crate) struct Store {
+    pub(crate) paths: Paths,
+    pub(crate) images: ImageStore,
+    pub(crate) cgroups: Hierarchies,
     /// The inits that this process has started and not reaped yet.
-    pub(super) children: Mutex<Vec<Process>>,
+    pub(crate) children: Mutex<Vec<Process>>,
 }
 
 /// A committed pod.
 #[derive(Debug, Clone)]
-pub(super) struct PodDir {
-    pub(super) id: String,
-    pub(super) dir: PathBuf,
+pub(crate) struct PodDir {
+    pub(crate) id: String,
+    pub(crate) dir: PathBuf,
 }
 
 impl PodDir {
     /// Whether its init is alive.
-    pub(super) fn is_alive(&self) -> Result<bool> {
+    pub(crate) fn is_alive(&self) -> Result<bool> {
         match lock::open(&self.dir.join(LOCK), false).and_then(|file| lock::is_free(&file)) {
             Ok(free) => Ok(!free),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound(self.id.clone())),
@@ -62,7 +62,7 @@ impl PodDir {
     }
 
     /// How it stands; a pod whose init died without a last word is `Failed`.
-    pub(super) fn status(&self) -> Result<PodStatus> {
+    pub(crate) fn status(&self) -> Result<PodStatus> {
         let status = self.read_status()?;
         if status.phase.is_final() || self.is_alive()? {
             return Ok(status);
@@ -91,14 +91,14 @@ impl PodDir {
     }
 
     /// The init, if it is alive.
-    pub(super) fn init(&self) -> Result<Option<Process>> {
+    pub(crate) fn init(&self) -> Result<Option<Process>> {
         Process::recorded(&self.dir).map_err(Error::io(format!("pod {}: find its init", self.id)))
     }
 }
 
 impl Store {
     /// Finds a committed pod by id, `namespace/name`, name in the namespace `default`, or the start of an id.
-    pub(super) fn resolve(&self, pod: &str) -> Result<PodDir> {
+    pub(crate) fn resolve(&self, pod: &str) -> Result<PodDir> {
         let unknown = || Error::NotFound(pod.chars().take(300).collect());
         if paths::is_id(pod) {
             return self.committed(pod).ok_or_else(unknown);
@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// Every committed pod.
-    pub(super) fn all(&self) -> Result<Vec<PodDir>> {
+    pub(crate) fn all(&self) -> Result<Vec<PodDir>> {
         let names = entries(&self.paths.pods())?;
         Ok(names
             .into_iter()
@@ -155,11 +155,11 @@ impl Store {
     }
 
     /// Whether a pod of that id exists, pending or committed. Pending is looked for first: it turns into the other.
-    pub(super) fn exists(&self, id: &str) -> bool {
+    pub(crate) fn exists(&self, id: &str) -> bool {
         self.paths.pending(id).exists() || self.paths.pod(id).exists()
     }
 
-    pub(super) fn lock_reservations(&self) -> Result<OwnedFd> {
+    pub(crate) fn lock_reservations(&self) -> Result<OwnedFd> {
         let path = self.paths.reservations_lock();
         let context = || format!("lock {}", path.display());
         let file = lock::open(&path, true).map_err(Error::io(context()))?;
@@ -169,7 +169,7 @@ impl Store {
 
     /// Removes all of a pod. Its directory is pending, nobody else is at it, and it goes last: what fails is tried again
     /// by the next sweep.
-    pub(super) fn remove(&self, id: &str) -> Result<()> {
+    pub(crate) fn remove(&self, id: &str) -> Result<()> {
         let dir = self.paths.pending(id);
         self.cgroups
             .remove(id)
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Gives a pod's image layers back.
-    pub(super) fn release(&self, id: &str) -> Result<()> {
+    pub(crate) fn release(&self, id: &str) -> Result<()> {
         self.images
             .release(id)
             .map_err(|e| Error::io(format!("pod {id}: release its images"))(io::Error::other(e)))
@@ -201,7 +201,7 @@ impl Store {
     }
 
     /// Deletes a committed pod. Several callers take turns; those that come too late find it gone, which is no error.
-    pub(super) fn delete(&self, pod: &PodDir, force: bool) -> Result<()> {
+    pub(crate) fn delete(&self, pod: &PodDir, force: bool) -> Result<()> {
         let context = || format!("pod {}: lock", pod.id);
         let path = pod.dir.join(CALLER);
         let caller = match lock::open(&path, false) {
@@ -228,7 +228,7 @@ impl Store {
     }
 
     /// Kills a pod's init, waits until everything of the pod has ended, and takes its lock.
-    pub(super) fn end(&self, id: &str, dir: &Path) -> Result<OwnedFd> {
+    pub(crate) fn end(&self, id: &str, dir: &Path) -> Result<OwnedFd> {
         let context = || format!("pod {id}: kill its init");
         if let Some(init) = Process::recorded(dir).map_err(Error::io(context()))? {
             self.kill(id, &init).map_err(Error::io(context()))?;
@@ -249,7 +249,7 @@ impl Store {
     }
 
     /// Takes care of an init that this process has started.
-    pub(super) fn adopt(&self, init: Process) {
+    pub(crate) fn adopt(&self, init: Process) {
         self.children
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// Reaps those inits of this process that have ended: a caller may live longer than its pods.
-    pub(super) fn reap(&self) {
+    pub(crate) fn reap(&self) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         children.retain(|init| {
             let ended = init.wait(Duration::ZERO).unwrap_or(true);
@@ -269,7 +269,7 @@ impl Store {
     }
 
     /// Kills an init and waits for it.
-    pub(super) fn kill(&self, id: &str, init: &Process) -> io::Result<()> {
+    pub(crate) fn kill(&self, id: &str, init: &Process) -> io::Result<()> {
         const QUICK: Duration = Duration::from_millis(200);
         init.kill()?;
         if init.wait(QUICK)? {

@@ -25,7 +25,7 @@ const SPEC: &str = "spec.json";
 
 impl Store {
     /// Takes id and name for a new pod.
-    pub(super) fn reserve(self: &Arc<Self>, id: &str, spec: &PodSpec) -> Result<Pending> {
+    pub(crate) fn reserve(self: &Arc<Self>, id: &str, spec: &PodSpec) -> Result<Pending> {
         let _reservations = self.lock_reservations()?;
         if entries(&self.paths.pods())?.len() >= MAX_PODS {
             return Err(Error::TooManyPods);
@@ -79,7 +79,7 @@ impl Store {
 
 /// Says that images are being pulled for a pod, so that their lease is not taken for a leftover.
 #[derive(Debug)]
-pub(super) struct Intent {
+pub(crate) struct Intent {
     store: Arc<Store>,
     id: String,
     path: PathBuf,
@@ -89,7 +89,7 @@ pub(super) struct Intent {
 }
 
 impl Intent {
-    pub(super) fn new(store: &Arc<Store>, id: &str) -> Result<Self> {
+    pub(crate) fn new(store: &Arc<Store>, id: &str) -> Result<Self> {
         let path = store.paths.intents().join(id);
         let context = || format!("create {}", path.display());
         loop {
@@ -108,12 +108,12 @@ impl Intent {
         }
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// The pod is reserved: its lease is no longer given back with this.
-    pub(super) fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         self.reserved.store(true, Ordering::Relaxed);
     }
 }
@@ -131,22 +131,22 @@ impl Drop for Intent {
 
 /// A pod that is being launched. Unless it is kept, dropping it removes everything of it.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     store: Arc<Store>,
-    pub(super) id: String,
+    pub(crate) id: String,
     lock: Option<OwnedFd>,
     _caller: OwnedFd,
-    pub(super) init: Option<Process>,
+    pub(crate) init: Option<Process>,
     kept: bool,
 }
 
 impl Pending {
-    pub(super) fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.store.paths.pending(&self.id)
     }
 
     /// The lock, for the init.
-    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn lock(&self) -> io::Result<OwnedFd> {
         self.lock
             .as_ref()
             .ok_or_else(|| io::Error::other("the lock was given up"))?
@@ -154,7 +154,7 @@ impl Pending {
     }
 
     /// Makes the pod permanent; it is removed again if it is dropped before [`keep`](Self::keep).
-    pub(super) fn commit(&self) -> io::Result<PodDir> {
+    pub(crate) fn commit(&self) -> io::Result<PodDir> {
         let dir = self.store.paths.pod(&self.id);
         fs::rename(self.dir(), &dir)?;
         Ok(PodDir {
@@ -164,13 +164,13 @@ impl Pending {
     }
 
     /// The pod stays; returns its init, for the one who will reap it.
-    pub(super) fn keep(mut self) -> Option<Process> {
+    pub(crate) fn keep(mut self) -> Option<Process> {
         self.kept = true;
         self.init.take()
     }
 
     /// How the init ended, if it has; for error messages.
-    pub(super) fn last_words(&self) -> Option<String> {
+    pub(crate) fn last_words(&self) -> Option<String> {
         const QUICK: Duration = Duration::from_millis(200);
         let init = self.init.as_ref()?;
         if !init.wait(QUICK).unwrap_or(false) {

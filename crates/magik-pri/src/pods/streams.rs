@@ -18,13 +18,13 @@ const QUEUE: usize = 8;
 
 /// Makes errors of one operation on one pod.
 #[derive(Debug, Clone)]
-pub(super) struct Context {
-    pub(super) pod: String,
-    pub(super) operation: &'static str,
+pub(crate) struct Context {
+    pub(crate) pod: String,
+    pub(crate) operation: &'static str,
 }
 
 impl Context {
-    pub(super) fn error(&self, error: &ControlError) -> Error {
+    pub(crate) fn error(&self, error: &ControlError) -> Error {
         match error {
             ControlError::NotFound(reason) => Error::Container {
                 pod: self.pod.clone(),
@@ -117,12 +117,12 @@ fn stream<S: Source>(source: S, context: Context) -> mpsc::Receiver<Result<S::It
     receiver
 }
 
-pub(super) fn events(source: magik_infra::EventStream, context: Context) -> EventStream {
+pub(crate) fn events(source: magik_infra::EventStream, context: Context) -> EventStream {
     stream(source, context)
 }
 
 /// Follows a log. A pod that ends before it has answered says nothing more, but by then `file` has all of the log.
-pub(super) fn live_log(
+pub(crate) fn live_log(
     mut source: LogOutput,
     context: Context,
     file: impl FnOnce() -> Result<LogStream> + Send + 'static,
@@ -161,7 +161,7 @@ async fn pass_on(log: Result<LogStream>, queue: mpsc::Sender<Result<LogChunk>>) 
 }
 
 /// Reads what is in a log's files now.
-pub(super) fn log_file(mut reader: LogReader, pod: String) -> LogStream {
+pub(crate) fn log_file(mut reader: LogReader, pod: String) -> LogStream {
     let (queue, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         loop {
@@ -179,7 +179,7 @@ pub(super) fn log_file(mut reader: LogReader, pod: String) -> LogStream {
     receiver
 }
 
-pub(super) fn exec(session: magik_infra::ExecSession, context: Context) -> ExecSession {
+pub(crate) fn exec(session: magik_infra::ExecSession, context: Context) -> ExecSession {
     let (input, mut inputs) = mpsc::channel(QUEUE);
     let (queue, output) = mpsc::channel(QUEUE);
     let magik_infra::ExecSession {
@@ -212,7 +212,7 @@ pub(super) fn exec(session: magik_infra::ExecSession, context: Context) -> ExecS
     ExecSession { input, output }
 }
 
-pub(super) fn port(forward: PortForward, context: Context) -> PortSession {
+pub(crate) fn port(forward: PortForward, context: Context) -> PortSession {
     let (input, mut inputs) = mpsc::channel::<Vec<u8>>(QUEUE);
     let PortForward { reader, writer } = forward;
     let output = stream(reader, context);

@@ -1,7 +1,7 @@
 //! Starting the pod init: one `clone3` into new namespaces, then our own binary with exactly six descriptors.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CStr, CString, OsStr},
     io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -24,23 +24,32 @@ const CANNOT_EXECUTE: i32 = 127;
 
 /// What the init is started with.
 #[derive(Debug)]
-pub(super) struct Init<'a> {
-    /// The binary; its `main` calls [`pod_init_main`](super::pod_init_main).
-    pub(super) binary: &'a Path,
+pub(crate) struct Init<'a> {
+    /// The binary; its `main` is an init's.
+    pub(crate) binary: &'a Path,
     /// Its arguments, the name of the program first.
-    pub(super) arguments: &'a [&'a OsStr],
+    pub(crate) arguments: &'a [&'a OsStr],
     /// Its environment, `NAME=value`.
-    pub(super) environment: &'a [String],
+    pub(crate) environment: &'a [String],
     /// Descriptors 0 to 5.
-    pub(super) descriptors: [OwnedFd; 6],
+    pub(crate) descriptors: [OwnedFd; 6],
     /// The cgroup it starts in (v2).
-    pub(super) cgroup: Option<OwnedFd>,
-    /// Whether it gets a network namespace.
-    pub(super) new_network: bool,
+    pub(crate) cgroup: Option<OwnedFd>,
+    /// What it gets of its own beside processes, mounts, IPC and host name.
+    pub(crate) namespaces: Namespaces,
 }
 
-/// Starts the init and returns its pid, valid until it is reaped, and its descriptor.
-pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
+/// The namespaces that not every init gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Namespaces {
+    /// Users: the caller is root in it, and nobody else is anybody. For callers who may make no other namespaces.
+    pub(crate) user: bool,
+    /// Network interfaces, ports, routes.
+    pub(crate) network: bool,
+}
+
+/// Starts the init.
+pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
     let binary = oci_native::sealed_binary(init.binary).map_err(io::Error::other)?;
     // Every allocation is made before the clone: another thread may hold the allocator's lock for ever in the child.
@@ -57,8 +66,12 @@ pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
 
     let mut flags =
         libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PIDFD;
-    if init.new_network {
+    if init.namespaces.network {
         flags |= libc::CLONE_NEWNET;
+    }
+    let maps = init.namespaces.user.then(IdMaps::own);
+    if maps.is_some() {
+        flags |= libc::CLONE_NEWUSER;
     }
     let mut flags = u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
     if init.cgroup.is_some() {
@@ -69,6 +82,7 @@ pub(super) fn spawn(init: Init<'_>) -> io::Result<(Pid, Process)> {
         binary: binary.as_raw_fd(),
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
+        maps,
     };
     clone(flags, init.cgroup.as_ref(), &child)
 }
@@ -93,10 +107,25 @@ struct Child {
     binary: RawFd,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
+    maps: Option<IdMaps>,
+}
+
+/// What is written to make the caller root of a new user namespace (user_namespaces(7)): files below /proc/self, and texts.
+struct IdMaps([(&'static CStr, String); 3]);
+
+impl IdMaps {
+    fn own() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Self([
+            (c"/proc/self/setgroups", "deny".to_owned()),
+            (c"/proc/self/uid_map", format!("0 {} 1", uid.as_raw())),
+            (c"/proc/self/gid_map", format!("0 {} 1", gid.as_raw())),
+        ])
+    }
 }
 
 #[allow(unsafe_code, reason = "there is no safe clone3")]
-fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<(Pid, Process)> {
+fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<Process> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data, for which zeroes mean "not used".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -120,7 +149,7 @@ fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<(Pid
         .ok_or_else(|| io::Error::other("clone3: no pid"))?;
     // SAFETY: the kernel has stored a new descriptor, which is ours.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok((pid, Process::new(pidfd)))
+    Ok(Process::new(pid, pidfd))
 }
 
 /// The child's whole life before the init: signals, session, descriptors, execve.
@@ -135,6 +164,15 @@ unsafe fn become_init(child: &Child) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::setsid();
+        if let Some(IdMaps(maps)) = &child.maps {
+            for (path, text) in maps {
+                let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                if file < 0 || libc::write(file, text.as_ptr().cast(), text.len()) < 0 {
+                    libc::_exit(CANNOT_EXECUTE);
+                }
+                libc::close(file);
+            }
+        }
         let mut number = 0;
         while number < 6 {
             if libc::dup2(child.moved[number as usize], number) < 0 {

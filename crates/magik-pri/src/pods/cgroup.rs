@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_micros(500);
 
 /// How this host arranges its cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hierarchies {
+pub(crate) struct Hierarchies {
     /// The mount of cgroup v2 where it is the only hierarchy.
     unified: Option<PathBuf>,
     /// The mounts of all hierarchies.
@@ -37,18 +37,18 @@ pub(super) struct Hierarchies {
 
 impl Hierarchies {
     /// Reads them off the mounts.
-    pub(super) fn detect() -> io::Result<Self> {
+    pub(crate) fn detect() -> io::Result<Self> {
         Ok(parse(&fs::read_to_string("/proc/self/mountinfo")?))
     }
 
     /// A container's `cgroupsPath`.
-    pub(super) fn container_path(id: &str, container: &str) -> PathBuf {
+    pub(crate) fn container_path(id: &str, container: &str) -> PathBuf {
         Path::new("/").join(PARENT).join(id).join(container)
     }
 
     /// Makes the init's cgroup and opens it for `CLONE_INTO_CGROUP`; `None` where there are v1 hierarchies: joining one
     /// costs an RCU grace period each, and what it would be good for, the launcher's own cgroups do.
-    pub(super) fn make_init(&self, id: &str) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn make_init(&self, id: &str) -> io::Result<Option<OwnedFd>> {
         let Some(mount) = &self.unified else {
             return Ok(None);
         };
@@ -62,7 +62,7 @@ impl Hierarchies {
     }
 
     /// The ids that have cgroups.
-    pub(super) fn ids(&self) -> Vec<String> {
+    pub(crate) fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
         for mount in &self.mounts {
             let entries = fs::read_dir(mount.join(PARENT)).into_iter().flatten().flatten();
@@ -75,7 +75,7 @@ impl Hierarchies {
     }
 
     /// Thaws what a v1 freezer holds: even SIGKILL waits for that.
-    pub(super) fn thaw(&self, id: &str) {
+    pub(crate) fn thaw(&self, id: &str) {
         for mount in &self.mounts {
             let pod = mount.join(PARENT).join(id);
             for dir in subdirs(&pod).into_iter().chain([pod]) {
@@ -88,7 +88,7 @@ impl Hierarchies {
     }
 
     /// Kills what is left in a pod's cgroups and removes them.
-    pub(super) fn remove(&self, id: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, id: &str) -> io::Result<()> {
         let until = Instant::now() + SETTLE;
         for mount in &self.mounts {
             let dir = mount.join(PARENT).join(id);
@@ -176,7 +176,7 @@ fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
         if !is_in(dir, pid) {
             continue;
         }
-        let process = Process::new(pidfd);
+        let process = Process::new(pid, pidfd);
         process.kill()?;
         killed.push(process);
     }

@@ -14,7 +14,7 @@ use crate::{Error, Result, SweepReport};
 
 impl Store {
     /// Removes what dead callers have left. Cheap where there is nothing.
-    pub(super) fn sweep(&self) -> Result<SweepReport> {
+    pub(crate) fn sweep(&self) -> Result<SweepReport> {
         self.reap();
         let mut report = SweepReport::default();
         let pending: Vec<String> = entries(&self.paths.pods())?

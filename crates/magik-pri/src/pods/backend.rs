@@ -1,0 +1,112 @@
+//! What differs between the backends.
+
+use std::{
+    ffi::OsStr,
+    fmt::Debug,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use magik_image::{Image, platform::Platform};
+use magik_infra::plan::ContainerPlan;
+use magik_oci::Capability;
+
+use super::{Hierarchies, Process, files::ContainerImage, files::Failure, files::PodFiles};
+use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecError};
+
+/// How one kind of isolation lays out its containers and starts its pods' inits.
+pub(crate) trait Backend: Debug + Send + Sync + 'static {
+    /// The class it is.
+    const CLASS: RuntimeClass;
+
+    /// Whether it works here, and how or why not.
+    fn availability(&self) -> Capability;
+
+    /// Whether it can do what the pod asks for. Nothing is touched yet.
+    ///
+    /// # Errors
+    /// Names the field that it cannot honour.
+    fn check(&self, spec: &PodSpec) -> Result<(), SpecError>;
+
+    /// The platform that is chosen from images for several; `None`: this machine's.
+    fn platform(&self) -> Option<Platform> {
+        None
+    }
+
+    /// Whether it can run an image.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    fn check_image(&self, image: &Image) -> Result<(), String>;
+
+    /// What a container needs of its image on disk: by default its layers, unpacked, the uppermost first. Holds the lease.
+    ///
+    /// # Errors
+    /// As [`ImageStore::unpack`](magik_image::ImageStore::unpack).
+    fn unpack(
+        &self,
+        images: &magik_image::ImageStore,
+        image: &Image,
+        lease: &str,
+    ) -> magik_image::Result<Vec<PathBuf>> {
+        images.unpack_blocking(image, lease)
+    }
+
+    /// Writes a container's files below the pod's directories, and says how it is created.
+    ///
+    /// # Errors
+    /// What cannot be written, or what no container can have.
+    fn container(
+        &self,
+        pod: &PodFiles<'_>,
+        container: &ContainerSpec,
+        image: &ContainerImage,
+    ) -> Result<ContainerPlan, Failure>;
+
+    /// The program that is started as a pod's init; for messages.
+    fn binary(&self) -> &Path;
+
+    /// Starts a pod's init, which finds the descriptors as its 0 to 5 and nothing else open.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    fn start(&self, start: Start<'_>) -> io::Result<Process>;
+}
+
+/// What an init is started with.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    /// The pod's id.
+    pub(crate) id: &'a str,
+    /// The pod.
+    pub(crate) spec: &'a PodSpec,
+    /// The host name its containers see.
+    pub(crate) hostname: &'a str,
+    /// `sandboxes/<id>`.
+    pub(crate) sandbox: PathBuf,
+    /// The data root.
+    pub(crate) data: &'a Path,
+    /// Where cgroups are made.
+    pub(crate) cgroups: &'a Hierarchies,
+    /// Null twice, the init's log, the launch socket, the lock, the state directory.
+    pub(crate) descriptors: [OwnedFd; 6],
+}
+
+/// A binary of that name beside this program's own.
+pub(crate) fn beside_own_binary(name: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let beside = own.parent()?.join(name.as_ref());
+    beside.is_file().then_some(beside)
+}
+
+/// An init's environment: nothing of the caller's but what helps to find faults.
+pub(crate) fn environment() -> Vec<String> {
+    let passed = ["RUST_LOG", "RUST_BACKTRACE"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
+        .into_iter()
+        .chain(passed)
+        .collect()
+}

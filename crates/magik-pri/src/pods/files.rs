@@ -1,0 +1,362 @@
+//! Everything of a pod that is files: volumes, logs, what is shared, and the plan that names them. Bundles are the backend's.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use magik_image::{
+    Image,
+    bundle::{ContainerSettings, MountKind, MountSetting, Resources, runtime_spec, write_bundle},
+};
+use magik_infra::plan::{PodPlan, TmpfsPlan};
+
+use super::{
+    Backend,
+    paths::{Paths, make_dir},
+};
+use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource};
+
+/// Where the image of one container is.
+#[derive(Debug, Clone)]
+pub(crate) struct ContainerImage {
+    pub(crate) image: Image,
+    /// Unpacked layers, uppermost first.
+    pub(crate) layers: Vec<PathBuf>,
+}
+
+/// What failed, in which container.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) container: Option<String>,
+    pub(crate) reason: String,
+}
+
+impl Failure {
+    /// What failed, whatever the container.
+    pub(crate) fn new(reason: impl std::fmt::Display) -> Self {
+        Self {
+            container: None,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        move |e| Self::new(format!("{what}: {e}"))
+    }
+
+    fn of(container: &str) -> impl FnOnce(Self) -> Self {
+        move |failure| Self {
+            container: Some(container.to_owned()),
+            ..failure
+        }
+    }
+}
+
+/// A pod's files, all of them below its own directories.
+#[derive(Debug)]
+pub(crate) struct PodFiles<'a> {
+    paths: &'a Paths,
+    /// The pod's id.
+    pub(crate) id: &'a str,
+    /// The pod.
+    pub(crate) spec: &'a PodSpec,
+    /// As kubelet has it: the pod's own, or its name cut to a label, or the host's with the host's network.
+    pub(crate) hostname: String,
+}
+
+impl<'a> PodFiles<'a> {
+    pub(crate) fn new(paths: &'a Paths, id: &'a str, spec: &'a PodSpec) -> Self {
+        Self {
+            paths,
+            id,
+            spec,
+            hostname: hostname(spec),
+        }
+    }
+
+    /// Writes everything that needs to be there before the init starts. The images are those of all containers, init
+    /// containers first.
+    pub(crate) fn write<B: Backend>(
+        &self,
+        backend: &B,
+        images: &[ContainerImage],
+    ) -> Result<PodPlan, Failure> {
+        let data = self.paths.data_pod(self.id);
+        let sandbox = self.paths.sandbox(self.id);
+        self.make_dirs(
+            &[
+                &data,
+                &data.join("logs"),
+                &data.join("rw"),
+                &data.join("volumes"),
+                &sandbox,
+                &sandbox.join("containers"),
+                &sandbox.join("etc"),
+            ]
+            .map(|dir| (dir.as_path(), 0o700)),
+        )?;
+        self.write_etc()?;
+        let tmpfs = self.make_volumes()?;
+        let mut plans = Vec::with_capacity(images.len());
+        for (container, image) in self.spec.all_containers().zip(images) {
+            plans.push(
+                backend
+                    .container(self, container, image)
+                    .map_err(Failure::of(&container.name))?,
+            );
+        }
+        let containers = plans.split_off(self.spec.init_containers.len());
+        Ok(PodPlan {
+            id: self.id.to_owned(),
+            name: self.spec.name.clone(),
+            namespace: self.spec.namespace.clone(),
+            labels: self.spec.labels.clone(),
+            annotations: self.spec.annotations.clone(),
+            tmpfs,
+            init_containers: plans,
+            containers,
+            grace_period_s: self.spec.termination_grace_period.as_secs(),
+            active_deadline_s: self.spec.active_deadline.as_ref().map(Duration::as_secs),
+        })
+    }
+
+    /// Makes new directories, each with exactly its mode.
+    pub(crate) fn make_dirs(&self, dirs: &[(&Path, u32)]) -> Result<(), Failure> {
+        for (dir, mode) in dirs {
+            make_dir(dir, *mode).map_err(Failure::io(format!("create {}", dir.display())))?;
+        }
+        Ok(())
+    }
+
+    /// A container's bundle.
+    pub(crate) fn bundle(&self, container: &str) -> PathBuf {
+        self.paths.bundle(self.id, container)
+    }
+
+    /// What a container writes.
+    pub(crate) fn rw(&self, container: &str) -> PathBuf {
+        self.paths.data_pod(self.id).join("rw").join(container)
+    }
+
+    /// A container's log.
+    pub(crate) fn log(&self, container: &str) -> PathBuf {
+        self.paths.log(self.id, container)
+    }
+
+    /// The settings of a container that do not depend on what isolates it.
+    pub(crate) fn settings(&self, container: &ContainerSpec) -> ContainerSettings {
+        ContainerSettings {
+            command: container.command.clone(),
+            args: container.args.clone(),
+            env: container.env.clone(),
+            cwd: container.working_dir.clone(),
+            hostname: Some(self.hostname.clone()),
+            readonly_rootfs: container.security.read_only_root_filesystem,
+            mounts: self.mounts(container),
+            resources: Resources {
+                memory_limit: container.limits.memory,
+                cpu_millis: container.limits.cpu_millis,
+                // As kubelet does: a request for a processor's worth is a weight of 1024.
+                cpu_shares: container
+                    .requests
+                    .cpu_millis
+                    .map(|millis| (millis * 1024 / 1000).max(2)),
+                pids_limit: None,
+            },
+            ..ContainerSettings::default()
+        }
+    }
+
+    /// Builds a container's runtime spec and writes it into its bundle.
+    pub(crate) fn write_bundle(
+        &self,
+        container: &ContainerSpec,
+        image: &Image,
+        settings: &ContainerSettings,
+    ) -> Result<(), Failure> {
+        let spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
+        write_bundle(&self.bundle(&container.name), &spec).map_err(Failure::new)
+    }
+
+    /// A container's volumes, and the pod's files in `/etc` where it mounts nothing itself.
+    fn mounts(&self, container: &ContainerSpec) -> Vec<MountSetting> {
+        let volumes = container.mounts.iter().map(|mount| {
+            let mut volumes = self.spec.volumes.iter();
+            let volume = volumes.find(|v| v.name == mount.volume).map(|v| &v.source);
+            let source = match volume {
+                Some(VolumeSource::HostPath(host)) => host.path.clone(),
+                _ => self.volume(&mount.volume),
+            };
+            MountSetting {
+                source,
+                target: mount.path.clone(),
+                readonly: mount.read_only,
+                kind: MountKind::Bind,
+            }
+        });
+        let etc = self.paths.sandbox(self.id).join("etc");
+        let own = ETC.map(|name| MountSetting {
+            source: etc.join(name),
+            target: Path::new("/etc").join(name),
+            readonly: false,
+            kind: MountKind::Bind,
+        });
+        own.into_iter()
+            .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target))
+            .chain(volumes)
+            .collect()
+    }
+
+    fn volume(&self, name: &str) -> PathBuf {
+        self.paths.data_pod(self.id).join("volumes").join(name)
+    }
+
+    /// The files that each container has in its `/etc`.
+    fn write_etc(&self) -> Result<(), Failure> {
+        let dir = self.paths.sandbox(self.id).join("etc");
+        let hostname = &self.hostname;
+        let hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+        );
+        let of_host = |path: &str| fs::read_to_string(path).ok().filter(|_| self.spec.host_network);
+        let texts = [
+            of_host("/etc/hosts").unwrap_or(hosts),
+            format!("{hostname}\n"),
+            of_host("/etc/resolv.conf").unwrap_or_default(),
+        ];
+        for (name, text) in ETC.into_iter().zip(texts) {
+            let file = dir.join(name);
+            fs::write(&file, text)
+                .and_then(|()| {
+                    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                })
+                .map_err(Failure::io(format!("write {}", file.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the volumes; those in memory are mounted by the init.
+    fn make_volumes(&self) -> Result<Vec<TmpfsPlan>, Failure> {
+        let mut tmpfs = Vec::new();
+        for volume in &self.spec.volumes {
+            match &volume.source {
+                VolumeSource::EmptyDir(kind) => {
+                    let target = self.volume(&volume.name);
+                    // Any user of any container may write: as kubelet makes it.
+                    make_dir(&target, 0o777).map_err(Failure::io(format!(
+                        "volume {}: create {}",
+                        volume.name,
+                        target.display()
+                    )))?;
+                    if let EmptyDir::Memory { size_limit } = *kind {
+                        tmpfs.push(TmpfsPlan {
+                            target,
+                            size: size_limit,
+                        });
+                    }
+                }
+                VolumeSource::HostPath(host_path) => {
+                    prepare_host_path(host_path).map_err(|reason| Failure {
+                        container: None,
+                        reason: format!(
+                            "volume {}: hostPath {} {reason}",
+                            volume.name,
+                            host_path.path.display()
+                        ),
+                    })?;
+                }
+            }
+        }
+        Ok(tmpfs)
+    }
+}
+
+/// What is made for the pod and mounted into each container's `/etc`.
+const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+fn hostname(spec: &PodSpec) -> String {
+    if let Some(hostname) = &spec.hostname {
+        return hostname.clone();
+    }
+    if spec.host_network {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    spec.name[..spec.name.len().min(63)]
+        .trim_end_matches(['-', '.'])
+        .to_owned()
+}
+
+/// Checks what is at a `hostPath`, making it where its type says so. As in Kubernetes, what is made stays.
+fn prepare_host_path(host: &HostPath) -> Result<(), String> {
+    let path = &host.path;
+    let made = match host.kind {
+        HostPathKind::DirectoryOrCreate if !path.exists() => {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+        }
+        HostPathKind::FileOrCreate if !path.exists() => fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)
+            .map(drop),
+        _ => Ok(()),
+    };
+    made.map_err(|e| format!("cannot be made: {e}"))?;
+    let found = fs::metadata(path).map_err(|e| e.to_string())?.file_type();
+    let (right, wanted) = match host.kind {
+        HostPathKind::Any => (true, ""),
+        HostPathKind::Directory | HostPathKind::DirectoryOrCreate => (found.is_dir(), "directory"),
+        HostPathKind::File | HostPathKind::FileOrCreate => (found.is_file(), "regular file"),
+        HostPathKind::Socket => (found.is_socket(), "socket"),
+        HostPathKind::CharDevice => (found.is_char_device(), "character device"),
+        HostPathKind::BlockDevice => (found.is_block_device(), "block device"),
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(format!("is no {wanted}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_paths_are_what_their_type_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "x").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let check = |name: &str, kind| {
+            prepare_host_path(&HostPath {
+                path: path(name),
+                kind,
+            })
+        };
+        for (name, kind, right) in [
+            ("", HostPathKind::Any, true),
+            ("none", HostPathKind::Any, false),
+            ("", HostPathKind::Directory, true),
+            ("file", HostPathKind::Directory, false),
+            ("file", HostPathKind::File, true),
+            ("", HostPathKind::File, false),
+            ("none", HostPathKind::File, false),
+            ("socket", HostPathKind::Socket, true),
+            ("file", HostPathKind::Socket, false),
+            ("file", HostPathKind::CharDevice, false),
+            ("file", HostPathKind::BlockDevice, false),
+            ("new/deep", HostPathKind::DirectoryOrCreate, true),
+            ("new/deep", HostPathKind::DirectoryOrCreate, true),
+            ("file", HostPathKind::DirectoryOrCreate, false),
+            ("new/file", HostPathKind::FileOrCreate, true),
+            ("no/where", HostPathKind::FileOrCreate, false),
+        ] {
+            assert_eq!(check(name, kind).is_ok(), right, "{name} {kind:?}");
+        }
+        assert!(path("new/deep").is_dir() && path("new/file").is_file());
+    }
+}

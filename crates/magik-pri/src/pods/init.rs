@@ -1,0 +1,113 @@
+//! What the inits of all backends do when they start and end.
+
+use std::{
+    io,
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+};
+
+use magik_infra::PodOutcome;
+use rustix::{fs::FileType, io::FdFlags};
+
+pub(crate) use super::paths::is_id;
+
+const LAUNCH: RawFd = 3;
+const LOCK: RawFd = 4;
+const STATE: RawFd = 5;
+
+/// What every init is given by its launcher, beside its standard streams.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    /// Where the plan comes from.
+    pub(crate) launch: UnixStream,
+    /// The pod's liveness: held until the process ends.
+    pub(crate) lock: OwnedFd,
+    /// The pod's state directory.
+    pub(crate) state: OwnedFd,
+}
+
+impl Descriptors {
+    /// Takes them, so that no container inherits one. Once, at the start of the process.
+    #[allow(unsafe_code, reason = "descriptors that come from the parent are numbers")]
+    pub(crate) fn take() -> io::Result<Self> {
+        let take = |number: RawFd, name: &str, kind: FileType| {
+            // SAFETY: by the contract of `pod_init_main` nobody in this process owns 3 to 5; that they are open is checked.
+            let fd = unsafe { OwnedFd::from_raw_fd(number) };
+            let checked = rustix::fs::fstat(&fd)
+                .map_err(io::Error::from)
+                .and_then(|stat| {
+                    let found = FileType::from_raw_mode(stat.st_mode);
+                    if found == kind {
+                        Ok(())
+                    } else {
+                        Err(io::Error::other(format!("is a {found:?}")))
+                    }
+                })
+                .and_then(|()| Ok(rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?));
+            match checked {
+                Ok(()) => Ok(fd),
+                Err(e) => {
+                    // Not ours to close if it is not what we were promised.
+                    std::mem::forget(fd);
+                    Err(io::Error::new(
+                        e.kind(),
+                        format!("descriptor {number}, the {name}: {e}"),
+                    ))
+                }
+            }
+        };
+        Ok(Self {
+            launch: take(LAUNCH, "launch socket", FileType::Socket)?.into(),
+            lock: take(LOCK, "lock", FileType::RegularFile)?,
+            state: take(STATE, "state directory", FileType::Directory)?,
+        })
+    }
+}
+
+/// The exit status of an init whose pod is over. The lock is given up with the process, and not before.
+pub(crate) fn ended(outcome: &PodOutcome, lock: OwnedFd) -> ExitCode {
+    std::mem::forget(lock);
+    match outcome {
+        PodOutcome::Finished(_) => ExitCode::SUCCESS,
+        PodOutcome::Failed(_) | PodOutcome::Abandoned => ExitCode::FAILURE,
+    }
+}
+
+/// An init's end. What failed goes to the pod's init log, which the launcher quotes when the init ends without a word.
+pub(crate) fn report(end: io::Result<ExitCode>) -> ExitCode {
+    end.unwrap_or_else(|error| {
+        let _ = rustix::io::write(rustix::stdio::stderr(), format!("pod init: {error}\n").as_bytes());
+        ExitCode::FAILURE
+    })
+}
+
+/// Brings `lo` up in the network namespace of this process.
+#[allow(unsafe_code, reason = "rustix has no SIOCSIFFLAGS")]
+#[cfg(target_os = "linux")]
+pub(crate) fn raise_loopback() -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the descriptor is open, and the request is a valid ifreq whose name ends with NUL; SIOCGIFFLAGS fills its
+    // flags, which are then the active member of the union.
+    unsafe {
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let up = i16::try_from(libc::IFF_UP).unwrap_or(1);
+        request.ifr_ifru.ifru_flags |= up;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
