@@ -5,6 +5,7 @@
 
 mod client;
 mod containerd;
+mod documented;
 mod image;
 
 use std::{
@@ -23,6 +24,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 pub use client::{Client, Outcome};
 pub use containerd::Containerd;
+pub use documented::documented;
 pub use image::{BOX, busybox_tar, docker_archive};
 
 /// The runtime to test instead of magikrun: a check that runc or crun does not pass is no check.

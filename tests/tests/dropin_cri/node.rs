@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use magikrun_tests::dropin::{BOX, Client, Containerd, Stage, busybox_tar, docker_archive, eventually};
+use magikrun_tests::dropin::{
+    BOX, Client, Containerd, Stage, busybox_tar, docker_archive, documented, eventually,
+};
 use tokio::runtime::Runtime;
 use tonic::{Request, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -160,11 +162,13 @@ impl Node {
     }
 }
 
-/// The configuration of the CRI plugin: what these machines need, and the runtime under test.
+/// The configuration of the CRI plugin: what docs/drop-in.md says, and what these machines need.
 fn plugin(dir: &Path, runtime: &Path) -> String {
+    let documented = documented("io.containerd.runc.v2", runtime).replace("version = 2\n", "");
     let cni = dir.join("cni");
     format!(
-        "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
+        "{documented}\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{}\"\n\
          disable_apparmor = true\n\
          restrict_oom_score_adj = true\n\
@@ -172,14 +176,7 @@ fn plugin(dir: &Path, runtime: &Path) -> String {
          stream_server_port = \"0\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
          bin_dir = \"/usr/lib/cni\"\n\
-         conf_dir = {cni:?}\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
-         default_runtime_name = \"{HANDLER}\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{HANDLER}.options]\n\
-         BinaryName = {runtime:?}\n\
-         SystemdCgroup = false\n",
+         conf_dir = {cni:?}\n",
         PAUSE.0
     )
 }

@@ -14,7 +14,7 @@ mod support;
 use std::fs;
 
 use anyhow::Result;
-use magikrun_tests::dropin::{Client, Stage, busybox_tar, on_stage, run_checks};
+use magikrun_tests::dropin::{Client, Stage, busybox_tar, documented, on_stage, run_checks};
 
 const PROGRAMS: [&str; 5] = ["podman", "conmon", "unshare", "busybox", "catatonit"];
 
@@ -25,15 +25,15 @@ fn podman_runs_on_it() {
 
 fn all_checks(stage: &Stage) {
     let path = |name: &str| stage.dir.join(name).display().to_string();
-    // More open files than the machines here allow make podman's own default fail. What follows `[engine]` is
-    // docs/drop-in.md's.
-    let runtime = stage.runtime.display();
+    // More open files than the machines here allow make podman's own default fail.
+    let engine = documented("runtime_supports_json", &stage.runtime);
+    let events = format!(
+        "[engine]\nevents_logger = \"file\"\nevents_logfile_path = {:?}\n",
+        path("events.log")
+    );
     let conf = format!(
-        "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\nnetns = \"none\"\nlog_driver = \"k8s-file\"\n\
-         [engine]\nevents_logger = \"file\"\nevents_logfile_path = \"{}\"\n\
-         runtime_supports_json = [\"tested\"]\nruntime_supports_nocgroup = [\"tested\"]\n\
-         [engine.runtimes]\ntested = [\"{runtime}\"]\n",
-        path("events.log"),
+        "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\nnetns = \"none\"\nlog_driver = \"k8s-file\"\n{}",
+        engine.replace("[engine]\n", &events),
     );
     fs::write(path("containers.conf"), conf).expect("containers.conf");
     let globals = [
@@ -49,8 +49,6 @@ fn all_checks(stage: &Stage) {
         "overlay",
         "--hooks-dir",
         &path("hooks"),
-        "--runtime",
-        "tested",
     ]
     .map(str::to_owned);
     fs::create_dir(path("hooks")).expect("hooks");
