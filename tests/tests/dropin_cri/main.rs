@@ -15,13 +15,7 @@ mod streams;
 use magikrun_test_world::mount_tmpfs;
 use magikrun_tests::dropin::{Stage, on_stage, run_checks};
 
-const PROGRAMS: [&str; 5] = [
-    "containerd",
-    "ctr",
-    "unshare",
-    "busybox",
-    "/usr/lib/cni/bridge",
-];
+const PROGRAMS: [&str; 5] = ["containerd", "ctr", "unshare", "busybox", "/usr/lib/cni/bridge"];
 
 #[test]
 fn cri_runs_on_it() {
