@@ -5,6 +5,7 @@
 //! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
 //!   or nothing of the pod exists.
 //! - [`native`]: pods of Linux namespaces and control groups.
+//! - `microvm` (feature `krun`): pods in virtual machines.
 //!
 //! ```
 //! use magik_pri::PodSpec;
@@ -26,6 +27,8 @@
 
 mod error;
 pub mod limits;
+#[cfg(all(feature = "krun", target_os = "linux"))]
+pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
 #[cfg(unix)]

@@ -10,15 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod enter;
 mod stats;
 mod warm_up;
 
+pub(crate) use enter::Entry;
 pub(crate) use warm_up::WarmUp;
 
 use crate::proc::Process;
 
 /// Where every distribution mounts cgroups, and the only place libcgroups looks at.
-const MOUNT_ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT_ROOT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i128 = 0x6367_7270;
 /// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.

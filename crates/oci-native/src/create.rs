@@ -179,7 +179,7 @@ impl Drop for Undo<'_> {
 
 /// Kills the process whose pid libcontainer wrote to a file, and reaps it where that is ours to do. It is a child of this
 /// process, so its pid cannot have become another's.
-pub(crate) fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
+fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     let Some(pid) = fs::read_to_string(pid_file)
         .ok()
         .and_then(|t| t.trim().parse().ok())
@@ -246,8 +246,8 @@ fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result
 pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Descriptors> {
     if console.is_some() {
         return Ok(Descriptors {
-            stdio: Vec::new(),
             console,
+            ..Descriptors::default()
         });
     }
     let null = || {
@@ -259,7 +259,7 @@ pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Desc
         .map(|fd| fd.map_or_else(null, Ok));
     Ok(Descriptors {
         stdio: stdio.collect::<Result<_>>()?,
-        console: None,
+        ..Descriptors::default()
     })
 }
 

@@ -31,7 +31,6 @@ mod seccomp;
 mod spec;
 mod store;
 mod surroundings;
-mod user_namespace;
 mod worker;
 
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

@@ -176,10 +176,15 @@ pub(super) fn stage(mut writer: Writer, source: impl Read, what: &str) -> Result
 
 /// Opens a file that someone else names: nothing that blocks, such as a pipe, and nothing that has no end.
 pub(super) fn open_regular(path: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     let context = || format!("open {}", path.display());
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path);
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    let file = options.open(path);
     let file = file.map_err(Error::io(context()))?;
     if file.metadata().map_err(Error::io(context()))?.is_file() {
         return Ok(file);

@@ -3,6 +3,7 @@
 use std::{fs, io, os::fd::AsFd, path::Path};
 
 use super::{
+    Source,
     budget::{Budget, RootfsBudget},
     entry_failed,
     extract::{Extractor, Whiteouts, open_root},
@@ -58,7 +59,7 @@ impl ImageStore {
             let root = open_root(dir).map_err(Error::io(format!("open {}", dir.display())))?;
             let mut extractor = Extractor::new(root, Whiteouts::Apply, index == 0);
             let mut budget = Budget::new(&rootfs, self.limits(), layer.digest);
-            self.extract(layer, &mut extractor, &mut budget)?;
+            self.extract(layer, Source::Store, &mut extractor, &mut budget)?;
             extractor
                 .finish(&[])
                 .map_err(|(path, e)| entry_failed(layer, &path, e))?;

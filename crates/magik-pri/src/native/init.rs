@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode, sync::Arc};
 
-use magik_infra::{InitOptions, PodInit, StateDir};
+use magik_infra::{InitOptions, PodInit, StateDir, raise_loopback};
 use oci_native::NativeRuntime;
 use rustix::{
     fs::Mode,
@@ -11,7 +11,7 @@ use rustix::{
 
 use crate::pods::{
     Hierarchies,
-    init::{self, Descriptors, is_id, raise_loopback},
+    init::{self, Descriptors, is_id},
 };
 
 /// The first argument of a pod init: `main` looks for it before anything else.

@@ -15,7 +15,6 @@
 //! }
 //! ```
 
-mod bundle;
 mod init;
 mod trim;
 
@@ -33,7 +32,7 @@ use crate::{
     ContainerSpec, PodSpec, RuntimeClass, SpecError,
     pods::{
         Backend, ContainerImage, Failure, PodFiles, Pods, Process, Start, beside_own_binary, environment,
-        spawn,
+        linux_bundle, spawn,
     },
 };
 
@@ -92,7 +91,7 @@ impl Backend for Native {
         container: &ContainerSpec,
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
-        bundle::write(pod, container, image)
+        linux_bundle::write(pod, container, image, |settings| settings)
     }
 
     fn binary(&self) -> &Path {

@@ -11,7 +11,8 @@ pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
         .into_iter()
         .filter(|class| match class {
             RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
-            RuntimeClass::MicroVm | RuntimeClass::Wasm => false,
+            RuntimeClass::MicroVm => cfg!(all(feature = "krun", target_os = "linux")),
+            RuntimeClass::Wasm => false,
         })
 }
 
@@ -20,6 +21,8 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     match class {
         #[cfg(all(feature = "native", target_os = "linux"))]
         RuntimeClass::Native => native(global),
+        #[cfg(all(feature = "krun", target_os = "linux"))]
+        RuntimeClass::MicroVm => microvm(global),
         other => {
             let _ = global;
             let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
@@ -44,4 +47,14 @@ fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
         state: global.state_root()?,
     };
     Ok(Box::new(NativePodRuntime::new(roots)))
+}
+
+#[cfg(all(feature = "krun", target_os = "linux"))]
+fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    use magik_pri::microvm::{MicroVmPodRuntime, Roots};
+    let roots = Roots {
+        data: global.data_root()?,
+        state: global.state_root()?,
+    };
+    Ok(Box::new(MicroVmPodRuntime::new(roots)))
 }

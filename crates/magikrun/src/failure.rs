@@ -5,17 +5,17 @@ use std::{fmt, process::ExitCode};
 use crate::output::{self, StdoutClosed};
 
 /// magikrun's own failure in a command that otherwise passes a program's exit code on (as podman and docker have it).
-pub(crate) const OWN_FAILURE: u8 = 125;
+pub const OWN_FAILURE: u8 = 125;
 /// `exec`: the program cannot be executed.
-pub(crate) const CANNOT_EXECUTE: u8 = 126;
+pub const CANNOT_EXECUTE: u8 = 126;
 /// `exec`: there is no such program.
-pub(crate) const NOT_FOUND: u8 = 127;
+pub const NOT_FOUND: u8 = 127;
 /// A command line that makes no sense.
-pub(crate) const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// An error with the exit code it ends the process with.
 #[derive(Debug)]
-pub(crate) struct WithCode {
+pub struct WithCode {
     code: u8,
     error: anyhow::Error,
 }
@@ -29,7 +29,7 @@ impl fmt::Display for WithCode {
 impl std::error::Error for WithCode {}
 
 /// Gives an error an exit code other than 1.
-pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();
     // The innermost decision stands: whoever knew more decided first.
     if error.is::<WithCode>() || error.is::<StdoutClosed>() {
@@ -40,7 +40,7 @@ pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Er
 }
 
 /// Prints the error and gives the exit code that goes with it.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(<dyn std::error::Error>::is::<StdoutClosed>) {
         return ExitCode::SUCCESS;
     }
@@ -49,18 +49,18 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The exit code that goes with the error.
-pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
+pub fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(error.downcast_ref::<WithCode>().map_or(1, |e| e.code))
 }
 
 /// Prints one line to standard error; there is nobody to tell when that fails.
-pub(crate) fn print(message: impl fmt::Display) {
+pub fn print(message: impl fmt::Display) {
     let text = format!("magikrun: {message}");
     let _ = output::write_stderr(format!("{}\n", output::printable(&text)).as_bytes());
 }
 
 /// The error and its causes in one line. Many errors' texts end with their source's: those are said once.
-pub(crate) fn chain(error: &anyhow::Error) -> String {
+pub fn chain(error: &anyhow::Error) -> String {
     error
         .chain()
         .map(ToString::to_string)
@@ -74,6 +74,18 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
             }
             text
         })
+}
+
+/// clap's several lines as one: what is wrong, its tip if it has one, and that `command` has help.
+pub fn usage_line(text: &str, command: &str) -> String {
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let mut line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(tip) = rest.lines().find_map(|l| l.trim().strip_prefix("tip: ")) {
+        line.push_str("; ");
+        line.push_str(tip);
+    }
+    format!("{line}: see '{command} --help'")
 }
 
 #[cfg(test)]

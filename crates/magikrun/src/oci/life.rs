@@ -1,7 +1,7 @@
 //! `create`, `run` and `exec`: what starts processes.
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -158,6 +158,24 @@ pub(super) fn delete(backend: &Backend, id: &ContainerId, force: bool) -> Result
     backend.block_on(backend.runtime().delete(id, force))?;
     notify::remove(backend.root(), id);
     Ok(())
+}
+
+/// The descriptors to be preserved have to be there before we open any of our own, which would get their numbers and be
+/// the container's then.
+pub(super) fn check_preserved(count: u32) -> Result<()> {
+    let end = i32::try_from(count).ok().and_then(|n| n.checked_add(3));
+    let end = end.with_context(|| format!("--preserve-fds {count}: too many"))?;
+    match (3..end).find(|number| !is_open(*number)) {
+        None => Ok(()),
+        Some(number) => bail!("--preserve-fds {count}: descriptor {number} is not open"),
+    }
+}
+
+#[allow(unsafe_code, reason = "the descriptor is known by number only")]
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: borrowed for one call, which answers EBADF for a number that is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_getfd(fd).is_ok()
 }
 
 /// sd_listen_fds(3): the caller's sockets are the first of the descriptors to preserve.

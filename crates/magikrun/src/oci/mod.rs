@@ -84,14 +84,19 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match command {
         "create" => parsed(rest, |args: CreateArgs| {
+            life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
             done(life::create(&Backend::for_new(globals, &config)?, &args, &config))
         }),
         "run" => parsed(rest, |args: RunArgs| {
+            life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
             life::run(&Backend::for_new(globals, &config)?, &args, &config)
         }),
-        "exec" => parsed(rest, |args: ExecArgs| life::exec(&Backend::open(globals)?, &args)),
+        "exec" => parsed(rest, |args: ExecArgs| {
+            life::check_preserved(args.preserve_fds)?;
+            life::exec(&Backend::open(globals)?, &args)
+        }),
         "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
         "state" => parsed(rest, |args: StateArgs| {
             done(on(globals, &args.id, |backend, id| {
@@ -165,7 +170,10 @@ fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>
             let _ = error.print();
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => Err(anyhow::Error::msg(crate::usage_line(&error.render().to_string()))),
+        Err(error) => Err(anyhow::Error::msg(failure::usage_line(
+            &error.render().to_string(),
+            T::command().get_name(),
+        ))),
     }
 }
 

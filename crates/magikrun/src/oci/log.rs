@@ -4,7 +4,7 @@
 //! writes exactly one line there and one that succeeds none, unless `--debug` asks for more.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -12,10 +12,7 @@ use std::{
     sync::Mutex,
 };
 
-use tracing::{
-    Event, Subscriber,
-    field::{Field, Visit},
-};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
@@ -114,8 +111,6 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut message = Message::default();
-        event.record(&mut message);
         // logrus's names, which callers know.
         let level = match *event.metadata().level() {
             tracing::Level::ERROR => "error",
@@ -123,31 +118,7 @@ where
             tracing::Level::INFO => "info",
             _ => "debug",
         };
-        writer.write_str(&format_line(self.0, level, &message.text()))
-    }
-}
-
-/// An event's message, followed by its fields.
-#[derive(Default)]
-struct Message {
-    message: String,
-    fields: String,
-}
-
-impl Message {
-    fn text(&self) -> String {
-        format!("{}{}", self.message, self.fields)
-    }
-}
-
-impl Visit for Message {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String cannot fail.
-        let _ = if field.name() == "message" {
-            write!(self.message, "{value:?}")
-        } else {
-            write!(self.fields, " {}={value:?}", field.name())
-        };
+        writer.write_str(&format_line(self.0, level, &magik_oci::event_text(event)))
     }
 }
 

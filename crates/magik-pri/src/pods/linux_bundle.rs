@@ -1,17 +1,17 @@
-//! The bundle of a native container.
+//! The bundle of a container that Linux namespaces isolate, on the host or in a guest.
 
 use magik_image::bundle::{ContainerSettings, Namespaces, UserSpec};
 use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
 
-use crate::{
-    ContainerSpec,
-    pods::{ContainerImage, Failure, Hierarchies, PodFiles},
-};
+use super::{ContainerImage, Failure, Hierarchies, PodFiles};
+use crate::ContainerSpec;
 
-pub(super) fn write(
+/// Writes it, with the settings as `adapt` returns them, and the directories of its writable layer.
+pub(crate) fn write(
     pod: &PodFiles<'_>,
     container: &ContainerSpec,
     image: &ContainerImage,
+    adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
 ) -> Result<ContainerPlan, Failure> {
     let bundle = pod.bundle(&container.name);
     let rw = pod.rw(&container.name);
@@ -24,7 +24,8 @@ pub(super) fn write(
         (&upper, 0o755),
         (&work, 0o700),
     ])?;
-    pod.write_bundle(container, &image.image, &settings(pod, container, image))?;
+    let settings = adapt(settings(pod, container, image));
+    pod.write_bundle(container, &image.image, &settings)?;
     Ok(ContainerPlan {
         name: container.name.clone(),
         image: container.image.to_string(),
