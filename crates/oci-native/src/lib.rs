@@ -25,6 +25,7 @@ mod executor;
 mod lifecycle;
 mod masks;
 mod mounts;
+mod own_dev;
 mod premounts;
 mod proc;
 mod proc_mounts;

@@ -22,6 +22,7 @@ use crate::{
     copy_up::copy_tree,
     masks::Masks,
     mounts::{Attributes, open_inside, set_attributes},
+    own_dev::OwnDev,
 };
 
 /// What is to be done to a container's surroundings.
@@ -31,6 +32,7 @@ pub(crate) struct Surroundings {
     loopback: bool,
     mounts: Vec<MountChange>,
     copies: Vec<CopyUp>,
+    dev: Option<OwnDev>,
     /// What libcontainer finds no longer in the spec.
     pub(crate) masks: Masks,
 }
@@ -74,16 +76,35 @@ impl Surroundings {
             changed = true;
         }
         let emulated = !direct && cgroups_must_be_bound(linux, layout);
+        // A mount that the container's own user namespace could take the attributes off again is left to libcontainer.
+        let shares_users = !linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .any(|n| n.typ() == LinuxNamespaceType::User);
         let rootfs = spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default();
         let mut mounts = Vec::new();
         for mut mount in spec.mounts().clone().unwrap_or_default() {
             this.note(&mut mount, &rootfs, &mut changed);
+            if let Some((dev, scaffold)) = OwnDev::of(&mount).filter(|_| shares_users) {
+                this.dev = Some(dev);
+                mounts.push(scaffold);
+                changed = true;
+                continue;
+            }
+            if let Some(dev) = &mut this.dev {
+                dev.note(mount.destination());
+            }
             if emulated && mount.typ().as_deref() == Some("cgroup") {
                 mounts.extend(bound_cgroups(spec, &mount, layout));
                 changed = true;
             } else {
                 mounts.push(mount);
             }
+        }
+        if let Some(dev) = &mut this.dev {
+            // libcontainer mounts the terminal there.
+            dev.note(Path::new("/dev/console"));
         }
         if changed {
             spec.set_mounts(Some(mounts));
@@ -133,7 +154,7 @@ impl Surroundings {
                 .and_then(|()| loopback_up())
                 .map_err(context("loopback"))?;
         }
-        if self.mounts.is_empty() && self.copies.is_empty() && self.masks.is_empty() {
+        if self.mounts.is_empty() && self.copies.is_empty() && self.dev.is_none() && self.masks.is_empty() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
@@ -142,7 +163,12 @@ impl Surroundings {
             .iter()
             .map(CopyUp::source)
             .collect::<io::Result<Vec<_>>>()?;
+        let dev = self.dev.as_ref().map(|dev| Ok((dev, dev.open()?)));
+        let dev = dev.transpose().map_err(context("mount /dev"))?;
         enter(init, "mnt", LinkNameSpaceType::Mount).map_err(context("mount namespace"))?;
+        if let Some((dev, tree)) = dev {
+            dev.cover(&tree).map_err(context("mount /dev"))?;
+        }
         for (copy, source) in self.copies.iter().zip(sources) {
             let named = context(&format!("mount {}", copy.destination.display()));
             if let Some(source) = source {
@@ -254,7 +280,8 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-fn root() -> io::Result<OwnedFd> {
+/// The root of the mount namespace this process is in.
+pub(crate) fn root() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         "/",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
