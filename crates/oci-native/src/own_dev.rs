@@ -14,11 +14,14 @@ use std::{
 use oci_spec::runtime::{Mount, MountBuilder};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+    mount::{UnmountFlags, unmount},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::surroundings::{open_inside, root, set_mount_attributes};
+use crate::{
+    mounts::{Attributes, attach, clone_mount, clone_tree, open_inside, set_attributes},
+    surroundings::root,
+};
 
 const DEV: &str = "/dev";
 
@@ -77,15 +80,18 @@ impl OwnDev {
 
     /// The source, from the namespace that names it.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
-        let recursive = if self.recursive {
-            OpenTreeFlags::AT_RECURSIVE
+        let tree = if self.recursive {
+            clone_tree(CWD, &self.source)?
         } else {
-            OpenTreeFlags::empty()
+            clone_mount(CWD, &self.source)?
         };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
-        let tree = open_tree(CWD, &self.source, flags)?;
         // What is mounted there later arrives, nothing goes the other way: as with every other bind mount.
-        set_mount_attributes(tree.as_fd(), self.attributes, libc::MS_SLAVE, self.recursive)?;
+        let attributes = Attributes {
+            set: self.attributes,
+            propagation: libc::MS_SLAVE,
+            recursive: self.recursive,
+        };
+        set_attributes(&tree, attributes)?;
         Ok(tree)
     }
 
@@ -95,7 +101,7 @@ impl OwnDev {
         let mut below = Vec::new();
         for path in &self.below {
             match open_inside(root.as_fd(), path, OFlags::PATH) {
-                Ok(old) => below.push((path, clone_of(&old)?)),
+                Ok(old) => below.push((path, clone_tree(&old, Path::new(""))?)),
                 // No terminal, no console.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
@@ -113,19 +119,6 @@ impl OwnDev {
         }
         Ok(())
     }
-}
-
-fn clone_of(mount: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    Ok(open_tree(mount, c"", flags)?)
-}
-
-fn attach(mount: &OwnedFd, point: &OwnedFd) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(mount, c"", point, c"", flags)?)
 }
 
 /// Where `mount` goes, made if it is missing. A link is refused: the directory may be shared with somebody who would like

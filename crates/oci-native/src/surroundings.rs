@@ -6,18 +6,24 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, MountBuilder, Spec};
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2},
+    fs::{CWD, Gid, Mode, OFlags, Uid},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Layout, copy_up::copy_tree, own_dev::OwnDev};
+use crate::{
+    cgroup::Layout,
+    copy_up::copy_tree,
+    masks::Masks,
+    mounts::{Attributes, open_inside, set_attributes},
+    own_dev::OwnDev,
+};
 
 /// What is to be done to a container's surroundings.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -27,6 +33,8 @@ pub(crate) struct Surroundings {
     mounts: Vec<MountChange>,
     copies: Vec<CopyUp>,
     dev: Option<OwnDev>,
+    /// What libcontainer finds no longer in the spec.
+    pub(crate) masks: Masks,
 }
 
 /// Attributes of a mount that libcontainer does not set.
@@ -50,8 +58,9 @@ struct CopyUp {
 }
 
 impl Surroundings {
-    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec.
-    pub(crate) fn take(spec: &mut Spec, layout: &Layout) -> (Self, bool) {
+    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec. `direct`: its
+    /// cgroup mounts are not libcontainer's business.
+    pub(crate) fn take(spec: &mut Spec, layout: &Layout, direct: bool) -> (Self, bool) {
         let mut changed = false;
         let mut this = Self::default();
         let Some(linux) = spec.linux_mut() else {
@@ -66,7 +75,7 @@ impl Surroundings {
             linux.set_rootfs_propagation(Some(plain.to_owned()));
             changed = true;
         }
-        let emulated = cgroups_must_be_bound(linux, layout);
+        let emulated = !direct && cgroups_must_be_bound(linux, layout);
         // A mount that the container's own user namespace could take the attributes off again is left to libcontainer.
         let shares_users = !linux
             .namespaces()
@@ -145,7 +154,7 @@ impl Surroundings {
                 .and_then(|()| loopback_up())
                 .map_err(context("loopback"))?;
         }
-        if self.mounts.is_empty() && self.copies.is_empty() && self.dev.is_none() {
+        if self.mounts.is_empty() && self.copies.is_empty() && self.dev.is_none() && self.masks.is_empty() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
@@ -171,7 +180,7 @@ impl Surroundings {
                 .apply()
                 .map_err(context(&format!("mount {}", change.destination.display())))?;
         }
-        Ok(())
+        self.masks.apply(root()?.as_fd())
     }
 }
 
@@ -271,18 +280,6 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Opens what a container names, in whatever mount namespace this process is: nothing leads out of its root.
-pub(crate) fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(
-        root,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?)
-}
-
 /// The root of the mount namespace this process is in.
 pub(crate) fn root() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
@@ -295,41 +292,12 @@ pub(crate) fn root() -> io::Result<OwnedFd> {
 impl MountChange {
     fn apply(&self) -> io::Result<()> {
         let mount = open_inside(root()?.as_fd(), &self.destination, OFlags::PATH)?;
-        let set = if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
-        set_mount_attributes(mount.as_fd(), set, self.propagation, self.recursive)
-    }
-}
-
-/// `mount_setattr(2)`: sets `MOUNT_ATTR_*` and a propagation, `MS_*` or 0.
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
-pub(crate) fn set_mount_attributes(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    propagation: u64,
-    recursive: bool,
-) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: set,
-        attr_clr: 0,
-        propagation,
-        userns_fd: 0,
-    };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+        let attributes = Attributes {
+            set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
+            propagation: self.propagation,
+            recursive: self.recursive,
+        };
+        set_attributes(&mount, attributes)
     }
 }
 
@@ -418,7 +386,7 @@ mod tests {
             &serde_json::json!({"namespaces": [{"type": "network", "path": "/n"}]}),
             &serde_json::json!([]),
         );
-        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()), true);
         assert!(!changed && !done.loopback && done.mounts.is_empty() && done.copies.is_empty());
 
         let mut spec = spec(
@@ -428,7 +396,7 @@ mod tests {
                 {"destination": "/c", "type": "cgroup", "source": "c", "options": ["ro"]},
             ]),
         );
-        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()), true);
         assert!(changed && done.loopback);
         assert_eq!(
             spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(),
