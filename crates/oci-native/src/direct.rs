@@ -8,6 +8,7 @@ use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, MountBuilder, Spec};
 
 use crate::{
     cgroup::{Layout, MOUNT_ROOT},
+    exec::home,
     masks::Masks,
     premounts::Premounts,
     spec::Prepared,
@@ -41,6 +42,23 @@ pub(crate) fn can_take(spec: &Spec, layout: &Layout) -> bool {
         && linux.mount_label().is_none()
         && (matches!(layout, Layout::V2(_)) || !shows_cgroups(spec))
         && in_first_user_namespace()
+}
+
+/// Says where the user is at home: libcontainer would ask getpwuid(3) from inside the container, with the container's
+/// libraries. A passwd that is mounted over the image's is left to it.
+fn add_home(spec: &mut Spec) {
+    let mut mounts = spec.mounts().iter().flatten();
+    if mounts.any(|m| Path::new("/etc/passwd").starts_with(m.destination())) {
+        return;
+    }
+    let Some(root) = spec.root().as_ref().map(|r| r.path().clone()) else {
+        return;
+    };
+    if let Some(process) = spec.process_mut() {
+        let mut environment = process.env().clone().unwrap_or_default();
+        home::add(&mut environment, process.user().uid(), &root);
+        process.set_env(Some(environment));
+    }
 }
 
 /// Whether a mount shows something of the host's own cgroups: the worker hides them from libcontainer.
@@ -95,6 +113,7 @@ pub(crate) fn take(prepared: &mut Prepared, layout: &Layout, dir: &Path) -> io::
         spec.set_mounts(Some(replaced.collect::<io::Result<_>>()?));
     }
     placement.premounts = Premounts::take(spec);
+    add_home(spec);
     if let Some(linux) = spec.linux_mut() {
         prepared.surroundings.masks = Masks::take(linux);
         linux.set_resources(None);

@@ -2,7 +2,7 @@
 
 use rustix::fs::{Dev, makedev};
 
-use super::archive::{Member, MemberKind};
+use super::{archive::Member, header::MemberKind};
 
 /// The longest name in a directory (Linux' `NAME_MAX`), in bytes.
 const MAX_NAME: usize = 255;

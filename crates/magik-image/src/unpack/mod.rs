@@ -7,6 +7,7 @@ mod extract;
 mod flat;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod header;
 mod info;
 mod lower;
 mod metadata;
@@ -17,6 +18,7 @@ mod schedule;
 mod sparse;
 mod staged;
 mod stream;
+mod whiteouts;
 
 use std::{
     fs,
@@ -31,8 +33,9 @@ use budget::{Budget, RootfsBudget};
 use entry::Entry;
 use extract::{Extractor, Fault, LowerTrees};
 
-pub(crate) use archive::{Archive, MemberKind, Piece};
+pub(crate) use archive::{Archive, Piece};
 pub(crate) use entry::clean;
+pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::remove_tree;
 pub(crate) use staged::{Placement, StagedLayer, Work};
