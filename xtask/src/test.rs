@@ -66,7 +66,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .run()?)
     })?;
     steps.run("no-features", || {
-        Ok(cmd!(sh, "cargo check --locked -p magikrun -p magikrun-cli --no-default-features").run()?)
+        Ok(cmd!(
+            sh,
+            "cargo check --locked -p magikrun -p magikrun-cli --no-default-features"
+        )
+        .run()?)
     })?;
     steps.run("vm", vm::prepare)?;
     steps.run("nextest", || nextest(&sh))?;

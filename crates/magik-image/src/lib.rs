@@ -29,6 +29,9 @@ pub mod source;
 pub mod store;
 mod unpack;
 
+#[cfg(fuzzing)]
+pub use unpack::fuzzing;
+
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;

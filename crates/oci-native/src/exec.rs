@@ -6,7 +6,7 @@
 //! several threads cannot fork so: its worker does, and the child becomes its own all the same.
 
 mod attributes;
-mod home;
+pub(crate) mod home;
 mod inside;
 mod spawn;
 mod terminal;

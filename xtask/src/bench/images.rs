@@ -185,6 +185,7 @@ impl Bench {
         );
         fs::write(&config, text)?;
         let registry = quiet(Command::new("docker-registry").arg("serve").arg(&config))
+            .stderr(Stdio::null())
             .spawn()
             .context("docker-registry")?;
         let bench = Self {
@@ -327,7 +328,12 @@ impl Containerd {
             "--address",
             &path("sock"),
         ]);
-        let daemon = Self(quiet(&mut command).spawn().context("containerd")?);
+        let daemon = Self(
+            quiet(&mut command)
+                .stderr(Stdio::null())
+                .spawn()
+                .context("containerd")?,
+        );
         let begun = Instant::now();
         while !quiet(
             Command::new("ctr")

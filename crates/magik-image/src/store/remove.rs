@@ -98,6 +98,19 @@ impl ImageStore {
         Ok(report)
     }
 
+    /// The blobs that images need: whoever keeps something made from blobs, compiled modules for example, may drop what was made from
+    /// others. Hold [`magik_cas::Exclusive`] if what is not among them now must not become live meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Cas`].
+    pub fn live_blobs(&self) -> Result<HashSet<Digest>> {
+        let mut live = Live::default();
+        for image in self.prunable()? {
+            live.add(&image)?;
+        }
+        Ok(live.blobs)
+    }
+
     /// Removes a name. The image's blobs and layers stay until [`prune`](Self::prune).
     ///
     /// # Errors

@@ -1,15 +1,24 @@
 //! Layers from archives to directories.
 
+mod archive;
 mod budget;
 mod entry;
 mod extract;
 mod flat;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod header;
 mod info;
+mod lower;
 mod metadata;
+mod pax;
+mod place;
 mod remove;
 mod schedule;
+mod sparse;
 mod staged;
 mod stream;
+mod whiteouts;
 
 use std::{
     fs,
@@ -22,9 +31,11 @@ use magik_cas::{Algorithm, Digest};
 use crate::{Error, Image, ImageStore, Result, limits::MAX_TAR_HEADER_SIZE, store::Layer};
 use budget::{Budget, RootfsBudget};
 use entry::Entry;
-use extract::{Extractor, Fault, Whiteouts};
+use extract::{Extractor, Fault, LowerTrees};
 
+pub(crate) use archive::{Archive, Piece};
 pub(crate) use entry::clean;
+pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::remove_tree;
 pub(crate) use staged::{Placement, StagedLayer, Work};
@@ -41,7 +52,8 @@ pub(crate) const TEMP_SUFFIX: &str = ".tmp";
 pub(crate) enum Source {
     /// The store.
     Store,
-    /// Whoever is downloading it; its end means that it is whole and has the right digest.
+    /// Whoever is downloading it; its end means that it is whole and has the right digest. It must bear not being read for as long
+    /// as the layers below take: a layer may need to look into them.
     Arriving(Box<dyn Read + Send>),
 }
 
@@ -115,7 +127,7 @@ impl ImageStore {
         dir: &Path,
         source: Source,
         rootfs: &RootfsBudget,
-        lower: &dyn Fn() -> Result<Vec<PathBuf>>,
+        lower: LowerTrees<'_>,
     ) -> Result<()> {
         let context = || format!("unpack layer {} to {}", layer.digest, dir.display());
         let tree = dir.join(TREE);
@@ -123,18 +135,11 @@ impl ImageStore {
             .and_then(|()| fs::create_dir(&tree))
             .map_err(Error::io(context()))?;
         let root = extract::open_root(&tree).map_err(Error::io(context()))?;
-        let mut extractor = Extractor::new(root, Whiteouts::Overlay, true);
+        let mut extractor = Extractor::overlay(root, lower);
         let mut budget = Budget::new(rootfs, self.limits(), layer.digest);
         self.extract(layer, source, &mut extractor, &mut budget)?;
 
-        let below = if extractor.needs_lower() {
-            lower()?
-        } else {
-            Vec::new()
-        };
-        let user_xattr = extractor
-            .finish(&below)
-            .map_err(|(path, e)| entry_failed(layer, &path, e))?;
+        let user_xattr = finish(extractor, layer)?;
         let info = LayerInfo {
             diff_id: layer.diff_id,
             size: budget.bytes(),
@@ -151,7 +156,7 @@ impl ImageStore {
         &self,
         layer: &Layer,
         source: Source,
-        extractor: &mut Extractor,
+        extractor: &mut Extractor<'_>,
         budget: &mut Budget<'_>,
     ) -> Result<()> {
         let limits = self.limits();
@@ -198,58 +203,61 @@ fn extract_archive(
     blob: Box<dyn Read>,
     layer: &Layer,
     algorithm: Algorithm,
-    extractor: &mut Extractor,
+    extractor: &mut Extractor<'_>,
     budget: &mut Budget<'_>,
     cap: u64,
 ) -> Result<Digest> {
-    let broken = |e: io::Error| match Exceeded::of(&e) {
-        Some(Exceeded::Stream(limit)) => Error::TooLarge {
-            what: format!("layer {}, decompressed,", layer.digest),
-            limit: *limit,
-        },
-        _ => Error::InvalidLayer {
+    let broken = |e| broken(layer, &e);
+    let stream = ArchiveStream::new(blob, algorithm, cap).map_err(broken)?;
+    let mut archive = Archive::new(stream, MAX_TAR_HEADER_SIZE);
+    while let Some(member) = archive.next_member().map_err(broken)? {
+        let name = shown(&member.path);
+        let refused = |reason| Error::InvalidEntry {
             layer: layer.digest,
-            reason: e.to_string(),
-        },
-    };
-    let stream = ArchiveStream::new(blob, algorithm, cap, MAX_TAR_HEADER_SIZE).map_err(broken)?;
-    let header_budget = stream.budget();
-    let mut archive = tar::Archive::new(stream);
-    let mut entries = archive.entries().map_err(broken)?;
-    loop {
-        header_budget.header();
-        let Some(entry) = entries.next() else { break };
-        header_budget.content();
-        let mut source = entry.map_err(broken)?;
-        let entry = Entry::parse(&mut source).map_err(|reason| Error::InvalidEntry {
-            layer: layer.digest,
-            entry: shown(&source.path_bytes()),
+            entry: name.clone(),
             reason,
-        })?;
-        let path = entry.path.clone();
-        extractor
-            .add(entry, &mut source, budget)
-            .map_err(|fault| match fault {
-                Fault::Limit(error) => *error,
-                Fault::Refused(reason) => Error::InvalidEntry {
-                    layer: layer.digest,
-                    entry: shown(&path),
-                    reason,
-                },
-                Fault::Io(e) if Exceeded::of(&e).is_some() => broken(e),
-                // Errors of the decompressor and of the archive have no number, those of the file system do.
-                Fault::Io(e) if e.raw_os_error().is_none() => broken(e),
-                Fault::Io(e) => entry_failed(layer, &path, e),
-            })?;
-        io::copy(&mut source, &mut io::sink()).map_err(broken)?;
+        };
+        let entry = Entry::parse(member).map_err(refused)?;
+        let added = extractor.add(entry, &mut archive, budget);
+        added.map_err(|fault| fault_of(layer, fault, &name))?;
     }
     archive.into_inner().finish().map_err(broken)
 }
 
-fn entry_failed(layer: &Layer, path: &[u8], source: io::Error) -> Error {
-    Error::Io {
-        context: format!("layer {}: entry {:?}", layer.digest, shown(path)),
-        source,
+/// Sets what an extractor has left for the end.
+fn finish(extractor: Extractor<'_>, layer: &Layer) -> Result<bool> {
+    let finished = extractor.finish();
+    finished.map_err(|(path, fault)| fault_of(layer, fault, &shown(&path)))
+}
+
+fn fault_of(layer: &Layer, fault: Fault, name: &str) -> Error {
+    match fault {
+        Fault::Other(error) => *error,
+        Fault::Refused(reason) => Error::InvalidEntry {
+            layer: layer.digest,
+            entry: name.to_owned(),
+            reason,
+        },
+        // Errors of the decompressor and of the archive have no number, those of the file system do.
+        Fault::Io(e) if e.raw_os_error().is_none() => broken(layer, &e),
+        Fault::Io(source) => Error::Io {
+            context: format!("layer {}: entry {name:?}", layer.digest),
+            source,
+        },
+    }
+}
+
+/// The error for an archive that could not be read on.
+fn broken(layer: &Layer, error: &io::Error) -> Error {
+    match Exceeded::of(error) {
+        Some(Exceeded::Stream(limit)) => Error::TooLarge {
+            what: format!("layer {}, decompressed,", layer.digest),
+            limit: *limit,
+        },
+        None => Error::InvalidLayer {
+            layer: layer.digest,
+            reason: error.to_string(),
+        },
     }
 }
 

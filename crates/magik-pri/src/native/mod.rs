@@ -25,7 +25,7 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform as ImagePlatform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, RootfsPlan};
 use magik_oci::{Capability, Platform};
 
 use crate::{
@@ -91,7 +91,11 @@ impl Backend for Native {
         container: &ContainerSpec,
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
-        linux_bundle::write(pod, container, image, |settings| settings)
+        let mut plan = linux_bundle::write(pod, container, image, |settings| settings)?;
+        if let RootfsPlan::Overlay { lower, .. } = &mut plan.rootfs {
+            lower.push(pod.mount_points()?);
+        }
+        Ok(plan)
     }
 
     fn binary(&self) -> &Path {

@@ -1,30 +1,30 @@
 //! `HOME`, where the environment does not say: from the container's own `/etc/passwd`, which is hostile.
 
-use std::{fs::File, io::Read as _};
+use std::{fs::File, io::Read as _, path::Path};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// The longest passwd that is read, in bytes.
 const MAX_PASSWD_SIZE: u64 = 4 << 20;
 
-/// Adds `HOME` as runc and crun do: the user's directory, or the root.
-pub(super) fn add(environment: &mut Vec<String>, uid: u32) {
+/// Adds `HOME` as runc and crun do: the user's directory, or the root. `root` is the container's.
+pub(crate) fn add(environment: &mut Vec<String>, uid: u32, root: &Path) {
     if environment
         .iter()
         .any(|v| v.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
     {
         return;
     }
-    let passwd = read_passwd().unwrap_or_default();
+    let passwd = read_passwd(root).unwrap_or_default();
     let home = home_in(&passwd, uid).filter(|h| !h.is_empty()).unwrap_or("/");
     environment.push(format!("HOME={home}"));
 }
 
-/// From inside the container: a regular file below its root, up to a bound.
-fn read_passwd() -> Option<String> {
+/// A regular file below the container's root, up to a bound.
+fn read_passwd(root: &Path) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let file: File = rustix::fs::openat2(root, "etc/passwd", flags, Mode::empty(), resolve)
         .ok()?
         .into();
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_home_that_is_given_stays() {
         let mut environment = vec!["A=1".to_owned(), "HOME=/h".to_owned()];
-        add(&mut environment, 0);
+        add(&mut environment, 0, Path::new("/"));
         assert_eq!(environment, ["A=1", "HOME=/h"]);
     }
 }

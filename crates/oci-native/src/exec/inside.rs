@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
 };
 
 use oci_spec::runtime::Process;
@@ -149,7 +150,7 @@ fn become_program(job: &ExecJob) -> Result<Infallible, Failure> {
         .and_then(|a| a.first())
         .map_or("", String::as_str);
     let mut environment = process.env().clone().unwrap_or_default();
-    home::add(&mut environment, process.user().uid());
+    home::add(&mut environment, process.user().uid(), Path::new("/"));
     let program = find_program(name, search_path(&environment))
         .map_err(|reason| Failure::Executable(crate::executor::CannotExecute::new(name, reason)))?;
     let sandbox = Sandbox {

@@ -15,6 +15,7 @@
 mod diagnosis;
 mod inside;
 mod operations;
+mod place;
 mod protocol;
 
 use std::{
@@ -32,6 +33,7 @@ pub(crate) use inside::{
     above, block_signals, close_others, exit, first_free, reset_signals, restore_signals,
 };
 pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
+pub(crate) use place::{Placement, of_decoy};
 pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, LoadFilter, Request};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::{

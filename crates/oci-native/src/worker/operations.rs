@@ -85,6 +85,9 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         .stdio
         .iter()
         .for_each(|stream| give(stream, job.owner));
+    if let Some(placement) = &job.placement {
+        placement.enter().map_err(other("cgroup"))?;
+    }
     let builder = builder(
         &job.id,
         &job.dir,

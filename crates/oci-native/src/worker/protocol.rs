@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Placement;
 use crate::{
     cgroup::Entry, executor::CannotExecute, proc::Process, seccomp::Filter, surroundings::Surroundings,
 };
@@ -54,6 +55,8 @@ pub(crate) struct CreateJob {
     pub(crate) no_pivot: bool,
     pub(crate) systemd: bool,
     pub(crate) label: Option<String>,
+    /// Where its cgroup is, unless that is left to libcontainer.
+    pub(crate) placement: Option<Placement>,
     /// What to do beside what libcontainer does.
     pub(crate) surroundings: Surroundings,
     /// The seccomp filter, which the config.json given to libcontainer then lacks.
