@@ -31,14 +31,14 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(unix)]
+#[cfg(all(any(feature = "native", feature = "krun"), target_os = "linux"))]
 mod pods;
 mod runtime;
 mod session;
 mod spec;
 
 pub use error::{Error, Result, Step};
-#[cfg(unix)]
+#[cfg(all(any(feature = "native", feature = "krun"), target_os = "linux"))]
 pub use pods::{Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions};
 pub use session::{

@@ -34,9 +34,9 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     }
 }
 
-/// The backend for commands on pods that exist, whatever their runtime class: there is only one so far.
+/// A backend for commands on pods that exist: those go to the pod's own init, so that any backend works on the pods of all.
 pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    open(global, RuntimeClass::Native)
+    open(global, classes().next().unwrap_or(RuntimeClass::Native))
 }
 
 #[cfg(all(feature = "native", target_os = "linux"))]
