@@ -129,7 +129,7 @@ pub(crate) fn take(prepared: &mut Prepared, layout: &Layout, dir: &Path) -> io::
         });
         spec.set_mounts(Some(replaced.collect::<io::Result<_>>()?));
     }
-    placement.premounts = Premounts::take(spec);
+    placement.premounts = Premounts::take(spec, &prepared.surroundings);
     add_home(spec);
     if let Some(linux) = spec.linux_mut() {
         prepared.surroundings.masks = Masks::take(linux);
