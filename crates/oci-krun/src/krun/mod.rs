@@ -219,7 +219,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             let path = dir.path().join("kvm");
             fs::write(&path, "").unwrap();
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
             let denied = may_use_kvm(&path).unwrap_err().to_string();
             assert!(denied.contains("usermod"), "{denied}");
         }
