@@ -26,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "runc",
     "skopeo",
     "unzip",
+    "xfsprogs",
 ];
 
 /// Options of `cargo xtask test`.
