@@ -103,6 +103,17 @@ impl WasmtimeRuntime {
         }
     }
 
+    /// Does what [`create`](OciRuntime::create) does, and forgets the container: what is wrong with it is said, and its
+    /// program is compiled and stays loaded, so that a process that gives up its rights afterwards needs neither a
+    /// compiler nor to write to the cache.
+    ///
+    /// # Errors
+    /// As `create`.
+    pub async fn prepare(&self, id: &ContainerId, bundle: &Path) -> Result<()> {
+        let container = self.make(id, bundle, Stdio::default(), CreateOptions::default());
+        container.await.map(drop)
+    }
+
     /// Why a container ended that did not end of itself, in one line; also the last line of its standard error.
     ///
     /// # Errors
