@@ -12,18 +12,22 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
     "catatonit",
+    "clang",
     "containerd",
     "crun",
     "curl",
     "docker-registry",
     "docker.io",
     "jq",
+    "libclang-rt-dev-wasm32",
+    "lld",
     "nginx-light",
     "podman",
     "redis-server",
     "redis-tools",
     "runc",
     "skopeo",
+    "wasi-libc",
 ];
 
 /// Options of `cargo xtask test`.

@@ -204,7 +204,7 @@ impl Container {
         .unwrap_or_else(|_| {
             Ended::trapped(
                 ExitReason::Trap,
-                "the runtime failed inside a call of the program's".to_owned(),
+                "the runtime failed inside a call of the program's",
             )
         });
         drop(listening);
@@ -228,7 +228,7 @@ impl Container {
             Err(error) => {
                 let message = error.to_string();
                 let _ = started.send(Err(message.clone()));
-                return Ended::trapped(ExitReason::Trap, message);
+                return Ended::trapped(ExitReason::Trap, &message);
             }
         };
         let program = call(&linked, &mut store, started);
@@ -333,7 +333,7 @@ impl Ended {
     }
 
     /// The runtime ended it: a trap is an abort, a limit a kill.
-    pub(crate) fn trapped(reason: ExitReason, message: String) -> Self {
+    pub(crate) fn trapped(reason: ExitReason, message: &str) -> Self {
         let signal = match reason {
             ExitReason::Trap | ExitReason::StackOverflow => SIGABRT,
             _ => SIGKILL,
@@ -356,7 +356,7 @@ impl Ended {
             },
             Verdict::Deadline => Self::trapped(
                 ExitReason::DeadlineExceeded,
-                format!("it ran longer than {} s", deadline.unwrap_or_default().as_secs()),
+                &format!("it ran longer than {} s", deadline.unwrap_or_default().as_secs()),
             ),
         }
     }
@@ -374,7 +374,7 @@ impl Ended {
                 Some(I32Exit(code)) => Self::exited(code & 0xff),
                 None => {
                     let (reason, message) = explain(&error, surroundings.fuel);
-                    Self::trapped(reason, message)
+                    Self::trapped(reason, &message)
                 }
             },
         }

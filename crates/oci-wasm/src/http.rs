@@ -113,7 +113,7 @@ impl Server {
             Err(error) => {
                 let message = error.to_string();
                 let _ = started.send(Err(message.clone()));
-                Ended::trapped(ExitReason::Trap, message)
+                Ended::trapped(ExitReason::Trap, &message)
             }
         }
     }
@@ -188,7 +188,13 @@ async fn accept(
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                _ = tokio::spawn(connection(stream, service.clone(), draining.clone(), permit))
+                // It goes on by itself.
+                drop(tokio::spawn(connection(
+                    stream,
+                    service.clone(),
+                    draining.clone(),
+                    permit,
+                )))
             }
             Err(error) => {
                 // Out of descriptors, or the client has gone again: neither is this container's end.

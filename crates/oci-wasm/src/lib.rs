@@ -40,5 +40,7 @@ mod stdio;
 pub use compiler::run_compiler_if_asked;
 pub use engine::Metering;
 pub use error::LoadError;
+#[doc(hidden)]
+pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};

@@ -17,6 +17,7 @@ use crate::{
     cache::Cache,
     compiler::{self, Compiler, Kind},
     engine::{self, Allocation, Running},
+    error::one_line,
     limits::{COMPILE_MEMORY, COMPILE_TIMEOUT, MAX_WASM_MODULE_SIZE},
 };
 
@@ -207,6 +208,29 @@ impl LoaderBuilder {
     }
 }
 
+/// Takes bytes through all that a file goes through, without a file, a cache or another process: for fuzzing.
+///
+/// # Errors
+/// As [`Loader::prepare`].
+#[doc(hidden)]
+pub fn load_in_process(wasm: &[u8], metering: Metering) -> Result<World, LoadError> {
+    let kind = kind(wasm.get(..8).unwrap_or(wasm))?;
+    let engine = engine::compiling(metering)?;
+    let code = match kind {
+        Kind::Module => engine.precompile_module(wasm),
+        Kind::Component => engine.precompile_component(wasm),
+    };
+    let code = code.map_err(|e| LoadError::Invalid(one_line(&e)))?;
+    let io = LoadError::io("keeping machine code");
+    let mut file = tempfile::tempfile()
+        .and_then(|mut file| io::Write::write_all(&mut file, &code).map(|()| file))
+        .map_err(io)?;
+    file.rewind().map_err(LoadError::io("keeping machine code"))?;
+    let program = deserialize(file, kind, metering, Allocation::OnDemand)?;
+    program.link(true)?;
+    program.world()
+}
+
 /// What kind of binary the file is; its size is checked before anything is read.
 fn examine(file: &mut File) -> Result<Kind, LoadError> {
     let metadata = file.metadata().map_err(LoadError::io("looking at it"))?;
@@ -217,6 +241,8 @@ fn examine(file: &mut File) -> Result<Kind, LoadError> {
         return Err(LoadError::TooLarge(metadata.len()));
     }
     let mut head = Vec::with_capacity(8);
+    // A file that was loaded before stands at its end.
+    file.rewind().map_err(LoadError::io("reading it"))?;
     file.take(8)
         .read_to_end(&mut head)
         .map_err(LoadError::io("reading it"))?;
@@ -283,16 +309,18 @@ fn deserialize(
 ) -> Result<Program, LoadError> {
     let running = engine::running(metering, allocation)?;
     let engine = &running.engine;
-    // SAFETY: the file was written by our own compiler process and has not changed since: it is either the open temporary
-    // file that the compiler just wrote to, or was taken from the cache, which checked owner, mode and hash. Nobody else can
-    // write to it while it is mapped, because nobody else may write to the directory or the file.
+    // Why it is safe, for both: the file was written by our own compiler process and has not changed since. It is either the
+    // open temporary file that the compiler just wrote, or was taken from the cache, which checked owner, mode and hash; and
+    // nobody else may write to the directory or the file while it is mapped.
     let code = match kind {
+        // SAFETY: as above.
         Kind::Module => unsafe { Module::deserialize_open_file(engine, code) }.map(Code::Module),
         Kind::Component => {
             // wasmtime maps components only by name; what was verified is this open file.
             let mut bytes = Vec::new();
             code.read_to_end(&mut bytes)
                 .map_err(LoadError::io("reading a compiled program"))?;
+            // SAFETY: as above.
             unsafe { Component::deserialize(engine, bytes) }.map(Code::Component)
         }
     };
