@@ -25,6 +25,7 @@ pub mod registry;
 pub mod source;
 pub mod store;
 mod unpack;
+pub mod wasm;
 
 pub use error::{Error, Result};
 pub use limits::Limits;

@@ -297,6 +297,7 @@ impl Pull<'_> {
         let limits = *self.store.limits();
         let file = staged.map(Staged::open).transpose()?;
         let cas = self.store.cas().clone();
+        let of = manifest.clone();
         let config = blocking(move || {
             let bytes = match file {
                 Some(mut file) => {
@@ -307,7 +308,7 @@ impl Pull<'_> {
                 }
                 None => cas.read(&digest, limits.max_config_size)?,
             };
-            manifest::parse_config(&bytes, &digest, &limits)
+            manifest::parse_config_of(&of, &bytes, &digest, &limits)
         })
         .await?;
         let (ids, layers) = (config.rootfs().diff_ids().len(), manifest.layers().len());

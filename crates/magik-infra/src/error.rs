@@ -33,7 +33,8 @@ impl LaunchError {
     }
 
     /// From the runtime; the container is named once, by this error.
-    pub(crate) fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
+    #[must_use]
+    pub fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
         let message = match error {
             magik_oci::Error::CannotExecute { program, reason, .. } => {
                 format!("cannot execute {program}: {reason}")

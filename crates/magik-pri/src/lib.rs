@@ -4,7 +4,7 @@
 //!   naming the field, never dropped.
 //! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
 //!   or nothing of the pod exists.
-//! - [`native`]: pods of Linux namespaces and control groups.
+//! - [`native`]: pods of Linux namespaces and control groups. [`wasm`]: pods of WebAssembly programs.
 //!
 //! ```
 //! use magik_pri::PodSpec;
@@ -28,14 +28,16 @@ mod error;
 pub mod limits;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(unix)]
+#[cfg(all(unix, any(feature = "native", feature = "wasm")))]
 mod pods;
 mod runtime;
 mod session;
 mod spec;
+#[cfg(all(feature = "wasm", target_os = "linux"))]
+pub mod wasm;
 
 pub use error::{Error, Result, Step};
-#[cfg(unix)]
+#[cfg(all(unix, any(feature = "native", feature = "wasm")))]
 pub use pods::{Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions};
 pub use session::{

@@ -6,6 +6,7 @@ mod oci;
 mod pods;
 mod report;
 mod scene;
+mod wasm;
 
 use anyhow::Result;
 
@@ -16,11 +17,14 @@ pub(crate) enum Command {
     Pods(pods::Args),
     /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
     Oci(oci::Args),
+    /// WebAssembly pods beside the wasmtime command line: start to exit, pods up, memory.
+    Wasm(wasm::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Pods(args) => pods::run(args),
         Command::Oci(args) => oci::run(args),
+        Command::Wasm(args) => wasm::run(args),
     }
 }

@@ -6,6 +6,7 @@ mod extract;
 mod flat;
 mod info;
 mod metadata;
+mod module;
 mod remove;
 mod schedule;
 mod stream;
@@ -172,14 +173,18 @@ impl ImageStore {
             });
         }
         let algorithm = layer.diff_id.algorithm();
-        let found = extract_archive(
-            blob.into_file(),
-            layer,
-            algorithm,
-            extractor,
-            budget,
-            limits.max_layer_size,
-        );
+        let found = if layer.is_module {
+            module::extract(blob.into_file(), layer, extractor, budget)
+        } else {
+            extract_archive(
+                blob.into_file(),
+                layer,
+                algorithm,
+                extractor,
+                budget,
+                limits.max_layer_size,
+            )
+        };
         let error = match found {
             Ok(found) if found == layer.diff_id => return Ok(()),
             Ok(found) => Error::DiffIdMismatch {

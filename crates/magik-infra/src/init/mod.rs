@@ -8,6 +8,7 @@ pub(crate) mod shared;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use magik_oci::OciRuntime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     error::LaunchError,
     extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
+    plan::PodPlan,
     service::{self, Acceptor},
     state_dir::StateDir,
     status::PodStatus,
@@ -58,6 +60,10 @@ pub enum PodOutcome {
     Abandoned,
 }
 
+/// See [`PodInit::prepare`].
+pub(crate) type Preparation =
+    Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
+
 type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
 
 /// A pod init, ready to run. One pod, one process, one thread.
@@ -83,6 +89,7 @@ pub struct PodInit {
     options: InitOptions,
     extensions: Vec<Box<dyn InfraExtension>>,
     committed: CommitCheck,
+    preparation: Option<Preparation>,
 }
 
 impl fmt::Debug for PodInit {
@@ -107,6 +114,7 @@ impl PodInit {
             extensions: Vec::new(),
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+            preparation: None,
         }
     }
 
@@ -122,6 +130,17 @@ impl PodInit {
     #[must_use]
     pub fn committed_when(mut self, check: impl Fn(&StateDir) -> bool + Send + Sync + 'static) -> Self {
         self.committed = Box::new(check);
+        self
+    }
+
+    /// What is done once all file systems of the pod, its containers' included, are mounted, and before anything of a container
+    /// runs: an init that will not need them any more can give up its rights then. The pod does not start if it fails.
+    #[must_use]
+    pub fn prepare<F>(mut self, preparation: impl FnOnce(Arc<PodPlan>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), LaunchError>> + Send + 'static,
+    {
+        self.preparation = Some(Box::new(move |plan| Box::pin(preparation(plan))));
         self
     }
 
@@ -147,7 +166,7 @@ impl PodInit {
         let accepting = tokio::spawn(connections.clone().accept(control));
 
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let outcome = live(&shared, &mut inputs, extensions).await;
+        let outcome = live(&shared, &mut inputs, extensions, self.preparation).await;
 
         shared.over();
         accepting.abort();
@@ -160,7 +179,12 @@ impl PodInit {
 }
 
 /// A pod's whole life.
-async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions) -> PodOutcome {
+async fn live(
+    shared: &Arc<Shared>,
+    inputs: &mut Inputs,
+    extensions: Extensions,
+    preparation: Option<Preparation>,
+) -> PodOutcome {
     let Some((plan, progress)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
@@ -169,7 +193,7 @@ async fn live(shared: &Arc<Shared>, inputs: &mut Inputs, extensions: Extensions)
     inputs.extension_failures = pod.extension_failures();
 
     let launched = tokio::select! {
-        launched = pod.launch() => launched,
+        launched = pod.launch(preparation) => launched,
         interrupt = inputs.interrupt(shared) => match interrupt {
             Interrupt::Abandoned => return PodOutcome::Abandoned,
             Interrupt::Deadline => Err(LaunchError::pod("deadline", "activeDeadlineSeconds passed before every container was started")),

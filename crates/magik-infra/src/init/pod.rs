@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    Preparation,
     container::{self, Created, ExitReport},
     inputs::{Inputs, Interrupt},
     rootfs,
@@ -38,6 +39,8 @@ pub(crate) struct Pod {
     exits: mpsc::UnboundedReceiver<ExitReport>,
     exited: mpsc::UnboundedSender<ExitReport>,
     launched_at: Instant,
+    /// Whether the root file systems of all containers are mounted already.
+    mounted: bool,
     /// Containers being removed at the runtime.
     deletions: JoinSet<()>,
 }
@@ -88,6 +91,7 @@ impl Pod {
             exits,
             exited,
             launched_at: Instant::now(),
+            mounted: false,
             deletions: JoinSet::new(),
         }
     }
@@ -105,11 +109,18 @@ impl Pod {
     }
 
     /// Starts the pod: mounts, init containers one after the other, then all app containers.
-    pub(crate) async fn launch(&mut self) -> Result<(), LaunchError> {
+    pub(crate) async fn launch(&mut self, preparation: Option<Preparation>) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
         self.progress("mounts", "");
         for tmpfs in &plan.tmpfs {
             rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", &e))?;
+        }
+        if let Some(preparation) = preparation {
+            for container in plan.init_containers.iter().chain(&plan.containers) {
+                container::mount(container)?;
+            }
+            self.mounted = true;
+            preparation(plan.clone()).await?;
         }
         let extension = |e: RequiredExtensionFailed| LaunchError::pod("extension", &e);
         self.extensions
@@ -138,7 +149,7 @@ impl Pod {
 
     async fn run_init_container(&mut self, index: usize, plan: &ContainerPlan) -> Result<(), LaunchError> {
         let shared = self.shared.clone();
-        let created = container::create(&*shared.runtime, plan, self.log(plan)).await?;
+        let created = container::create(&*shared.runtime, plan, self.log(plan), !self.mounted).await?;
         let (id, pid) = self.created(index, plan, created);
         self.start(index, plan, &id, pid).await?;
         let Some(report) = self.exits.recv().await else {
@@ -186,7 +197,7 @@ impl Pod {
         let jobs: Vec<_> = plan
             .containers
             .iter()
-            .map(|c| container::create(runtime, c, self.log(c)))
+            .map(|c| container::create(runtime, c, self.log(c), !self.mounted))
             .collect();
         let mut jobs = stream::iter(jobs).buffered(parallel);
         let mut created = Vec::new();

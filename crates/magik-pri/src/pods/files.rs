@@ -8,7 +8,7 @@ use std::{
 };
 
 use magik_image::{
-    Image,
+    Image, ImageStore,
     bundle::{ContainerSettings, MountKind, MountSetting, Resources, runtime_spec, write_bundle},
 };
 use magik_infra::plan::{PodPlan, TmpfsPlan};
@@ -59,6 +59,7 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
     paths: &'a Paths,
+    images: &'a ImageStore,
     /// The pod's id.
     pub(crate) id: &'a str,
     /// The pod.
@@ -68,9 +69,10 @@ pub(crate) struct PodFiles<'a> {
 }
 
 impl<'a> PodFiles<'a> {
-    pub(crate) fn new(paths: &'a Paths, id: &'a str, spec: &'a PodSpec) -> Self {
+    pub(crate) fn new(paths: &'a Paths, images: &'a ImageStore, id: &'a str, spec: &'a PodSpec) -> Self {
         Self {
             paths,
+            images,
             id,
             spec,
             hostname: hostname(spec),
@@ -129,6 +131,11 @@ impl<'a> PodFiles<'a> {
             make_dir(dir, *mode).map_err(Failure::io(format!("create {}", dir.display())))?;
         }
         Ok(())
+    }
+
+    /// Unpacks an image into a directory that does not exist, for hosts without overlays.
+    pub(crate) fn copy_image(&self, image: &Image, dir: &Path) -> Result<(), Failure> {
+        self.images.unpack_flat(image, dir).map_err(Failure::new)
     }
 
     /// A container's bundle.

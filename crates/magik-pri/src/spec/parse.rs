@@ -51,14 +51,14 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    pub(super) fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid {
             path: path.into(),
             reason: reason.into(),
         }
     }
 
-    pub(super) fn unsupported(path: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(path: impl Into<String>, why: impl Into<String>) -> Self {
         Self::NotSupported {
             path: path.into(),
             why: Some(why.into()),

@@ -11,7 +11,8 @@ pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
         .into_iter()
         .filter(|class| match class {
             RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
-            RuntimeClass::MicroVm | RuntimeClass::Wasm => false,
+            RuntimeClass::Wasm => cfg!(all(feature = "wasm", target_os = "linux")),
+            RuntimeClass::MicroVm => false,
         })
 }
 
@@ -20,6 +21,8 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     match class {
         #[cfg(all(feature = "native", target_os = "linux"))]
         RuntimeClass::Native => native(global),
+        #[cfg(all(feature = "wasm", target_os = "linux"))]
+        RuntimeClass::Wasm => wasm(global),
         other => {
             let _ = global;
             let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
@@ -31,17 +34,27 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     }
 }
 
-/// The backend for commands on pods that exist, whatever their runtime class: there is only one so far.
+/// A backend for commands on pods that exist: all of them work on every pod, whatever its runtime class.
 pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    open(global, RuntimeClass::Native)
+    open(global, classes().next().unwrap_or(RuntimeClass::Native))
 }
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    use magik_pri::native::{NativePodRuntime, Roots};
-    let roots = Roots {
+    let runtime = magik_pri::native::NativePodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(feature = "wasm", target_os = "linux"))]
+fn wasm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    let runtime = magik_pri::wasm::WasmPodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(target_os = "linux", any(feature = "native", feature = "wasm")))]
+fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
+    Ok(magik_pri::Roots {
         data: global.data_root()?,
         state: global.state_root()?,
-    };
-    Ok(Box::new(NativePodRuntime::new(roots)))
+    })
 }
