@@ -160,6 +160,12 @@ impl Linkers {
         make(made, || {
             let mut linker = Linker::new(engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| &mut host.wasi)?;
+            // wasmtime-wasi traps on exit codes from 126 on; a process may have any.
+            linker.allow_shadowing(true);
+            linker.func_wrap(PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+                Err(wasmtime_wasi::I32Exit(code).into())
+            })?;
+            linker.allow_shadowing(false);
             if listening {
                 sockets::add_to_linker(&mut linker)?;
             }
