@@ -24,7 +24,7 @@ pub fn binary() -> PathBuf {
     let binary = exe.ancestors().nth(2).expect("target directory").join("magikrun");
     assert!(
         binary.is_file(),
-        "{} is missing: cargo build -p magikrun-cli --features test-hooks",
+        "{} is missing: cargo build -p magikrun -p magikrun-cli --features magikrun-cli/test-hooks",
         binary.display()
     );
     binary

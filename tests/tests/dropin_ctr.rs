@@ -1,16 +1,12 @@
 //! Debian's containerd with magikrun as the runtime of its runc shim, driven by `ctr`.
-//!
-//! What CRI-O and the kubelet do goes through the same shim and the same calls; Debian 12 has no `crictl` to ask them.
 #![cfg(target_os = "linux")]
 
-use std::{
-    fs,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use magikrun_test_world::cgroup_file;
 use magikrun_tests::dropin::{
-    Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+    BOX, Check, Client, Containerd, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
 };
 
 const PROGRAMS: [&str; 4] = ["containerd", "ctr", "unshare", "busybox"];
@@ -21,20 +17,11 @@ fn containerd_runs_on_it() {
 }
 
 fn all_checks(stage: &Stage) {
-    let daemon = Containerd::start(&stage.dir).expect("containerd");
-    let globals = ["-a", &daemon.socket].map(str::to_owned);
-    let ctr = Client::new(
-        "ctr",
-        &globals,
-        &[("RUNTIME", stage.runtime.display().to_string())],
-        stage.dir.clone(),
-    );
-    eventually("containerd answers", || {
-        ctr.run("version").is_ok_and(|o| o.exit == 0)
-    })
-    .expect("containerd");
+    let disabled = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]";
+    let daemon = Containerd::start(&stage.dir, disabled).expect("containerd");
+    let ctr = daemon.ctr(&[]);
     let archive = busybox_tar(&stage.dir)
-        .and_then(|tar| docker_archive(&stage.dir, &tar))
+        .and_then(|tar| docker_archive(&stage.dir, &tar, &[BOX]))
         .expect("image");
     ctr.ok(&format!("images import {}", archive.display()))
         .expect("import");
@@ -47,41 +34,6 @@ fn all_checks(stage: &Stage) {
         2,
         CHECKS,
     );
-}
-
-/// The daemon, ended with its test.
-struct Containerd {
-    child: Child,
-    socket: String,
-}
-
-impl Containerd {
-    fn start(dir: &std::path::Path) -> Result<Self> {
-        let path = |name: &str| dir.join(name).display().to_string();
-        let socket = path("containerd.sock");
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {socket:?}\n",
-            path("containerd-root"),
-            path("containerd-state"),
-        );
-        fs::write(path("containerd.toml"), config)?;
-        let log = fs::File::create(path("containerd.log"))?;
-        let child = Command::new("containerd")
-            .args(["--config", &path("containerd.toml"), "--log-level", "error"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("containerd")?;
-        Ok(Self { child, socket })
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// ctr with the runtime under test.
@@ -148,13 +100,22 @@ impl<'a> Task<'a> {
             .ok(&format!("task {command} {arguments} {}", self.name))
     }
 
-    fn status(&self) -> String {
+    /// A column of the list of tasks.
+    fn listed(&self, column: usize) -> String {
         let list = self.ctr.client.ok("task ls").unwrap_or_default();
         let line = list
             .lines()
             .find(|l| l.split_whitespace().next() == Some(&self.name))
             .unwrap_or_default();
-        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+        line.split_whitespace().nth(column).unwrap_or_default().to_owned()
+    }
+
+    fn pid(&self) -> Result<u64> {
+        self.listed(1).parse().context("its pid")
+    }
+
+    fn status(&self) -> String {
+        self.listed(2)
     }
 
     fn until(&self, status: &str) -> Result<()> {
@@ -220,18 +181,8 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("a memory limit", |c| {
         let task = Task::new(c, "--memory-limit 67108864")?;
-        let files = [
-            format!(
-                "/sys/fs/cgroup/memory/default/{}/memory.limit_in_bytes",
-                task.name
-            ),
-            format!("/sys/fs/cgroup/default/{}/memory.max", task.name),
-        ];
-        let limit = files
-            .iter()
-            .find_map(|f| fs::read_to_string(f).ok())
-            .context("the cgroup")?;
-        ensure!(limit.trim() == "67108864", "{limit}");
+        let limit = cgroup_file(task.pid()?, "memory", "memory.limit_in_bytes", "memory.max")?;
+        ensure!(limit == "67108864", "{limit}");
         Ok(())
     }),
     ("seccomp filters", |c| {
@@ -321,12 +272,7 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("a pod's containers share the sandbox's namespaces", |c| {
         let sandbox = Task::new(c, "")?;
-        let list = c.client.ok("task ls")?;
-        let line = list
-            .lines()
-            .find(|l| l.starts_with(&format!("{} ", sandbox.name)))
-            .context("the sandbox")?;
-        let pid = line.split_whitespace().nth(1).context("its pid")?.to_owned();
+        let pid = sandbox.pid()?;
         for (option, kind) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
             let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}"))?;
             let options = format!("--with-ns {option}:/proc/{pid}/ns/{kind}");

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{
-    Check, Client, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+    BOX, Check, Client, Stage, busybox_tar, docker_archive, documented, eventually, on_stage, run_checks,
 };
 
 const PROGRAMS: [&str; 5] = ["dockerd", "containerd", "docker", "unshare", "busybox"];
@@ -25,7 +25,7 @@ fn dockerd_runs_on_it() {
 fn all_checks(stage: &Stage) {
     let daemon = Dockerd::start(stage).expect("dockerd");
     let archive = busybox_tar(&stage.dir)
-        .and_then(|tar| docker_archive(&stage.dir, &tar))
+        .and_then(|tar| docker_archive(&stage.dir, &tar, &[BOX]))
         .expect("image");
     daemon
         .client
@@ -48,14 +48,16 @@ impl Dockerd {
     fn start(stage: &Stage) -> Result<Self> {
         let dir = stage.dir.clone();
         let path = |name: &str| dir.join(name).display().to_string();
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "data-root": path("docker"), "exec-root": path("docker-exec"), "pidfile": path("docker.pid"),
             "hosts": [format!("unix://{}", path("docker.sock"))], "storage-driver": "overlay2", "live-restore": true,
-            "runtimes": {"tested": {"path": stage.runtime}}, "default-runtime": "tested",
-            "exec-opts": ["native.cgroupdriver=cgroupfs"], "iptables": false, "ip-masq": false, "userland-proxy": false,
+            "iptables": false, "ip-masq": false, "userland-proxy": false,
             // More open files than the machines here allow make Docker's own default fail.
             "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 20000, "Hard": 20000}},
         });
+        let documented: serde_json::Map<_, _> =
+            serde_json::from_str(&documented("default-runtime", &stage.runtime))?;
+        config.as_object_mut().context("an object")?.extend(documented);
         fs::write(path("daemon.json"), config.to_string())?;
         let globals = ["-H".to_owned(), format!("unix://{}", path("docker.sock"))];
         let client = Client::new(

@@ -49,7 +49,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         path.canonicalize().with_context(|| path.display().to_string())?
     } else {
         println!("building magikrun (optimised: a few minutes the first time)");
-        cmd!(sh, "cargo build --locked --profile bench -p magikrun-cli").run()?;
+        cmd!(
+            sh,
+            "cargo build --locked --profile bench -p magikrun -p magikrun-cli"
+        )
+        .run()?;
         host::target_dir(&sh)?.join("release/magikrun")
     };
     println!(

@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod host;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,12 @@ enum Command {
     Demo(demo::Args),
     /// Installs what the tests need and runs every check there is: what CI runs.
     Test(test::Args),
+    /// Builds the init of virtual machines, static, and checks it.
+    BuildVminit(vm::VminitArgs),
+    /// Finds or fetches libkrunfw and takes the guest kernel out of it.
+    FetchKernel,
+    /// Everything virtual machines need here: kernel, init, vsock device.
+    Vm,
     /// Compares magikrun with other runtimes on this machine.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -36,6 +43,9 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::BuildVminit(args) => vm::build_vminit(&args),
+        Command::FetchKernel => vm::fetch_kernel(&host::shell()?),
+        Command::Vm => vm::prepare(),
         Command::Bench(command) => bench::run(&command),
     }
 }

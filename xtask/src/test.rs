@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{apt, host};
+use crate::{apt, host, vm};
 
 /// Needed by tests: image material, a registry, reference runtimes and clients.
 const PACKAGES: &[&str] = &[
@@ -14,6 +14,7 @@ const PACKAGES: &[&str] = &[
     "catatonit",
     "clang",
     "containerd",
+    "containernetworking-plugins",
     "crun",
     "curl",
     "docker-registry",
@@ -27,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "redis-tools",
     "runc",
     "skopeo",
+    "unzip",
     "wasi-libc",
 ];
 
@@ -68,8 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .run()?)
     })?;
     steps.run("no-features", || {
-        Ok(cmd!(sh, "cargo check --locked -p magikrun-cli --no-default-features").run()?)
+        Ok(cmd!(
+            sh,
+            "cargo check --locked -p magikrun -p magikrun-cli --no-default-features"
+        )
+        .run()?)
     })?;
+    steps.run("vm", vm::prepare)?;
     steps.run("nextest", || nextest(&sh))?;
     steps.run("doctest", || {
         Ok(cmd!(sh, "cargo test --locked --workspace --doc --quiet").run()?)
@@ -136,7 +143,7 @@ impl Steps<'_> {
 }
 
 fn install(sh: &Shell) -> Result<()> {
-    let packages: Vec<&str> = apt::BUILD.iter().chain(PACKAGES).copied().collect();
+    let packages: Vec<&str> = [apt::BUILD, PACKAGES, vm::PACKAGES].concat();
     if let Some(missing) = apt::ensure(sh, &packages)? {
         println!(
             "missing, and {}: {}. What needs them is skipped or fails.",

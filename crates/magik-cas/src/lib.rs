@@ -2,7 +2,8 @@
 //!
 //! - [`Store::begin`] starts a streaming ingest. Nothing appears under a digest until its bytes hash to it, and no
 //!   reader, in this process or another, ever sees part of a blob.
-//! - [`Store::open`] reads, [`Store::open_verified`] reads and checks, [`Store::verify`] finds damage.
+//! - [`Store::resume`] goes on with an ingest that was cut short, in this process or another.
+//! - [`Store::open_blob`] reads, [`Store::open_verified`] reads and checks, [`Store::verify`] finds damage.
 //! - [`Store::lease`] keeps every blob while it is held; [`Store::gc`] removes what is not live once nobody
 //!   holds a lease. [`locking`] has the protocol, [`mod@format`] what lies on disk.
 //!
@@ -32,6 +33,7 @@ mod digest;
 mod error;
 pub mod format;
 pub mod locking;
+mod partial;
 mod reader;
 mod store;
 mod writer;

@@ -14,7 +14,7 @@
 //!   lease is dropped. What is live must be worked out *after* the exclusive lock is held, which [`Exclusive`] makes
 //!   natural: whoever recorded a root while holding a lease has done so before.
 //! - **Temporary files need no owner's mark.** A writer has a shared lock, so under the exclusive one no ingest is under way, and
-//!   every `tmp/ingest-*` is what a dead process left behind. The kernel releases the locks of a process however it
+//!   every `tmp/ingest-*` and `tmp/partial-*` is what a dead process left behind. The kernel releases the locks of a process however it
 //!   ends, so there is no stale lock and no pid to be reused.
 //! - Ingests, readers and leases never wait for each other; they wait for gc, which only unlinks and is short. gc waits for
 //!   leases: hold one as long as an operation lasts, not as long as a container runs. What must stay for
@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{BlobInfo, Digest, Error, Result, Store, store::PREFIX};
+use crate::{BlobInfo, Digest, Error, Result, Store, partial, store::PREFIX};
 
 /// Keeps every blob of the store for as long as it, or a clone of it, lives; see [the protocol](self).
 #[derive(Debug, Clone)]
@@ -113,7 +113,9 @@ impl<'a> Exclusive<'a> {
         let context = || format!("list {}", tmp.display());
         for entry in std::fs::read_dir(&tmp).map_err(Error::io(context()))? {
             let entry = entry.map_err(Error::io(context()))?;
-            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with(PREFIX) && !name.starts_with(partial::PREFIX) {
                 continue;
             }
             let size = entry.metadata().map_or(0, |m| m.len());

@@ -5,9 +5,12 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use crate::{Algorithm, Blob, Digest, Error, Exclusive, Lease, Result, SweepReport, VerifiedReader, Writer};
+use crate::{
+    Algorithm, Blob, Digest, Error, Exclusive, Lease, Result, SweepReport, VerifiedReader, Writer, partial,
+};
 
 /// What the name of every temporary file of this crate starts with.
 pub(crate) const PREFIX: &str = "ingest-";
@@ -171,6 +174,24 @@ impl Store {
     /// [`Error::Io`] if no temporary file can be made.
     pub fn begin_under(&self, lease: &Lease, algorithm: Algorithm, cap: u64) -> Result<Writer> {
         Writer::begin(self, lease.clone(), algorithm, cap)
+    }
+
+    /// Starts the ingest of a blob whose digest is known, with whatever an earlier one of the same blob left: what is there is
+    /// hashed, and [`Writer::size`] says how much it is. What this one leaves, if it ends early, the next goes on with, until a
+    /// sweep removes it. While another is writing the same blob, this is a [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if no file can be made or read.
+    pub fn resume(&self, digest: &Digest, cap: u64) -> Result<Writer> {
+        Writer::resume(self, self.lease()?, digest, cap)
+    }
+
+    /// Removes what [`resume`](Self::resume) would go on with but has not for `age`; says how many files.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if they cannot be listed.
+    pub fn expire_partial(&self, age: Duration) -> Result<u64> {
+        partial::expire(&self.tmp_dir(), age)
     }
 
     /// Stores `bytes` under their SHA-256 digest.

@@ -9,15 +9,65 @@ use std::{
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::{
-    Algorithm, BlobInfo, Digest, Durability, Error, Hasher, Lease, Result, Store, reader::BUFFER,
-    store::PREFIX,
+    Algorithm, BlobInfo, Digest, Durability, Error, Hasher, Lease, Result, Store, partial::Partial,
+    reader::BUFFER, store::PREFIX,
 };
 
-/// An ingest under way. Dropped without [`commit`](Self::commit), it leaves nothing.
+/// Where the bytes go until they have a name.
+#[derive(Debug)]
+enum Place {
+    /// A file that is removed unless it is published.
+    Temporary(NamedTempFile),
+    /// The same, closed: an archive may hold thousands of blobs.
+    Closed(TempPath),
+    /// A file that stays if the ingest ends early.
+    Partial(Partial),
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(file) => file.path(),
+            Self::Closed(path) => path,
+            Self::Partial(partial) => partial.path(),
+        }
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Temporary(file) => file.as_file().write_all(bytes),
+            Self::Partial(partial) => partial.file().write_all(bytes),
+            Self::Closed(_) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+
+    fn close(self) -> Self {
+        match self {
+            Self::Temporary(file) => Self::Closed(file.into_temp_path()),
+            other => other,
+        }
+    }
+
+    fn discard(&mut self) {
+        if let Self::Partial(partial) = self {
+            partial.discard();
+        }
+    }
+
+    fn persist(self, to: &Path) -> io::Result<()> {
+        match self {
+            Self::Temporary(file) => file.persist(to).map(drop).map_err(|e| e.error),
+            Self::Closed(path) => path.persist(to).map_err(|e| e.error),
+            Self::Partial(partial) => partial.persist(to),
+        }
+    }
+}
+
+/// An ingest under way. Dropped without [`commit`](Self::commit), it leaves nothing, unless it comes from [`Store::resume`].
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    temp: NamedTempFile,
+    place: Place,
     hasher: Hasher,
     size: u64,
     cap: u64,
@@ -34,7 +84,7 @@ impl Writer {
             .map_err(Error::io(format!("create a file in {}", dir.display())))?;
         Ok(Self {
             store: store.clone(),
-            temp,
+            place: Place::Temporary(temp),
             hasher: algorithm.hasher(),
             size: 0,
             cap,
@@ -42,10 +92,38 @@ impl Writer {
         })
     }
 
-    /// The bytes written so far.
+    pub(crate) fn resume(store: &Store, lease: Lease, digest: &Digest, cap: u64) -> Result<Self> {
+        let Some(partial) = Partial::open(&store.tmp_dir(), digest)? else {
+            return Self::begin(store, lease, digest.algorithm(), cap);
+        };
+        let context = format!("read {}", partial.path().display());
+        let mut hasher = digest.algorithm().hasher();
+        let size = take_in(partial.file(), cap, &mut hasher).map_err(Error::io(context))?;
+        Ok(Self {
+            store: store.clone(),
+            place: Place::Partial(partial),
+            hasher,
+            size,
+            cap,
+            lease,
+        })
+    }
+
+    /// The bytes written so far; after [`Store::resume`], those that were there.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Where it is being written. What is read there has not been verified.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// What was written is of no use: nothing is kept for [`Store::resume`].
+    pub fn discard(mut self) {
+        self.place.discard();
     }
 
     /// Takes `bytes` in.
@@ -57,8 +135,15 @@ impl Writer {
         if size > self.cap {
             return Err(Error::TooLarge { cap: self.cap });
         }
-        let written = self.temp.as_file_mut().write_all(bytes);
-        written.map_err(Error::io(format!("write {}", self.temp.path().display())))?;
+        let written = self.place.write_all(bytes);
+        if let Err(source) = written {
+            // A full disk is no place to keep half a blob, and how much of it was written is not known.
+            self.place.discard();
+            return Err(Error::Io {
+                context: format!("write {}", self.place.path().display()),
+                source,
+            });
+        }
         self.hasher.update(bytes);
         self.size = size;
         Ok(())
@@ -94,16 +179,18 @@ impl Writer {
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
-    pub fn finish_as(self, expected: &Digest, size: Option<u64>) -> Result<Staged> {
+    pub fn finish_as(mut self, expected: &Digest, size: Option<u64>) -> Result<Staged> {
         if let Some(size) = size.filter(|s| *s != self.size) {
+            self.place.discard();
             return Err(Error::SizeMismatch {
                 expected: *expected,
                 size,
                 found: self.size,
             });
         }
-        let staged = self.finish()?;
+        let mut staged = self.finish()?;
         if staged.info.digest != *expected {
+            staged.place.discard();
             return Err(Error::DigestMismatch {
                 expected: *expected,
                 found: Box::new(staged.info.digest),
@@ -119,7 +206,7 @@ impl Writer {
     pub fn finish(self) -> Result<Staged> {
         let Self {
             store,
-            temp,
+            place,
             hasher,
             size,
             lease,
@@ -132,10 +219,30 @@ impl Writer {
         };
         Ok(Staged {
             store,
-            temp: temp.into_temp_path(),
+            place: place.close(),
             info,
             _lease: lease,
         })
+    }
+}
+
+/// Hashes what `file` holds, and says how much that is; one that is longer than `cap` is emptied.
+fn take_in(mut file: &File, cap: u64, hasher: &mut Hasher) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER];
+    let mut size = 0;
+    if file.metadata()?.len() > cap {
+        file.set_len(0)?;
+    }
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(size),
+            Ok(n) => {
+                size += n as u64;
+                hasher.update(&buffer[..n]);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -150,13 +257,14 @@ impl Write for Writer {
     }
 }
 
-/// A complete blob of known digest that nobody sees yet. Dropped without [`publish`](Self::publish), it leaves nothing.
+/// A complete blob of known digest that nobody sees yet. Dropped without [`publish`](Self::publish), it leaves nothing, unless its
+/// writer comes from [`Store::resume`].
 ///
 /// Useful where several blobs should appear together or not at all.
 #[derive(Debug)]
 pub struct Staged {
     store: Store,
-    temp: TempPath,
+    place: Place,
     info: BlobInfo,
     _lease: Lease,
 }
@@ -173,7 +281,13 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self) -> Result<File> {
-        File::open(&self.temp).map_err(Error::io(format!("open {}", self.temp.display())))
+        let path = self.place.path();
+        File::open(path).map_err(Error::io(format!("open {}", path.display())))
+    }
+
+    /// It is of no use: nothing is kept for [`Store::resume`].
+    pub fn discard(mut self) {
+        self.place.discard();
     }
 
     /// Puts it into its place, durably if the store is. One that is there already is replaced by the same bytes.
@@ -181,19 +295,27 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`] if the file system refuses.
     pub fn publish(self) -> Result<BlobInfo> {
+        if self.store.durability() == Durability::Full {
+            let file = File::options().write(true).open(self.place.path());
+            file.and_then(|f| f.sync_all())
+                .map_err(Error::io(format!("sync {}", self.place.path().display())))?;
+        }
+        self.publish_synced()
+    }
+
+    /// As [`publish`](Self::publish) for bytes that have been made durable already: with one `syncfs` for many blobs, for
+    /// example.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system refuses.
+    pub fn publish_synced(self) -> Result<BlobInfo> {
         let Self {
             store,
-            temp,
+            place,
             info,
             _lease,
         } = self;
         let path = store.path(&info.digest);
-        let durable = store.durability() == Durability::Full;
-        if durable {
-            let file = File::options().read(true).write(true).open(&temp);
-            file.and_then(|f| f.sync_all())
-                .map_err(Error::io(format!("sync {}", temp.display())))?;
-        }
         let Some(dir) = path.parent() else {
             unreachable!("a blob's path has a directory")
         };
@@ -207,11 +329,10 @@ impl Staged {
                 });
             }
         };
-        temp.persist(&path).map_err(|e| Error::Io {
-            context: format!("rename to {}", path.display()),
-            source: e.error,
-        })?;
-        if durable {
+        place
+            .persist(&path)
+            .map_err(Error::io(format!("rename to {}", path.display())))?;
+        if store.durability() == Durability::Full {
             sync_dir(dir)?;
             if created && let Some(parent) = dir.parent() {
                 sync_dir(parent)?;

@@ -229,3 +229,73 @@ fn threads_that_write_the_same_blob_all_succeed() {
     assert_eq!(store.list().unwrap().len(), 1);
     assert_eq!(temporary_files(&store), 0);
 }
+
+#[test]
+fn an_ingest_that_ended_early_is_gone_on_with_and_hashed_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap().with_durability(Durability::None);
+    let digest = Digest::sha256(b"hello world");
+    let mut first = store.resume(&digest, 11).unwrap();
+    first.append(b"hello ").unwrap();
+    // The blob is taken: another ingest of it is one of its own.
+    assert_eq!(store.resume(&digest, 11).unwrap().size(), 0);
+    drop(first);
+    assert_eq!(store.stat(&digest).unwrap(), None);
+
+    let mut second = store.resume(&digest, 11).unwrap();
+    assert_eq!(second.size(), 6);
+    second.append(b"world").unwrap();
+    second.commit(&digest, Some(11)).unwrap();
+    assert_eq!(store.read(&digest, 11).unwrap(), b"hello world");
+    assert_eq!(std::fs::read_dir(store.tmp_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_damaged_partial_blob_is_found_at_the_end_and_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap().with_durability(Durability::None);
+    let digest = Digest::sha256(b"hello world");
+    drop(
+        store
+            .resume(&digest, 11)
+            .map(|mut w| w.append(b"hellO "))
+            .unwrap(),
+    );
+    let mut writer = store.resume(&digest, 11).unwrap();
+    writer.append(b"world").unwrap();
+    let error = writer.commit(&digest, Some(11)).unwrap_err();
+    assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
+    assert_eq!(store.resume(&digest, 11).unwrap().size(), 0, "it starts anew");
+    // One that is longer than the blob may be is no beginning of it.
+    drop(
+        store
+            .resume(&digest, 100)
+            .map(|mut w| w.append(&[b'x'; 12]))
+            .unwrap(),
+    );
+    assert_eq!(store.resume(&digest, 11).unwrap().size(), 0);
+}
+
+#[test]
+fn partial_blobs_are_swept_with_the_garbage_and_when_they_are_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap().with_durability(Durability::None);
+    let digest = Digest::sha256(b"x");
+    drop(store.resume(&digest, 10).map(|mut w| w.append(b"half")).unwrap());
+    assert_eq!(
+        store
+            .expire_partial(std::time::Duration::from_secs(3600))
+            .unwrap(),
+        0
+    );
+    let report = store.gc(|_| true).unwrap();
+    assert_eq!((report.temporary, report.bytes), (1, 4));
+    let writer = store.resume(&digest, 10).unwrap();
+    assert_eq!(
+        store.expire_partial(std::time::Duration::ZERO).unwrap(),
+        0,
+        "it is being written"
+    );
+    drop(writer);
+    assert_eq!(store.expire_partial(std::time::Duration::ZERO).unwrap(), 1);
+}

@@ -5,8 +5,14 @@ use std::path::PathBuf;
 use magik_cas::Digest;
 
 use crate::{
-    auth::AuthError, bundle::BundleError, platform::NoImageForPlatform, reference::InvalidReference,
-    registry::RegistryError, source::InvalidSource,
+    auth::AuthError,
+    bundle::BundleError,
+    platform::NoImageForPlatform,
+    policy::PolicyError,
+    reference::InvalidReference,
+    registries::{RegistriesError, Unavailable},
+    registry::RegistryError,
+    source::InvalidSource,
 };
 
 /// The result of an image operation.
@@ -25,6 +31,15 @@ pub enum Error {
     /// A registry did not give, or did not take, what it should have.
     #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
+    /// What is known of registries could not be read.
+    #[error(transparent)]
+    Registries(RegistriesError),
+    /// The image is not to be had from anywhere.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The signature policy keeps the image out.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Credentials for a registry could not be had.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -115,6 +130,17 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// The store was written by another version of this crate.
+    #[error(
+        "image store {root}: its format has the version {found}, this magikrun knows {known}: use the magikrun that wrote it, or another --root",
+        root = root.display(), known = crate::store::format::VERSION
+    )]
+    StoreVersion {
+        /// The data root.
+        root: PathBuf,
+        /// The version found.
+        found: u32,
     },
     /// A lease's name cannot be a file name.
     #[error(

@@ -13,22 +13,28 @@
 
 pub mod auth;
 pub mod bundle;
+pub mod connect;
 mod error;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod platform;
+pub mod policy;
 pub mod pull;
 pub mod push;
 pub mod reference;
+pub mod registries;
 pub mod registry;
 pub mod source;
 pub mod store;
 mod unpack;
 pub mod wasm;
 
+#[cfg(fuzzing)]
+pub use unpack::fuzzing;
+
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;
 pub use source::ImageSource;
-pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport};
+pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport, RemoveReport};

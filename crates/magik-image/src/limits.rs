@@ -11,6 +11,9 @@ pub const MAX_ROOTFS_SIZE: u64 = 4 << 30;
 pub const MAX_LAYERS: usize = 128;
 /// The most entries of a layer, counting directories that the layer only implies.
 pub const MAX_FILES_PER_LAYER: u64 = 100_000;
+/// The most memory that the names of a layer's entries and the attributes of its directories may take, which have to be kept
+/// until its end: 64 MiB.
+pub const MAX_NAMES_SIZE: u64 = 64 << 20;
 /// The largest image manifest or index: 1 MiB.
 pub const MAX_MANIFEST_SIZE: u64 = 1 << 20;
 /// The largest image configuration: 1 MiB.
@@ -31,6 +34,8 @@ pub struct Limits {
     pub max_layers: usize,
     /// See [`MAX_FILES_PER_LAYER`].
     pub max_files_per_layer: u64,
+    /// See [`MAX_NAMES_SIZE`].
+    pub max_names_size: u64,
     /// See [`MAX_MANIFEST_SIZE`].
     pub max_manifest_size: u64,
     /// See [`MAX_CONFIG_SIZE`].
@@ -44,6 +49,7 @@ impl Default for Limits {
             max_rootfs_size: MAX_ROOTFS_SIZE,
             max_layers: MAX_LAYERS,
             max_files_per_layer: MAX_FILES_PER_LAYER,
+            max_names_size: MAX_NAMES_SIZE,
             max_manifest_size: MAX_MANIFEST_SIZE,
             max_config_size: MAX_CONFIG_SIZE,
         }

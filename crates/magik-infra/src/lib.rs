@@ -14,8 +14,11 @@ mod client;
 mod error;
 mod events;
 mod extension;
+pub mod guest;
 mod init;
 pub mod logs;
+#[cfg(target_os = "linux")]
+mod loopback;
 pub mod plan;
 mod rpc;
 mod service;
@@ -30,6 +33,8 @@ pub use client::{
 pub use error::{ControlError, LaunchError};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
-pub use init::{InitOptions, PodInit, PodOutcome};
+pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
+#[cfg(target_os = "linux")]
+pub use loopback::raise_loopback;
 pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
 pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};

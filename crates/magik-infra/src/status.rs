@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use magik_oci::Exit;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::{ContainerPlan, PodPlan};
+
 /// The phases of Kubernetes' pod life-cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
@@ -66,6 +68,30 @@ pub struct PodStatus {
 }
 
 impl PodStatus {
+    /// A pod of which nothing has been started yet.
+    pub(crate) fn pending(plan: &PodPlan, runtime_class: &str) -> Self {
+        let waiting = |c: &ContainerPlan| ContainerStatus {
+            name: c.name.clone(),
+            image: c.image.clone(),
+            state: ContainerPhase::Waiting,
+        };
+        Self {
+            id: plan.id.clone(),
+            name: plan.name.clone(),
+            namespace: plan.namespace.clone(),
+            runtime_class: runtime_class.to_owned(),
+            labels: plan.labels.clone(),
+            phase: Phase::Pending,
+            reason: None,
+            message: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+            init_containers: plan.init_containers.iter().map(waiting).collect(),
+            containers: plan.containers.iter().map(waiting).collect(),
+        }
+    }
+
     /// The exit code of the whole pod: of the first container (init containers first) that did not exit with 0, else 0.
     #[must_use]
     pub fn exit_code(&self) -> i32 {

@@ -12,6 +12,7 @@
 mod error;
 mod id;
 mod io;
+mod log;
 mod platform;
 mod runtime;
 mod state;
@@ -20,6 +21,7 @@ mod stats;
 pub use error::{Error, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
+pub use log::event_text;
 pub use platform::{Capability, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
 pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};

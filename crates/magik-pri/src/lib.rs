@@ -4,7 +4,9 @@
 //!   naming the field, never dropped.
 //! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
 //!   or nothing of the pod exists.
-//! - [`native`]: pods of Linux namespaces and control groups. [`wasm`]: pods of WebAssembly programs.
+//! - [`native`]: pods of Linux namespaces and control groups.
+//! - `microvm` (feature `krun`): pods in virtual machines.
+//! - `wasm` (feature `wasm`): pods of WebAssembly programs.
 //!
 //! ```
 //! use magik_pri::PodSpec;
@@ -26,6 +28,8 @@
 
 mod error;
 pub mod limits;
+#[cfg(all(feature = "krun", target_os = "linux"))]
+pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
 #[cfg(all(unix, any(feature = "native", feature = "wasm")))]

@@ -1,16 +1,12 @@
-//! magikrun: run pods and OCI containers.
+//! `magikrun-engine`: the pod, image and system commands. `magikrun` becomes it for every command but an OCI runtime's.
 //!
-//! One binary in several roles. Which one is decided in [`main`], in an order that matters: the roles that other
-//! processes start (libcontainer workers, the pod init) need a process with a single thread and nothing opened, and
-//! `--version` is asked for by container engines at every start, so neither goes through clap or tokio.
+//! The roles that other processes start (libcontainer workers, the pod init) need a process with a single thread and
+//! nothing opened: [`main`] looks for them before anything else.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod cli;
 mod completions;
-mod failure;
 mod image;
-#[cfg(target_os = "linux")]
-mod oci;
 mod output;
 mod pod;
 mod progress;
@@ -19,54 +15,33 @@ mod signals;
 mod system;
 mod terminal;
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    io,
-    process::ExitCode,
-};
+use std::{env, ffi::OsString, io, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use magikrun::failure;
 
 use crate::cli::{Cli, Command};
-
-/// In runc's form, which Docker and containerd read: exactly three lines.
-const VERSION: &str = concat!(
-    "magikrun version ",
-    env!("CARGO_PKG_VERSION"),
-    "\ncommit: unknown\nspec: 1.3.0\n"
-);
 
 fn main() -> ExitCode {
     #[cfg(all(feature = "native", target_os = "linux"))]
     oci_native::run_worker_if_asked();
 
-    let mut args = env::args_os().skip(1);
-    match args.next().as_deref().and_then(OsStr::to_str) {
-        #[cfg(all(feature = "native", target_os = "linux"))]
-        Some("pod-init") => magik_pri::native::pod_init_main(),
-        Some("--version" | "-V" | "-v") if args.next().is_none() => {
-            finish(output::write(VERSION.as_bytes()).map(|()| ExitCode::SUCCESS))
-        }
-        _ => match oci_command_line() {
-            Some(code) => code,
-            None => finish(client()),
-        },
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == magik_pri::native::POD_INIT)
+    {
+        return magik_pri::native::pod_init_main();
     }
-}
-
-/// The command line of an OCI runtime, if that is what it is: started several times per container, so it comes before
-/// the parser of everything else.
-fn oci_command_line() -> Option<ExitCode> {
-    #[cfg(target_os = "linux")]
-    return oci::dispatch(&env::args_os().skip(1).collect::<Vec<_>>());
-    #[cfg(not(target_os = "linux"))]
-    None
-}
-
-fn finish(result: Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| failure::report(&error))
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == magik_pri::microvm::VM_SUPERVISOR)
+    {
+        return magik_pri::microvm::vm_supervisor_main();
+    }
+    client().unwrap_or_else(|error| failure::report(&error))
 }
 
 /// The commands a person types.
@@ -112,25 +87,13 @@ fn usage(error: &clap::Error) -> ExitCode {
                     .as_bytes(),
             );
         }
-        _ => failure::print(usage_line(&error.render().to_string())),
+        _ => failure::print(usage_line(&error.render().to_string(), env::args_os())),
     }
     ExitCode::from(failure::USAGE)
 }
 
-/// clap's several lines as one: what is wrong, its tip if it has one, and where the help is.
-fn usage_line(text: &str) -> String {
-    usage_line_of(text, env::args_os())
-}
-
-fn usage_line_of(text: &str, args: impl IntoIterator<Item = OsString>) -> String {
-    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
-    let message = message.strip_prefix("error: ").unwrap_or(message);
-    let mut line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some(tip) = rest.lines().find_map(|l| l.trim().strip_prefix("tip: ")) {
-        line.push_str("; ");
-        line.push_str(tip);
-    }
-    format!("{line}: see '{} --help'", named_command(args).0)
+fn usage_line(text: &str, args: impl IntoIterator<Item = OsString>) -> String {
+    failure::usage_line(text, &named_command(args).0)
 }
 
 /// The command as far as it was named, `magikrun image pull`, and what clap knows of it.
@@ -189,7 +152,7 @@ mod tests {
             ),
         ] {
             let error = Cli::try_parse_from(args).unwrap_err();
-            let line = usage_line_of(&error.render().to_string(), args.iter().map(Into::into));
+            let line = usage_line(&error.render().to_string(), args.iter().map(Into::into));
             assert!(line.starts_with(expected), "{line}");
             assert!(!line.contains('\n'), "{line}");
         }

@@ -8,18 +8,6 @@ use std::process::{Command, Stdio};
 use common::Host;
 
 #[test]
-fn version_is_three_lines_in_runcs_form() {
-    let text = Host::new().run(&["--version"]).ok();
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert_eq!(lines[0], concat!("magikrun version ", env!("CARGO_PKG_VERSION")));
-    assert!(
-        lines[1].starts_with("commit: ") && lines[2].starts_with("spec: 1."),
-        "{text}"
-    );
-}
-
-#[test]
 fn help_goes_to_stdout_and_names_every_group() {
     let text = Host::new().run(&["--help"]).ok();
     for word in [

@@ -49,12 +49,11 @@ fn a_layout_is_pulled_listed_inspected_and_removed() {
     host.run(&["image", "rm", "localhost/copy:1"]).ok();
 
     host.run(&["image", "verify"]).ok();
-    host.run(&["image", "rm", "busybox"]).ok();
+    let removed = json(&host.run(&["image", "rm", "--format", "json", "busybox"]).ok());
+    assert!(removed["blobs"].as_u64().is_some_and(|n| n > 2), "{removed}");
     assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
     let line = host.run(&["image", "inspect", "busybox"]).fails(1);
     assert!(line.contains("busybox") && line.contains("pull"), "{line}");
-    let pruned = json(&host.run(&["image", "prune", "--format", "json"]).ok());
-    assert!(pruned["blobs"].as_u64().is_some_and(|n| n > 0), "{pruned}");
     assert!(
         host.run(&["image", "prune"]).ok().contains("nothing"),
         "nothing is left to remove"
@@ -88,6 +87,15 @@ fn archives_are_saved_and_loaded_from_files_directories_and_stdin() {
             Some(1),
             "{kind}"
         );
+        let again = other.path("again").to_str().unwrap().to_owned();
+        other
+            .run(&["image", "save", "--type", kind, "-o", &again, "busybox"])
+            .ok();
+        let same = Command::new("diff").args(["-r", &file, &again]).status().unwrap();
+        assert!(
+            same.success(),
+            "{kind}: what was loaded is saved bit by bit as it was"
+        );
         if kind != "oci-dir" {
             let from_stdin = Host::new();
             let loaded = from_stdin
@@ -114,6 +122,43 @@ fn what_is_no_image_is_refused_by_name() {
     assert!(line.contains("stdin"), "{line}");
     let line = host.run(&["image", "pull", "127.0.0.1:1/nothing/here"]).fails(1);
     assert!(line.contains("127.0.0.1:1"), "{line}");
+}
+
+#[test]
+fn a_signature_policy_keeps_images_out() {
+    let host = Host::new();
+    let layout = host.busybox_layout();
+    let accept = host.write(
+        "accept.json",
+        r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
+    );
+    let reject = host.write("reject.json", r#"{"default": [{"type": "reject"}]}"#);
+    let signed = host.write(
+        "signed.json",
+        r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]}"#,
+    );
+    let source = layout.reference(BUSYBOX);
+    let dir = layout.dir().to_str().unwrap().to_owned();
+    for (policy, part) in [(&reject, "rejected"), (&signed, "signedBy")] {
+        for command in [
+            &["image", "pull", "--signature-policy", policy, &source][..],
+            &["image", "load", "--signature-policy", policy, "-i", &dir],
+        ] {
+            let line = host.run(command).fails(1);
+            assert!(line.contains(part) && line.contains(policy.as_str()), "{line}");
+        }
+    }
+    assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
+    let pulled = host.run(&[
+        "image",
+        "pull",
+        "--signature-policy",
+        &accept,
+        "--format",
+        "json",
+        &source,
+    ]);
+    assert_eq!(json(&pulled.ok())[0]["name"], BUSYBOX);
 }
 
 #[test]

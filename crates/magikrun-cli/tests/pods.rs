@@ -309,7 +309,7 @@ fn exec_with_a_terminal_is_interactive_and_restores_the_mode() {
     let _pod = run(&host, "box", &[("main", SLEEP)]);
     let command = format!(
         "stty rows 33 cols 99; {} pod exec -it box -- sh -c 'stty size; test -t 0 && read x && echo got $x; exit 3'; echo code $?; stty -a",
-        env!("CARGO_BIN_EXE_magikrun")
+        env!("CARGO_BIN_EXE_magikrun-engine")
     );
     let mut child: Child = std::process::Command::new("script")
         .args(["-q", "-c", &command, "/dev/null"])

@@ -10,15 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod devices;
+mod enter;
+mod join;
+mod limits;
 mod stats;
 mod warm_up;
 
+pub(crate) use enter::Entry;
 pub(crate) use warm_up::WarmUp;
+
+use serde::{Deserialize, Serialize};
 
 use crate::proc::Process;
 
 /// Where every distribution mounts cgroups, and the only place libcgroups looks at.
-const MOUNT_ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT_ROOT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i128 = 0x6367_7270;
 /// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.
@@ -40,7 +47,7 @@ const V1_CONTROLLERS: [&str; 12] = [
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// How this host arranges its cgroups.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Layout {
     /// One hierarchy, mounted here.
     V2(PathBuf),
@@ -49,7 +56,7 @@ pub(crate) enum Layout {
 }
 
 /// A mounted v1 hierarchy.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Hierarchy {
     controllers: Vec<String>,
     mount: PathBuf,
@@ -58,8 +65,7 @@ pub(crate) struct Hierarchy {
 impl Layout {
     /// Reads it off the mounts, as libcgroups does, once.
     pub(crate) fn detect() -> io::Result<Self> {
-        let kind = rustix::fs::statfs(MOUNT_ROOT)?.f_type;
-        if i128::from(kind) == CGROUP2_MAGIC {
+        if is_v2(&rustix::fs::statfs(MOUNT_ROOT)?) {
             return Ok(Self::V2(MOUNT_ROOT.into()));
         }
         let hierarchies = parse_v1_mounts(&fs::read_to_string("/proc/self/mountinfo")?);
@@ -80,6 +86,11 @@ impl Layout {
         };
         hierarchies.iter().map(|h| h.mount.as_path())
     }
+}
+
+/// Whether a file system is cgroup v2.
+pub(crate) fn is_v2(statfs: &rustix::fs::StatFs) -> bool {
+    i128::from(statfs.f_type) == CGROUP2_MAGIC
 }
 
 fn parse_v1_mounts(mountinfo: &str) -> Vec<Hierarchy> {
@@ -192,6 +203,14 @@ impl<'a> Cgroup<'a> {
             Layout::V2(root) => vec![self.below(root)],
             Layout::V1(all) => all.iter().map(|h| self.below(&h.mount)).collect(),
         }
+    }
+
+    /// Its directories in v1's hierarchies, each with the name that is mounted under.
+    pub(crate) fn v1_dirs(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        self.layout.v1_mounts().filter_map(|mount| {
+            let name = mount.file_name()?.to_str()?.to_owned();
+            Some((name, self.below(mount)))
+        })
     }
 
     fn v1_dir(&self, controller: &str) -> Option<PathBuf> {

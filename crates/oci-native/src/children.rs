@@ -136,11 +136,6 @@ impl Children {
         self.table().execs.get(&pid).cloned()
     }
 
-    /// Whether this process has not made a container yet, or none is left.
-    pub(crate) fn no_container_yet(&self) -> bool {
-        self.table().containers.is_empty()
-    }
-
     /// Forgets a container that was deleted.
     pub(crate) fn forget_container(&self, id: &ContainerId) {
         self.table().containers.remove(id);

@@ -11,7 +11,8 @@ use oci_spec::runtime::{Hook, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use crate::{
-    cgroup::{self, PathError, WarmUp},
+    cgroup::{self, Layout, PathError, WarmUp},
+    direct,
     lifecycle::state,
     proc::Process,
     runtime::NativeRuntime,
@@ -38,14 +39,6 @@ impl NativeRuntime {
             .children
             .ensure_reaping()
             .map_err(Error::io("watching for children"))?;
-        // A pod's init creates one container after the other: only the first has to wait.
-        let first = self.config.children.no_container_yet();
-        let pod_init = config.children.reaps_orphans();
-        let _warm_up = if first || !pod_init {
-            WarmUp::begin(self.layout()?, pod_init)
-        } else {
-            None
-        };
         let bundle = fs::canonicalize(bundle).map_err(|e| Error::InvalidBundle {
             bundle: bundle.to_owned(),
             reason: e.to_string(),
@@ -61,6 +54,13 @@ impl NativeRuntime {
         let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
         prepared.adapted |= added;
         check_terminal(&bundle, &prepared.spec, &options)?;
+        // Where a write to `tasks` does, nothing has to be waited for.
+        let direct = prepared.direct;
+        let _warm_up = if direct && matches!(self.layout()?, Layout::V1(_)) {
+            None
+        } else {
+            WarmUp::begin(self.layout()?, config.children.reaps_orphans())
+        };
         let filter = self.take_filter(&bundle, &mut prepared)?;
         make_cwd(&prepared.spec);
         let descriptors = descriptors(stdio, options.console)?;
@@ -88,7 +88,15 @@ impl NativeRuntime {
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
+        let resources = prepared.spec.linux().as_ref().and_then(|l| l.resources().clone());
+        let placement = if direct {
+            let placement = direct::take(&mut prepared, self.layout()?, locked.dir());
+            Some(placement.map_err(Error::io(format!("preparing container {id}")))?)
+        } else {
+            None
+        };
         let mut job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
+        job.placement = placement;
         if let Some((load, process)) = filter {
             keep_for_exec(locked.dir(), &load.filter, &process)?;
             job.filter = Some(load);
@@ -106,13 +114,25 @@ impl NativeRuntime {
         let process = done
             .process
             .ok_or_else(|| failed(id, "create", Failure::Other("there is no init".into())))?;
-
         config
             .children
             .adopt_container(id, process.pid)
             .map_err(Error::io(format!("watching container {id}")))?;
         if config.systemd {
             record.cgroup = systemd_cgroup(process.pid)?;
+        }
+        if let Some(resources) = &resources {
+            // Not before all that makes the container has left its cgroup, or is about to: limits are for the container.
+            let cgroup = self.cgroup(&record.cgroup)?;
+            let limited = if direct {
+                cgroup.limit(resources)
+            } else if direct::in_first_user_namespace() {
+                cgroup.restrict_devices(resources)
+            } else {
+                // As in runc: whoever is root in a user namespace only can load no program.
+                Ok(())
+            };
+            limited.map_err(|e| failed(id, "create", Failure::Other(e)))?;
         }
         record.init = Some(process);
         locked.write(&record)?;
@@ -179,7 +199,7 @@ impl Drop for Undo<'_> {
 
 /// Kills the process whose pid libcontainer wrote to a file, and reaps it where that is ours to do. It is a child of this
 /// process, so its pid cannot have become another's.
-pub(crate) fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
+fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     let Some(pid) = fs::read_to_string(pid_file)
         .ok()
         .and_then(|t| t.trim().parse().ok())
@@ -246,8 +266,8 @@ fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result
 pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Descriptors> {
     if console.is_some() {
         return Ok(Descriptors {
-            stdio: Vec::new(),
             console,
+            ..Descriptors::default()
         });
     }
     let null = || {
@@ -259,7 +279,7 @@ pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Desc
         .map(|fd| fd.map_or_else(null, Ok));
     Ok(Descriptors {
         stdio: stdio.collect::<Result<_>>()?,
-        console: None,
+        ..Descriptors::default()
     })
 }
 
@@ -315,6 +335,7 @@ fn create_job(
         no_pivot,
         systemd,
         label: label.filter(|l| !l.is_empty() && worker::selinux_is_enabled()),
+        placement: None,
         surroundings: std::mem::take(&mut prepared.surroundings),
         filter: None,
         owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),

@@ -1,23 +1,40 @@
 //! `exec`: another process in a running container.
+//!
+//! libcontainer's tenant would need two processes more and read the configuration four times; it leaves the user namespace,
+//! the filter and the identity to us anyway ([trap 3](crate)). So all of it is here: [`spawn`] makes one child in the
+//! container's pid namespace and cgroup, which enters everything else and executes the program ([`inside`]). A process with
+//! several threads cannot fork so: its worker does, and the child becomes its own all the same.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-};
+mod attributes;
+pub(crate) mod home;
+mod inside;
+mod spawn;
+mod terminal;
+mod user;
+
+use std::io;
 
 use magik_oci::{ContainerId, Error, ExecIo, ExecOptions, Exit, Result, Status};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
+use rustix::{
+    process::{Pid, Signal, WaitOptions},
+    thread::ThreadNameSpaceType,
+};
+pub(crate) use spawn::spawn;
+use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 
 use crate::{
-    create::{descriptors, failed, kill_recorded, write_pid_file},
+    create::{descriptors, failed, write_pid_file},
     lifecycle::not_ours,
+    proc::is_single_threaded,
     runtime::NativeRuntime,
     seccomp, spec,
     surroundings::host_uid,
-    user_namespace,
-    worker::{self, ExecJob, Failure, Job, Request},
+    worker::{self, Descriptors, ExecJob, Failure, Job, Request},
 };
+
+/// The most that is read of why a program could not be executed, in bytes.
+const MAX_FAILURE_SIZE: u64 = 64 << 10;
 
 impl NativeRuntime {
     pub(crate) async fn exec_process(
@@ -52,42 +69,73 @@ impl NativeRuntime {
         process.set_terminal(Some(console.is_some()));
         let owner = host_uid(&spec, process.user().uid());
         let descriptors = descriptors(stdio, console)?;
-        let scratch = Scratch::new(locked.dir()).map_err(Error::io(format!("exec in container {id}")))?;
+        let linux = spec.linux().as_ref();
         let job = ExecJob {
-            id: id.to_string(),
-            dir: locked.dir().to_owned(),
-            scratch: scratch.0.clone(),
             init,
+            namespaces: namespaces(&spec).bits(),
+            cgroup: self.cgroup(&record.cgroup)?.entry(),
             process,
             filter: self.filter_for_exec(id, locked.dir(), &spec)?,
-            systemd: false,
             owner,
-            user_namespace: user_namespace::has_one(&spec),
-        };
-        let request = Request {
-            caller: rustix::process::getpid().as_raw_nonzero().get(),
+            personality: linux
+                .and_then(|l| l.personality().as_ref())
+                .map(LinuxPersonality::domain),
             preserve_fds: options.preserve_fds,
-            console: descriptors.console.is_some(),
-            job: Job::Exec(Box::new(job)),
         };
-        let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
-        let answer = answer.map_err(Error::io(format!("exec in container {id}")));
-        let done = answer
-            .and_then(|answer| answer.map_err(|failure| failed(id, "exec", failure)))
-            .inspect_err(|_| {
-                kill_recorded(&scratch.0.join("pid"), config.children.reaps_orphans());
-            })?;
-        let process = done
-            .process
-            .ok_or_else(|| failed(id, "exec", Failure::Other("there is no process".into())))?;
+        let pid = self
+            .launch(job, descriptors)
+            .await
+            .map_err(Error::io(format!("exec in container {id}")))?
+            .map_err(|failure| failed(id, "exec", failure))?;
         config
             .children
-            .adopt_exec(process.pid)
+            .adopt_exec(pid)
             .map_err(Error::io(format!("watching an exec in container {id}")))?;
         if let Some(file) = &options.pid_file {
-            write_pid_file(file, process.pid)?;
+            write_pid_file(file, pid)?;
         }
-        Ok(process.pid)
+        Ok(pid)
+    }
+
+    /// Starts the process and returns once it executes its program.
+    async fn launch(
+        &self,
+        job: ExecJob,
+        mut descriptors: Descriptors,
+    ) -> io::Result<std::result::Result<i32, Failure>> {
+        let config = &self.config;
+        let (report, reports) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&report, true)?;
+        let report = pipe::Receiver::from_owned_fd(report)?;
+        descriptors.report = Some(reports);
+        let preserve_fds = job.preserve_fds;
+        let pid = if is_single_threaded() {
+            spawn(&job, preserve_fds, descriptors, false)?
+        } else {
+            let request = Request {
+                caller: rustix::process::getpid().as_raw_nonzero().get(),
+                preserve_fds,
+                console: descriptors.console.is_some(),
+                job: Job::Exec(Box::new(job)),
+            };
+            let answer = worker::run(&config.children, &config.helper, request, descriptors).await?;
+            match answer.map(|done| done.process) {
+                Ok(Some(process)) => process.pid,
+                Ok(None) => return Err(io::Error::other("the worker names no process")),
+                Err(failure) => return Ok(Err(failure)),
+            }
+        };
+        let started = Started {
+            pid,
+            reaped_elsewhere: config.children.reaps_orphans(),
+        };
+        let mut answer = Vec::new();
+        // Its end comes when execve closes the child's descriptor, or the child has died.
+        report.take(MAX_FAILURE_SIZE).read_to_end(&mut answer).await?;
+        if answer.is_empty() {
+            return Ok(Ok(started.keep()));
+        }
+        Ok(Err(serde_json::from_slice(&answer).map_err(io::Error::other)?))
     }
 
     pub(crate) async fn wait_process(&self, id: &ContainerId, pid: i32) -> Result<Exit> {
@@ -135,23 +183,51 @@ fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process>
     Ok(spec::inherit(process, own))
 }
 
-/// A directory of one exec, removed when it goes out of scope: libcontainer leaves its sockets behind.
-struct Scratch(PathBuf);
+/// The namespaces of a container that a process is to join.
+fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
+    let listed = spec.linux().as_ref().and_then(|l| l.namespaces().as_deref());
+    let flag = |kind| match kind {
+        LinuxNamespaceType::Mount => ThreadNameSpaceType::MOUNT,
+        LinuxNamespaceType::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+        LinuxNamespaceType::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+        LinuxNamespaceType::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+        LinuxNamespaceType::User => ThreadNameSpaceType::USER,
+        LinuxNamespaceType::Pid => ThreadNameSpaceType::PROCESS_ID,
+        LinuxNamespaceType::Network => ThreadNameSpaceType::NETWORK,
+        LinuxNamespaceType::Time => ThreadNameSpaceType::TIME,
+    };
+    listed.unwrap_or_default().iter().map(|n| flag(n.typ())).collect()
+}
 
-impl Scratch {
-    fn new(dir: &Path) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!("exec.{}.{n}", std::process::id()));
-        // Left by a process of the same pid that was killed.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path)?;
-        Ok(Self(path))
+impl ExecJob {
+    fn namespaces(&self) -> ThreadNameSpaceType {
+        ThreadNameSpaceType::from_bits_retain(self.namespaces)
     }
 }
 
-impl Drop for Scratch {
+/// A process that has not executed its program yet: killed, and reaped where that is ours to do, unless it is kept. It is
+/// a child of this process, so its pid cannot have become another's.
+struct Started {
+    pid: i32,
+    reaped_elsewhere: bool,
+}
+
+impl Started {
+    fn keep(self) -> i32 {
+        let pid = self.pid;
+        std::mem::forget(self);
+        pid
+    }
+}
+
+impl Drop for Started {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return;
+        };
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        if !self.reaped_elsewhere {
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
     mem::ManuallyDrop,
     os::{
-        fd::{FromRawFd, RawFd},
+        fd::{AsFd, FromRawFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use libcontainer::{
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::{seccomp::Filter, surroundings::give, user_namespace::Identity};
+use crate::{seccomp::Filter, worker::Failure};
 
 /// Where programs are looked for when the environment has no PATH (trap 11: libcontainer's own executor then fails).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +39,7 @@ pub(crate) struct CannotExecute {
 }
 
 impl CannotExecute {
-    fn new(program: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(program: &str, reason: impl Into<String>) -> Self {
         Self {
             program: program.to_owned(),
             reason: reason.into(),
@@ -58,33 +58,27 @@ impl CannotExecute {
     }
 }
 
-/// What is done here rather than by libcontainer: for an exec, what its tenant leaves out (trap 3); for a container, loading
-/// the compiled filter.
+/// The last of what confines a process.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
     pub(crate) filter: Option<Filter>,
     pub(crate) capabilities: Option<LinuxCapabilities>,
     pub(crate) no_new_privileges: bool,
-    /// Set where the container has a user namespace.
-    pub(crate) identity: Option<Identity>,
 }
 
 /// Executes the program of a container, or of an exec.
 #[derive(Debug, Clone)]
 pub(crate) struct Launcher {
-    /// Set for an exec, and for a container with a compiled filter.
+    /// Set for a container with a compiled filter, which is loaded here rather than by libcontainer.
     pub(crate) sandbox: Option<Sandbox>,
     /// Where a container's init says how execve went; close-on-exec, so its end says "well".
     pub(crate) status: Option<RawFd>,
     /// The worker's own descriptors, of which the container's init has copies: closed before it waits for `start`, or their
     /// other ends would see no end while it does (trap 8).
     pub(crate) close: Vec<RawFd>,
-    /// Whose the terminal becomes, as the host numbers users; set for an exec, whose program may look before the worker
-    /// has the terminal.
-    pub(crate) terminal_owner: Option<u32>,
     /// The SELinux label, where SELinux is enabled.
     pub(crate) label: Option<String>,
-    pub(crate) envs: RefCell<Vec<(String, String)>>,
+    pub(crate) envs: RefCell<Vec<String>>,
     pub(crate) program: RefCell<Option<PathBuf>>,
 }
 
@@ -99,7 +93,6 @@ impl Launcher {
             sandbox,
             status,
             close,
-            terminal_owner: None,
             label,
             envs: RefCell::default(),
             program: RefCell::default(),
@@ -139,23 +132,8 @@ impl Launcher {
             .unwrap_or_default();
         let name = args.first().map_or("", String::as_str);
         let program = self.program.borrow().clone().unwrap_or_else(|| name.into());
-        let c_string = |bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| "an argument or variable holds a NUL byte".to_owned())
-        };
-        let path = c_string(program.as_os_str().as_bytes())?;
-        let argv = args
-            .iter()
-            .map(|a| c_string(a.as_bytes()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let envs = self.envs.borrow();
-        let envp = envs
-            .iter()
-            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
-            .collect::<Result<Vec<_>, _>>()?;
-
-        set_console_size(spec);
-        if spec.process().as_ref().and_then(Process::terminal) == Some(true) {
-            give(&rustix::stdio::stdin(), self.terminal_owner);
+        if let Some(process) = spec.process().as_ref().filter(|p| p.terminal() == Some(true)) {
+            set_console_size(&rustix::stdio::stdin(), process);
         }
         if let Some(label) = &self.label {
             fs::write("/proc/thread-self/attr/exec", label)
@@ -164,26 +142,39 @@ impl Launcher {
         if let Some(sandbox) = &self.sandbox {
             sandbox.enter()?;
         }
-        // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
-        default_sigpipe();
         self.report(&[EXECUTING]);
-        Err(match execve(&path, &argv, &envp) {
-            // A script's interpreter, or a dynamic loader, that is missing.
-            e if e.raw_os_error() == Some(libc::ENOENT) && program.exists() => {
-                CannotExecute::new(name, "its interpreter or loader does not exist").marked()
-            }
-            e => CannotExecute::new(name, os_reason(&e)).marked(),
+        Err(match execute(name, &program, args, &self.envs.borrow()) {
+            Failure::Executable(why) => why.marked(),
+            Failure::Other(text) => text,
         })
     }
+}
+
+/// execve, which only returns to say why not.
+pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: &[String]) -> Failure {
+    let c_strings = |strings: &[String]| -> Result<Vec<CString>, std::ffi::NulError> {
+        strings.iter().map(|s| CString::new(s.as_bytes())).collect()
+    };
+    let path = CString::new(program.as_os_str().as_bytes());
+    let (Ok(path), Ok(argv), Ok(envp)) = (path, c_strings(args), c_strings(environment)) else {
+        return Failure::Other("an argument or variable holds a NUL byte".into());
+    };
+    // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
+    default_sigpipe();
+    let why = match execve(&path, &argv, &envp) {
+        // A script's interpreter, or a dynamic loader, that is missing.
+        e if e.raw_os_error() == Some(libc::ENOENT) && program.exists() => {
+            "its interpreter or loader does not exist".to_owned()
+        }
+        e => os_reason(&e),
+    };
+    Failure::Executable(CannotExecute::new(name, why))
 }
 
 impl Sandbox {
     /// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is
     /// privileged; with it, as late as possible.
-    fn enter(&self) -> Result<(), String> {
-        if let Some(identity) = &self.identity {
-            identity.assume()?;
-        }
+    pub(crate) fn enter(&self) -> Result<(), String> {
         let load = || match &self.filter {
             Some(filter) => filter
                 .load()
@@ -210,13 +201,7 @@ impl Executor for Launcher {
             .and_then(|a| a.first())
             .map_or("", String::as_str);
         let envs = process.and_then(|p| p.env().as_deref()).unwrap_or_default();
-        // The last one wins, as in execve's environment once libcontainer has made a map of it.
-        let path = envs
-            .iter()
-            .rev()
-            .find_map(|e| e.strip_prefix("PATH="))
-            .unwrap_or(DEFAULT_PATH);
-        match find_program(name, path) {
+        match find_program(name, search_path(envs)) {
             Ok(program) => {
                 self.program.replace(Some(program));
                 Ok(())
@@ -229,7 +214,10 @@ impl Executor for Launcher {
 
     fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         // Given to execve as they are: this process's own environment need not change.
-        let mut envs: Vec<_> = envs.into_iter().collect();
+        let mut envs: Vec<_> = envs
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         envs.sort();
         self.envs.replace(envs);
         Ok(())
@@ -247,9 +235,8 @@ impl Executor for Launcher {
 }
 
 /// Gives the terminal its size before the program can ask for it (`process.consoleSize`, which libcontainer ignores).
-fn set_console_size(spec: &Spec) {
-    let process = spec.process().as_ref().filter(|p| p.terminal() == Some(true));
-    let Some(size) = process.and_then(oci_spec::runtime::Process::console_size) else {
+pub(crate) fn set_console_size(terminal: &impl AsFd, process: &Process) {
+    let Some(size) = process.console_size() else {
         return;
     };
     let characters = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
@@ -260,11 +247,17 @@ fn set_console_size(spec: &Spec) {
         ws_ypixel: 0,
     };
     // A program that finds no size takes 80x24: no reason not to run it.
-    let _ = rustix::termios::tcsetwinsize(rustix::stdio::stdin(), size);
+    let _ = rustix::termios::tcsetwinsize(terminal, size);
+}
+
+/// Where programs are looked for; of several the last one is meant, as in the map libcontainer makes of an environment.
+pub(crate) fn search_path(environment: &[String]) -> &str {
+    let given = environment.iter().rev().find_map(|v| v.strip_prefix("PATH="));
+    given.unwrap_or(DEFAULT_PATH)
 }
 
 /// As execvp finds it, but saying why not.
-fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
+pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
     let check = |program: &Path| -> io::Result<()> {
         if fs::metadata(program)?.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EISDIR));

@@ -229,9 +229,10 @@ impl NativeRuntime {
     async fn delete_damaged(&self, locked: Locked) -> Result<()> {
         let id = locked.id().clone();
         let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
-        let recorded = spec::load(locked.dir())
-            .ok()
-            .and_then(|s| s.linux().as_ref()?.cgroups_path().clone());
+        let recorded = worker::of_decoy(locked.dir()).or_else(|| {
+            let spec = spec::load(locked.dir()).ok()?;
+            spec.linux().as_ref()?.cgroups_path().clone()
+        });
         for path in recorded.into_iter().chain([self.config.cgroup_root.join(&id)]) {
             if let Ok(path) = cgroup::check_path(&path, &own) {
                 self.cgroup(&path)?

@@ -20,6 +20,8 @@ use rustix::{
     mount::OpenTreeFlags,
 };
 
+use crate::mounts::{Attributes, set_attributes};
+
 /// Why this process's binary could not be sealed.
 #[derive(Debug, thiserror::Error)]
 #[error("sealing this process's binary: {step}: {source}")]
@@ -69,37 +71,15 @@ pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
         step: "open_tree",
         source: e.into(),
     })?;
-    make_readonly(&tree).map_err(|source| SealError {
+    let readonly = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    set_attributes(&tree, readonly).map_err(|source| SealError {
         step: "mount_setattr",
         source,
     })?;
     Ok(tree)
-}
-
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
-fn make_readonly(tree: &OwnedFd) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Returns only when it failed.

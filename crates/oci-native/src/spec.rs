@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
     cgroup::{self, Layout, PathError},
-    proc_mounts,
+    direct, proc_mounts,
     surroundings::Surroundings,
 };
 
@@ -80,6 +80,8 @@ pub(crate) struct Prepared {
     pub(crate) adapted: bool,
     /// Absolute and canonical, as recorded and removed.
     pub(crate) cgroup: PathBuf,
+    /// Whether this crate does what [`direct`] says.
+    pub(crate) direct: bool,
     /// What libcontainer would leave undone.
     pub(crate) surroundings: Surroundings,
 }
@@ -176,9 +178,11 @@ pub(crate) fn prepare(
             destination.display()
         )));
     }
-    let (surroundings, changed) = Surroundings::take(&mut spec, layout);
+    let direct = cgroup_root.is_some() && direct::can_take(&spec, layout);
+    let (surroundings, changed) = Surroundings::take(&mut spec, layout, direct);
     Ok(Prepared {
         spec,
+        direct,
         adapted: adapted || changed,
         cgroup,
         surroundings,

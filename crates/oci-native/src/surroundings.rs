@@ -6,18 +6,24 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, MountBuilder, Spec};
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2},
+    fs::{CWD, Gid, Mode, OFlags, Uid},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Layout, copy_up::copy_tree};
+use crate::{
+    cgroup::Layout,
+    copy_up::copy_tree,
+    masks::Masks,
+    mounts::{Attributes, open_inside, set_attributes},
+    own_dev::OwnDev,
+};
 
 /// What is to be done to a container's surroundings.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +32,9 @@ pub(crate) struct Surroundings {
     loopback: bool,
     mounts: Vec<MountChange>,
     copies: Vec<CopyUp>,
+    dev: Option<OwnDev>,
+    /// What libcontainer finds no longer in the spec.
+    pub(crate) masks: Masks,
 }
 
 /// Attributes of a mount that libcontainer does not set.
@@ -49,8 +58,9 @@ struct CopyUp {
 }
 
 impl Surroundings {
-    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec.
-    pub(crate) fn take(spec: &mut Spec, layout: &Layout) -> (Self, bool) {
+    /// Reads what is to be done off a spec whose `root.path` is absolute; says whether it changed the spec. `direct`: its
+    /// cgroup mounts are not libcontainer's business.
+    pub(crate) fn take(spec: &mut Spec, layout: &Layout, direct: bool) -> (Self, bool) {
         let mut changed = false;
         let mut this = Self::default();
         let Some(linux) = spec.linux_mut() else {
@@ -65,17 +75,36 @@ impl Surroundings {
             linux.set_rootfs_propagation(Some(plain.to_owned()));
             changed = true;
         }
-        let emulated = cgroups_must_be_bound(linux, layout);
+        let emulated = !direct && cgroups_must_be_bound(linux, layout);
+        // A mount that the container's own user namespace could take the attributes off again is left to libcontainer.
+        let shares_users = !linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .any(|n| n.typ() == LinuxNamespaceType::User);
         let rootfs = spec.root().as_ref().map(|r| r.path().clone()).unwrap_or_default();
         let mut mounts = Vec::new();
         for mut mount in spec.mounts().clone().unwrap_or_default() {
             this.note(&mut mount, &rootfs, &mut changed);
+            if let Some((dev, scaffold)) = OwnDev::of(&mount).filter(|_| shares_users) {
+                this.dev = Some(dev);
+                mounts.push(scaffold);
+                changed = true;
+                continue;
+            }
+            if let Some(dev) = &mut this.dev {
+                dev.note(mount.destination());
+            }
             if emulated && mount.typ().as_deref() == Some("cgroup") {
                 mounts.extend(bound_cgroups(spec, &mount, layout));
                 changed = true;
             } else {
                 mounts.push(mount);
             }
+        }
+        if let Some(dev) = &mut this.dev {
+            // libcontainer mounts the terminal there.
+            dev.note(Path::new("/dev/console"));
         }
         if changed {
             spec.set_mounts(Some(mounts));
@@ -125,7 +154,7 @@ impl Surroundings {
                 .and_then(|()| loopback_up())
                 .map_err(context("loopback"))?;
         }
-        if self.mounts.is_empty() && self.copies.is_empty() {
+        if self.mounts.is_empty() && self.copies.is_empty() && self.dev.is_none() && self.masks.is_empty() {
             return Ok(());
         }
         // Opened before the mount namespace changes: there the mount lies over it.
@@ -134,7 +163,12 @@ impl Surroundings {
             .iter()
             .map(CopyUp::source)
             .collect::<io::Result<Vec<_>>>()?;
+        let dev = self.dev.as_ref().map(|dev| Ok((dev, dev.open()?)));
+        let dev = dev.transpose().map_err(context("mount /dev"))?;
         enter(init, "mnt", LinkNameSpaceType::Mount).map_err(context("mount namespace"))?;
+        if let Some((dev, tree)) = dev {
+            dev.cover(&tree).map_err(context("mount /dev"))?;
+        }
         for (copy, source) in self.copies.iter().zip(sources) {
             let named = context(&format!("mount {}", copy.destination.display()));
             if let Some(source) = source {
@@ -146,7 +180,7 @@ impl Surroundings {
                 .apply()
                 .map_err(context(&format!("mount {}", change.destination.display())))?;
         }
-        Ok(())
+        self.masks.apply(root()?.as_fd())
     }
 }
 
@@ -246,19 +280,8 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Opens what a container names, in whatever mount namespace this process is: nothing leads out of its root.
-fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(
-        root,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?)
-}
-
-fn root() -> io::Result<OwnedFd> {
+/// The root of the mount namespace this process is in.
+pub(crate) fn root() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(
         "/",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -267,32 +290,14 @@ fn root() -> io::Result<OwnedFd> {
 }
 
 impl MountChange {
-    #[allow(unsafe_code, reason = "rustix has no mount_setattr")]
     fn apply(&self) -> io::Result<()> {
         let mount = open_inside(root()?.as_fd(), &self.destination, OFlags::PATH)?;
-        let attributes = libc::mount_attr {
-            attr_set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
-            attr_clr: 0,
+        let attributes = Attributes {
+            set: if self.readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
             propagation: self.propagation,
-            userns_fd: 0,
+            recursive: self.recursive,
         };
-        let flags = libc::AT_EMPTY_PATH | if self.recursive { libc::AT_RECURSIVE } else { 0 };
-        // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        set_attributes(&mount, attributes)
     }
 }
 
@@ -381,7 +386,7 @@ mod tests {
             &serde_json::json!({"namespaces": [{"type": "network", "path": "/n"}]}),
             &serde_json::json!([]),
         );
-        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut plain, &Layout::V2("/".into()), true);
         assert!(!changed && !done.loopback && done.mounts.is_empty() && done.copies.is_empty());
 
         let mut spec = spec(
@@ -391,7 +396,7 @@ mod tests {
                 {"destination": "/c", "type": "cgroup", "source": "c", "options": ["ro"]},
             ]),
         );
-        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()));
+        let (done, changed) = Surroundings::take(&mut spec, &Layout::V2("/".into()), true);
         assert!(changed && done.loopback);
         assert_eq!(
             spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(),

@@ -284,7 +284,8 @@ fn sealed() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(2).collect();
     println!("{arguments:?} {}", std::env::var("SEAL").unwrap());
     common::place(&fs::File::open("/proc/self/exe").unwrap(), 9);
-    let error = std::process::Command::new("/bin/busybox")
+    let error = std::process::Command::new(common::busybox())
+        .arg0("busybox")
         .args(["sh", "-c", "echo x >> /proc/self/fd/9"])
         .exec();
     println!("{error}");

@@ -251,7 +251,7 @@ pub async fn a_name_belongs_to_one_pod_per_namespace(t: &Contract<'_>) {
 
 /// The others are told who has the name.
 pub async fn two_callers_racing_for_a_name_have_one_winner(t: &Contract<'_>) {
-    for _ in 0..5 {
+    for _ in 0..t.times(5) {
         let runs = join_all((0..4).map(|_| t.run("raced", &[("c", "sleep 100")]))).await;
         let winners: Vec<_> = runs.iter().flatten().collect();
         assert_eq!(winners.len(), 1, "{runs:?}");
@@ -267,7 +267,7 @@ pub async fn two_callers_racing_for_a_name_have_one_winner(t: &Contract<'_>) {
 
 /// One does the work, all get the same answer.
 pub async fn two_callers_stopping_and_deleting_one_pod_agree(t: &Contract<'_>) {
-    for _ in 0..5 {
+    for _ in 0..t.times(5) {
         let pod = t
             .run("raced", &[("a", &t.kit.until_term(1)), ("b", "sleep 100")])
             .await
@@ -294,7 +294,7 @@ pub async fn two_callers_stopping_and_deleting_one_pod_agree(t: &Contract<'_>) {
 
 /// Pods do not get in each other's way.
 pub async fn many_pods_live_and_die_at_once(t: &Contract<'_>) {
-    let names: Vec<String> = (0..8).map(|n| format!("pod{n}")).collect();
+    let names: Vec<String> = (0..t.times(8)).map(|n| format!("pod{n}")).collect();
     let lives = names.iter().map(|name| async move {
         let pod = t
             .run(name, &[("a", "hostname; sleep 100"), ("b", "sleep 100")])
@@ -327,7 +327,7 @@ pub async fn two_hundred_lives_leak_nothing(t: &Contract<'_>) {
     let lives = std::env::var("MAGIKRUN_TEST_CYCLES")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
+        .unwrap_or(t.times(200));
     let before = t.census().await;
     let mut settled = 0;
     for life in 0..lives {
@@ -368,7 +368,7 @@ fn resident_kib() -> u64 {
 /// `activeDeadlineSeconds`.
 pub async fn a_deadline_ends_a_pod(t: &Contract<'_>) {
     let mut manifest = t.pod("late", &[("c", "sleep 100")]);
-    manifest["spec"]["activeDeadlineSeconds"] = json!(1);
+    manifest["spec"]["activeDeadlineSeconds"] = json!(t.seconds(1));
     let pod = t.run_manifest(&manifest).await.expect("run").id;
     let status = t.runtime.wait_pod(&pod).await.expect("wait");
     assert_eq!(

@@ -18,7 +18,8 @@ use std::{sync::Arc, time::Duration};
 use magik_infra::status::{ContainerPhase, PodStatus};
 use magik_oci::Exit;
 use magik_pri::{
-    Error, ExecInput, ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions, StdStream,
+    Error, ExecInput, ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions,
+    RuntimeClass, StdStream,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +83,26 @@ impl<'a> Contract<'a> {
         }
         t.delete(&warm_up.id).await;
         t
+    }
+
+    /// How often something is done that `times` show more surely than one: where each takes a machine, less often.
+    #[must_use]
+    pub fn times(&self, times: usize) -> usize {
+        if is_slow(&*self.runtime) {
+            times.min(2)
+        } else {
+            times
+        }
+    }
+
+    /// A time that is long enough for containers to be started: an emulated machine takes seconds.
+    #[must_use]
+    pub fn seconds(&self, seconds: u32) -> u32 {
+        if is_slow(&*self.runtime) {
+            seconds * 20
+        } else {
+            seconds
+        }
     }
 
     /// A container that runs a shell script.
@@ -246,6 +267,11 @@ impl<'a> Contract<'a> {
     }
 }
 
+/// Whether every pod boots a machine, which here is emulated.
+fn is_slow(runtime: &dyn PodRuntime) -> bool {
+    runtime.runtime_class() == RuntimeClass::MicroVm
+}
+
 /// The log options for one container.
 #[must_use]
 pub fn log_of(container: &str) -> LogOptions {
@@ -298,12 +324,28 @@ pub fn check(scene: &Scene, open: Open, kit: Kit, check: impl AsyncFnOnce(&Contr
         .enable_all()
         .build()
         .expect("tokio");
+    let here = open(&Magikrun::new(scene)).is_available();
+    if !here.available {
+        #[expect(
+            clippy::print_stderr,
+            reason = "a skipped test says so where the runner shows it"
+        )]
+        {
+            eprintln!("SKIPPED {}: {}", scene.dir().display(), here.detail);
+        }
+        return;
+    }
     tokio.block_on(async {
-        let t = tokio::time::timeout(TIMEOUT, Contract::new(scene, open, kit))
+        let t = tokio::time::timeout(5 * TIMEOUT, Contract::new(scene, open, kit))
             .await
             .expect("the first pod hangs");
+        let timeout = if is_slow(&*t.runtime) {
+            5 * TIMEOUT
+        } else {
+            TIMEOUT
+        };
         let before = t.census().await;
-        tokio::time::timeout(TIMEOUT, check(&t))
+        tokio::time::timeout(timeout, check(&t))
             .await
             .expect("the check hangs");
         before.assert_same("after the check");

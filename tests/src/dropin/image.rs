@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -53,11 +52,15 @@ pub fn busybox_tar(dir: &Path) -> Result<PathBuf> {
     Ok(tar)
 }
 
-/// Wraps the root file system as `docker save` does, which containerd and dockerd load: image `localhost/box:latest`.
+/// The image of most checks: its program is a shell.
+pub const BOX: (&str, &[&str]) = ("localhost/box:latest", &["sh"]);
+
+/// Wraps the root file system as `docker save` does, which containerd and dockerd load: an image for each of `images`,
+/// a name and the command it runs.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn docker_archive(dir: &Path, layer: &Path) -> Result<PathBuf> {
+pub fn docker_archive(dir: &Path, layer: &Path, images: &[(&str, &[&str])]) -> Result<PathBuf> {
     let root = dir.join("archive");
     fs::create_dir_all(&root)?;
     fs::copy(layer, root.join("layer.tar"))?;
@@ -67,17 +70,25 @@ pub fn docker_archive(dir: &Path, layer: &Path) -> Result<PathBuf> {
         .next()
         .context("sha256sum")?
         .to_owned();
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
-        "history": [{"created_by": "tests"}],
-    });
-    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["localhost/box:latest"], "Layers": ["layer.tar"]}]);
-    fs::File::create(root.join("config.json"))?.write_all(config.to_string().as_bytes())?;
-    fs::File::create(root.join("manifest.json"))?.write_all(manifest.to_string().as_bytes())?;
+    let mut files = vec!["manifest.json".to_owned(), "layer.tar".to_owned()];
+    let mut manifests = vec![];
+    for (i, (name, command)) in images.iter().enumerate() {
+        let config = serde_json::json!({
+            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+            "config": {"Env": ["PATH=/bin"], "Cmd": command},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+            "history": [{"created_by": "tests"}],
+        });
+        let file = format!("config{i}.json");
+        fs::write(root.join(&file), config.to_string())?;
+        manifests.push(serde_json::json!({"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}));
+        files.push(file);
+    }
+    fs::write(
+        root.join("manifest.json"),
+        serde_json::Value::from(manifests).to_string(),
+    )?;
     let archive = dir.join("box-archive.tar");
-    let files = ["manifest.json", "config.json", "layer.tar"];
     let status = Command::new("tar")
         .arg("-C")
         .arg(&root)

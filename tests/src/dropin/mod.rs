@@ -4,6 +4,8 @@
 //! engine's command line; [`run_checks`] runs a table of named checks and reports each.
 
 mod client;
+mod containerd;
+mod documented;
 mod image;
 
 use std::{
@@ -21,10 +23,18 @@ use magikrun_test_world::mount_tmpfs;
 use rustix::mount::{UnmountFlags, unmount};
 
 pub use client::{Client, Outcome};
-pub use image::{busybox_tar, docker_archive};
+pub use containerd::Containerd;
+pub use documented::documented;
+pub use image::{BOX, busybox_tar, docker_archive};
 
 /// The runtime to test instead of magikrun: a check that runc or crun does not pass is no check.
 const RUNTIME: &str = "MAGIKRUN_DROPIN_RUNTIME";
+
+/// That runtime, or magikrun.
+#[must_use]
+pub fn runtime_under_test() -> PathBuf {
+    env::var_os(RUNTIME).map_or_else(crate::binary, PathBuf::from)
+}
 
 /// Where a test's engines live.
 #[derive(Debug)]
@@ -45,7 +55,7 @@ pub fn on_stage(name: &str, programs: &[&str], body: impl FnOnce(&Stage)) {
         return;
     }
     crate::run_isolated(name, |scene| {
-        let runtime = env::var_os(RUNTIME).map_or_else(crate::binary, PathBuf::from);
+        let runtime = runtime_under_test();
         // What engines keep in fixed places is theirs alone.
         for dir in ["/run", "/dev/shm"] {
             mount_tmpfs(Path::new(dir), 1 << 30).expect("mount");

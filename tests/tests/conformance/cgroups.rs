@@ -1,11 +1,9 @@
 //! Control groups (config-linux.md): what the configuration asks for stands in the container's cgroup.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use magikrun_test_world::{cgroup_file, cgroup_of};
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Check, Runtime};
@@ -92,32 +90,15 @@ fn created<'r>(r: &'r Runtime, path: Place, resources: &Value) -> Result<Bundle<
 
 /// The cgroup of the container's first process in that controller's hierarchy.
 fn cgroup(b: &Bundle<'_>, controller: &str) -> Result<PathBuf> {
-    let table = fs::read_to_string(format!("/proc/{}/cgroup", b.pid()?))?;
-    for line in table.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        if controllers.split(',').any(|c| c == controller) {
-            ensure!(path.ends_with(&b.id), "{controller}: {path}");
-            return Ok(Path::new("/sys/fs/cgroup")
-                .join(controller)
-                .join(path.trim_start_matches('/')));
-        }
-    }
-    let path = table
-        .lines()
-        .find_map(|l| l.strip_prefix("0::"))
-        .context("no unified hierarchy")?;
-    Ok(Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')))
+    let (dir, _) = cgroup_of(u64::try_from(b.pid()?)?, controller)?;
+    ensure!(dir.ends_with(&b.id), "{controller}: {}", dir.display());
+    Ok(dir)
 }
 
 /// The content of the v1 file or, on a unified hierarchy, of the v2 one.
 fn value(b: &Bundle<'_>, controller: &str, v1: &str, v2: &str) -> Result<String> {
-    let dir = cgroup(b, controller)?;
-    let file = if dir.join(v1).exists() { v1 } else { v2 };
-    Ok(fs::read_to_string(dir.join(file))
-        .with_context(|| dir.join(file).display().to_string())?
-        .trim()
-        .to_owned())
+    cgroup(b, controller)?;
+    cgroup_file(u64::try_from(b.pid()?)?, controller, v1, v2)
 }
 
 fn memory(r: &Runtime, path: Place) -> Result<()> {

@@ -53,6 +53,10 @@ pub(crate) const CHECKS: &[Check] = &[
         run: rbind,
     },
     Check {
+        name: "mounts: a /dev of the host's is taken as it is",
+        run: own_dev,
+    },
+    Check {
         name: "mounts: later ones cover earlier ones",
         run: order,
     },
@@ -188,6 +192,34 @@ fn rbind(r: &Runtime) -> Result<()> {
         add_mount(c, json!({"destination": "/hostproc", "type": "bind", "source": "/proc", "options": ["rbind", "ro"]}));
     })?;
     ensure!(out == "below\n", "{out:?}");
+    Ok(())
+}
+
+fn own_dev(r: &Runtime) -> Result<()> {
+    let script = "ls -ld /dev/marker; ls /dev/pts; grep -c ' /dev/shm ' /proc/self/mountinfo; touch /dev/x || echo refused";
+    let mut b = r.bundle(script)?;
+    let dev = b.dir().join("dev");
+    for name in ["marker", "pts", "shm", "mqueue"] {
+        fs::create_dir_all(dev.join(name))?;
+    }
+    // What a runtime would make there is there already, and is left alone.
+    fs::write(dev.join("null"), "mine")?;
+    std::os::unix::fs::symlink("/nowhere", dev.join("fd"))?;
+    let mounts = b.config["mounts"].as_array_mut().expect("mounts");
+    let place = mounts
+        .iter()
+        .position(|m| m["destination"] == "/dev")
+        .expect("/dev");
+    mounts[place] = json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["rbind", "ro"]});
+    let out = b.run()?;
+    has_line(&out, "ptmx")?;
+    has_line(&out, "1")?;
+    has_line(&out, "refused")?;
+    ensure!(out.contains("/dev/marker"), "{out}");
+    ensure!(
+        fs::read_to_string(dev.join("null"))? == "mine" && fs::read_dir(&dev)?.count() == 6,
+        "the host's directory was changed"
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use magikrun_test_world::cgroups_named;
 use serde_json::json;
 
 use crate::harness::{Check, Runtime, eventually};
@@ -313,20 +314,6 @@ fn delete_cgroups(r: &Runtime) -> Result<()> {
     let left = cgroups_named(&path)?;
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
-}
-
-/// The directories of that cgroup path in every hierarchy.
-fn cgroups_named(path: &str) -> Result<Vec<std::path::PathBuf>> {
-    let mut found = Vec::new();
-    for hierarchy in fs::read_dir("/sys/fs/cgroup")? {
-        let dir = hierarchy?.path().join(path);
-        if dir.is_dir() {
-            found.push(dir);
-        }
-    }
-    let unified = std::path::Path::new("/sys/fs/cgroup").join(path);
-    found.extend(unified.is_dir().then_some(unified));
-    Ok(found)
 }
 
 fn unknown_property(r: &Runtime) -> Result<()> {

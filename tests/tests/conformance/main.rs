@@ -16,6 +16,7 @@ mod process;
 use std::path::{Path, PathBuf};
 
 use harness::{Check, Runtime};
+use magikrun_test_world::cgroups_named;
 
 fn checks() -> Vec<Check> {
     [
@@ -69,12 +70,7 @@ fn passes_whatever_runc_or_crun_passes() {
     });
 
     // The parent of all containers' cgroups is ours to remove, and crun leaves some below it; rmdir takes empty ones only.
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let parent = hierarchy.path().join("magikrun-conformance");
+    for parent in cgroups_named("magikrun-conformance").expect("cgroups") {
         for left in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir(left.path());
         }

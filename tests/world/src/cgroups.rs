@@ -186,3 +186,58 @@ pub fn all_cgroups() -> Result<BTreeSet<String>> {
     }
     Ok(found)
 }
+
+/// The directory of the cgroup that a process is in, of the hierarchy that has `controller`, and whether that is v2's.
+///
+/// # Errors
+/// If there is no such process or hierarchy.
+pub fn cgroup_of(pid: u64, controller: &str) -> Result<(PathBuf, bool)> {
+    let cgroups =
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).with_context(|| format!("process {pid}"))?;
+    // "4:cpu,cpuacct:/path", or "0::/path" on v2.
+    let membership = |wanted: &dyn Fn(&str) -> bool| {
+        let mut lines = cgroups
+            .lines()
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines
+            .find(|(controllers, _)| wanted(controllers))
+            .map(|(_, path)| path.trim_start_matches('/'))
+    };
+    let (path, v2) = match membership(&|all| all.split(',').any(|c| c == controller)) {
+        Some(path) => (path, false),
+        None => (
+            membership(&str::is_empty).with_context(|| format!("no {controller} in {cgroups}"))?,
+            true,
+        ),
+    };
+    let hierarchy = hierarchies()?
+        .into_iter()
+        .find(|h| h.v2 == v2 && (v2 || h.options.split(',').any(|option| option == controller)));
+    let hierarchy = hierarchy.with_context(|| format!("no hierarchy has {controller}"))?;
+    Ok((hierarchy.mount_point.join(path), v2))
+}
+
+/// A file of the cgroup that a process is in, without the whitespace around it: `v1` where `controller` has a hierarchy of
+/// its own, `v2` in the one of all.
+///
+/// # Errors
+/// If there is no such process, cgroup or file.
+pub fn cgroup_file(pid: u64, controller: &str, v1: &str, v2: &str) -> Result<String> {
+    let (dir, is_v2) = cgroup_of(pid, controller)?;
+    let file = dir.join(if is_v2 { v2 } else { v1 });
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    Ok(text.trim().to_owned())
+}
+
+/// The directories of the cgroup `path`, in every hierarchy that has it.
+///
+/// # Errors
+/// If the mounts cannot be read.
+pub fn cgroups_named(path: &str) -> Result<Vec<PathBuf>> {
+    let below = |h: Hierarchy| h.mount_point.join(path.trim_start_matches('/'));
+    Ok(hierarchies()?
+        .into_iter()
+        .map(below)
+        .filter(|d| d.is_dir())
+        .collect())
+}

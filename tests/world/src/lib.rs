@@ -6,5 +6,5 @@
 mod cgroups;
 mod world;
 
-pub use cgroups::all_cgroups;
+pub use cgroups::{all_cgroups, cgroup_file, cgroup_of, cgroups_named};
 pub use world::{World, enter, mount_tmpfs};

@@ -55,16 +55,19 @@ fn run(command: &mut Command, log: &Path) -> Result<()> {
 pub(crate) struct Magikrun {
     binary: PathBuf,
     dir: PathBuf,
+    state: PathBuf,
 }
 
 impl Magikrun {
     /// What its image is called, in the layout and in its store.
     pub(crate) const IMAGE: &'static str = "localhost/busybox:bench";
 
-    pub(crate) fn new(binary: PathBuf, dir: &Path) -> Result<Self> {
+    /// `run` is a tmpfs, as is `/run`, where its state is by default.
+    pub(crate) fn new(binary: PathBuf, dir: &Path, run: &Path) -> Result<Self> {
         let dir = dir.join("magikrun");
         fs::create_dir_all(&dir)?;
-        Ok(Self { binary, dir })
+        let state = run.join("magikrun");
+        Ok(Self { binary, dir, state })
     }
 
     fn magikrun(&self, args: &[&str]) -> Result<()> {
@@ -73,7 +76,7 @@ impl Magikrun {
             .arg("--root")
             .arg(self.dir.join("root"))
             .arg("--state-dir")
-            .arg(self.dir.join("state"))
+            .arg(&self.state)
             .args(args);
         run(&mut command, &self.dir.join("log"))
     }
@@ -107,6 +110,8 @@ impl Contender for Magikrun {
 /// Debian's podman with crun: from a manifest, or container by container.
 pub(crate) struct Podman {
     dir: PathBuf,
+    /// Where its `--runroot` and `--tmpdir` are: a tmpfs, as `/run` is.
+    run: PathBuf,
     from_manifest: bool,
 }
 
@@ -118,7 +123,7 @@ impl Podman {
     pub(crate) const TAG: &'static str = "busybox";
 
     /// Podman, if it and what it needs are installed.
-    pub(crate) fn new(dir: &Path, from_manifest: bool) -> Result<Option<Self>> {
+    pub(crate) fn new(dir: &Path, run: &Path, from_manifest: bool) -> Result<Option<Self>> {
         if !["podman", "crun", "conmon", "catatonit"]
             .into_iter()
             .all(host::has_program)
@@ -128,6 +133,8 @@ impl Podman {
         }
         let dir = dir.join("podman");
         fs::create_dir_all(&dir)?;
+        let run = run.join("podman");
+        fs::create_dir_all(&run)?;
         // Limits that this machine's hard limits allow, and no journal.
         let conf = "[containers]\ndefault_ulimits=[\"nofile=20000:20000\",\"nproc=32768:32768\"]\n[engine]\nevents_logger=\"file\"\n";
         fs::write(dir.join("containers.conf"), conf)?;
@@ -137,16 +144,23 @@ impl Podman {
                 manifest(PODMAN_IMAGE, containers),
             )?;
         }
-        Ok(Some(Self { dir, from_manifest }))
+        Ok(Some(Self {
+            dir,
+            run,
+            from_manifest,
+        }))
     }
 
     fn podman(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
-        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.dir.join(name));
-        }
         command
+            .arg("--root")
+            .arg(self.dir.join("root"))
+            .arg("--runroot")
+            .arg(self.run.join("run"))
+            .arg("--tmpdir")
+            .arg(self.run.join("tmp"))
             .args([
                 "--cgroup-manager",
                 "cgroupfs",

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: magikrun beside other runtimes, on this machine, in one run.
 
 mod contender;
+mod images;
 mod measure;
 mod oci;
 mod pods;
@@ -15,6 +16,8 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Pods of 1, 4 and 16 containers: time to all running and to deleted, memory, CPU.
     Pods(pods::Args),
+    /// Pulling and unpacking 633 MB beside podman, containerd, skopeo with umoci, and gzip with tar.
+    Images(images::Args),
     /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
     Oci(oci::Args),
     /// WebAssembly pods beside the wasmtime command line: start to exit, pods up, memory.
@@ -24,6 +27,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Pods(args) => pods::run(args),
+        Command::Images(args) => images::run(args),
         Command::Oci(args) => oci::run(args),
         Command::Wasm(args) => wasm::run(args),
     }

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// How often each operation is measured for each runtime.
     #[arg(long, default_value_t = 11)]
     iterations: usize,
+    /// Measures only the operations whose names contain this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Measures this binary instead of building one.
     #[arg(long, value_name = "PATH")]
     magikrun: Option<PathBuf>,
@@ -167,7 +170,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match scene::dir() {
         Some(dir) => inside(args, &dir),
         None => {
-            let rest = ["--iterations".into(), args.iterations.to_string()];
+            let rest = [
+                "--iterations".into(),
+                args.iterations.to_string(),
+                "--only".into(),
+                args.only.clone(),
+            ];
             scene::start(
                 "oci",
                 &["busybox-static", "crun", "runc"],
@@ -204,7 +212,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     }
 
     let mut rows = vec![];
-    for operation in OPERATIONS {
+    for operation in OPERATIONS.iter().filter(|o| o.name.contains(&args.only)) {
         let mut samples: Vec<Vec<(Duration, Duration)>> = vec![vec![]; runtimes.len()];
         // The first round warms caches and is not counted; the order changes from round to round.
         for round in 0..=args.iterations {

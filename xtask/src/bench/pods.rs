@@ -16,6 +16,8 @@ use super::{
 };
 use crate::host;
 
+/// The most of the runtimes' own state in bytes.
+const RUN_SIZE: usize = 256 << 20;
 /// The pods' numbers of containers.
 pub(crate) const SIZES: [usize; 3] = [1, 4, 16];
 
@@ -96,11 +98,13 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
         layout.add(tag, &[&layer], &ImageConfig::default())?;
     }
 
+    let run = dir.join("run");
+    magikrun_test_world::mount_tmpfs(&run, RUN_SIZE)?;
     let binary = args.magikrun.clone().context("--magikrun")?;
-    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Magikrun::new(binary, dir)?)];
+    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Magikrun::new(binary, dir, &run)?)];
     if !args.alone {
         for from_manifest in [true, false] {
-            match Podman::new(dir, from_manifest)? {
+            match Podman::new(dir, &run, from_manifest)? {
                 Some(podman) => contenders.push(Box::new(podman)),
                 None => println!("podman, crun or catatonit is not installed: not compared"),
             }

@@ -44,7 +44,11 @@ pub(crate) fn start(
         path.canonicalize().with_context(|| path.display().to_string())?
     } else {
         println!("building magikrun (profile bench)");
-        cmd!(sh, "cargo build --locked --quiet --profile bench -p magikrun-cli").run()?;
+        cmd!(
+            sh,
+            "cargo build --locked --quiet --profile bench -p magikrun -p magikrun-cli"
+        )
+        .run()?;
         host::target_dir(&sh)?.join("release/magikrun")
     };
     // podman takes a layout's path for a name, and names are in lower case: no random part.

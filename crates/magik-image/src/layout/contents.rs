@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead, Read},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use magik_cas::{Algorithm, Digest, Lease, Staged, Writer};
 use crate::{
     Error, ImageStore, Result,
     limits::{MAX_ARCHIVE_ENTRIES, MAX_TAR_HEADER_SIZE},
-    unpack::{ArchiveStream, Exceeded, clean},
+    unpack::{Archive, ArchiveStream, Exceeded, MemberKind, Piece, clean},
 };
 
 /// How many links may lead from a name to a file: podman writes one.
@@ -48,22 +48,10 @@ impl Contents {
             _lease: lease.clone(),
         };
         // An archive holds compressed layers and little else, or plain ones, which the same limit is for.
-        let stream = ArchiveStream::new(
-            file,
-            Algorithm::Sha256,
-            limits.max_rootfs_size,
-            MAX_TAR_HEADER_SIZE,
-        );
-        let stream = stream.map_err(broken)?;
-        let budget = stream.budget();
-        let mut archive = tar::Archive::new(stream);
+        let stream = ArchiveStream::new(file, Algorithm::Sha256, limits.max_rootfs_size);
+        let mut archive = Archive::new(stream.map_err(broken)?, MAX_TAR_HEADER_SIZE);
         let mut count = 0;
-        let mut entries = archive.entries().map_err(broken)?;
-        loop {
-            budget.header();
-            let Some(entry) = entries.next() else { break };
-            budget.content();
-            let mut entry = entry.map_err(broken)?;
+        while let Some(member) = archive.next_member().map_err(broken)? {
             count += 1;
             if count > MAX_ARCHIVE_ENTRIES {
                 let what = format!("archive {}: entries", path.display());
@@ -72,31 +60,29 @@ impl Contents {
                     limit: MAX_ARCHIVE_ENTRIES as u64,
                 });
             }
-            let name = text_path(&entry.path_bytes()).map_err(|reason| invalid(path, reason))?;
-            let kind = entry.header().entry_type();
-            if kind.is_symlink() || kind.is_hard_link() {
-                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                if let Some(target) = link_target(&name, &target, kind.is_symlink()) {
-                    contents.links.insert(name, target);
+            let name = text_path(&member.path).map_err(|reason| invalid(path, reason))?;
+            match member.kind {
+                MemberKind::Symlink | MemberKind::Hardlink => {
+                    let relative = member.kind == MemberKind::Symlink;
+                    if let Some(target) = link_target(&name, &member.link, relative) {
+                        contents.links.insert(name, target);
+                    }
                 }
-            } else if kind.is_file() && !name.is_empty() {
-                let writer = store
-                    .cas()
-                    .begin_under(&lease, algorithm_of(&name), limits.max_layer_size)?;
-                let staged = stage(
-                    writer,
-                    &mut entry,
-                    &format!("file {name:?} of {}", path.display()),
-                );
-                contents.files.insert(
-                    name,
-                    staged.map_err(|e| match e {
-                        Error::Io { source, .. } if Exceeded::of(&source).is_some() => broken(source),
+                MemberKind::File if !name.is_empty() => {
+                    let writer =
+                        store
+                            .cas()
+                            .begin_under(&lease, algorithm_of(&name), limits.max_layer_size)?;
+                    let staged = stage_member(writer, &mut archive, &name, path);
+                    let staged = staged.map_err(|e| match e {
+                        Error::Io { source, .. } => broken(source),
                         other => other,
-                    })?,
-                );
+                    })?;
+                    contents.files.insert(name, staged);
+                }
+                // What else there may be means nothing here.
+                _ => {}
             }
-            io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
         }
         Ok(contents)
     }
@@ -151,6 +137,31 @@ impl Contents {
     }
 }
 
+/// Writes a member's content to `writer`.
+fn stage_member(
+    mut writer: Writer,
+    archive: &mut Archive<impl BufRead>,
+    name: &str,
+    path: &Path,
+) -> Result<Staged> {
+    let what = || format!("file {name:?} of {}", path.display());
+    while let Some(piece) = archive.next_piece().map_err(Error::io(what()))? {
+        let Piece::Data(bytes) = piece else {
+            return Err(invalid(path, format!("its file {name:?} is sparse")));
+        };
+        match writer.append(bytes) {
+            Err(magik_cas::Error::TooLarge { cap }) => {
+                return Err(Error::TooLarge {
+                    what: what(),
+                    limit: cap,
+                });
+            }
+            other => other?,
+        }
+    }
+    Ok(writer.finish()?)
+}
+
 pub(super) fn invalid(path: &Path, reason: impl Into<String>) -> Error {
     Error::InvalidArchive {
         path: path.to_owned(),
@@ -176,10 +187,15 @@ pub(super) fn stage(mut writer: Writer, source: impl Read, what: &str) -> Result
 
 /// Opens a file that someone else names: nothing that blocks, such as a pipe, and nothing that has no end.
 pub(super) fn open_regular(path: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     let context = || format!("open {}", path.display());
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path);
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    let file = options.open(path);
     let file = file.map_err(Error::io(context()))?;
     if file.metadata().map_err(Error::io(context()))?.is_file() {
         return Ok(file);

@@ -13,7 +13,9 @@ use std::path::Path;
 use magik_cas::{Digest, Staged};
 use oci_spec::image::{Descriptor, DescriptorBuilder, MediaType};
 
-use crate::{Error, Image, ImageStore, Reference, Result, platform::Platform};
+use crate::{
+    Error, Image, ImageSource, ImageStore, Reference, Result, platform::Platform, policy::PolicySource,
+};
 use contents::Contents;
 
 pub use save::{SaveFormat, save, write_archive};
@@ -31,6 +33,8 @@ pub struct ImportOptions {
     pub platform: Platform,
     /// What to call the image, instead of what the archive calls it.
     pub name: Option<Reference>,
+    /// Which images may be used.
+    pub signature_policy: PolicySource,
 }
 
 impl Default for ImportOptions {
@@ -39,6 +43,7 @@ impl Default for ImportOptions {
             tag: None,
             platform: Platform::host(),
             name: None,
+            signature_policy: PolicySource::default(),
         }
     }
 }
@@ -51,6 +56,10 @@ impl Default for ImportOptions {
 /// [`Error::InvalidArchive`] if the directory is no layout or does not hold the image, [`Error::Cas`] if a blob is not what its
 /// name says, [`Error::InvalidDocument`], [`Error::TooLarge`] and [`Error::TooMany`] for what is refused, or [`Error::Io`].
 pub fn import_oci_dir(store: &ImageStore, dir: &Path, options: &ImportOptions) -> Result<Image> {
+    options.signature_policy.check(&ImageSource::OciDir {
+        path: dir.to_owned(),
+        tag: options.tag.clone(),
+    })?;
     oci::import(store, dir, &mut oci::Directory::open(store, dir)?, options)
 }
 
@@ -59,6 +68,7 @@ pub fn import_oci_dir(store: &ImageStore, dir: &Path, options: &ImportOptions) -
 /// # Errors
 /// As [`import_oci_dir`].
 pub fn import_oci_archive(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Image> {
+    check_archive(file, false, options)?;
     let contents = Contents::read(store, file)?;
     oci::import(
         store,
@@ -76,6 +86,7 @@ pub fn import_oci_archive(store: &ImageStore, file: &Path, options: &ImportOptio
 /// # Errors
 /// As [`import_oci_dir`].
 pub fn import_docker_archive(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Vec<Image>> {
+    check_archive(file, true, options)?;
     docker::import(store, file, Contents::read(store, file)?, options)
 }
 
@@ -89,6 +100,7 @@ pub fn load(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<
         return Ok(vec![crate::wasm::load(store, file, options.name.as_ref())?]);
     }
     let contents = Contents::read(store, file)?;
+    check_archive(file, contents.has(docker::MANIFEST), options)?;
     if contents.has(docker::MANIFEST) {
         return docker::import(store, file, contents, options);
     }
@@ -99,6 +111,17 @@ pub fn load(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<
         options,
     )?;
     Ok(vec![image])
+}
+
+/// Whether the policy lets an archive in.
+fn check_archive(file: &Path, is_docker: bool, options: &ImportOptions) -> Result<()> {
+    let (path, tag) = (file.to_owned(), options.tag.clone());
+    let source = if is_docker {
+        ImageSource::DockerArchive { path, tag }
+    } else {
+        ImageSource::OciArchive { path, tag }
+    };
+    Ok(options.signature_policy.check(&source)?)
 }
 
 /// Publishes blobs, the last one last: what names the others comes after them.

@@ -1,26 +1,19 @@
 //! One repository at one registry.
 
-use std::{sync::Once, time::Duration};
+use std::path::PathBuf;
 
-use futures_util::{StreamExt as _, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use magik_cas::Digest;
 use reqwest::{Method, Response, StatusCode, Url, header};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, Problem, RegistryError, error, host, is_loopback, one_line,
+    Connection, Problem, RegistryError, error, host,
+    http::{self, Certificates, Guard, Trust},
+    is_loopback, retry,
     token::{self, Authorization},
 };
-use crate::{Error, Reference, Result, auth::Credential, manifest::MANIFEST_TYPES};
-
-/// The most that is read of the body of an error, in bytes.
-const MAX_ERROR_BODY: usize = 16 * 1024;
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most redirects that are followed for one request: a registry, a storage service, and some slack.
-const MAX_REDIRECTS: usize = 5;
-/// The pauses before an attempt is made again; as many attempts more than there are pauses.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+use crate::{Error, Reference, Result, auth::Credential, manifest::MANIFEST_TYPES, registries::Endpoint};
 
 /// What a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +25,12 @@ pub(crate) enum Operation {
 /// A repository at a registry, and what it takes to read it.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
+    pub(super) guard: Guard,
     /// `https://host/v2/repository/`.
-    base: Url,
+    pub(super) base: Url,
     reference: Reference,
-    connection: Connection,
+    pub(super) connection: Connection,
     operation: Operation,
     credential: Credential,
     authorization: tokio::sync::RwLock<Option<Authorization>>,
@@ -52,27 +46,52 @@ pub(crate) struct Fetched {
 }
 
 impl Registry {
-    /// Finds out how to talk to the registry of `reference`; nothing is asked of it yet, unless it is on this machine.
+    /// Finds out how to talk to a registry; nothing is asked of it yet, unless it may or may not speak TLS.
     pub(crate) async fn connect(
-        reference: &Reference,
+        endpoint: &Endpoint,
         connection: Connection,
         operation: Operation,
     ) -> Result<Self> {
+        let reference = &endpoint.reference;
         let credential = connection.auth.credential(reference).await.map_err(Error::Auth)?;
         let host = host(reference);
-        let schemes: &[&str] = match (connection.insecure_http, is_loopback(host)) {
-            (true, _) => &["http"],
-            (_, true) => &["http", "https"],
-            _ => &["https"],
-        };
         let failed = |problem| failure(reference, problem);
-        let http = http_client(schemes[0] == "https", host).map_err(|e| {
-            failed(Problem::Connection {
-                what: "set up".into(),
-                reason: error::chain(&e),
+        let trust = |tls| Trust {
+            tls,
+            any_certificate: endpoint.insecure,
+        };
+        // What to try first, and what then.
+        let (first, then) = match (connection.insecure_http, is_loopback(host), endpoint.insecure) {
+            (true, _, _) => (trust(false), None),
+            (_, true, _) => (trust(false), Some(trust(true))),
+            (_, _, true) => (trust(true), Some(trust(false))),
+            _ => (trust(true), None),
+        };
+        let certificates = {
+            let (given, name): (Option<PathBuf>, _) =
+                (connection.certificates.clone(), reference.registry().to_owned());
+            let loaded =
+                tokio::task::spawn_blocking(move || Certificates::load(given.as_deref(), &name)).await;
+            loaded
+                .map_err(|e| Error::Task(e.to_string()))?
+                .map_err(|reason| {
+                    failed(Problem::Connection {
+                        what: "set up".into(),
+                        reason,
+                    })
+                })?
+        };
+        let guard = Guard::new(host);
+        let client = |trust| {
+            http::client(trust, host, &guard, &certificates).map_err(|e| {
+                failed(Problem::Connection {
+                    what: "set up".into(),
+                    reason: error::chain(&e),
+                })
             })
-        })?;
-        let base = |scheme: &str| {
+        };
+        let base = |trust: Trust| {
+            let scheme = if trust.tls { "https" } else { "http" };
             Url::parse(&format!("{scheme}://{host}/v2/{}/", reference.repository())).map_err(|e| {
                 failed(Problem::Protocol {
                     what: "its address".into(),
@@ -81,8 +100,9 @@ impl Registry {
             })
         };
         let mut registry = Self {
-            http,
-            base: base(schemes[0])?,
+            http: client(first)?,
+            guard: guard.clone(),
+            base: base(first)?,
             reference: reference.clone(),
             connection,
             operation,
@@ -90,29 +110,26 @@ impl Registry {
             authorization: tokio::sync::RwLock::default(),
             stopped: CancellationToken::new(),
         };
-        if let [_, tls] = schemes
-            && registry.speaks_only_tls().await?
+        if let Some(then) = then
+            && !registry.understands().await?
         {
-            registry.base = base(tls)?;
-            registry.http = http_client(true, host).map_err(|e| {
-                registry.error(Problem::Connection {
-                    what: "set up".into(),
-                    reason: error::chain(&e),
-                })
-            })?;
+            registry.base = base(then)?;
+            registry.http = client(then)?;
         }
         Ok(registry)
     }
 
-    /// A TLS server answers a plain request with 400 (Go's, nginx) or hangs up.
-    async fn speaks_only_tls(&self) -> Result<bool> {
+    /// Whether the registry speaks as it is spoken to. A TLS server answers a plain request with 400 (Go's, nginx) or hangs
+    /// up; a plain one cannot answer a handshake.
+    async fn understands(&self) -> Result<bool> {
         let ping = self
             .base
             .join("/v2/")
             .map_err(|e| self.protocol("its address", e.to_string()))?;
         match self.wait("GET /v2/", self.http.get(ping).send()).await? {
-            Ok(response) => Ok(response.status() == StatusCode::BAD_REQUEST),
-            Err(e) => Ok(!e.is_connect()),
+            Ok(response) => Ok(!self.is_plain() || response.status() != StatusCode::BAD_REQUEST),
+            // Nobody is there: the other way would not be understood either.
+            Err(e) => Ok(self.is_plain() && e.is_connect()),
         }
     }
 
@@ -162,24 +179,6 @@ impl Registry {
         .await
     }
 
-    /// Whether the registry has a blob.
-    pub(crate) async fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        let what = format!("blob {digest}");
-        let found = self
-            .retried(&what, || {
-                Box::pin(async {
-                    let request = self.request(Method::HEAD, &format!("blobs/{digest}"))?;
-                    self.send(&what, request).await.map(drop)
-                })
-            })
-            .await;
-        match found {
-            Ok(()) => Ok(true),
-            Err(Error::Registry(e)) if matches!(e.problem, Problem::NotFound(_)) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
     pub(super) fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder> {
         let url = self
             .base
@@ -203,22 +202,9 @@ impl Registry {
         self.successful(what, response).await
     }
 
-    /// The `Authorization` that uploads need, after asking the registry for a challenge.
-    pub(crate) async fn authorization(&self) -> Result<Option<Authorization>> {
-        let what = "GET /v2/";
-        let url = self
-            .base
-            .join("/v2/")
-            .map_err(|e| self.protocol(what, e.to_string()))?;
-        let response = self
-            .retried(what, || {
-                Box::pin(async { self.exchange(what, self.http.get(url.clone())).await })
-            })
-            .await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(None);
-        }
-        self.authorize(what, None, response).await.map(Some)
+    /// What requests are sent with at present.
+    pub(super) async fn authorization(&self) -> Option<Authorization> {
+        self.authorization.read().await.clone()
     }
 
     /// Answers the challenge in `response`; `refused` is what the request had been sent with.
@@ -241,12 +227,11 @@ impl Registry {
         }
         let answer = match (challenge, &self.credential) {
             (Some(token::Challenge::Bearer(challenge)), credential) => {
-                let request = challenge.request(&self.http, &self.base, &self.scope(), credential);
+                let request =
+                    challenge.request(&self.http, &self.base, &self.guard, &self.scope(), credential);
                 let request = request.map_err(|reason| self.protocol("its token server", reason))?;
                 let response = self.exchange("its token server", request).await?;
-                if !response.status().is_success() {
-                    return Err(self.unauthorized("its token server", response).await);
-                }
+                let response = self.successful("its token server", response).await?;
                 let body = self
                     .body("its token", response, token::MAX_TOKEN_RESPONSE)
                     .await?;
@@ -272,93 +257,9 @@ impl Registry {
         format!("repository:{}:{actions}", self.reference.repository())
     }
 
-    async fn exchange(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Response> {
+    pub(super) async fn exchange(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Response> {
         let sent = self.wait(what, request.send()).await?;
         sent.map_err(|e| self.broken(what, &e))
-    }
-
-    /// Turns an answer that is none into an error, reading no more of it than a message needs.
-    async fn successful(&self, what: &str, response: Response) -> Result<Response> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.unauthorized(what, response).await,
-            StatusCode::NOT_FOUND => self.error(Problem::NotFound(what.to_owned())),
-            _ => {
-                let message = self.message(response).await;
-                self.error(Problem::Status {
-                    what: what.to_owned(),
-                    status: status.as_u16(),
-                    message,
-                })
-            }
-        })
-    }
-
-    async fn unauthorized(&self, what: &str, response: Response) -> Error {
-        let message = self.message(response).await;
-        self.error(Problem::Unauthorized(format!(" for {what}{message}")))
-    }
-
-    /// What the registry says about an error, " (…)", or nothing.
-    async fn message(&self, response: Response) -> String {
-        #[derive(serde::Deserialize)]
-        struct Envelope {
-            errors: Vec<Entry>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Entry {
-            code: Option<String>,
-            message: Option<String>,
-        }
-        let mut body = Vec::new();
-        let mut stream = response.bytes_stream();
-        while body.len() < MAX_ERROR_BODY
-            && let Ok(Some(Ok(chunk))) = self.wait("error", stream.next()).await
-        {
-            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
-        }
-        let envelope = serde_json::from_slice::<Envelope>(&body).ok();
-        let text = match envelope.and_then(|envelope| envelope.errors.into_iter().next()) {
-            Some(Entry {
-                message: Some(message),
-                ..
-            }) if !message.is_empty() => message,
-            Some(Entry { code: Some(code), .. }) => code,
-            _ => String::from_utf8_lossy(&body).into_owned(),
-        };
-        // A page for a browser says nothing in one line.
-        let text = one_line(&text);
-        if text.is_empty() || text.starts_with('<') {
-            String::new()
-        } else {
-            format!(" ({text})")
-        }
-    }
-
-    /// Reads a body of at most `limit` bytes.
-    async fn body(&self, what: &str, response: Response, limit: u64) -> Result<Vec<u8>> {
-        let too_large = || {
-            self.error(Problem::TooLarge {
-                what: what.to_owned(),
-                limit,
-            })
-        };
-        if response.content_length().is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let mut body = Vec::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = self.wait(what, stream.next()).await? {
-            let chunk = chunk.map_err(|e| self.broken(what, &e))?;
-            if body.len() as u64 + chunk.len() as u64 > limit {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
     }
 
     /// Waits for the network, no longer than it may stay silent, and not past the deadline.
@@ -398,22 +299,32 @@ impl Registry {
         what: &str,
         attempt: impl Fn() -> BoxFuture<'a, Result<T>> + Sync,
     ) -> Result<T> {
-        let mut pauses = RETRY_AFTER.into_iter();
+        let mut pauses = retry::Pauses::new();
         loop {
-            let failed = match attempt().await {
-                Err(Error::Registry(e)) if e.problem.is_transient() => e,
-                other => return other,
-            };
-            let Some(pause) = pauses.next() else {
-                return Err(Error::Registry(failed));
-            };
-            tracing::debug!(%what, error = %failed, "trying again");
-            self.before_deadline(what, tokio::time::sleep(pause)).await?;
+            match attempt().await {
+                Err(error) => self.pause(what, error, &mut pauses).await?,
+                done => return done,
+            }
         }
     }
 
+    /// Waits before something is tried again, or gives the error back if that would not help.
+    pub(super) async fn pause(&self, what: &str, error: Error, pauses: &mut retry::Pauses) -> Result<()> {
+        let pause = match &error {
+            Error::Registry(e) => pauses.after(&e.problem),
+            _ => None,
+        };
+        let Some(pause) = pause else {
+            return Err(error);
+        };
+        tracing::debug!(%what, %error, ?pause, "trying again");
+        self.before_deadline(what, tokio::time::sleep(pause)).await
+    }
+
     pub(crate) fn broken(&self, what: &str, error: &reqwest::Error) -> Error {
-        let (what, reason) = (what.to_owned(), error::chain(error));
+        // reqwest's own words quote the address, which may hold a secret; the causes say more.
+        let cause = std::error::Error::source(error).map_or_else(|| error::chain(error), error::chain);
+        let (what, reason) = (what.to_owned(), cause);
         if error.is_redirect() {
             return self.error(Problem::Protocol { what, reason });
         }
@@ -431,9 +342,12 @@ impl Registry {
         failure(&self.reference, problem)
     }
 
-    /// The image, as messages call it.
-    pub(crate) fn image(&self) -> String {
-        self.reference.to_string()
+    /// A document that is none, as an answer of this registry.
+    pub(crate) fn answered(&self, error: Error) -> Error {
+        match error {
+            Error::InvalidDocument { document, reason } => self.protocol(&document, reason),
+            other => other,
+        }
     }
 
     /// Ends every wait of this client, now and from now on: one of several transfers has failed.
@@ -442,7 +356,7 @@ impl Registry {
     }
 
     /// Whether the registry is spoken to over plain HTTP.
-    pub(crate) fn is_plain(&self) -> bool {
+    fn is_plain(&self) -> bool {
         self.base.scheme() == "http"
     }
 }
@@ -456,48 +370,13 @@ fn failure(reference: &Reference, problem: Problem) -> Error {
     }))
 }
 
-fn with(request: reqwest::RequestBuilder, authorization: Option<&Authorization>) -> reqwest::RequestBuilder {
+pub(super) fn with(
+    request: reqwest::RequestBuilder,
+    authorization: Option<&Authorization>,
+) -> reqwest::RequestBuilder {
     match authorization {
         None => request,
         Some(Authorization::Basic { username, password }) => request.basic_auth(username, Some(password)),
         Some(Authorization::Bearer(token)) => request.bearer_auth(token),
     }
-}
-
-/// A client that does not step down from HTTPS to HTTP; reqwest itself keeps credentials from other hosts.
-fn http_client(tls: bool, host: &str) -> Result<reqwest::Client, reqwest::Error> {
-    install_crypto();
-    let policy = reqwest::redirect::Policy::custom(move |attempt| {
-        if attempt.previous().len() > MAX_REDIRECTS {
-            attempt.error("redirected too often")
-        } else if tls && attempt.url().scheme() != "https" {
-            attempt.error("redirected from HTTPS to HTTP, which is not followed")
-        } else {
-            attempt.follow()
-        }
-    });
-    let builder = reqwest::Client::builder();
-    // As in Go: what is on this machine is not behind a proxy.
-    let builder = if is_loopback(host) {
-        builder.no_proxy()
-    } else {
-        builder
-    };
-    builder
-        .referer(false)
-        .user_agent(concat!("magikrun/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(policy)
-        .build()
-}
-
-/// rustls takes its cryptography from one provider per process: `ring`, unless the program has chosen another.
-pub(crate) fn install_crypto() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // An error says that somebody else was faster, which is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-    });
 }

@@ -27,7 +27,7 @@ pub enum Problem {
     #[error("{0} not found; check the name and the tag")]
     NotFound(String),
     /// It gave an answer that is no success.
-    #[error("{what}: it answered {status}{message}")]
+    #[error("{what}: it answered {status}{message}{}", asks_to_wait(*retry_after))]
     Status {
         /// What was asked for.
         what: String,
@@ -35,6 +35,8 @@ pub enum Problem {
         status: u16,
         /// What it said about it.
         message: String,
+        /// How long it asks to wait before the next try.
+        retry_after: Option<Duration>,
     },
     /// No connection, or one that broke.
     #[error("{what}: {reason}")]
@@ -101,14 +103,27 @@ pub enum Problem {
     },
 }
 
+fn asks_to_wait(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |after| {
+        format!("; it asks to try again in {} s", after.as_secs())
+    })
+}
+
 impl Problem {
     /// Whether the same request may well succeed a moment later.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Connection { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
             _ => false,
         }
+    }
+}
+
+impl Problem {
+    /// Whether what has arrived of a blob by then may be gone on with later.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Stalled { .. } | Self::TimedOut { .. })
     }
 }
 

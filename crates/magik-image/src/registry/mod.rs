@@ -1,22 +1,29 @@
 //! Talking to registries (OCI distribution-spec 1.1).
 //!
-//! Reading is done here, over `reqwest`: `oci-client`, which does the uploads ([`push`](crate::push)), reads manifests, tokens and
-//! the bodies of errors whole, however long they are, follows the `urls` of layers, and cannot turn an identity token
-//! into an access token. A registry is not trusted: every body is counted while it streams, every wait has an end, and
-//! credentials go to the registry and to its token server only, never over plain HTTP where the registry speaks HTTPS.
+//! A registry is not trusted: every body is counted while it streams, every wait has an end, and credentials go to the
+//! registry and to its token server only, never over plain HTTP where the registry speaks HTTPS. It may send us elsewhere for a
+//! blob, but no nearer than it is itself: what is on this machine, on this link or in a private network is nothing that a
+//! registry out in the world may make us ask.
 
+mod answer;
 mod blob;
 mod client;
 mod error;
+mod http;
+mod retry;
 mod token;
+mod upload;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-pub(crate) use blob::Wanted;
+pub(crate) use blob::{Fetch, Wanted};
 pub(crate) use client::{Operation, Registry};
 pub(crate) use error::one_line;
 pub use error::{Problem, RegistryError};
-pub(crate) use token::Authorization;
+pub use retry::MAX_RETRY_AFTER;
 
 use crate::{Reference, auth::AuthSource};
 
@@ -25,6 +32,8 @@ use crate::{Reference, auth::AuthSource};
 pub(crate) struct Connection {
     pub insecure_http: bool,
     pub auth: AuthSource,
+    /// A directory of certificates, instead of the usual ones.
+    pub certificates: Option<PathBuf>,
     /// How long nothing may arrive.
     pub idle_timeout: Duration,
     /// When everything has to be done, and how long that was at the beginning.

@@ -8,6 +8,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
+use super::http::Guard;
 use crate::auth::Credential;
 
 /// The most that is read of a token server's answer, in bytes.
@@ -90,6 +91,7 @@ impl Bearer {
         &self,
         http: &reqwest::Client,
         registry: &Url,
+        guard: &Guard,
         scope: &str,
         credential: &Credential,
     ) -> Result<reqwest::RequestBuilder, String> {
@@ -101,6 +103,9 @@ impl Bearer {
                 super::one_line(url.scheme())
             ));
         }
+        guard
+            .allows_url(&url)
+            .map_err(|why| format!("its address {why}"))?;
         let mut fields = vec![("scope", scope), ("client_id", "magikrun")];
         if let Some(service) = &self.service {
             fields.push(("service", service));
@@ -175,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_sent_in_the_clear_to_where_a_tls_registry_points() {
-        super::super::client::install_crypto();
+        super::super::http::install_crypto();
         let http = reqwest::Client::new();
         let ask = |realm: &str, registry: &str| {
             let bearer = Bearer {
@@ -189,12 +194,14 @@ mod tests {
             bearer.request(
                 &http,
                 &Url::parse(registry).unwrap(),
+                &Guard::new("r"),
                 "repository:x:pull",
                 &credential,
             )
         };
         assert!(ask("http://a/token", "https://r/v2/").is_err());
         assert!(ask("file:///etc/passwd", "http://r/v2/").is_err());
+        assert!(ask("http://169.254.169.254/token", "http://r/v2/").is_err());
         assert!(ask("not a url", "https://r/v2/").is_err());
         let request = ask("https://a/token?x=1", "https://r/v2/")
             .unwrap()
@@ -208,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_identity_token_is_posted_and_not_part_of_an_address() {
-        super::super::client::install_crypto();
+        super::super::http::install_crypto();
         let bearer = Bearer {
             realm: "https://a/token".into(),
             service: Some("s".into()),
@@ -217,6 +224,7 @@ mod tests {
         let request = bearer.request(
             &reqwest::Client::new(),
             &Url::parse("https://r").unwrap(),
+            &Guard::new("r"),
             "x",
             &credential,
         );

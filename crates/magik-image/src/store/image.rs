@@ -84,7 +84,7 @@ impl ImageStore {
         let config_digest = oci_digest(manifest.config())?;
         let bytes = self.read_document(&config_digest, "config", limits.max_config_size)?;
         let config = crate::manifest::parse_config_of(&manifest, &bytes, &config_digest, limits)?;
-        let layers = layers(&manifest, &manifest_digest, &config, &config_digest)?;
+        let layers = layers_of(&manifest, &manifest_digest, &config, &config_digest)?;
         let reference = record.reference.clone();
         Ok(Image {
             reference,
@@ -128,7 +128,8 @@ impl ImageStore {
     }
 }
 
-fn layers(
+/// The layers of an image, the lowest first.
+pub(crate) fn layers_of(
     manifest: &ImageManifest,
     manifest_digest: &Digest,
     config: &ImageConfiguration,

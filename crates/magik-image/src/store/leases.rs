@@ -93,7 +93,7 @@ impl ImageStore {
         Ok(all)
     }
 
-    fn read_lease(&self, name: &str) -> Result<Option<LeaseFile>> {
+    pub(super) fn read_lease(&self, name: &str) -> Result<Option<LeaseFile>> {
         let path = self.lease_path(name)?;
         let mut text = Vec::new();
         match fs::File::open(&path).and_then(|f| f.take(MAX_LEASE_SIZE).read_to_end(&mut text)) {

@@ -5,7 +5,9 @@ mod image;
 mod leases;
 mod prune;
 mod record;
+mod remove;
 mod verify;
+mod version;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,9 +21,10 @@ use crate::{Error, Limits, Reference, Result};
 
 pub use image::{Image, Layer};
 pub use prune::{PruneOptions, PruneReport};
+pub use remove::RemoveReport;
 pub use verify::Damage;
 
-pub(crate) use image::oci_digest;
+pub(crate) use image::{layers_of, oci_digest};
 
 /// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
 ///
@@ -47,13 +50,14 @@ impl ImageStore {
     /// Opens the store below `data_root`, creating what is missing. A new data root is for its owner only (0700).
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made.
+    /// [`Error::Io`] if a directory cannot be made, [`Error::StoreVersion`] if the store was written by a later magikrun.
     pub fn open(data_root: &Path) -> Result<Self> {
         create_private(data_root)?;
         let cas = magik_cas::Store::open(data_root)?;
         for dir in ["images", "layers", "leases"] {
             create_private(&data_root.join(dir))?;
         }
+        version::check(data_root, cas.tmp_dir().as_ref())?;
         // Paths into the store end up in mounts and bundles, which other processes use from other directories.
         let root = data_root
             .canonicalize()
@@ -194,7 +198,9 @@ impl ImageStore {
                 None => return Err(magik_cas::Error::NotFound(digest).into()),
             }
         }
-        self.write_record(&record)?;
+        if self.read_record(&record.key())?.as_ref() != Some(&record) {
+            self.write_record(&record)?;
+        }
         Ok(image)
     }
 
@@ -215,32 +221,6 @@ impl ImageStore {
         images.sort_by(|a, b| (&a.reference, a.manifest_digest).cmp(&(&b.reference, b.manifest_digest)));
         Ok(images)
     }
-
-    /// Removes a name. The image's blobs and layers stay until [`prune`](Self::prune).
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or [`Error::Io`].
-    pub fn remove(&self, reference: &Reference) -> Result<()> {
-        if self.remove_record(&record::key(reference))? {
-            return Ok(());
-        }
-        Err(Error::NotFound(reference.to_string()))
-    }
-
-    /// Removes an image that [`list`](Self::list) or [`find`](Self::find) gave, whether it has a name or not.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or [`Error::Io`].
-    pub fn remove_image(&self, image: &Image) -> Result<()> {
-        let key = match &image.reference {
-            Some(reference) => record::key(reference),
-            None => record::unnamed_key(&image.manifest_digest),
-        };
-        if self.remove_record(&key)? {
-            return Ok(());
-        }
-        Err(Error::NotFound(image.name()))
-    }
 }
 
 /// Makes a directory for its owner only; one that exists keeps its mode.
@@ -256,22 +236,32 @@ fn create_private(dir: &Path) -> Result<()> {
 
 /// Opens (and makes) a lock file and waits until it is ours; closing it gives it up.
 pub(crate) fn lock_file(path: &Path) -> Result<std::fs::File> {
-    let context = || format!("lock {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
-    let file = file.map_err(Error::io(context()))?;
+    let file = open_lock_file(path)?;
     loop {
         match file.lock() {
             Ok(()) => return Ok(file),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io(context())(e)),
+            Err(e) => return Err(Error::io(format!("lock {}", path.display()))(e)),
         }
     }
+}
+
+/// As [`lock_file`], but `None` instead of waiting.
+pub(crate) fn try_lock_file(path: &Path) -> Result<Option<std::fs::File>> {
+    let file = open_lock_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
+    }
+}
+
+fn open_lock_file(path: &Path) -> Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options
+        .open(path)
+        .map_err(Error::io(format!("lock {}", path.display())))
 }
 
 /// The names in one of the store's own directories; ours are all UTF-8.

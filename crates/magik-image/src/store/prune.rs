@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs};
 
 use magik_cas::Digest;
 
-use super::{ImageStore, oci_digest, record};
+use super::{ImageStore, record, remove::Live};
 use crate::{Error, Result, unpack};
 
 /// What [`ImageStore::prune`] removes beside garbage.
@@ -41,31 +41,30 @@ impl ImageStore {
         let exclusive = self.cas().exclusive()?;
         let leased = self.leased()?;
         let mut report = PruneReport::default();
-        let mut blobs: HashSet<Digest> = HashSet::new();
-        let mut layers: HashSet<Digest> = leased.layers.iter().copied().collect();
+        let mut live = Live {
+            layers: leased.layers.iter().copied().collect(),
+            ..Live::default()
+        };
         for image in self.prunable()? {
             if options.unused_images && !leased.images.contains(&image.manifest_digest) {
                 self.remove_image(&image)?;
                 report.images.push(image.name());
                 continue;
             }
-            for descriptor in image.blobs() {
-                blobs.insert(oci_digest(descriptor)?);
-            }
-            layers.extend(image.layers().iter().map(|l| l.chain_id));
+            live.add(&image)?;
         }
-        let swept = exclusive.sweep(|digest| blobs.contains(digest))?;
+        let swept = exclusive.sweep(|digest| live.blobs.contains(digest))?;
         report.blobs = swept.blobs;
         report.leftovers = swept.temporary;
         report.bytes = swept.bytes;
-        self.prune_layers(&layers, &mut report)?;
+        self.prune_layers(&live.layers, &mut report)?;
         self.prune_temporary(&mut report)?;
         Ok(report)
     }
 
     /// Every image whose documents are there. Unlike `list`, it fails where the reason may be a passing one: what is left
     /// out here is removed.
-    fn prunable(&self) -> Result<Vec<super::Image>> {
+    pub(super) fn prunable(&self) -> Result<Vec<super::Image>> {
         let mut images = Vec::new();
         for record in self.read_records()? {
             match self.load(&record) {
@@ -85,19 +84,23 @@ impl ImageStore {
     fn prune_layers(&self, live: &HashSet<Digest>, report: &mut PruneReport) -> Result<()> {
         let live: HashSet<String> = live.iter().map(Digest::hex).collect();
         let dir = self.layers_dir();
-        for name in super::file_names(&dir)? {
-            let path = dir.join(&name);
+        let names = super::file_names(&dir)?;
+        // First what is left over: a layer that is removed takes such a name.
+        for name in &names {
+            let path = dir.join(name);
             if name.ends_with(unpack::LOCK_SUFFIX) {
                 fs::remove_file(&path).map_err(Error::io(format!("remove {}", path.display())))?;
             } else if name.ends_with(unpack::TEMP_SUFFIX) {
                 unpack::remove_tree(&path)?;
                 report.leftovers += 1;
-            } else if !live.contains(&name) {
-                report.bytes += unpack::LayerInfo::read(&path).map_or(0, |info| info.size);
-                // Renamed first, so that a crash half-way leaves no layer that looks complete.
-                let temp = dir.join(format!("{name}{}", unpack::TEMP_SUFFIX));
-                fs::rename(&path, &temp).map_err(Error::io(format!("rename {}", path.display())))?;
-                unpack::remove_tree(&temp)?;
+            }
+        }
+        for name in names
+            .iter()
+            .filter(|name| !name.contains('.') && !live.contains(*name))
+        {
+            if let Some(bytes) = self.remove_layer(name)? {
+                report.bytes += bytes;
                 report.layers += 1;
             }
         }

@@ -19,7 +19,7 @@ pub(super) const PREFIX: &str = "image-";
 const MAX_RECORD_SIZE: u64 = 64 << 10;
 
 /// One name and what it means.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
     pub(crate) reference: Option<Reference>,
@@ -34,7 +34,7 @@ impl Record {
         }
     }
 
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match &self.reference {
             Some(reference) => key(reference),
             None => sha256_hex(&format!("@{}", self.manifest.digest())),

@@ -44,6 +44,7 @@ pub(super) struct Budget<'a> {
     layer: Digest,
     bytes: u64,
     files: u64,
+    remembered: u64,
 }
 
 impl<'a> Budget<'a> {
@@ -54,6 +55,7 @@ impl<'a> Budget<'a> {
             layer,
             bytes: 0,
             files: 0,
+            remembered: 0,
         }
     }
 
@@ -67,16 +69,29 @@ impl<'a> Budget<'a> {
         self.files
     }
 
-    /// Counts one entry.
-    pub(super) fn file(&mut self) -> Result<()> {
+    /// Counts one entry, with a path of so many bytes.
+    pub(super) fn entry(&mut self, path: usize) -> Result<()> {
         self.files += 1;
-        if self.files <= self.limits.max_files_per_layer {
+        if self.files > self.limits.max_files_per_layer {
+            let what = format!("layer {}: files", self.layer);
+            return Err(Error::TooMany {
+                what,
+                limit: self.limits.max_files_per_layer,
+            });
+        }
+        self.remember(path)
+    }
+
+    /// Counts bytes that have to be kept in memory until the layer ends.
+    pub(super) fn remember(&mut self, bytes: usize) -> Result<()> {
+        self.remembered = self.remembered.saturating_add(bytes as u64);
+        if self.remembered <= self.limits.max_names_size {
             return Ok(());
         }
-        let what = format!("layer {}: files", self.layer);
-        Err(Error::TooMany {
+        let what = format!("names and directories' attributes of layer {}", self.layer);
+        Err(Error::TooLarge {
             what,
-            limit: self.limits.max_files_per_layer,
+            limit: self.limits.max_names_size,
         })
     }
 

@@ -1,8 +1,18 @@
 //! One entry of a layer's archive: what it says about itself, checked, before anything is done.
 
-use std::io::Read;
-
 use rustix::fs::{Dev, makedev};
+
+use super::{archive::Member, header::MemberKind};
+
+/// The longest name in a directory (Linux' `NAME_MAX`), in bytes.
+const MAX_NAME: usize = 255;
+/// The longest path, and the longest target of a symbolic link (Linux' `PATH_MAX` without its NUL), in bytes.
+pub(super) const MAX_PATH: usize = 4095;
+/// The largest extended attribute (Linux' `XATTR_SIZE_MAX`), in bytes.
+const MAX_XATTR: usize = 65536;
+/// The largest major and minor device numbers (Linux' `MKDEV`: 12 and 20 bits).
+const MAX_MAJOR: u64 = 0xfff;
+const MAX_MINOR: u64 = 0xf_ffff;
 
 /// The prefix of whiteouts (image-spec, layer.md, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
@@ -32,7 +42,7 @@ pub(super) enum Kind {
     Whiteout,
     /// The path is a directory that hides everything lower layers have in it.
     Opaque,
-    /// Metadata of the archive, or of aufs.
+    /// Metadata of aufs.
     Nothing,
 }
 
@@ -49,6 +59,16 @@ pub(super) struct Metadata {
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Metadata {
+    /// Of a directory that is there because something lies in it, and of which no layer says more.
+    pub(super) fn of_implied() -> Self {
+        Self {
+            mode: 0o755,
+            ..Self::default()
+        }
+    }
+}
+
 /// An entry.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -62,64 +82,78 @@ pub(super) struct Entry {
 type Refused = String;
 
 impl Entry {
-    /// Reads what an archive's entry says.
-    pub(super) fn parse(entry: &mut tar::Entry<'_, impl Read>) -> Result<Self, Refused> {
-        let header_type = entry.header().entry_type();
-        if header_type.is_pax_global_extensions() {
-            return Ok(Self {
-                path: Vec::new(),
-                kind: Kind::Nothing,
-                metadata: Metadata::default(),
-            });
+    /// Checks what an archive says of a member.
+    pub(super) fn parse(member: Member) -> Result<Self, Refused> {
+        let path = clean(&member.path)?;
+        if member.xattrs.iter().any(|(_, value)| value.len() > MAX_XATTR) {
+            return Err(format!("an extended attribute is larger than {MAX_XATTR} bytes"));
         }
-        let raw_path = entry.path_bytes().into_owned();
-        let path = clean(&raw_path)?;
-        let metadata = metadata(entry)?;
+        let xattrs = member.xattrs.into_iter().filter(|(name, _)| is_kept(name));
+        let metadata = Metadata {
+            uid: id("uid", member.uid)?,
+            gid: id("gid", member.gid)?,
+            mode: u32::try_from(member.mode & 0o7777).unwrap_or_default(),
+            mtime: member.mtime,
+            xattrs: xattrs.collect(),
+        };
         if let Some((path, kind)) = whiteout(&path)? {
             return Ok(Self { path, kind, metadata });
         }
-        let header = entry.header();
-        let device = || {
-            let (ustar, gnu) = (header.as_ustar(), header.as_gnu());
-            let major = ustar
-                .map(|h| h.dev_major)
-                .or(gnu.map(|h| h.dev_major))
-                .unwrap_or_default();
-            let minor = ustar
-                .map(|h| h.dev_minor)
-                .or(gnu.map(|h| h.dev_minor))
-                .unwrap_or_default();
-            let major = number("device", &major, header.device_major())?.unwrap_or(0);
-            let minor = number("device", &minor, header.device_minor())?.unwrap_or(0);
-            Ok::<Dev, Refused>(makedev(major, minor))
-        };
-        let target = || match entry.link_name_bytes() {
-            Some(target) if target.contains(&0) => Err("link target holds a NUL byte".to_owned()),
-            Some(target) if !target.is_empty() => Ok(target.into_owned()),
-            _ => Err("link without a target".to_owned()),
-        };
-        let kind = match header_type {
-            // Archives older than POSIX mark directories by a slash only.
-            t if t.is_file() && raw_path.ends_with(b"/") => Kind::Directory,
-            t if t.is_file() || t.is_contiguous() || t.is_gnu_sparse() => Kind::File,
-            t if t.is_dir() => Kind::Directory,
-            t if t.is_symlink() => Kind::Symlink(target()?),
-            t if t.is_hard_link() => Kind::Hardlink(clean(&target()?)?),
-            t if t.is_fifo() => Kind::Fifo,
-            t if t.is_character_special() => Kind::CharDevice(device()?),
-            t if t.is_block_special() => Kind::BlockDevice(device()?),
-            t => {
-                return Err(format!(
-                    "archive entry type {:?} is not supported",
-                    char::from(t.as_byte())
-                ));
+        let kind = match member.kind {
+            MemberKind::File => Kind::File,
+            MemberKind::Directory => Kind::Directory,
+            MemberKind::Symlink => Kind::Symlink(symlink_target(member.link)?),
+            MemberKind::Hardlink if member.link.is_empty() => return Err("link without a target".into()),
+            MemberKind::Hardlink => {
+                let target = clean(&member.link).map_err(|e| format!("link target: {e}"))?;
+                if target
+                    .split(|b| *b == b'/')
+                    .any(|name| name.starts_with(WHITEOUT))
+                {
+                    return Err("hard link to a whiteout".into());
+                }
+                Kind::Hardlink(target)
             }
+            MemberKind::Fifo => Kind::Fifo,
+            MemberKind::CharDevice => match device(member.device)? {
+                // The same thing would be a file in a flat root filesystem and the absence of one in an overlay.
+                0 => return Err("character device 0:0, which is a whiteout to overlayfs".into()),
+                device => Kind::CharDevice(device),
+            },
+            MemberKind::BlockDevice => Kind::BlockDevice(device(member.device)?),
         };
         if path.is_empty() && kind != Kind::Directory {
             return Err("the root of a layer can only be a directory".to_owned());
         }
         Ok(Self { path, kind, metadata })
     }
+}
+
+fn id(what: &str, id: u64) -> Result<u32, Refused> {
+    // The last one means "leave it" to chown(2).
+    let fits = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+    fits.ok_or_else(|| format!("{what} {id} is out of range"))
+}
+
+fn device((major, minor): (u64, u64)) -> Result<Dev, Refused> {
+    if major > MAX_MAJOR || minor > MAX_MINOR {
+        return Err(format!("device number {major}:{minor} is out of range"));
+    }
+    let number = |n: u64| u32::try_from(n).map_err(|e| e.to_string());
+    Ok(makedev(number(major)?, number(minor)?))
+}
+
+fn symlink_target(target: Vec<u8>) -> Result<Vec<u8>, Refused> {
+    if target.is_empty() {
+        return Err("link without a target".into());
+    }
+    if target.contains(&0) {
+        return Err("link target holds a NUL byte".into());
+    }
+    if target.len() > MAX_PATH {
+        return Err(format!("link target is longer than {MAX_PATH} bytes"));
+    }
+    Ok(target)
 }
 
 /// Splits off what is relative to the root, refusing what names something outside. An absolute path is one below the
@@ -136,6 +170,9 @@ pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
         match component {
             b"" | b"." => {}
             b".." => return Err("path holds \"..\"".to_owned()),
+            _ if component.len() > MAX_NAME => {
+                return Err(format!("a name in its path is longer than {MAX_NAME} bytes"));
+            }
             _ => {
                 if !path.is_empty() {
                     path.push(b'/');
@@ -143,6 +180,9 @@ pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
                 path.extend_from_slice(component);
             }
         }
+    }
+    if path.len() > MAX_PATH {
+        return Err(format!("path is longer than {MAX_PATH} bytes"));
     }
     Ok(path)
 }
@@ -187,56 +227,9 @@ fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
     }
 }
 
-/// A numeric field; one left blank is 0, as for GNU tar and Go.
-fn number<T: Default>(what: &str, field: &[u8], parsed: std::io::Result<T>) -> Result<T, Refused> {
-    if field.iter().all(|b| matches!(b, 0 | b' ')) {
-        return Ok(T::default());
-    }
-    parsed.map_err(|e| format!("{what}: {e}"))
-}
-
-fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> Result<Metadata, Refused> {
-    let header = entry.header();
-    let fields = header.as_old();
-    let id = |what: &str, field: &[u8], id: std::io::Result<u64>| {
-        let id = number(what, field, id)?;
-        // The last one means "leave it" to chown(2).
-        let fits = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-        fits.ok_or_else(|| format!("{what} {id} is out of range"))
-    };
-    let uid = id("uid", &fields.uid, header.uid())?;
-    let gid = id("gid", &fields.gid, header.gid())?;
-    let mode = number("mode", &fields.mode, header.mode())? & 0o7777;
-    let seconds = number("mtime", &fields.mtime, header.mtime())?;
-    let mut metadata = Metadata {
-        uid,
-        gid,
-        mode,
-        mtime: (seconds.cast_signed(), 0),
-        xattrs: Vec::new(),
-    };
-    let Some(records) = entry.pax_extensions().map_err(|e| e.to_string())? else {
-        return Ok(metadata);
-    };
-    for record in records {
-        let record = record.map_err(|e| e.to_string())?;
-        let (key, value) = (record.key_bytes(), record.value_bytes());
-        if key == b"mtime" {
-            metadata.mtime = pax_time(value).ok_or("malformed mtime record")?;
-        } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
-            && is_kept(name)
-        {
-            metadata.xattrs.push((name.to_vec(), value.to_vec()));
-        } else if key.starts_with(b"GNU.sparse.") {
-            return Err("sparse files in PAX form are not supported".to_owned());
-        }
-    }
-    Ok(metadata)
-}
-
 /// Which extended attributes of an archive are set: those that belong to the file. overlayfs' own would let a layer reach
 /// behind the others, and the rest of `security.` (labels, IMA) is the host's policy.
-fn is_kept(name: &[u8]) -> bool {
+pub(super) fn is_kept(name: &[u8]) -> bool {
     if name.contains(&0) || name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         return false;
     }
@@ -244,22 +237,6 @@ fn is_kept(name: &[u8]) -> bool {
         .iter()
         .any(|p| name.starts_with(p))
         || name == b"security.capability"
-}
-
-/// `[-]seconds[.fraction]`, as pax(1) writes times.
-fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let whole: i64 = seconds.parse().ok()?;
-    let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    // Before 1970 the fraction counts away from zero, in timespec it counts up.
-    if seconds.starts_with('-') && nanos > 0 {
-        return Some((whole.checked_sub(1)?, 1_000_000_000 - nanos));
-    }
-    Some((whole, nanos))
 }
 
 #[cfg(test)]
@@ -295,24 +272,6 @@ mod tests {
         }
         // Four dots after the prefix's own: an ordinary if odd name.
         assert_eq!(parse(".wh...."), Ok(Some((b"...".to_vec(), Kind::Whiteout))));
-    }
-
-    #[test]
-    fn pax_times_keep_nanoseconds() {
-        for (text, time) in [
-            ("0", (0, 0)),
-            ("1700000000.123456789", (1_700_000_000, 123_456_789)),
-            ("5.5", (5, 500_000_000)),
-            ("5.1234567891", (5, 123_456_789)),
-            ("-1.25", (-2, 750_000_000)),
-            ("-0.25", (-1, 750_000_000)),
-            ("-3", (-3, 0)),
-        ] {
-            assert_eq!(pax_time(text.as_bytes()), Some(time), "{text}");
-        }
-        for text in ["", "x", "1.x", "1.-5", "99999999999999999999"] {
-            assert_eq!(pax_time(text.as_bytes()), None, "{text}");
-        }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::{fs, io, os::fd::AsFd, path::Path};
 
 use super::{
+    Source,
     budget::{Budget, RootfsBudget},
-    entry_failed,
-    extract::{Extractor, Whiteouts, open_root},
+    extract::{Extractor, open_root},
+    finish,
     remove::{names, remove_at},
 };
 use crate::{Error, Image, ImageStore, Result};
@@ -56,12 +57,10 @@ impl ImageStore {
         let rootfs = RootfsBudget::new(image.name(), self.limits());
         for (index, layer) in image.layers().iter().enumerate() {
             let root = open_root(dir).map_err(Error::io(format!("open {}", dir.display())))?;
-            let mut extractor = Extractor::new(root, Whiteouts::Apply, index == 0);
+            let mut extractor = Extractor::flat(root, index == 0);
             let mut budget = Budget::new(&rootfs, self.limits(), layer.digest);
-            self.extract(layer, &mut extractor, &mut budget)?;
-            extractor
-                .finish(&[])
-                .map_err(|(path, e)| entry_failed(layer, &path, e))?;
+            self.extract(layer, Source::Store, &mut extractor, &mut budget)?;
+            finish(extractor, layer)?;
         }
         Ok(())
     }

@@ -4,22 +4,24 @@ use std::{
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsRawFd, BorrowedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use rustix::{
-    fs::{self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{self, AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
 };
 
-use super::entry::{Kind, Metadata};
+use super::entry::{Kind, Metadata, is_kept};
 
 /// overlayfs' mark of a directory that hides those below it, for mounts by the superuser and by others (`userxattr`).
 const OPAQUE: &str = "trusted.overlay.opaque";
 const OPAQUE_USER: &str = "user.overlay.opaque";
+/// The access list that a directory gives to what is made in it (acl(5)).
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// Who writes: decides whether owners can be set, and which need not be.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +100,12 @@ fn tolerate(name: &[u8], result: Result<(), Errno>) -> io::Result<()> {
             tracing::debug!(name = %String::from_utf8_lossy(name), %error, "extended attribute left out");
             Ok(())
         }
-        other => Ok(other?),
+        Err(error) => {
+            // Without its number: it is the layer's fault, not the disk's, though ENOSPC is among them.
+            let name = String::from_utf8_lossy(name);
+            Err(io::Error::other(format!("extended attribute {name:?}: {error}")))
+        }
+        Ok(()) => Ok(()),
     }
 }
 
@@ -126,41 +133,9 @@ pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// What the merged view of the lower layers (their trees, the uppermost first) says of the directory at `path`.
-pub(super) fn of_lower_directory(lower: &[PathBuf], path: &[u8]) -> io::Result<Option<Metadata>> {
-    for tree in lower {
-        match look_up(tree, path)? {
-            Lookup::Found(metadata) => return Ok(Some(metadata)),
-            Lookup::Hidden => return Ok(None),
-            Lookup::Absent => {}
-        }
-    }
-    Ok(None)
-}
-
-enum Lookup {
-    Found(Metadata),
-    /// This layer has nothing there, those below it may.
-    Absent,
-    /// This layer hides what those below it have there.
-    Hidden,
-}
-
-fn look_up(tree: &Path, path: &[u8]) -> io::Result<Lookup> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut dir = fs::open(tree, flags, Mode::empty())?;
-    let mut hidden = false;
-    for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
-        hidden |= is_opaque(dir.as_fd());
-        dir = match fs::openat2(&dir, name, flags, Mode::empty(), ResolveFlags::BENEATH) {
-            Ok(dir) => dir,
-            Err(Errno::NOENT) if !hidden => return Ok(Lookup::Absent),
-            // A whiteout, a file or a link in its place; or nothing, in a directory that hides others.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(Lookup::Hidden),
-            Err(e) => return Err(e.into()),
-        };
-    }
-    let stat = fs::fstat(&dir)?;
+/// What is to be said of a directory that is there already.
+pub(super) fn of_directory(dir: BorrowedFd<'_>) -> io::Result<Metadata> {
+    let stat = fs::fstat(dir)?;
     let mut metadata = Metadata {
         uid: stat.st_uid,
         gid: stat.st_gid,
@@ -168,17 +143,58 @@ fn look_up(tree: &Path, path: &[u8]) -> io::Result<Lookup> {
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         xattrs: Vec::new(),
     };
-    for name in attribute_names(dir.as_fd())? {
-        if !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.") {
-            let mut value = Vec::with_capacity(fs::fgetxattr_query(&dir, name.as_slice())?);
-            fs::fgetxattr(&dir, name.as_slice(), rustix::buffer::spare_capacity(&mut value))?;
+    for name in attribute_names(dir)? {
+        if !is_overlays(&name) {
+            let mut value = Vec::with_capacity(fs::fgetxattr_query(dir, name.as_slice())?);
+            fs::fgetxattr(dir, name.as_slice(), rustix::buffer::spare_capacity(&mut value))?;
             metadata.xattrs.push((name, value));
         }
     }
-    Ok(Lookup::Found(metadata))
+    Ok(metadata)
 }
 
-fn is_opaque(dir: BorrowedFd<'_>) -> bool {
+/// [`set`] for a directory that has an owner and attributes of its own already.
+pub(super) fn replace(dir: BorrowedFd<'_>, metadata: &Metadata, identity: Identity) -> io::Result<()> {
+    if identity.is_root() {
+        let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
+        fs::fchown(dir, Some(uid), Some(gid))?;
+    }
+    for name in attribute_names(dir)? {
+        let meant = metadata.xattrs.iter().any(|(kept, _)| *kept == name);
+        // Labels are the host's policy, as in `is_kept`.
+        if !meant && is_kept(&name) {
+            tolerate(&name, fs::fremovexattr(dir, name.as_slice()))?;
+        }
+    }
+    set(dir, metadata, identity)
+}
+
+/// Keeps an existing directory from giving its group or its default access list to what is made in it; both are set again with
+/// the rest of its metadata.
+pub(super) fn suspend_inheritance(
+    dir: BorrowedFd<'_>,
+    metadata: &Metadata,
+    identity: Identity,
+) -> io::Result<()> {
+    let closed = !identity.is_root() && metadata.mode & 0o700 != 0o700;
+    if closed || metadata.mode & 0o2000 != 0 {
+        fs::fchmod(dir, Mode::RWXU)?;
+    }
+    if metadata
+        .xattrs
+        .iter()
+        .any(|(name, _)| name == DEFAULT_ACL.as_bytes())
+    {
+        fs::fremovexattr(dir, DEFAULT_ACL)?;
+    }
+    Ok(())
+}
+
+fn is_overlays(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
+pub(super) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     [OPAQUE, OPAQUE_USER].into_iter().any(|name| {
         let mut value = [0; 1];
         fs::fgetxattr(dir, name, &mut value).is_ok_and(|_| value == *b"y")

@@ -1,36 +1,45 @@
 //! Layers from archives to directories.
 
+mod archive;
 mod budget;
 mod entry;
 mod extract;
 mod flat;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod header;
 mod info;
+mod lower;
 mod metadata;
 mod module;
+mod pax;
+mod place;
 mod remove;
 mod schedule;
+mod sparse;
+mod staged;
 mod stream;
+mod whiteouts;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use magik_cas::{Algorithm, Digest, Durability};
+use magik_cas::{Algorithm, Digest};
 
-use crate::{
-    Error, Image, ImageStore, Result,
-    limits::MAX_TAR_HEADER_SIZE,
-    store::{Layer, lock_file},
-};
+use crate::{Error, Image, ImageStore, Result, limits::MAX_TAR_HEADER_SIZE, store::Layer};
 use budget::{Budget, RootfsBudget};
 use entry::Entry;
-use extract::{Extractor, Fault, Whiteouts};
-use schedule::Progress;
+use extract::{Extractor, Fault, LowerTrees};
 
+pub(crate) use archive::{Archive, Piece};
 pub(crate) use entry::clean;
+pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::remove_tree;
+pub(crate) use staged::{Placement, StagedLayer, Work};
 pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
 
 /// The name of a layer's tree in its directory.
@@ -39,6 +48,15 @@ pub(crate) const TREE: &str = "fs";
 pub(crate) const LOCK_SUFFIX: &str = ".lock";
 /// What the name of a layer under way, or being removed, ends with.
 pub(crate) const TEMP_SUFFIX: &str = ".tmp";
+
+/// Where a layer's blob is read from.
+pub(crate) enum Source {
+    /// The store.
+    Store,
+    /// Whoever is downloading it; its end means that it is whole and has the right digest. It must bear not being read for as long
+    /// as the layers below take: a layer may need to look into them.
+    Arriving(Box<dyn Read + Send>),
+}
 
 /// How much of an entry's name a message quotes, in characters.
 const SHOWN_NAME: usize = 200;
@@ -84,106 +102,84 @@ impl ImageStore {
             .collect();
         // A layer's chain id stands for all below it, so what is there has been within the limits together.
         if !trees.iter().all(|tree| tree.is_dir()) {
-            let rootfs = RootfsBudget::new(image.name(), self.limits());
-            let unpack = |index: usize, progress: &Progress| {
-                self.unpack_layer(&layers[index], index, &trees, &rootfs, progress)
+            let work = Work {
+                source: &|_| Source::Store,
+                done: &|_| {},
             };
-            schedule::in_order(layers.len(), unpack)?;
+            self.unpack_layers(image.name(), layers, &work, Placement::AtOnce)?;
         }
         Ok(trees.into_iter().rev().collect())
     }
 
-    fn layer_dir(&self, chain_id: &Digest) -> PathBuf {
+    pub(crate) fn layer_dir(&self, chain_id: &Digest) -> PathBuf {
         self.layers_dir().join(chain_id.hex())
     }
 
-    /// Unpacks one layer unless it is there. `trees` are those of all layers, the lowest first.
-    fn unpack_layer(
+    /// Whether a layer is unpacked.
+    pub(crate) fn has_layer(&self, layer: &Layer) -> bool {
+        self.layer_dir(&layer.chain_id).join(TREE).is_dir()
+    }
+
+    /// Unpacks one layer to `dir`, which does not exist; `lower` waits for the layers below and says where their trees are, the
+    /// uppermost first.
+    fn unpack_into(
         &self,
         layer: &Layer,
-        index: usize,
-        trees: &[PathBuf],
+        dir: &Path,
+        source: Source,
         rootfs: &RootfsBudget,
-        progress: &Progress,
+        lower: LowerTrees<'_>,
     ) -> Result<()> {
-        let dir = self.layer_dir(&layer.chain_id);
-        let sibling = |suffix| {
-            self.layers_dir()
-                .join(format!("{}{suffix}", layer.chain_id.hex()))
-        };
-        let _lock = lock_file(&sibling(LOCK_SUFFIX))?;
-        if dir.is_dir() {
-            return rootfs.take(LayerInfo::read(&dir)?.size);
-        }
-        // The lock is ours, so whoever left this is dead.
-        let temp = Temporary(sibling(TEMP_SUFFIX));
-        remove_tree(&temp.0)?;
-        let context = || format!("unpack layer {} to {}", layer.digest, temp.0.display());
-        let tree = temp.0.join(TREE);
-        fs::create_dir(&temp.0)
+        let context = || format!("unpack layer {} to {}", layer.digest, dir.display());
+        let tree = dir.join(TREE);
+        fs::create_dir(dir)
             .and_then(|()| fs::create_dir(&tree))
             .map_err(Error::io(context()))?;
         let root = extract::open_root(&tree).map_err(Error::io(context()))?;
-        let mut extractor = Extractor::new(root, Whiteouts::Overlay, true);
+        let mut extractor = Extractor::overlay(root, lower);
         let mut budget = Budget::new(rootfs, self.limits(), layer.digest);
-        self.extract(layer, &mut extractor, &mut budget)?;
+        self.extract(layer, source, &mut extractor, &mut budget)?;
 
-        let below: Vec<PathBuf> = if extractor.needs_lower() {
-            progress.wait_for_all_below(index)?;
-            trees[..index].iter().rev().cloned().collect()
-        } else {
-            Vec::new()
-        };
-        let user_xattr = extractor
-            .finish(&below)
-            .map_err(|(path, e)| entry_failed(layer, &path, e))?;
+        let user_xattr = finish(extractor, layer)?;
         let info = LayerInfo {
             diff_id: layer.diff_id,
             size: budget.bytes(),
             files: budget.files(),
             user_xattr,
         };
-        info.write(&temp.0)?;
-        let durable = self.cas().durability() == Durability::Full;
-        let publish = || -> io::Result<()> {
-            if durable {
-                // One call for all the files, instead of one each.
-                rustix::fs::syncfs(extract::open_root(&temp.0)?)?;
-            }
-            fs::rename(&temp.0, &dir)?;
-            if durable {
-                fs::File::open(self.layers_dir())?.sync_all()?;
-            }
-            Ok(())
-        };
-        publish().map_err(Error::io(context()))?;
+        info.write(dir)?;
         tracing::debug!(layer = %layer.digest, chain_id = %layer.chain_id, files = info.files, "unpacked");
         Ok(())
     }
 
     /// Streams a layer's blob through `extractor` and checks its diff id.
-    fn extract(&self, layer: &Layer, extractor: &mut Extractor, budget: &mut Budget<'_>) -> Result<()> {
+    fn extract(
+        &self,
+        layer: &Layer,
+        source: Source,
+        extractor: &mut Extractor<'_>,
+        budget: &mut Budget<'_>,
+    ) -> Result<()> {
         let limits = self.limits();
-        let blob = self.cas().open_blob(&layer.digest)?;
-        if blob.size() > limits.max_layer_size {
-            let what = format!("layer {}", layer.digest);
-            return Err(Error::TooLarge {
-                what,
-                limit: limits.max_layer_size,
-            });
-        }
+        let (stored, blob): (bool, Box<dyn Read>) = match source {
+            Source::Arriving(source) => (false, source),
+            Source::Store => {
+                let blob = self.cas().open_blob(&layer.digest)?;
+                if blob.size() > limits.max_layer_size {
+                    let what = format!("layer {}", layer.digest);
+                    return Err(Error::TooLarge {
+                        what,
+                        limit: limits.max_layer_size,
+                    });
+                }
+                (true, Box::new(blob.into_file()))
+            }
+        };
         let algorithm = layer.diff_id.algorithm();
         let found = if layer.is_module {
-            module::extract(blob.into_file(), layer, extractor, budget)
+            module::extract(blob, layer, extractor, budget)
         } else {
-            extract_archive(
-                blob.into_file(),
-                layer,
-                algorithm,
-                extractor,
-                budget,
-                limits.max_layer_size,
-            )
+            extract_archive(blob, layer, algorithm, extractor, budget, limits.max_layer_size)
         };
         let error = match found {
             Ok(found) if found == layer.diff_id => return Ok(()),
@@ -195,10 +191,12 @@ impl ImageStore {
             Err(error) => error,
         };
         // Nonsense in a layer is either the image's or the disk's; only the bytes can tell.
-        if matches!(
-            error,
-            Error::InvalidLayer { .. } | Error::InvalidEntry { .. } | Error::DiffIdMismatch { .. }
-        ) {
+        if stored
+            && matches!(
+                error,
+                Error::InvalidLayer { .. } | Error::InvalidEntry { .. } | Error::DiffIdMismatch { .. }
+            )
+        {
             self.cas().check(&layer.digest)?;
         }
         Err(error)
@@ -207,61 +205,64 @@ impl ImageStore {
 
 /// Reads the archive to its end and says what it hashes to.
 fn extract_archive(
-    blob: fs::File,
+    blob: Box<dyn Read>,
     layer: &Layer,
     algorithm: Algorithm,
-    extractor: &mut Extractor,
+    extractor: &mut Extractor<'_>,
     budget: &mut Budget<'_>,
     cap: u64,
 ) -> Result<Digest> {
-    let broken = |e: io::Error| match Exceeded::of(&e) {
-        Some(Exceeded::Stream(limit)) => Error::TooLarge {
-            what: format!("layer {}, decompressed,", layer.digest),
-            limit: *limit,
-        },
-        _ => Error::InvalidLayer {
+    let broken = |e| broken(layer, &e);
+    let stream = ArchiveStream::new(blob, algorithm, cap).map_err(broken)?;
+    let mut archive = Archive::new(stream, MAX_TAR_HEADER_SIZE);
+    while let Some(member) = archive.next_member().map_err(broken)? {
+        let name = shown(&member.path);
+        let refused = |reason| Error::InvalidEntry {
             layer: layer.digest,
-            reason: e.to_string(),
-        },
-    };
-    let stream = ArchiveStream::new(blob, algorithm, cap, MAX_TAR_HEADER_SIZE).map_err(broken)?;
-    let header_budget = stream.budget();
-    let mut archive = tar::Archive::new(stream);
-    let mut entries = archive.entries().map_err(broken)?;
-    loop {
-        header_budget.header();
-        let Some(entry) = entries.next() else { break };
-        header_budget.content();
-        let mut source = entry.map_err(broken)?;
-        let entry = Entry::parse(&mut source).map_err(|reason| Error::InvalidEntry {
-            layer: layer.digest,
-            entry: shown(&source.path_bytes()),
+            entry: name.clone(),
             reason,
-        })?;
-        let path = entry.path.clone();
-        extractor
-            .add(entry, &mut source, budget)
-            .map_err(|fault| match fault {
-                Fault::Limit(error) => *error,
-                Fault::Refused(reason) => Error::InvalidEntry {
-                    layer: layer.digest,
-                    entry: shown(&path),
-                    reason,
-                },
-                Fault::Io(e) if Exceeded::of(&e).is_some() => broken(e),
-                // Errors of the decompressor and of the archive have no number, those of the file system do.
-                Fault::Io(e) if e.raw_os_error().is_none() => broken(e),
-                Fault::Io(e) => entry_failed(layer, &path, e),
-            })?;
-        io::copy(&mut source, &mut io::sink()).map_err(broken)?;
+        };
+        let entry = Entry::parse(member).map_err(refused)?;
+        let added = extractor.add(entry, &mut archive, budget);
+        added.map_err(|fault| fault_of(layer, fault, &name))?;
     }
     archive.into_inner().finish().map_err(broken)
 }
 
-fn entry_failed(layer: &Layer, path: &[u8], source: io::Error) -> Error {
-    Error::Io {
-        context: format!("layer {}: entry {:?}", layer.digest, shown(path)),
-        source,
+/// Sets what an extractor has left for the end.
+fn finish(extractor: Extractor<'_>, layer: &Layer) -> Result<bool> {
+    let finished = extractor.finish();
+    finished.map_err(|(path, fault)| fault_of(layer, fault, &shown(&path)))
+}
+
+fn fault_of(layer: &Layer, fault: Fault, name: &str) -> Error {
+    match fault {
+        Fault::Other(error) => *error,
+        Fault::Refused(reason) => Error::InvalidEntry {
+            layer: layer.digest,
+            entry: name.to_owned(),
+            reason,
+        },
+        // Errors of the decompressor and of the archive have no number, those of the file system do.
+        Fault::Io(e) if e.raw_os_error().is_none() => broken(layer, &e),
+        Fault::Io(source) => Error::Io {
+            context: format!("layer {}: entry {name:?}", layer.digest),
+            source,
+        },
+    }
+}
+
+/// The error for an archive that could not be read on.
+fn broken(layer: &Layer, error: &io::Error) -> Error {
+    match Exceeded::of(error) {
+        Some(Exceeded::Stream(limit)) => Error::TooLarge {
+            what: format!("layer {}, decompressed,", layer.digest),
+            limit: *limit,
+        },
+        None => Error::InvalidLayer {
+            layer: layer.digest,
+            reason: error.to_string(),
+        },
     }
 }
 

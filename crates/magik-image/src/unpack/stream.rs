@@ -1,10 +1,6 @@
 //! A layer's bytes: decompressed, counted and hashed in one pass.
 
-use std::{
-    cell::Cell,
-    io::{self, BufRead, BufReader, Read},
-    rc::Rc,
-};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use magik_cas::{Algorithm, Digest, Hasher};
@@ -26,9 +22,6 @@ pub(crate) enum Exceeded {
     /// More decompressed bytes than allowed.
     #[error("more than {0} bytes decompressed, which is the limit")]
     Stream(u64),
-    /// One entry's headers are larger than allowed.
-    #[error("an entry's extended header is larger than {0} bytes, which is the limit")]
-    Header(u64),
 }
 
 impl Exceeded {
@@ -83,29 +76,9 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<(Compression,
     ))
 }
 
-/// What a [`ArchiveStream`] shares with whoever reads the archive in it.
-#[derive(Debug, Clone)]
-pub(crate) struct HeaderBudget {
-    left: Rc<Cell<u64>>,
-    limit: u64,
-}
-
-impl HeaderBudget {
-    /// From here to [`content`](Self::content), the archive reader may take in `limit` bytes: it keeps them in memory.
-    pub(crate) fn header(&self) {
-        self.left.set(self.limit);
-    }
-
-    /// From here on, bytes are an entry's content.
-    pub(crate) fn content(&self) {
-        self.left.set(u64::MAX);
-    }
-}
-
 /// The decompressed bytes of an archive. Whoever reads it gets them after they have been counted and hashed.
 pub(crate) struct ArchiveStream<'a> {
     inner: BufReader<Hashing<'a>>,
-    budget: HeaderBudget,
 }
 
 struct Hashing<'a> {
@@ -116,13 +89,8 @@ struct Hashing<'a> {
 }
 
 impl<'a> ArchiveStream<'a> {
-    /// At most `cap` bytes of `source`, decompressed; an archive's headers may take `header_limit` each.
-    pub(crate) fn new(
-        source: impl Read + 'a,
-        algorithm: Algorithm,
-        cap: u64,
-        header_limit: u64,
-    ) -> io::Result<Self> {
+    /// At most `cap` bytes of `source`, decompressed.
+    pub(crate) fn new(source: impl Read + 'a, algorithm: Algorithm, cap: u64) -> io::Result<Self> {
         let (_, inner) = decompress(source)?;
         let hashing = Hashing {
             inner,
@@ -130,24 +98,13 @@ impl<'a> ArchiveStream<'a> {
             count: 0,
             cap,
         };
-        let budget = HeaderBudget {
-            left: Rc::new(Cell::new(u64::MAX)),
-            limit: header_limit,
-        };
         Ok(Self {
             inner: BufReader::with_capacity(BUFFER, hashing),
-            budget,
         })
-    }
-
-    /// The handle that switches between headers and content.
-    pub(crate) fn budget(&self) -> HeaderBudget {
-        self.budget.clone()
     }
 
     /// Reads what is left and says what all of it hashes to.
     pub(crate) fn finish(mut self) -> io::Result<Digest> {
-        self.budget.content();
         loop {
             match self.inner.fill_buf()?.len() {
                 0 => return Ok(self.inner.into_inner().hasher.finish()),
@@ -159,12 +116,17 @@ impl<'a> ArchiveStream<'a> {
 
 impl Read for ArchiveStream<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        let left = self.budget.left.get().checked_sub(n as u64);
-        self.budget
-            .left
-            .set(left.ok_or_else(|| Exceeded::Header(self.budget.limit).into_io())?);
-        Ok(n)
+        self.inner.read(buf)
+    }
+}
+
+impl BufRead for ArchiveStream<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
     }
 }
 
@@ -193,7 +155,7 @@ mod tests {
     }
 
     fn read(source: &[u8], cap: u64) -> io::Result<(Vec<u8>, Digest)> {
-        let mut stream = ArchiveStream::new(source, Algorithm::Sha256, cap, 1024)?;
+        let mut stream = ArchiveStream::new(source, Algorithm::Sha256, cap)?;
         let mut bytes = Vec::new();
         (&mut stream).take(4).read_to_end(&mut bytes)?;
         Ok((bytes, stream.finish()?))

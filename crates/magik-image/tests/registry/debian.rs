@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -16,20 +17,31 @@ use magik_image::{
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 
-use crate::fixture::{World, options, reference};
+use crate::fixture::{World, connect, options, reference};
 
 /// `magik:secret` as `htpasswd -B` writes it.
 const HTPASSWD: &str = "magik:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     _dir: tempfile::TempDir,
+}
+
+/// What a registry shows over TLS: files.
+pub(crate) struct Tls {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Registry {
     /// `None`, loudly, if it is not installed.
     async fn start(test: &str, with_password: bool) -> Option<Self> {
+        Self::start_with(test, with_password, None).await
+    }
+
+    /// The same, over TLS if there is a certificate.
+    pub(crate) async fn start_with(test: &str, with_password: bool, tls: Option<&Tls>) -> Option<Self> {
         if !std::path::Path::new("/usr/bin/docker-registry").exists() {
             eprintln!("SKIPPED {test}: needs /usr/bin/docker-registry (apt-get install docker-registry)");
             return None;
@@ -52,10 +64,14 @@ impl Registry {
             } else {
                 String::new()
             };
+            let tls = tls.map_or_else(String::new, |tls| {
+                let (certificate, key) = (tls.certificate.display(), tls.key.display());
+                format!(", tls: {{certificate: \"{certificate}\", key: \"{key}\"}}")
+            });
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n{auth}",
+                 storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"{tls}}}\n{auth}",
                 dir.path().join("data").display()
             );
             fs::write(&config, text).unwrap();
@@ -99,7 +115,7 @@ impl Drop for Registry {
 }
 
 /// An image of three layers, one of them large enough to arrive in many pieces.
-async fn image(world: &World) -> Image {
+pub(crate) async fn image(world: &World) -> Image {
     let dir = tempfile::tempdir().unwrap();
     let mut layout = Layout::create(dir.path()).unwrap();
     let noise: Vec<u8> = (0..3_000_000_u32)
@@ -123,17 +139,16 @@ async fn image(world: &World) -> Image {
 
 fn push_options(auth: &AuthSource) -> PushOptions {
     PushOptions {
-        auth: auth.clone(),
-        ..PushOptions::default()
+        connect: connect(auth),
     }
 }
 
 /// Time enough for a busy machine.
 fn patient(auth: &AuthSource) -> PullOptions {
     PullOptions {
-        auth: auth.clone(),
-        policy: PullPolicy::Always,
-        ..PullOptions::default()
+        connect: connect(auth),
+        unpack: true,
+        ..options()
     }
 }
 

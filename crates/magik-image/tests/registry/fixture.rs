@@ -11,8 +11,11 @@ use magik_cas::{Digest, Durability};
 use magik_image::{
     ImageStore, Reference,
     auth::{AuthSource, Credential},
+    connect::ConnectOptions,
     manifest::{OCI_INDEX, OCI_MANIFEST},
+    policy::{Policy, PolicySource},
     pull::{PullOptions, PullPolicy},
+    registries::{Registries, RegistriesSource},
 };
 use serde_json::{Value, json};
 
@@ -40,10 +43,27 @@ impl World {
 
     /// Every file of the store with its size.
     pub(crate) fn census(&self) -> BTreeMap<String, u64> {
-        let mut files = BTreeMap::new();
-        walk(self.dir.path(), &mut files);
-        files
+        census(self.dir.path())
     }
+}
+
+/// Every file below a directory with its size.
+pub(crate) fn census(dir: &Path) -> BTreeMap<String, u64> {
+    let mut files = BTreeMap::new();
+    walk(dir, &mut files);
+    files
+}
+
+/// A layer that is an archive of these files.
+pub(crate) fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
 }
 
 fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
@@ -125,11 +145,25 @@ pub(crate) fn index(entries: &[Value]) -> Value {
 pub(crate) fn options() -> PullOptions {
     PullOptions {
         policy: PullPolicy::Always,
-        auth: AuthSource::Given(Credential::Anonymous),
-        timeout: Duration::from_secs(30),
-        idle_timeout: Duration::from_secs(10),
-        concurrency: NonZeroUsize::new(3).unwrap(),
+        signature_policy: PolicySource::Given(Policy::accept_anything()),
+        connect: ConnectOptions {
+            timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(10),
+            concurrency: NonZeroUsize::new(3).unwrap(),
+            ..connect(&AuthSource::Given(Credential::Anonymous))
+        },
+        // These layers are no archives.
+        unpack: false,
         ..PullOptions::default()
+    }
+}
+
+/// What is the same for pulling and pushing: nothing of this machine's configuration.
+pub(crate) fn connect(auth: &AuthSource) -> ConnectOptions {
+    ConnectOptions {
+        auth: auth.clone(),
+        registries: RegistriesSource::Given(Registries::default()),
+        ..PullOptions::default().connect
     }
 }
 
@@ -139,8 +173,12 @@ pub(crate) fn reference(address: &str) -> Reference {
 
 /// The same, waiting no longer than a test should.
 pub(crate) fn impatient() -> PullOptions {
-    PullOptions {
-        idle_timeout: Duration::from_millis(800),
-        ..options()
-    }
+    within(|connect| connect.idle_timeout = Duration::from_millis(800))
+}
+
+/// The options with another way of reaching registries.
+pub(crate) fn within(change: impl FnOnce(&mut ConnectOptions)) -> PullOptions {
+    let mut options = options();
+    change(&mut options.connect);
+    options
 }

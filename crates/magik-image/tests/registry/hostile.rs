@@ -15,7 +15,7 @@ use magik_image::{
 use serde_json::json;
 
 use crate::{
-    fixture::{LAYER, Served, World, descriptor, impatient, index, options, reference},
+    fixture::{LAYER, Served, World, descriptor, impatient, index, options, reference, within},
     server::{Reply, Request, Server},
 };
 
@@ -112,10 +112,7 @@ async fn stalls_end_with_an_error_that_names_image_registry_and_blob() {
 
 #[tokio::test]
 async fn a_trickle_ends_at_the_limit_for_the_whole_image() {
-    let options = PullOptions {
-        timeout: Duration::from_millis(900),
-        ..options()
-    };
+    let options = within(|connect| connect.timeout = Duration::from_millis(900));
     let message = refused(
         |_| Reply::Drip {
             every: Duration::from_millis(50),
@@ -217,7 +214,11 @@ async fn documents_that_are_no_image_are_named() {
     );
     says(
         &refused(with(|m| m["layers"] = json!([])), &options()).await,
-        &["config sha256:", "diff_ids has 1 entries, the manifest has 0"],
+        &[
+            "registry 127.0.0.1",
+            "config sha256:",
+            "diff_ids has 1 entries, manifest sha256:",
+        ],
     );
     let helm = "application/vnd.cncf.helm.config.v1+json";
     let mut chart = Served::new(&[b"x"]);
@@ -228,7 +229,7 @@ async fn documents_that_are_no_image_are_named() {
     );
     says(
         &refused(|_| Reply::ok("text/html", "<html>"), &options()).await,
-        &["manifest sha256:"],
+        &["/test/image:latest: registry 127.0.0.1:", "manifest sha256:"],
     );
 }
 
@@ -327,10 +328,7 @@ async fn redirects_are_followed_a_few_times_and_without_credentials() {
         username: "u".into(),
         password: "p".into(),
     };
-    let options = PullOptions {
-        auth: AuthSource::Given(credential),
-        ..options()
-    };
+    let options = within(|connect| connect.auth = AuthSource::Given(credential));
     world
         .store
         .pull(&ImageSource::Registry(reference(&server.address)), &options, &())
@@ -438,10 +436,7 @@ async fn one_bad_layer_stops_the_others_and_leaves_nothing() {
             },
             honest => honest,
         },
-        &PullOptions {
-            idle_timeout: Duration::from_secs(10),
-            ..options()
-        },
+        &options(),
     )
     .await;
     says(&message, &["hashes to"]);

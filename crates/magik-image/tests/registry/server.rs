@@ -34,6 +34,13 @@ pub(crate) enum Reply {
     StallAfter { length: u64, body: Vec<u8> },
     /// The same, and then the connection ends.
     CutAfter { length: u64, body: Vec<u8> },
+    /// An answer that promises `length` bytes, has these, and ends.
+    Cut {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        length: usize,
+        body: Vec<u8>,
+    },
     /// A body in chunks that has no end.
     Endless { status: u16 },
     /// A body in chunks, one byte now and then, without end.
@@ -96,6 +103,23 @@ impl Server {
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
+}
+
+/// Starts one on a thread of its own, which lasts as long as the process, and returns its address.
+pub(crate) fn in_background(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> String {
+    let (started, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let server = Server::start(reply).await;
+            started.send(server.address.clone()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    address.recv().unwrap()
 }
 
 async fn serve(
@@ -177,6 +201,21 @@ async fn write(stream: &mut BufReader<TcpStream>, reply: &Reply) -> std::io::Res
             if matches!(reply, Reply::StallAfter { .. }) {
                 return forever().await;
             }
+            stream.shutdown().await?;
+        }
+        Reply::Cut {
+            status,
+            headers,
+            length,
+            body,
+        } => {
+            let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n");
+            for (name, value) in headers {
+                head += &format!("{name}: {value}\r\n");
+            }
+            stream.write_all(format!("{head}\r\n").as_bytes()).await?;
+            stream.write_all(body).await?;
+            stream.flush().await?;
             stream.shutdown().await?;
         }
         Reply::Endless { status } => {

@@ -2,16 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use ttrpc::r#async::{CSReceiver, CSSender, ClientStream};
 
-use super::{ControlClient, Result, error, streams::size};
+use super::{ControlClient, Result, error, streams::size, window::Window};
 use crate::{error::ControlError, rpc::control as proto};
-
-/// How many bytes of input may be under way.
-pub(super) const WINDOW: usize = 64 << 10;
-/// The longest piece of input in one message, in bytes.
-pub(super) const PIECE: usize = 16 << 10;
 
 /// A program to run in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +81,7 @@ impl ExecSession {
             .into();
         let (sender, receiver) = stream.split();
         let client = Arc::new(client);
-        let window = Arc::new(Semaphore::new(WINDOW));
+        let window = Window::new();
         let input = ExecInput {
             sender,
             window: window.clone(),
@@ -133,7 +127,7 @@ impl ExecSession {
 #[derive(Debug, Clone)]
 pub struct ExecInput {
     sender: CSSender<proto::ExecInput>,
-    window: Arc<Semaphore>,
+    window: Window,
     _client: Arc<ControlClient>,
 }
 
@@ -143,16 +137,9 @@ impl ExecInput {
     /// # Errors
     /// The connection ended.
     pub async fn write(&self, bytes: &[u8]) -> Result<()> {
-        for piece in bytes.chunks(PIECE) {
-            let count = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            // Closed: the program has ended and takes nothing more.
-            let Ok(permit) = self.window.acquire_many(count).await else {
-                return Err(ControlError::Disconnected);
-            };
-            permit.forget();
-            self.send(|message| message.set_stdin(piece.to_vec())).await?;
-        }
-        Ok(())
+        self.window
+            .send(bytes, |piece| self.send(|message| message.set_stdin(piece)))
+            .await
     }
 
     /// There is no more input.
@@ -183,7 +170,7 @@ impl ExecInput {
 #[derive(Debug)]
 pub struct ExecOutput {
     receiver: CSReceiver<proto::ExecOutput>,
-    window: Arc<Semaphore>,
+    window: Window,
     client: Arc<ControlClient>,
     ended: bool,
 }
@@ -206,7 +193,7 @@ impl ExecOutput {
                     self.window.close();
                     return Ok(Some(ExecEvent::Exited(code)));
                 }
-                Some(proto::exec_output::Output::StdinTaken(bytes)) => give_back(&self.window, bytes),
+                Some(proto::exec_output::Output::StdinTaken(bytes)) => self.window.give_back(bytes),
                 // Of a later minor version.
                 Some(_) | None => {}
             }
@@ -218,12 +205,6 @@ impl ExecOutput {
         self.client.meter.release(None, size(&message));
         Ok(message)
     }
-}
-
-/// Room in the window again, but never more than there was: the other side is not trusted.
-pub(super) fn give_back(window: &Semaphore, bytes: u32) {
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    window.add_permits(bytes.min(WINDOW.saturating_sub(window.available_permits())));
 }
 
 fn terminal_size(rows: u16, columns: u16) -> proto::TerminalSize {

@@ -3,9 +3,11 @@
 mod exec;
 mod port_forward;
 mod streams;
+mod window;
 
 pub use exec::{ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use port_forward::{PortForward, PortReader, PortWriter};
+pub(crate) use streams::size;
 pub use streams::{EventStream, Launch, LaunchProgress, LogOutput};
 
 use std::{
@@ -134,6 +136,11 @@ impl ControlClient {
             meter,
             pod_id: clean(&hello.pod_id),
         })
+    }
+
+    /// The calls themselves, for who passes them on.
+    pub(crate) const fn raw(&self) -> (&control_ttrpc::ControlClient, &Arc<Meter>) {
+        (&self.calls, &self.meter)
     }
 
     /// The pod's id as its init knows it; empty before the launch.
@@ -302,7 +309,7 @@ fn error(error: ttrpc::Error) -> ControlError {
 }
 
 /// A text of the other side, fit to be shown on a terminal: bounded, in one line, without control characters.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .take(MAX_MESSAGE)
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 use ttrpc::r#async::{CSReceiver, CSSender, ClientStream};
 
 use super::{
     ControlClient, Result, error,
-    exec::{PIECE, WINDOW, give_back},
     streams::size,
+    window::{PIECE, Window},
 };
 use crate::{error::ControlError, rpc::control as proto};
 
@@ -31,7 +31,7 @@ impl PortForward {
         port: u16,
     ) -> Result<Self> {
         let (sender, receiver) = stream.split();
-        let (client, window) = (Arc::new(client), Arc::new(Semaphore::new(WINDOW)));
+        let (client, window) = (Arc::new(client), Window::new());
         let writer = PortWriter {
             sender,
             window: window.clone(),
@@ -98,7 +98,7 @@ impl PortForward {
 #[derive(Debug)]
 pub struct PortReader {
     receiver: CSReceiver<proto::PortData>,
-    window: Arc<Semaphore>,
+    window: Window,
     client: Arc<ControlClient>,
     ended: bool,
 }
@@ -127,7 +127,7 @@ impl PortReader {
     async fn message(&mut self) -> Result<proto::PortData> {
         let message = self.receiver.recv().await.map_err(error)?;
         self.client.meter.release(None, size(&message));
-        give_back(&self.window, message.taken);
+        self.window.give_back(message.taken);
         Ok(message)
     }
 }
@@ -136,7 +136,7 @@ impl PortReader {
 #[derive(Debug, Clone)]
 pub struct PortWriter {
     sender: CSSender<proto::PortData>,
-    window: Arc<Semaphore>,
+    window: Window,
     _client: Arc<ControlClient>,
 }
 
@@ -146,15 +146,9 @@ impl PortWriter {
     /// # Errors
     /// The connection ended.
     pub async fn write(&self, bytes: &[u8]) -> Result<()> {
-        for piece in bytes.chunks(PIECE) {
-            let count = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            let Ok(permit) = self.window.acquire_many(count).await else {
-                return Err(ControlError::Disconnected);
-            };
-            permit.forget();
-            self.send(|message| message.data = piece.to_vec()).await?;
-        }
-        Ok(())
+        self.window
+            .send(bytes, |piece| self.send(|message| message.data = piece))
+            .await
     }
 
     /// Nothing more will be sent.

@@ -174,6 +174,6 @@ impl EventStream {
 }
 
 /// A message's size on the wire.
-pub(super) fn size(message: &impl protobuf::Message) -> usize {
+pub(crate) fn size(message: &impl protobuf::Message) -> usize {
     usize::try_from(message.compute_size()).unwrap_or(usize::MAX)
 }

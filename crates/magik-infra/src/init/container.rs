@@ -36,10 +36,11 @@ pub(crate) fn mount(plan: &ContainerPlan) -> Result<(), LaunchError> {
     rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, "mounts", &e))
 }
 
-/// Creates a container, mounting its root first if it `mounts`.
+/// Creates a container, mounting its root first if it `mounts`. `log` is told when its log grows.
 pub(crate) async fn create(
     runtime: &dyn OciRuntime,
     plan: &ContainerPlan,
+    max_log_size: u64,
     log: watch::Sender<bool>,
     mounts: bool,
 ) -> Result<Created, LaunchError> {
@@ -48,7 +49,7 @@ pub(crate) async fn create(
     if mounts {
         mount(plan)?;
     }
-    let (pump, stdio) = LogPump::open(&plan.log, log).map_err(|e| {
+    let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log).map_err(|e| {
         LaunchError::container(
             name,
             "create",

@@ -27,6 +27,22 @@ pub(crate) enum Interrupt {
     ExtensionFailed(RequiredExtensionFailed),
 }
 
+impl Interrupt {
+    /// What it means to a pod that is still being started; `None`: nobody is left to be told.
+    pub(crate) fn before_ready(self) -> Option<LaunchError> {
+        let passed = "activeDeadlineSeconds passed before every container was started";
+        match self {
+            Self::Abandoned => None,
+            Self::Deadline => Some(LaunchError::pod("deadline", passed)),
+            Self::ExtensionFailed(error) => Some(LaunchError::pod("extension", &error)),
+            Self::Stop { .. } => {
+                let stopped = "the pod was stopped before every container was started";
+                Some(LaunchError::pod("stopped", stopped))
+            }
+        }
+    }
+}
+
 pub(crate) struct Inputs {
     commands: mpsc::Receiver<Command>,
     terminate: Signal,

@@ -1,10 +1,12 @@
 //! The pod init itself.
 
 mod container;
-mod inputs;
+pub(crate) mod inputs;
 mod pod;
 mod rootfs;
 pub(crate) mod shared;
+
+pub use rootfs::mount_layers;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -19,14 +21,15 @@ use tokio::{
 use crate::{
     error::LaunchError,
     extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
+    logs::MAX_LOG_SIZE,
     plan::PodPlan,
     service::{self, Acceptor},
     state_dir::StateDir,
     status::PodStatus,
 };
-use inputs::{Inputs, Interrupt};
+use inputs::Inputs;
 use pod::Pod;
-use shared::Shared;
+use shared::{Place, Shared};
 
 /// How long the init waits for clients to take their last answers before it ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -38,6 +41,8 @@ pub struct InitOptions {
     pub runtime_class: String,
     /// How long one call of an extension may take.
     pub extension_timeout: Duration,
+    /// The size at which a container's log is rotated, in bytes; two files of it are kept.
+    pub max_log_size: u64,
 }
 
 impl Default for InitOptions {
@@ -45,6 +50,7 @@ impl Default for InitOptions {
         Self {
             runtime_class: "native".to_owned(),
             extension_timeout: EXTENSION_TIMEOUT,
+            max_log_size: MAX_LOG_SIZE,
         }
     }
 }
@@ -64,7 +70,7 @@ pub enum PodOutcome {
 pub(crate) type Preparation =
     Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
 
-type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
+pub(crate) type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
 
 /// A pod init, ready to run. One pod, one process, one thread.
 ///
@@ -155,31 +161,52 @@ impl PodInit {
     {
         let (commands, receiver) = mpsc::channel(16);
         let shared = Arc::new(Shared::new(
-            self.runtime,
+            Place::Here(self.runtime.clone()),
             self.state_dir,
             self.options.runtime_class,
+            self.options.max_log_size,
             commands,
         ));
-        let mut inputs = Inputs::new(receiver, self.committed)?;
-        let connections = service::Connections::new(shared.clone());
-        inputs.launch = connections.serve(launch, true);
-        let accepting = tokio::spawn(connections.clone().accept(control));
-
+        let inputs = Inputs::new(receiver, self.committed)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let outcome = live(&shared, &mut inputs, extensions, self.preparation).await;
-
-        shared.over();
-        accepting.abort();
-        inputs.dismiss();
-        if timeout(LINGER, connections.idle()).await.is_err() {
-            tracing::debug!("some clients did not take their last answer");
-        }
-        Ok(outcome)
+        let (runtime, preparation) = (self.runtime, self.preparation);
+        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
+            live(runtime, shared, inputs, extensions, preparation).await
+        };
+        Ok(serve(&shared, inputs, launch, control, life).await)
     }
+}
+
+/// Serves the launch connection and the control connections while a pod lives.
+pub(crate) async fn serve<S, A>(
+    shared: &Arc<Shared>,
+    mut inputs: Inputs,
+    launch: S,
+    control: A,
+    life: impl AsyncFnOnce(&Arc<Shared>, &mut Inputs) -> PodOutcome,
+) -> PodOutcome
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+    A: Acceptor,
+{
+    let connections = service::Connections::new(shared.clone());
+    inputs.launch = connections.serve(launch, true);
+    let accepting = tokio::spawn(connections.clone().accept(control));
+
+    let outcome = life(shared, &mut inputs).await;
+
+    shared.over();
+    accepting.abort();
+    inputs.dismiss();
+    if timeout(LINGER, connections.idle()).await.is_err() {
+        tracing::debug!("some clients did not take their last answer");
+    }
+    outcome
 }
 
 /// A pod's whole life.
 async fn live(
+    runtime: Arc<dyn OciRuntime>,
     shared: &Arc<Shared>,
     inputs: &mut Inputs,
     extensions: Extensions,
@@ -188,17 +215,15 @@ async fn live(
     let Some((plan, progress)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
-    let mut pod = Pod::new(shared.clone(), plan, extensions, progress);
+    let mut pod = Pod::new(runtime, shared.clone(), plan, extensions, progress);
     inputs.deadline = pod.deadline();
     inputs.extension_failures = pod.extension_failures();
 
     let launched = tokio::select! {
         launched = pod.launch(preparation) => launched,
-        interrupt = inputs.interrupt(shared) => match interrupt {
-            Interrupt::Abandoned => return PodOutcome::Abandoned,
-            Interrupt::Deadline => Err(LaunchError::pod("deadline", "activeDeadlineSeconds passed before every container was started")),
-            Interrupt::ExtensionFailed(error) => Err(LaunchError::pod("extension", &error)),
-            Interrupt::Stop { .. } => Err(LaunchError::pod("stopped", "the pod was stopped before every container was started")),
+        interrupt = inputs.interrupt(shared) => match interrupt.before_ready() {
+            None => return PodOutcome::Abandoned,
+            Some(error) => Err(error),
         },
     };
     if let Err(error) = launched {

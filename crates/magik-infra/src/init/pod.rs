@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use magik_oci::{ContainerId, Exit, Signal};
+use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -30,6 +30,7 @@ use crate::{
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Pod {
+    runtime: Arc<dyn OciRuntime>,
     shared: Arc<Shared>,
     plan: Arc<PodPlan>,
     extensions: Extensions,
@@ -54,6 +55,7 @@ struct Stopping {
 
 impl Pod {
     pub(crate) fn new(
+        runtime: Arc<dyn OciRuntime>,
         shared: Arc<Shared>,
         plan: Arc<PodPlan>,
         extensions: Extensions,
@@ -61,27 +63,9 @@ impl Pod {
     ) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
         let (extension_failed, failures) = mpsc::channel(1);
-        let waiting = |c: &ContainerPlan| ContainerStatus {
-            name: c.name.clone(),
-            image: c.image.clone(),
-            state: ContainerPhase::Waiting,
-        };
-        shared.publish_first(PodStatus {
-            id: plan.id.clone(),
-            name: plan.name.clone(),
-            namespace: plan.namespace.clone(),
-            runtime_class: shared.runtime_class.clone(),
-            labels: plan.labels.clone(),
-            phase: Phase::Pending,
-            reason: None,
-            message: None,
-            created_at: Timestamp::now(),
-            started_at: None,
-            finished_at: None,
-            init_containers: plan.init_containers.iter().map(waiting).collect(),
-            containers: plan.containers.iter().map(waiting).collect(),
-        });
+        shared.publish_first(PodStatus::pending(&plan, &shared.runtime_class));
         Self {
+            runtime,
             shared,
             plan,
             extensions,
@@ -148,8 +132,8 @@ impl Pod {
     }
 
     async fn run_init_container(&mut self, index: usize, plan: &ContainerPlan) -> Result<(), LaunchError> {
-        let shared = self.shared.clone();
-        let created = container::create(&*shared.runtime, plan, self.log(plan), !self.mounted).await?;
+        let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
+        let created = container::create(&*runtime, plan, size, self.log(plan), !self.mounted).await?;
         let (id, pid) = self.created(index, plan, created);
         self.start(index, plan, &id, pid).await?;
         let Some(report) = self.exits.recv().await else {
@@ -192,12 +176,11 @@ impl Pod {
     /// them are there: a container that cannot be created means that none was started.
     async fn start_containers(&mut self, plan: &PodPlan) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let shared = self.shared.clone();
-        let runtime = &*shared.runtime;
+        let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
         let jobs: Vec<_> = plan
             .containers
             .iter()
-            .map(|c| container::create(runtime, c, self.log(c), !self.mounted))
+            .map(|c| container::create(&*runtime, c, size, self.log(c), !self.mounted))
             .collect();
         let mut jobs = stream::iter(jobs).buffered(parallel);
         let mut created = Vec::new();
@@ -220,13 +203,7 @@ impl Pod {
         created: Created,
     ) -> (ContainerId, Option<i32>) {
         let Created { id, pid, pump } = created;
-        let watching = container::watch(
-            self.shared.runtime.clone(),
-            id.clone(),
-            index,
-            pump,
-            self.exited.clone(),
-        );
+        let watching = container::watch(self.runtime.clone(), id.clone(), index, pump, self.exited.clone());
         tokio::spawn(watching);
         self.event(Event::now(EventKind::ContainerCreated, &plan.name, ""));
         (id, pid)
@@ -240,8 +217,7 @@ impl Pod {
         pid: Option<i32>,
     ) -> Result<(), LaunchError> {
         let started_at = Timestamp::now();
-        self.shared
-            .runtime
+        self.runtime
             .start(id)
             .await
             .map_err(|e| LaunchError::runtime(&plan.name, "start", &e))?;
@@ -357,7 +333,7 @@ impl Pod {
         let Ok(id) = ContainerId::new(&plan.name) else {
             return;
         };
-        match self.shared.runtime.kill(&id, signal, all).await {
+        match self.runtime.kill(&id, signal, all).await {
             // It ended by itself meanwhile.
             Ok(()) | Err(magik_oci::Error::NotFound(_) | magik_oci::Error::WrongState { .. }) => {}
             Err(error) => tracing::warn!(container = %id, %error, "cannot signal the container"),
@@ -404,7 +380,7 @@ impl Pod {
         let Ok(id) = ContainerId::new(&plan.name) else {
             return;
         };
-        let runtime = self.shared.runtime.clone();
+        let runtime = self.runtime.clone();
         self.deletions.spawn(async move {
             // By force: with a shared pid namespace its other processes may have outlived the first.
             if let Err(error) = runtime.delete(&id, true).await {

@@ -52,6 +52,22 @@ pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
 }
 
+/// Mounts layers, the uppermost first, read-only on a directory as one file system.
+///
+/// # Errors
+/// Names the layer or the mount that failed.
+pub fn mount_layers(layers: &[PathBuf], target: &Path) -> io::Result<()> {
+    let mounted = match layers {
+        [] => Err(MountError::NoLayer {
+            target: target.to_owned(),
+        }),
+        // overlayfs wants two layers when there is no upper one.
+        [layer] => bind_read_only(layer, target),
+        layers => overlay(layers, None, target),
+    };
+    mounted.map_err(io::Error::other)
+}
+
 /// Mounts a container's root file system on its bundle's `rootfs`.
 pub(crate) fn mount_rootfs(plan: &ContainerPlan) -> Result<(), MountError> {
     let target = plan.bundle.join("rootfs");

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::{
     error::LaunchError,
     events::EventHub,
+    guest::Guest,
     plan::{ContainerPlan, PodPlan},
     service::MAX_EXECS,
     state_dir::StateDir,
@@ -41,12 +42,22 @@ pub(crate) enum Command {
     },
 }
 
+/// Where the containers are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// Below this process.
+    Here(Arc<dyn OciRuntime>),
+    /// In a guest, below an init of its own.
+    Guest(Arc<dyn Guest>),
+}
+
 /// One pod's state.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) runtime: Arc<dyn OciRuntime>,
+    pub(crate) place: Place,
     pub(crate) state_dir: StateDir,
     pub(crate) runtime_class: String,
+    pub(crate) max_log_size: u64,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: Arc<EventHub>,
     pub(crate) execs: Arc<Semaphore>,
@@ -64,15 +75,17 @@ struct Planned {
 
 impl Shared {
     pub(crate) fn new(
-        runtime: Arc<dyn OciRuntime>,
+        place: Place,
         state_dir: StateDir,
         runtime_class: String,
+        max_log_size: u64,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         Self {
-            runtime,
+            place,
             state_dir,
             runtime_class,
+            max_log_size,
             commands,
             events: Arc::new(EventHub::new()),
             execs: Arc::new(Semaphore::new(MAX_EXECS)),

@@ -41,8 +41,8 @@ struct Source {
 
 impl LogPump {
     /// Makes the pipes and opens the log; the second value is what the container gets.
-    pub(crate) fn open(log: &Path, signal: watch::Sender<bool>) -> io::Result<(Self, Stdio)> {
-        let writer = LogWriter::open(log)?;
+    pub(crate) fn open(log: &Path, max_size: u64, signal: watch::Sender<bool>) -> io::Result<(Self, Stdio)> {
+        let writer = LogWriter::open(log, max_size)?;
         let (stdout, stdout_end) = Source::new(LogStream::Stdout)?;
         let (stderr, stderr_end) = Source::new(LogStream::Stderr)?;
         let stdio = Stdio {
@@ -162,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
         let (signal, followed) = watch::channel(false);
-        let (pump, stdio) = LogPump::open(&path, signal).unwrap();
+        let (pump, stdio) = LogPump::open(&path, 1 << 20, signal).unwrap();
         let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
         let mut stderr = std::fs::File::from(stdio.stderr.unwrap());
         stdout.write_all(b"hello\nworld").unwrap();
@@ -179,7 +179,8 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_keeps_the_pipe_does_not_keep_the_log_open() {
         let dir = tempfile::tempdir().unwrap();
-        let (pump, stdio) = LogPump::open(&dir.path().join("c.log"), watch::Sender::new(false)).unwrap();
+        let (pump, stdio) =
+            LogPump::open(&dir.path().join("c.log"), 1 << 20, watch::Sender::new(false)).unwrap();
         let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
         stdout.write_all(b"last words\n").unwrap();
         assert_eq!(pump.finish().await, "last words");

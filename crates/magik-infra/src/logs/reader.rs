@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn follows_through_rotation() {
         let log = log(&[]);
-        let mut writer = LogWriter::with_max_size(&log.path, 1000).unwrap();
+        let mut writer = LogWriter::open(&log.path, 1000).unwrap();
         let mut reader = LogReader::open(&log.path, LogOptions::default()).unwrap();
         let mut got = String::new();
         for n in 0..200 {

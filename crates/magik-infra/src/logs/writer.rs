@@ -27,12 +27,8 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log, appending to one that is there.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Self::with_max_size(path, MAX_LOG_SIZE)
-    }
-
-    pub(super) fn with_max_size(path: &Path, max_size: u64) -> io::Result<Self> {
+    /// Opens the log, appending to one that is there; it is rotated before it grows beyond `max_size` bytes.
+    pub(crate) fn open(path: &Path, max_size: u64) -> io::Result<Self> {
         let file = open(path)?;
         let size = file.metadata()?.len();
         Ok(Self {
@@ -93,7 +89,7 @@ mod tests {
     fn rotates_at_the_bound_and_keeps_two_files() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
-        let mut writer = LogWriter::with_max_size(&path, 10).unwrap();
+        let mut writer = LogWriter::open(&path, 10).unwrap();
         writer.write(b"12345");
         writer.write(b"67890");
         assert_eq!(std::fs::read(&path).unwrap(), b"1234567890");
@@ -109,6 +105,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(LogWriter::open(&path).is_err());
+        assert!(LogWriter::open(&path, 10).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use magik_oci::{ContainerId, Exit};
+use magik_oci::{ContainerId, Exit, OciRuntime};
 use tokio::{sync::watch, time::timeout};
 use ttrpc::{
     Code,
@@ -33,6 +33,7 @@ enum InputEnd {
 }
 
 pub(super) async fn exec(
+    runtime: &dyn OciRuntime,
     shared: &Arc<Shared>,
     meter: &Meter,
     call: u32,
@@ -87,9 +88,7 @@ pub(super) async fn exec(
     let (streams, theirs) = Streams::open(start.tty, start.stdin).map_err(broken)?;
     let size = start.size.as_ref().map(|s| (s.rows, s.columns));
     // The terminal arrives while the process is being started: it should have its size before anybody asks.
-    let starting = shared
-        .runtime
-        .exec(&id, &process, theirs, magik_oci::ExecOptions::default());
+    let starting = runtime.exec(&id, &process, theirs, magik_oci::ExecOptions::default());
     let (started, connected) = tokio::join!(starting, streams.connect(size));
     let pid = started.map_err(|error| refusal(&start.container, &error))?;
     // Opened before anybody waits for the process: the pid cannot have been given to another one yet.
@@ -99,11 +98,11 @@ pub(super) async fn exec(
         Ok(connected) => connected,
         Err(e) => {
             signal(handle.as_ref(), rustix::process::Signal::KILL);
-            let _ = shared.runtime.wait_exec(&id, pid).await;
+            let _ = runtime.wait_exec(&id, pid).await;
             return Err(broken(e));
         }
     };
-    let mut wait = shared.runtime.wait_exec(&id, pid);
+    let mut wait = runtime.wait_exec(&id, pid);
 
     // The client's side, until the process ends and everything it wrote is sent, or the client is gone.
     let exited = watch::Sender::new(false);

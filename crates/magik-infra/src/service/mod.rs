@@ -29,7 +29,8 @@ use ttrpc::{
 use crate::{
     client::{MAJOR, MINOR},
     events::Event,
-    init::shared::{Command, LaunchUpdate, Shared},
+    guest::forward,
+    init::shared::{Command, LaunchUpdate, Place, Shared},
     plan::PodPlan,
     rpc::{control as proto, control_ttrpc::Control},
     status::ContainerPhase,
@@ -183,7 +184,19 @@ impl Control for Connection {
         stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
     ) -> ttrpc::Result<()> {
         self.check_greeted()?;
-        exec::exec(&self.shared, &self.meter, context.mh.stream_id, stream).await
+        match &self.shared.place {
+            Place::Here(runtime) => {
+                exec::exec(
+                    &**runtime,
+                    &self.shared,
+                    &self.meter,
+                    context.mh.stream_id,
+                    stream,
+                )
+                .await
+            }
+            Place::Guest(guest) => forward::exec(&**guest, &self.meter, context.mh.stream_id, stream).await,
+        }
     }
 
     async fn logs(
@@ -199,6 +212,10 @@ impl Control for Connection {
     async fn stats(&self, _: &TtrpcContext, _: proto::StatsRequest) -> ttrpc::Result<proto::StatsResponse> {
         self.check_greeted()?;
         let pod = self.shared.status().ok_or_else(Self::not_launched)?;
+        let runtime = match &self.shared.place {
+            Place::Here(runtime) => runtime,
+            Place::Guest(guest) => return forward::stats(&**guest, &pod).await,
+        };
         let mut all = BTreeMap::new();
         for container in pod.init_containers.into_iter().chain(pod.containers) {
             if !matches!(container.state, ContainerPhase::Running { .. }) {
@@ -207,7 +224,7 @@ impl Control for Connection {
             let Ok(id) = ContainerId::new(&container.name) else {
                 continue;
             };
-            match self.shared.runtime.stats(&id).await {
+            match runtime.stats(&id).await {
                 Ok(stats) => {
                     all.insert(container.name, stats);
                 }
@@ -271,7 +288,12 @@ impl Control for Connection {
         stream: ServerStream<proto::PortData, proto::PortData>,
     ) -> ttrpc::Result<()> {
         self.check_greeted()?;
-        port_forward::port_forward(&self.meter, context.mh.stream_id, stream).await
+        match &self.shared.place {
+            Place::Here(_) => port_forward::port_forward(&self.meter, context.mh.stream_id, stream).await,
+            Place::Guest(guest) => {
+                forward::port_forward(&**guest, &self.meter, context.mh.stream_id, stream).await
+            }
+        }
     }
 }
 

@@ -15,7 +15,6 @@
 //! }
 //! ```
 
-mod bundle;
 mod init;
 mod trim;
 
@@ -26,14 +25,14 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform as ImagePlatform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, RootfsPlan};
 use magik_oci::{Capability, Platform};
 
 use crate::{
     ContainerSpec, PodSpec, RuntimeClass, SpecError,
     pods::{
         Backend, ContainerImage, Failure, PodFiles, Pods, Process, Start, beside_own_binary, environment,
-        spawn,
+        linux_bundle, spawn,
     },
 };
 
@@ -92,7 +91,11 @@ impl Backend for Native {
         container: &ContainerSpec,
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
-        bundle::write(pod, container, image)
+        let mut plan = linux_bundle::write(pod, container, image, |settings| settings)?;
+        if let RootfsPlan::Overlay { lower, .. } = &mut plan.rootfs {
+            lower.push(pod.mount_points()?);
+        }
+        Ok(plan)
     }
 
     fn binary(&self) -> &Path {

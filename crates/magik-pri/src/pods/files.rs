@@ -153,6 +153,26 @@ impl<'a> PodFiles<'a> {
         self.paths.log(self.id, container)
     }
 
+    /// A layer to lie below all others, with what every container has something mounted on: what an image lacks of it need
+    /// not be made in each container's own layer, together with a copy of the image's `/etc`.
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    pub(crate) fn mount_points(&self) -> Result<PathBuf, Failure> {
+        let layer = self.paths.sandbox(self.id).join("mount-points");
+        let make = || {
+            if layer.exists() {
+                return Ok(());
+            }
+            make_dir(&layer, 0o755)?;
+            for dir in ["dev", "etc", "proc", "sys"] {
+                make_dir(&layer.join(dir), 0o755)?;
+            }
+            ETC.iter()
+                .try_for_each(|file| fs::write(layer.join("etc").join(file), ""))
+        };
+        make().map_err(Failure::io(format!("create {}", layer.display())))?;
+        Ok(layer)
+    }
+
     /// The settings of a container that do not depend on what isolates it.
     pub(crate) fn settings(&self, container: &ContainerSpec) -> ContainerSettings {
         ContainerSettings {

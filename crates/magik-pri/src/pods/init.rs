@@ -106,35 +106,7 @@ pub(crate) fn enter_namespaces(hostname: &OsStr, own_network: bool, root: bool) 
     }
     rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     if own_network {
-        raise_loopback().map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
-    }
-    Ok(())
-}
-
-/// Brings `lo` up in the network namespace of this process.
-#[allow(unsafe_code, reason = "rustix has no SIOCSIFFLAGS")]
-#[cfg(target_os = "linux")]
-fn raise_loopback() -> io::Result<()> {
-    use std::os::fd::AsRawFd as _;
-
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // SAFETY: ifreq is plain data, for which zeroes are valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    // SAFETY: the descriptor is open, and the request is a valid ifreq whose name ends with NUL; SIOCGIFFLAGS fills its
-    // flags, which are then the active member of the union.
-    unsafe {
-        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let up = i16::try_from(libc::IFF_UP).unwrap_or(1);
-        request.ifr_ifru.ifru_flags |= up;
-        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        magik_infra::raise_loopback().map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
     }
     Ok(())
 }

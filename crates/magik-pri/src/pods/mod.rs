@@ -11,6 +11,8 @@ mod cgroup;
 mod files;
 mod hooks;
 pub(crate) mod init;
+#[cfg(target_os = "linux")]
+pub(crate) mod linux_bundle;
 mod lock;
 mod paths;
 mod process;

@@ -163,16 +163,16 @@ impl<B: Backend> Run<'_, B> {
     }
 
     async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
-        let options = PullOptions {
+        let mut options = PullOptions {
             policy: match policy {
                 PullPolicy::Always => pull::PullPolicy::Always,
                 PullPolicy::IfNotPresent => pull::PullPolicy::IfNotPresent,
                 PullPolicy::Never => pull::PullPolicy::Never,
             },
-            insecure_http: self.options.insecure_registries,
             platform: self.backend.platform(),
             ..PullOptions::default()
         };
+        options.connect.insecure_http = self.options.insecure_registries;
         let progress: &dyn pull::Progress = match &self.options.progress {
             Some(progress) => progress.as_ref(),
             None => &(),

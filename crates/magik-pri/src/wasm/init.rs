@@ -117,6 +117,7 @@ fn run() -> io::Result<ExitCode> {
             runtime_class: "wasm".into(),
             // A compilation may take long, and is bounded by itself.
             extension_timeout: Duration::from_secs(10),
+            ..InitOptions::default()
         };
         descriptors.launch.set_nonblocking(true)?;
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;

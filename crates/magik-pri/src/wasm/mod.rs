@@ -104,15 +104,6 @@ impl Backend for Wasm {
         Ok(())
     }
 
-    fn unpack(
-        &self,
-        images: &magik_image::ImageStore,
-        image: &Image,
-        lease: &str,
-    ) -> magik_image::Result<Vec<PathBuf>> {
-        images.unpack_blocking(image, lease)
-    }
-
     fn container(
         &self,
         pod: &PodFiles<'_>,

@@ -34,7 +34,7 @@ pub(crate) struct InspectArgs {
 /// An image as `ls` shows it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+pub(super) struct Summary {
     /// The whole reference; null for an image that has only its id.
     name: Option<String>,
     /// The digest of the configuration.
@@ -50,7 +50,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(image: &Image) -> Self {
+    pub(super) fn of(image: &Image) -> Self {
         Self {
             name: image.reference.as_ref().map(ToString::to_string),
             id: image.config_digest.to_string(),

@@ -28,6 +28,8 @@ pub(crate) struct RemoveArgs {
     /// Names, ids or the starts of ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    #[command(flatten)]
+    format: FormatArg,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,9 +65,19 @@ pub(super) fn remove(global: &GlobalArgs, args: &RemoveArgs) -> Result<()> {
         .iter()
         .map(|text| store.find(text))
         .collect::<Result<Vec<_>, _>>()?;
-    for image in images {
-        store.remove_image(&image)?;
-        output::line(image.name())?;
+    let report = store.remove_images(&images)?;
+    if args.format.json() {
+        return output::json(&report);
+    }
+    report.images.iter().try_for_each(output::line)?;
+    if !report.used_by.is_empty() {
+        tracing::warn!(
+            "its layers stay until the pods that use it are deleted: {}",
+            report.used_by.join(", ")
+        );
+    }
+    if report.deferred {
+        tracing::warn!("an image is being pulled or unpacked: 'magikrun image prune' will free the space");
     }
     Ok(())
 }

@@ -10,14 +10,17 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_image::{
     Image, ImageSource, ImageStore, Reference,
+    connect::ConnectOptions,
     layout::{self, ImportOptions, SaveFormat},
     platform::Platform,
+    policy::PolicySource,
     pull::{PullOptions, PullPolicy},
     push::PushOptions,
 };
 
+use super::list::Summary;
 use crate::{
-    output::{self, StdoutClosed},
+    output::{self, FormatArg, StdoutClosed},
     progress::Bars,
     roots::GlobalArgs,
     terminal,
@@ -27,7 +30,7 @@ pub(crate) const PULL_EXAMPLE: &str = "\
 Examples: magikrun image pull nginx:1.27 ghcr.io/user/app@sha256:…
           magikrun image pull oci:./layout:v1
           magikrun image pull --http registry.lan:5000/app
-Credentials come from the auth files of docker and podman.";
+Credentials, registries.conf, certs.d and policy.json are read from where podman reads them.";
 pub(crate) const LOAD_EXAMPLE: &str = "\
 Examples: magikrun image load -i app.tar
           docker save app | magikrun image load
@@ -50,12 +53,53 @@ pub(crate) struct PullArgs {
     /// The platform to take from an index [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
-    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    /// Leave the layers packed: a pod will unpack them
     #[arg(long)]
-    http: bool,
+    no_unpack: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    policy: PolicyArg,
     /// Print no progress, only the ids
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+/// How registries are reached.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RegistryArgs {
+    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    #[arg(long)]
+    http: bool,
+    /// *.crt to trust, *.cert and *.key to show [default: certs.d/HOST:PORT in ~/.config/containers, /etc/containers, /etc/docker]
+    #[arg(long, value_name = "DIR", hide_default_value = true)]
+    cert_dir: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    fn apply(&self, connect: &mut ConnectOptions) {
+        connect.insecure_http = self.http;
+        connect.certificates.clone_from(&self.cert_dir);
+    }
+}
+
+/// Which images may be used.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PolicyArg {
+    /// The policy.json that says which images may be used [default: podman's, if there is one]
+    #[arg(long, value_name = "FILE")]
+    signature_policy: Option<PathBuf>,
+}
+
+impl PolicyArg {
+    fn source(&self) -> PolicySource {
+        match &self.signature_policy {
+            Some(path) => PolicySource::File(path.clone()),
+            None => PolicySource::System,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,9 +110,13 @@ pub(crate) struct LoadArgs {
     /// What to call the image [default: as the archive does]
     #[arg(short, long, value_name = "NAME")]
     tag: Option<Reference>,
+    #[command(flatten)]
+    policy: PolicyArg,
     /// Print no progress, only the names
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    format: FormatArg,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,27 +145,38 @@ pub(crate) struct PushArgs {
     /// Under which name [default: its own]
     #[arg(value_name = "DESTINATION")]
     destination: Option<Reference>,
-    /// Talk plain HTTP to the registry (loopback ones need no such option)
-    #[arg(long)]
-    http: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Print no progress, only the digest
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    format: FormatArg,
 }
 
 pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
     let store = super::store(global)?;
-    let options = PullOptions {
+    let mut options = PullOptions {
         policy: PullPolicy::Always,
         platform: args.platform.clone(),
-        insecure_http: args.http,
+        unpack: !args.no_unpack,
+        signature_policy: args.policy.source(),
         ..PullOptions::default()
     };
+    args.registry.apply(&mut options.connect);
+    let mut pulled = Vec::new();
     for source in &args.sources {
         let bars = Bars::new(&format!("pulling {source}"), args.quiet);
         let image = store.pull(source, &options, &bars).await?;
         drop(bars);
-        output::line(image.config_digest)?;
+        if args.format.json() {
+            pulled.push(Summary::of(&image));
+        } else {
+            output::line(image.config_digest)?;
+        }
+    }
+    if args.format.json() {
+        output::json(&pulled)?;
     }
     Ok(())
 }
@@ -126,6 +185,7 @@ pub(super) fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
     let store = super::store(global)?;
     let options = ImportOptions {
         name: args.tag.clone(),
+        signature_policy: args.policy.source(),
         ..ImportOptions::default()
     };
     let bars = Bars::new("loading", args.quiet);
@@ -140,6 +200,9 @@ pub(super) fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
         _ => load_stdin(&store, &options)?,
     };
     drop(bars);
+    if args.format.json() {
+        return output::json(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    }
     images.iter().try_for_each(|image| output::line(image.name()))
 }
 
@@ -193,13 +256,14 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
         Some(target) => target,
         None => bail!("image {}: has no name: give a destination", args.image),
     };
-    let options = PushOptions {
-        insecure_http: args.http,
-        ..PushOptions::default()
-    };
+    let mut options = PushOptions::default();
+    args.registry.apply(&mut options.connect);
     let bars = Bars::new(&format!("pushing to {target}"), args.quiet);
     let digest = store.push(&image, target, &options, &bars).await?;
     drop(bars);
+    if args.format.json() {
+        return output::json(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
+    }
     output::line(digest)
 }
 

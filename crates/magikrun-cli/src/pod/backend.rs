@@ -11,8 +11,8 @@ pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
         .into_iter()
         .filter(|class| match class {
             RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
+            RuntimeClass::MicroVm => cfg!(all(feature = "krun", target_os = "linux")),
             RuntimeClass::Wasm => cfg!(all(feature = "wasm", target_os = "linux")),
-            RuntimeClass::MicroVm => false,
         })
 }
 
@@ -21,8 +21,11 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     match class {
         #[cfg(all(feature = "native", target_os = "linux"))]
         RuntimeClass::Native => native(global),
+        #[cfg(all(feature = "krun", target_os = "linux"))]
+        RuntimeClass::MicroVm => microvm(global),
         #[cfg(all(feature = "wasm", target_os = "linux"))]
         RuntimeClass::Wasm => wasm(global),
+        #[allow(unreachable_patterns, reason = "a build with all features has all backends")]
         other => {
             let _ = global;
             let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
@@ -51,10 +54,16 @@ fn wasm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     Ok(Box::new(runtime))
 }
 
-#[cfg(all(target_os = "linux", any(feature = "native", feature = "wasm")))]
+#[cfg(all(target_os = "linux", any(feature = "native", feature = "krun", feature = "wasm")))]
 fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
     Ok(magik_pri::Roots {
         data: global.data_root()?,
         state: global.state_root()?,
     })
+}
+
+#[cfg(all(feature = "krun", target_os = "linux"))]
+fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    let runtime = magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
 }

@@ -88,7 +88,7 @@ impl Host {
 
     /// The binary with this host's roots and nothing else of the environment that matters to it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_magikrun"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_magikrun-engine"));
         command
             .env("MAGIKRUN_ROOT", self.path("data"))
             .env("MAGIKRUN_STATE_DIR", self.path("state"));

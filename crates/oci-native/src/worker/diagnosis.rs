@@ -5,18 +5,13 @@
 //! innermost cause.
 
 use std::{
-    fmt::{self, Write as _},
     fs::File,
     io::{Read, Seek, Write},
     sync::Arc,
 };
 
 use rustix::fs::MemfdFlags;
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 /// The most that is shown of a cause, in bytes.
 const MAX_CAUSE: u64 = 400;
@@ -75,9 +70,7 @@ impl Subscriber for Errors {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line::default();
-        event.record(&mut line);
-        let text = format!("{}{}", line.message, line.fields).replace('\n', " ");
+        let text = magik_oci::event_text(event).replace('\n', " ");
         // One write, so that lines of several processes stay whole: they share the file's position.
         let _ = (&*self.0).write_all(format!("{text}\n").as_bytes());
     }
@@ -90,23 +83,6 @@ impl Subscriber for Errors {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn enter(&self, _: &span::Id) {}
     fn exit(&self, _: &span::Id) {}
-}
-
-#[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String cannot fail.
-        let _ = if field.name() == "message" {
-            write!(self.message, "{value:?}")
-        } else {
-            write!(self.fields, " {}={value:?}", field.name())
-        };
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, Signal},
 };
 
-use super::{Answer, Descriptors, Failure, Request, operations, protocol};
+use super::{Answer, Descriptors, Failure, Job, Request, operations, protocol};
 
 /// The only argument of a worker that was started by re-exec.
 pub(crate) const WORKER_ARGUMENT: &str = "oci-native-worker";
@@ -48,11 +48,21 @@ pub fn run_worker_if_asked() {
     if place_preserved(preserved).is_err() {
         exit(1);
     }
+    let report = if matches!(request.job, Job::Exec(_)) {
+        stdio.pop()
+    } else {
+        None
+    };
     let console = if request.console { stdio.pop() } else { None };
     let Some(caller) = Pid::from_raw(request.caller) else {
         exit(1)
     };
-    serve(&request, Descriptors { stdio, console }, socket, caller)
+    let descriptors = Descriptors {
+        stdio,
+        console,
+        report,
+    };
+    serve(&request, descriptors, socket, caller)
 }
 
 /// Gives the descriptors to be preserved their numbers, from 3 on.
@@ -96,7 +106,7 @@ pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedF
     unsafe_code,
     reason = "std::process::exit would run the caller's atexit handlers"
 )]
-pub(super) fn exit(code: i32) -> ! {
+pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: always sound; it does not return.
     unsafe { libc::_exit(code) }
 }
@@ -114,46 +124,28 @@ fn settle(
     if rustix::process::getppid() != Some(caller) {
         exit(1);
     }
-    reset_signals();
+    reset_signals(false);
 
     // Move ours above the numbers the container is to inherit, and close all others: a created container waits with
     // copies of everything its maker has open (trap 8).
-    let first = i32::try_from(request.preserve_fds)
-        .ok()
-        .and_then(|n| n.checked_add(3))
-        .unwrap_or(i32::MAX);
-    let above = |fd: OwnedFd| -> io::Result<OwnedFd> {
-        if fd.as_raw_fd() >= first {
-            return Ok(fd);
-        }
-        let moved = rustix::io::fcntl_dupfd_cloexec(&fd, first)?;
-        if fd.as_raw_fd() >= 3 {
-            // A number to be preserved, of which this is the caller's descriptor.
-            std::mem::forget(fd);
-        }
-        Ok(moved)
-    };
+    let first = first_free(request.preserve_fds);
+    let above = |fd| above(fd, first);
     let stdio = descriptors
         .stdio
         .into_iter()
         .map(above)
         .collect::<io::Result<Vec<_>>>()?;
     let console = descriptors.console.map(above).transpose()?;
+    let report = descriptors.report.map(above).transpose()?;
     let answers = above(answers)?;
-    let mut keep: Vec<RawFd> = stdio
+    let keep = stdio
         .iter()
         .chain(&console)
+        .chain(&report)
         .chain([&answers])
         .map(AsRawFd::as_raw_fd)
         .collect();
-    keep.sort_unstable();
-    let mut from = first;
-    for fd in keep {
-        close_range(from, fd - 1);
-        from = fd + 1;
-    }
-    close_range(from, i32::MAX);
-    inherit_preserved(first);
+    close_others(first, keep);
 
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
@@ -168,7 +160,43 @@ fn settle(
     // It wants to return to its working directory, which the caller's may no longer be.
     rustix::process::chdir("/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok((Descriptors { stdio, console }, answers))
+    let descriptors = Descriptors {
+        stdio,
+        console,
+        report,
+    };
+    Ok((descriptors, answers))
+}
+
+/// The first number after those of the descriptors to be preserved.
+pub(crate) fn first_free(preserve_fds: u32) -> RawFd {
+    let end = i32::try_from(preserve_fds).ok().and_then(|n| n.checked_add(3));
+    end.unwrap_or(i32::MAX)
+}
+
+/// A descriptor under a number from `first` on.
+pub(crate) fn above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= first {
+        return Ok(fd);
+    }
+    let moved = rustix::io::fcntl_dupfd_cloexec(&fd, first)?;
+    if fd.as_raw_fd() >= 3 {
+        // A number to be preserved, of which this is the caller's descriptor.
+        std::mem::forget(fd);
+    }
+    Ok(moved)
+}
+
+/// Closes every descriptor from `first` on but those, and has those below it survive execve.
+pub(crate) fn close_others(first: RawFd, mut keep: Vec<RawFd>) {
+    keep.sort_unstable();
+    let mut from = first;
+    for fd in keep {
+        close_range(from, fd - 1);
+        from = fd + 1;
+    }
+    close_range(from, i32::MAX);
+    inherit_preserved(first);
 }
 
 #[allow(
@@ -201,11 +229,11 @@ fn inherit_preserved(first: RawFd) {
 }
 
 /// A signal mask of the C library.
-pub(super) struct Mask(libc::sigset_t);
+pub(crate) struct Mask(libc::sigset_t);
 
 /// Blocks every signal and returns what was blocked before.
 #[allow(unsafe_code, reason = "rustix has no signal masks")]
-pub(super) fn block_signals() -> Mask {
+pub(crate) fn block_signals() -> Mask {
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: sigfillset initialises `all`, sigprocmask initialises `before`; neither fails with these arguments.
     unsafe {
@@ -217,19 +245,19 @@ pub(super) fn block_signals() -> Mask {
 
 /// Returns to a mask.
 #[allow(unsafe_code, reason = "rustix has no signal masks")]
-pub(super) fn restore_signals(mask: &Mask) {
+pub(crate) fn restore_signals(mask: &Mask) {
     // SAFETY: the mask is one that the C library filled in.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
 }
 
-/// Every signal to its default, nothing blocked, but SIGPIPE, which stays ignored here: libcontainer writes to hooks that
+/// Every signal to its default, nothing blocked. Without `sigpipe` that one is ignored: libcontainer writes to hooks that
 /// need not read. The launcher undoes that.
 #[allow(unsafe_code, reason = "rustix has no signal dispositions")]
-fn reset_signals() {
+pub(crate) fn reset_signals(sigpipe: bool) {
     for signal in 1..=64 {
         // The kernel's own structure, handler first, all else zero: the C library refuses signals 32 and 33, which can
         // be ignored all the same.
-        let handler = if signal == libc::SIGPIPE {
+        let handler = if signal == libc::SIGPIPE && !sigpipe {
             libc::SIG_IGN
         } else {
             libc::SIG_DFL

@@ -15,6 +15,7 @@
 mod diagnosis;
 mod inside;
 mod operations;
+mod place;
 mod protocol;
 
 use std::{
@@ -28,7 +29,11 @@ use std::{
 };
 
 pub use inside::run_worker_if_asked;
+pub(crate) use inside::{
+    above, block_signals, close_others, exit, first_free, reset_signals, restore_signals,
+};
 pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
+pub(crate) use place::{Placement, of_decoy};
 pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, LoadFilter, Request};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::{
@@ -48,11 +53,18 @@ pub(crate) struct Descriptors {
     pub(crate) stdio: Vec<OwnedFd>,
     /// Where the master of its terminal goes.
     pub(crate) console: Option<OwnedFd>,
+    /// Where an exec'd process says why it could not be executed.
+    pub(crate) report: Option<OwnedFd>,
 }
 
 impl Descriptors {
     fn all(&self) -> Vec<BorrowedFd<'_>> {
-        self.stdio.iter().chain(&self.console).map(AsFd::as_fd).collect()
+        self.stdio
+            .iter()
+            .chain(&self.console)
+            .chain(&self.report)
+            .map(AsFd::as_fd)
+            .collect()
     }
 }
 

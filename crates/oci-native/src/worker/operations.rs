@@ -34,7 +34,6 @@ use crate::{
     executor::{Launcher, Sandbox},
     proc::Process,
     surroundings::give,
-    user_namespace::{self, Identity},
 };
 
 /// The file through which `start` learns how execve went.
@@ -48,7 +47,7 @@ pub(super) fn run(request: &Request, descriptors: Descriptors, answers: RawFd) -
     contain_panics();
     let answer = match &request.job {
         Job::Create(job) => create(job, request.preserve_fds, descriptors, answers),
-        Job::Exec(job) => exec(job, request.preserve_fds, descriptors, answers),
+        Job::Exec(job) => exec(job, request.preserve_fds, descriptors),
         Job::Hooks(job) => run_hooks(job),
     };
     answer.map_err(|failure| match (failure, diagnosis.cause()) {
@@ -75,7 +74,6 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         filter: Some(load.filter.clone()),
         capabilities: load.capabilities.clone(),
         no_new_privileges: load.capabilities.is_none(),
-        identity: None,
     });
     let executor = Launcher::new(
         sandbox,
@@ -87,6 +85,9 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         .stdio
         .iter()
         .for_each(|stream| give(stream, job.owner));
+    if let Some(placement) = &job.placement {
+        placement.enter().map_err(other("cgroup"))?;
+    }
     let builder = builder(
         &job.id,
         &job.dir,
@@ -225,89 +226,11 @@ impl Console {
     }
 }
 
-/// libcontainer's tenant joins namespaces and cgroup and sets ids, groups, cwd, environment and limits; [`Launcher`] does
-/// the rest. It gets a container directory of its own, because it wants a status that says running, and leaves sockets.
-fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors, answers: RawFd) -> Answer {
-    let dir = job.scratch.join(&job.id);
-    fs::create_dir_all(&dir).map_err(other("exec"))?;
-    let mut state = State::new(
-        &job.id,
-        ContainerStatus::Running,
-        Some(job.init.pid),
-        job.dir.clone(),
-    );
-    state.use_systemd = job.systemd;
-    state.save(&dir).map_err(|e| failure(&e))?;
-    let mut process = job.process.clone();
-    let namespace = if job.user_namespace {
-        Some(user_namespace::open(job.init.pid).map_err(other("user namespace"))?)
-    } else {
-        None
-    };
-    let sandbox = Sandbox {
-        filter: job.filter.clone(),
-        // Taken away here and dropped by the launcher: a filter without no_new_privs needs them to be loaded.
-        capabilities: process.capabilities().clone(),
-        no_new_privileges: process.no_new_privileges() == Some(true),
-        identity: namespace
-            .as_ref()
-            .map(|fd| Identity::take(&mut process, fd.as_raw_fd())),
-    };
-    process.set_capabilities(None);
-    if let Some(adjust) = process.oom_score_adj() {
-        // libcontainer would write it too, but first makes this process undumpable.
-        fs::write("/proc/self/oom_score_adj", adjust.to_string()).map_err(other("oom_score_adj"))?;
-    }
-    let label = process
-        .selinux_label()
-        .clone()
-        .filter(|l| !l.is_empty() && selinux_is_enabled());
-    let process_file = job.scratch.join("process.json");
-    let json = serde_json::to_vec(&process).map_err(|e| failure(&e))?;
-    fs::write(&process_file, json).map_err(other("exec"))?;
-    let console = descriptors
-        .console
-        .map(|fd| Console::listen(&job.scratch, fd))
-        .transpose()
-        .map_err(other("console"))?;
-    let pid_file = job.scratch.join("pid");
-    descriptors
-        .stdio
-        .iter()
-        .for_each(|stream| give(stream, job.owner));
-    let mut launcher = Launcher::new(
-        Some(sandbox),
-        None,
-        own_descriptors(answers, console.as_ref()),
-        label,
-    );
-    launcher.terminal_owner = job.owner;
-    let pid = builder(
-        &job.id,
-        &job.scratch,
-        &pid_file,
-        preserve_fds,
-        descriptors.stdio,
-        console.as_ref(),
-    )?
-    .with_executor(launcher)
-    .as_tenant()
-    .with_process(Some(process_file))
-    .with_detach(true)
-    .as_sibling(true)
-    .build()
-    .map_err(|e| failure(&e))?;
-    if let Some(console) = console {
-        console
-            .relay(job.owner)
-            .map_err(other("handing over the terminal"))?;
-    }
-    // It may have ended already; nobody but this process's parent reaps it.
+/// The process becomes a child of the worker's parent, to which it reports itself.
+fn exec(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors) -> Answer {
+    let pid = crate::exec::spawn(job, preserve_fds, descriptors, true).map_err(other("exec"))?;
     Ok(Done {
-        process: Some(Process::of(pid.as_raw()).unwrap_or(Process {
-            pid: pid.as_raw(),
-            start_time: 0,
-        })),
+        process: Some(Process::of(pid).unwrap_or(Process { pid, start_time: 0 })),
     })
 }
 

@@ -7,18 +7,21 @@ use std::{
     path::PathBuf,
 };
 
-use oci_spec::runtime::LinuxCapabilities;
+use oci_spec::runtime::{LinuxCapabilities, LinuxPersonalityDomain};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{executor::CannotExecute, proc::Process, seccomp::Filter, surroundings::Surroundings};
+use super::Placement;
+use crate::{
+    cgroup::Entry, executor::CannotExecute, proc::Process, seccomp::Filter, surroundings::Surroundings,
+};
 
 /// The largest request in bytes: an exec's whole process, environment included.
 const MAX_REQUEST_SIZE: usize = 16 << 20;
-/// The most descriptors sent along: three streams, a console, and those to preserve.
+/// The most descriptors sent along: three streams, a console, where an exec reports, and those to preserve.
 const MAX_DESCRIPTORS: usize = 64;
 
 /// A job and the circumstances.
@@ -52,6 +55,8 @@ pub(crate) struct CreateJob {
     pub(crate) no_pivot: bool,
     pub(crate) systemd: bool,
     pub(crate) label: Option<String>,
+    /// Where its cgroup is, unless that is left to libcontainer.
+    pub(crate) placement: Option<Placement>,
     /// What to do beside what libcontainer does.
     pub(crate) surroundings: Surroundings,
     /// The seccomp filter, which the config.json given to libcontainer then lacks.
@@ -71,20 +76,18 @@ pub(crate) struct LoadFilter {
 /// `exec`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecJob {
-    pub(crate) id: String,
-    /// The container's directory, whose config.json describes it.
-    pub(crate) dir: PathBuf,
-    /// A directory of this exec alone.
-    pub(crate) scratch: PathBuf,
     pub(crate) init: Process,
+    /// Those of the init's namespaces that the process joins, as clone(2)'s flags.
+    pub(crate) namespaces: u32,
+    pub(crate) cgroup: Entry,
     /// With everything filled in that it inherits from the container.
     pub(crate) process: oci_spec::runtime::Process,
     pub(crate) filter: Option<Filter>,
-    pub(crate) systemd: bool,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
-    /// Whether the container has a user namespace.
-    pub(crate) user_namespace: bool,
+    pub(crate) personality: Option<LinuxPersonalityDomain>,
+    /// How many descriptors from 3 on it inherits.
+    pub(crate) preserve_fds: u32,
 }
 
 /// Runs the hooks of one kind.

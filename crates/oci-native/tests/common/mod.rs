@@ -1,4 +1,9 @@
 //! What every test needs: a busybox root file system, a bundle, a runtime, and proof that nothing is left.
+//!
+//! The test programs need neither cargo nor the sources when they run, so they can be copied to another machine, or into
+//! a guest with nothing but cgroup v2: `oci-native-worker` is looked for beside them, too, and `MAGIKRUN_TEST_BUSYBOX`
+//! names a static busybox if that is not `/bin/busybox`. `sh`, `sleep` and `kill` must be in `PATH`; what needs more says
+//! `SKIPPED`. Without nextest: `--test-threads=1`, for some look at the children of their process.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -20,7 +25,21 @@ use oci_native::NativeRuntime;
 use serde_json::{Value, json};
 
 /// The helper binary for workers of these multi-threaded test processes.
-pub const HELPER: &str = env!("CARGO_BIN_EXE_oci-native-worker");
+pub fn helper() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let beside = own.with_file_name("oci-native-worker");
+    if beside.exists() {
+        beside
+    } else {
+        env!("CARGO_BIN_EXE_oci-native-worker").into()
+    }
+}
+
+/// A static busybox.
+pub fn busybox() -> PathBuf {
+    std::env::var_os("MAGIKRUN_TEST_BUSYBOX").map_or_else(|| "/bin/busybox".into(), PathBuf::from)
+}
+
 /// Where these tests' cgroups lie: one per test, so that each can be removed.
 pub fn cgroup_root(root: &Path) -> String {
     let unique = root
@@ -38,7 +57,7 @@ pub fn cgroup_root(root: &Path) -> String {
 pub fn can_run(test: &str) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "needs root"
-    } else if !Path::new("/bin/busybox").exists() {
+    } else if !busybox().exists() {
         "needs /bin/busybox (Debian: busybox-static)"
     } else {
         return true;
@@ -176,7 +195,10 @@ impl Drop for Fixture {
             {
                 let _ = std::process::Command::new("kill").args(["-9", pid]).status();
             }
-            let _ = fs::write(dir.join("freezer.state"), "THAWED");
+            // Only v1's freezer keeps a killed process from dying.
+            if dir.join("freezer.state").exists() {
+                let _ = fs::write(dir.join("freezer.state"), "THAWED");
+            }
             std::thread::sleep(std::time::Duration::from_millis(20));
             let _ = fs::remove_dir(&dir);
         }
@@ -188,7 +210,7 @@ impl Drop for Fixture {
 
 pub fn runtime(root: &Path) -> NativeRuntime {
     NativeRuntime::builder(root.to_owned())
-        .helper(HELPER.into())
+        .helper(helper())
         .cgroup_root(cgroup_root(root))
         .build()
 }
@@ -209,7 +231,7 @@ pub fn make_rootfs(rootfs: &Path) {
     for dir in ["bin", "dev", "proc", "sys", "tmp", "etc", "root", "work"] {
         fs::create_dir_all(rootfs.join(dir)).unwrap();
     }
-    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+    fs::copy(busybox(), rootfs.join("bin/busybox")).unwrap();
     for applet in [
         "sh", "cat", "echo", "sleep", "id", "pwd", "true", "false", "kill", "grep", "ls", "env", "yes",
         "head", "dd", "stat", "tty", "stty", "readlink", "mkdir", "touch", "printf", "chmod", "umask",

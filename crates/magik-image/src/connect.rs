@@ -1,0 +1,80 @@
+//! How registries are reached, for pulling as for pushing.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use crate::{
+    Error, Reference, Result,
+    auth::AuthSource,
+    registries::{Endpoint, RegistriesSource},
+    registry::{Connection, Deadline, Operation, Registry},
+};
+
+/// How long a registry may send nothing.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many blobs are transferred at a time.
+pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// How registries are reached.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// Use plain HTTP. Registries on loopback are tried without TLS first in any case.
+    pub insecure_http: bool,
+    /// Where credentials come from.
+    pub auth: AuthSource,
+    /// Mirrors, and registries that are elsewhere, insecure or blocked.
+    pub registries: RegistriesSource,
+    /// A directory with `*.crt` (authorities to trust besides the system's), `*.cert` and `*.key` (who we are); absent: as for
+    /// podman, `certs.d/HOST:PORT` in `~/.config/containers`, `/etc/containers` or `/etc/docker`, whichever is there.
+    pub certificates: Option<PathBuf>,
+    /// How long the whole transfer may take.
+    pub timeout: Duration,
+    /// How long nothing may arrive, or be taken.
+    pub idle_timeout: Duration,
+    /// How many blobs are transferred at a time.
+    pub concurrency: NonZeroUsize,
+}
+
+impl ConnectOptions {
+    /// The defaults, with a limit for the whole transfer.
+    #[must_use]
+    pub fn within(timeout: Duration) -> Self {
+        Self {
+            insecure_http: false,
+            auth: AuthSource::default(),
+            registries: RegistriesSource::default(),
+            certificates: None,
+            timeout,
+            idle_timeout: IDLE_TIMEOUT,
+            concurrency: DEFAULT_CONCURRENCY,
+        }
+    }
+
+    /// Where an image is, or goes: the best place first.
+    pub(crate) async fn endpoints(&self, image: &Reference, operation: Operation) -> Result<Vec<Endpoint>> {
+        let (source, image) = (self.registries.clone(), image.clone());
+        crate::pull::blocking(move || {
+            let registries = source.load().map_err(Error::Registries)?;
+            Ok(match operation {
+                Operation::Pull => registries.endpoints(&image)?,
+                Operation::Push => vec![registries.destination(&image)?],
+            })
+        })
+        .await
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+        operation: Operation,
+    ) -> Result<Registry> {
+        let connection = Connection {
+            insecure_http: self.insecure_http,
+            auth: self.auth.clone(),
+            certificates: self.certificates.clone(),
+            idle_timeout: self.idle_timeout,
+            deadline,
+        };
+        Registry::connect(endpoint, connection, operation).await
+    }
+}

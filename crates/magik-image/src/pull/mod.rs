@@ -1,0 +1,275 @@
+//! Pulling images.
+//!
+//! **One pass.** A layer is hashed and written to a file while it arrives, and decompressed, hashed again (its diff id) and unpacked
+//! while it is written; see [`arriving`]. Layers do so in parallel, each with a few buffers of a fixed size.
+//!
+//! **Whole or not at all.** Blobs lie in files of their own and layers in directories of their own until every blob has its size
+//! and digest and every layer its diff id; only then do they appear in the store and the image gets its name. A pull that
+//! is refused leaves nothing.
+//!
+//! **A pull that is cut short** - the connection broke for good, time was up, the process was killed - leaves what has arrived
+//! of large blobs (from 1 MiB on) for the next pull of them, which hashes it and asks for the rest. It belongs to no image:
+//! [`prune`](ImageStore::prune) removes it at once, the next pull when it is a day old.
+//!
+//! **A registry that has too much to do** (429, 502, 503, 504) or breaks a connection is asked again, after growing pauses with
+//! some randomness in them, or as long as it asks for (`Retry-After`, up to [`MAX_RETRY_AFTER`](crate::registry::MAX_RETRY_AFTER)).
+
+mod arriving;
+mod fetch;
+
+use std::{sync::atomic::AtomicBool, time::Duration};
+
+use magik_cas::Digest;
+
+use crate::{
+    Error, Image, ImageSource, ImageStore, Reference, Result,
+    connect::ConnectOptions,
+    layout::{self, ImportOptions},
+    platform::{self, Platform},
+    policy::PolicySource,
+    registry::{Deadline, Operation, Problem},
+};
+
+pub(crate) use arriving::Arriving;
+
+/// How long a pull may take altogether.
+pub const IMAGE_PULL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long what an interrupted pull has left is kept for another.
+pub const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// When a registry is asked (Kubernetes' `imagePullPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// Each time; blobs that are in the store are not downloaded again.
+    Always,
+    /// If the store does not have the image.
+    #[default]
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+/// How an image is pulled.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// When a registry is asked. Local sources are always read.
+    pub policy: PullPolicy,
+    /// Which image of an index; absent: the one for this machine.
+    pub platform: Option<Platform>,
+    /// Unpack layers from registries while they arrive, so that [`ImageStore::unpack`] finds them done. Only on Linux.
+    pub unpack: bool,
+    /// Which images may be used.
+    pub signature_policy: PolicySource,
+    /// How registries are reached.
+    pub connect: ConnectOptions,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self {
+            policy: PullPolicy::default(),
+            platform: None,
+            unpack: true,
+            signature_policy: PolicySource::default(),
+            connect: ConnectOptions::within(IMAGE_PULL_TIMEOUT),
+        }
+    }
+}
+
+/// What happens during a pull or push, blob by blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The blob is there already, in the store (pull) or at the registry (push).
+    Cached {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The transfer begins.
+    Started {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// So much has been transferred; it falls back to 0 when a transfer has to begin again.
+    Bytes {
+        /// Which blob.
+        digest: Digest,
+        /// Bytes so far.
+        done: u64,
+    },
+    /// The blob has arrived, whole and verified.
+    Done {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// The layer in the blob has been unpacked, its diff id verified.
+    Unpacked {
+        /// Which blob.
+        digest: Digest,
+    },
+}
+
+/// Hears of a transfer's progress, from several tasks at once. It should not block.
+pub trait Progress: Send + Sync {
+    /// Something happened.
+    fn event(&self, event: Event);
+}
+
+/// Nobody wants to know.
+impl Progress for () {
+    fn event(&self, _: Event) {}
+}
+
+impl ImageStore {
+    /// Brings an image into the store, from a registry or from a local layout or archive, and returns it.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its likes a manifest that is
+    /// refused; [`Error::Platform`] an image that is for other machines; [`Error::NotFound`] an image that is absent and
+    /// must not be pulled. Nothing is left in the store.
+    pub async fn pull(
+        &self,
+        source: &ImageSource,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        // Also for an image that is there already: a policy that has become stricter holds for it as well.
+        let (policy, asked) = (options.signature_policy.clone(), source.clone());
+        blocking(move || Ok(policy.check(&asked)?)).await?;
+        match source {
+            ImageSource::Registry(reference) => self.pull_from_registry(reference, options, progress).await,
+            local => {
+                let (store, local) = (self.clone(), local.clone());
+                let platform = options.platform.clone();
+                blocking(move || store.import(&local, platform.as_ref())).await
+            }
+        }
+    }
+
+    /// Imports one image from a local source.
+    fn import(&self, source: &ImageSource, platform: Option<&Platform>) -> Result<Image> {
+        let platform = platform.cloned().unwrap_or_else(Platform::host);
+        let options = |tag: &Option<String>| ImportOptions {
+            tag: tag.clone(),
+            platform,
+            name: None,
+            // Asked already.
+            signature_policy: PolicySource::Given(crate::policy::Policy::accept_anything()),
+        };
+        match source {
+            ImageSource::Registry(reference) => Err(Error::NotFound(reference.to_string())),
+            ImageSource::OciDir { path, tag } => layout::import_oci_dir(self, path, &options(tag)),
+            ImageSource::OciArchive { path, tag } => layout::import_oci_archive(self, path, &options(tag)),
+            ImageSource::DockerArchive { path, tag } => {
+                let images = layout::import_docker_archive(self, path, &options(tag))?;
+                let mut ids: Vec<Digest> = images.iter().map(|image| image.config_digest).collect();
+                ids.dedup();
+                match (images.into_iter().next(), ids.len()) {
+                    // One image may have several names.
+                    (Some(image), 1) => Ok(image),
+                    (_, count) => Err(Error::InvalidArchive {
+                        path: path.clone(),
+                        reason: format!("holds {count} images; say which one as docker-archive:FILE:NAME"),
+                    }),
+                }
+            }
+        }
+    }
+
+    async fn pull_from_registry(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        let wanted = options.platform.clone().unwrap_or_else(Platform::host);
+        if options.policy != PullPolicy::Always {
+            let (store, name) = (self.clone(), reference.clone());
+            let present = blocking(move || store.get(&name)).await?;
+            match present {
+                // Another platform's image is not the one that is asked for.
+                Some(image)
+                    if options.platform.is_none() || platform::check(&image.config, &wanted).is_ok() =>
+                {
+                    return Ok(image);
+                }
+                _ if options.policy == PullPolicy::Never => {
+                    return Err(Error::NotFound(reference.to_string()));
+                }
+                _ => {}
+            }
+        }
+        self.pull_anew(reference, &wanted, options, progress).await
+    }
+
+    async fn pull_anew(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        // Held until the image has its name: no collector takes a blob that was found or is about to be published.
+        let cas = self.cas().clone();
+        let _lease = blocking(move || {
+            cas.expire_partial(PARTIAL_AGE)?;
+            Ok(cas.lease()?)
+        })
+        .await?;
+        let deadline = Deadline::after(options.connect.timeout);
+        let mut endpoints = options
+            .connect
+            .endpoints(reference, Operation::Pull)
+            .await?
+            .into_iter();
+        let mut resume = true;
+        let Some(mut endpoint) = endpoints.next() else {
+            return Err(Error::NotFound(reference.to_string()));
+        };
+        loop {
+            let resumed = AtomicBool::new(false);
+            let attempt = async {
+                let connected = options.connect.connect(&endpoint, deadline, Operation::Pull);
+                let pull = fetch::Pull::new(self, connected.await?, platform, progress, options);
+                let resume = resume.then_some(&resumed);
+                pull.fetch(&endpoint.reference, reference, resume).await
+            };
+            let error = match attempt.await {
+                Ok(fetched) => return fetched.publish(self, reference, progress).await,
+                Err(error) => error,
+            };
+            if resumed.into_inner() && fetch::may_be_the_beginning(&error) {
+                // What an earlier pull, or another connection, had left may be what is wrong: once without it.
+                tracing::warn!(image = %reference, %error, "what had arrived before is thrown away");
+                resume = false;
+                continue;
+            }
+            match (&error, endpoints.next()) {
+                (Error::Registry(_) | Error::Auth(_), Some(next)) if !is_final(&error) => {
+                    tracing::warn!(image = %reference, %error, next = %next.reference, "trying the next place");
+                    endpoint = next;
+                    resume = true;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether another place would not help: time is up.
+fn is_final(error: &Error) -> bool {
+    matches!(error, Error::Registry(e) if matches!(e.problem, Problem::TimedOut { .. }))
+}
+
+/// Runs what blocks on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::Task(e.to_string()))?
+}

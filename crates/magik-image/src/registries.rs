@@ -1,0 +1,338 @@
+//! Where registries are: mirrors, other locations, blocked and insecure ones, as containers-registries.conf(5) has it.
+//!
+//! The file is `CONTAINERS_REGISTRIES_CONF`, else `~/.config/containers/registries.conf` if there is one, else
+//! `/etc/containers/registries.conf`; with the last (and with the first), the `*.conf` in `/etc/containers/registries.conf.d` and
+//! `~/.config/containers/registries.conf.d` come after it, in the order of their names, each `[[registry]]` replacing one of the same
+//! prefix. No file at all is no error.
+//!
+//! Understood are `[[registry]]` with `prefix` (also `*.example.com`), `location`, `insecure`, `blocked`, `mirror` (`location`,
+//! `insecure`, `pull-from-mirror`) and `mirror-by-digest-only`. A file of version 1 and values of the wrong type are refused. What
+//! only concerns short names is not followed, and said so in the log where it would make a difference: a short name is Docker
+//! Hub's (see [`Reference`]), whatever machine it is used on. Other keys are named in the log and otherwise ignored, as
+//! podman does.
+
+mod parse;
+
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use crate::Reference;
+
+/// The largest file that is read, in bytes.
+pub const MAX_CONF_SIZE: u64 = 1024 * 1024;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub enum RegistriesSource {
+    /// podman's files, as this module's front page says.
+    #[default]
+    System,
+    /// This file only.
+    File(PathBuf),
+    /// This.
+    Given(Registries),
+}
+
+/// Why there is no configuration where there should be one.
+#[derive(Debug, thiserror::Error)]
+#[error("registries file {path}: {reason}", path = path.display())]
+pub struct RegistriesError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What is known of registries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registries {
+    entries: Vec<Entry>,
+}
+
+/// One `[[registry]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    prefix: String,
+    location: String,
+    insecure: bool,
+    blocked: bool,
+    mirrors: Vec<Mirror>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mirror {
+    location: String,
+    insecure: bool,
+    pull: PullFrom,
+}
+
+/// `pull-from-mirror`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PullFrom {
+    All,
+    DigestOnly,
+    TagOnly,
+}
+
+/// A place to get an image from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The image, as it is called there.
+    pub reference: Reference,
+    /// Whether plain HTTP and certificates that nobody vouches for will do.
+    pub insecure: bool,
+}
+
+/// Why an image is not to be had, whatever a registry says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// The configuration forbids it.
+    #[error("{image}: registries.conf blocks {prefix}")]
+    Blocked {
+        /// The image.
+        image: String,
+        /// The `prefix` that does.
+        prefix: String,
+    },
+    /// What a `location` makes of the name is none.
+    #[error("{image}: registries.conf moves {prefix} to {location:?}, which gives no image name: {reason}")]
+    Location {
+        /// The image.
+        image: String,
+        /// The `prefix` that was replaced.
+        prefix: String,
+        /// The `location` it was replaced by.
+        location: String,
+        /// What is wrong with the result.
+        reason: String,
+    },
+}
+
+impl RegistriesSource {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// [`RegistriesError`] for a file that cannot be read or is not understood; one that does not exist is an error only if it was
+    /// named.
+    pub fn load(&self) -> Result<Registries, RegistriesError> {
+        match self {
+            Self::Given(registries) => Ok(registries.clone()),
+            Self::File(path) => {
+                let mut registries = Registries::default();
+                registries.add(path, &read(path)?.ok_or_else(|| missing(path))?)?;
+                Ok(registries)
+            }
+            Self::System => system(
+                &|name| std::env::var_os(name).map(PathBuf::from),
+                Path::new("/etc/containers"),
+            ),
+        }
+    }
+}
+
+/// podman's files; `env` gives the variables of the environment.
+fn system(env: &dyn Fn(&str) -> Option<PathBuf>, etc: &Path) -> Result<Registries, RegistriesError> {
+    let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
+    let config = env("XDG_CONFIG_HOME").or_else(|| Some(env("HOME")?.join(".config")));
+    let user = config.map(|dir| dir.join("containers"));
+    let mut registries = Registries::default();
+    let own = user
+        .as_ref()
+        .map(|dir| dir.join("registries.conf"))
+        .filter(|path| path.exists());
+    let mut dropins = Vec::new();
+    match (env("CONTAINERS_REGISTRIES_CONF"), own) {
+        (Some(path), _) => {
+            registries.add(&path, &read(&path)?.ok_or_else(|| missing(&path))?)?;
+            dropins.push(etc.join("registries.conf.d"));
+        }
+        (None, Some(path)) => {
+            if let Some(text) = read(&path)? {
+                registries.add(&path, &text)?;
+            }
+        }
+        (None, None) => {
+            let path = etc.join("registries.conf");
+            if let Some(text) = read(&path)? {
+                registries.add(&path, &text)?;
+            }
+            dropins.push(etc.join("registries.conf.d"));
+        }
+    }
+    dropins.extend(user.map(|dir| dir.join("registries.conf.d")));
+    for dir in dropins {
+        for path in conf_files(&dir)? {
+            if let Some(text) = read(&path)? {
+                registries.add(&path, &text)?;
+            }
+        }
+    }
+    Ok(registries)
+}
+
+fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
+    let listed = std::fs::read_dir(dir).and_then(|entries| {
+        entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()
+    });
+    match listed {
+        Ok(mut paths) => {
+            paths.retain(|path| path.extension().is_some_and(|e| e == "conf"));
+            paths.sort();
+            Ok(paths)
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(e) => Err(RegistriesError {
+            path: dir.to_owned(),
+            reason: e.to_string(),
+        }),
+    }
+}
+
+fn missing(path: &Path) -> RegistriesError {
+    RegistriesError {
+        path: path.to_owned(),
+        reason: "does not exist".into(),
+    }
+}
+
+/// A configuration file's text; `None` if there is none.
+fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
+    let bad = |reason: String| RegistriesError {
+        path: path.to_owned(),
+        reason,
+    };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(bad(e.to_string())),
+    };
+    let mut text = String::new();
+    file.take(MAX_CONF_SIZE + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| bad(e.to_string()))?;
+    if text.len() as u64 > MAX_CONF_SIZE {
+        return Err(bad(format!("is larger than {MAX_CONF_SIZE} bytes")));
+    }
+    Ok(Some(text))
+}
+
+impl Registries {
+    /// Reads a configuration from its text.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut registries = Self::default();
+        registries.replace(parse::entries(text)?.0);
+        Ok(registries)
+    }
+
+    fn add(&mut self, path: &Path, text: &str) -> Result<(), RegistriesError> {
+        let (entries, remarks) = parse::entries(text).map_err(|reason| RegistriesError {
+            path: path.to_owned(),
+            reason,
+        })?;
+        for remark in remarks {
+            tracing::warn!(path = %path.display(), "registries file: {remark}");
+        }
+        self.replace(entries);
+        Ok(())
+    }
+
+    fn replace(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.entries.retain(|other| other.prefix != entry.prefix);
+            self.entries.push(entry);
+        }
+    }
+
+    /// Where to get an image, the best place first: mirrors, then where the registry itself is.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn endpoints(&self, image: &Reference) -> Result<Vec<Endpoint>, Unavailable> {
+        let Some((entry, len)) = self.entry(image) else {
+            return Ok(vec![Endpoint {
+                reference: image.clone(),
+                insecure: false,
+            }]);
+        };
+        if entry.blocked {
+            return Err(Unavailable::Blocked {
+                image: image.to_string(),
+                prefix: entry.prefix.clone(),
+            });
+        }
+        let name = image.to_string();
+        let moved = |location: &str, insecure| {
+            let reference = if location.is_empty() {
+                Ok(image.clone())
+            } else {
+                format!("{location}{}", &name[len..]).parse()
+            };
+            reference
+                .map(|reference| Endpoint { reference, insecure })
+                .map_err(|e| Unavailable::Location {
+                    image: name.clone(),
+                    prefix: entry.prefix.clone(),
+                    location: location.to_owned(),
+                    reason: e.to_string(),
+                })
+        };
+        let by_digest = image.digest().is_some();
+        let wanted = entry.mirrors.iter().filter(|mirror| match mirror.pull {
+            PullFrom::All => true,
+            PullFrom::DigestOnly => by_digest,
+            PullFrom::TagOnly => !by_digest,
+        });
+        let mut endpoints = wanted
+            .map(|mirror| moved(&mirror.location, mirror.insecure))
+            .collect::<Result<Vec<_>, _>>()?;
+        endpoints.push(moved(&entry.location, entry.insecure)?);
+        Ok(endpoints)
+    }
+
+    /// Where an image is pushed to: never a mirror.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn destination(&self, image: &Reference) -> Result<Endpoint, Unavailable> {
+        let endpoints = self.endpoints(image)?;
+        Ok(endpoints.into_iter().next_back().unwrap_or_else(|| Endpoint {
+            reference: image.clone(),
+            insecure: false,
+        }))
+    }
+
+    /// The entry with the longest prefix, and how much of the image's name that is.
+    fn entry(&self, image: &Reference) -> Option<(&Entry, usize)> {
+        let name = image.to_string();
+        let matching = self
+            .entries
+            .iter()
+            .filter_map(|entry| Some((entry, matched(&entry.prefix, &name)?)));
+        // A wildcard's own length counts, as in podman, not that of what it stands for.
+        matching.max_by_key(|(entry, _)| entry.prefix.len())
+    }
+}
+
+/// How much of `name` a prefix is, which ends where a part of the name does.
+fn matched(prefix: &str, name: &str) -> Option<usize> {
+    let ends = |len: usize| matches!(name[len..].bytes().next(), None | Some(b'/' | b':' | b'@'));
+    if let Some(domain) = prefix.strip_prefix('*') {
+        // `*.example.com` is every host below example.com, whatever its port.
+        let host = name.split(['/', ':']).next().unwrap_or(name);
+        return (host.len() > domain.len() && host.ends_with(domain)).then_some(host.len());
+    }
+    (name.starts_with(prefix) && ends(prefix.len())).then_some(prefix.len())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Whiteouts: what a layer says is not there.
+//!
+//! They mean what lower layers have, wherever they stand among a layer's entries (image-spec, layer.md, "Whiteouts").
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{self, AtFlags, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    budget::Budget,
+    entry::{Metadata, split},
+    extract::{Extractor, Fault, Planned, Result, below},
+    lower::Found,
+    place::{join, resolve},
+    remove::remove_at,
+};
+
+/// What hides a name of lower layers. A whiteout means those only: what this layer has there stays.
+enum Hidden {
+    /// A whiteout that was made.
+    Now,
+    /// What was there already.
+    Already,
+    /// What was there already, but it would be merged with theirs unless it is made opaque.
+    ByDirectory,
+}
+
+impl Extractor<'_> {
+    /// What overlayfs does with roots is not what it does with other directories: it takes the merged root's attributes from the
+    /// topmost layer, and does not look at the opaque attribute there.
+    pub(super) fn finish_root(&mut self) -> Result<()> {
+        if !self.directories.contains_key(&b""[..]) {
+            let metadata = match self.lower()?.look_up(b"")? {
+                Found::Directory(metadata) => metadata,
+                _ => Metadata::of_implied(),
+            };
+            let root = Planned {
+                metadata,
+                existed: false,
+            };
+            self.directories.insert(Vec::new(), root);
+        }
+        if self.opaque.remove(&b""[..]) {
+            for name in self.lower()?.root_names()? {
+                if let Hidden::ByDirectory = self.hide_name(&self.root, name.to_bytes())? {
+                    self.opaque.insert(name.into_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the whiteouts that hide nothing: overlayfs shows them in a directory that no lower layer has, or that is opaque.
+    pub(super) fn drop_idle_whiteouts(&mut self) -> Result<(), (Vec<u8>, Fault)> {
+        for path in std::mem::take(&mut self.hidden) {
+            let (parent, name) = split(&path);
+            let mut remove_idle = || -> Result<()> {
+                let hides =
+                    !self.hides_lower(parent) && !matches!(self.lower()?.look_up(&path)?, Found::Nothing);
+                if !hides {
+                    let parent = resolve(&self.root, parent, OFlags::PATH)?;
+                    fs::unlinkat(parent, name, AtFlags::empty())?;
+                }
+                Ok(())
+            };
+            remove_idle().map_err(|e| (path.clone(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Overlay form: hides what lower layers have at `path`.
+    pub(super) fn hide(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
+        let (parent, name) = split(path);
+        let place = self.place(parent, budget)?;
+        let path = join(&place.path, name)?;
+        let mut hidden = self.hide_name(&place.fd, name)?;
+        if matches!(hidden, Hidden::ByDirectory) && !self.is_made(&path) {
+            // It is there only for other whiteouts.
+            self.clear(&place, &path)?;
+            hidden = self.hide_name(&place.fd, name)?;
+        }
+        match hidden {
+            Hidden::Now => drop(self.hidden.insert(path)),
+            Hidden::ByDirectory => drop(self.opaque.insert(path)),
+            Hidden::Already => {}
+        }
+        Ok(())
+    }
+
+    /// Makes a whiteout.
+    fn hide_name(&self, parent: &OwnedFd, name: &[u8]) -> Result<Hidden> {
+        match fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(Hidden::Now),
+            Err(Errno::EXIST) => {
+                let there = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                match FileType::from_raw_mode(there.st_mode) {
+                    FileType::Directory => Ok(Hidden::ByDirectory),
+                    _ => Ok(Hidden::Already),
+                }
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Flat form: removes what lower layers have at `path`.
+    pub(super) fn remove_lower(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
+        let (parent, name) = split(path);
+        let place = self.place(parent, budget)?;
+        let path = join(&place.path, name)?;
+        if self.is_made(&path) {
+            return self.clear_lower(&path);
+        }
+        match self.clear(&place, &path) {
+            Err(Fault::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Flat form: removes what lower layers have in the directory at `path`.
+    pub(super) fn clear_lower(&mut self, path: &[u8]) -> Result<()> {
+        let mut pending = vec![path.to_vec()];
+        while let Some(path) = pending.pop() {
+            let fd = match resolve(&self.root, &path, OFlags::RDONLY) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                fd => fd?,
+            };
+            self.touch(&path, fd.as_fd())?;
+            for name in super::remove::names(fd.as_fd())? {
+                let child = join(&path, name.to_bytes())?;
+                if self.is_made(&child) {
+                    pending.push(child);
+                } else {
+                    remove_at(fd.as_fd(), name.to_bytes())?;
+                    self.forget(&child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this layer has made `path`, or something below it.
+    fn is_made(&self, path: &[u8]) -> bool {
+        self.made.contains(path) || self.made.range(below(path)).next().is_some()
+    }
+}

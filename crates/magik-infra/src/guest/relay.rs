@@ -1,0 +1,402 @@
+//! The pod init's place on the host, where the real one runs in a guest.
+//!
+//! It serves the same control service to the same clients. Status, events and logs are kept here, from what the guest
+//! says, so that they outlive it and so that a guest can lie about nothing but its own containers: ids, names, labels and
+//! times of the pod are the host's. Exec, stats and ports are passed on.
+
+use std::{fmt::Debug, io, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{forward, logs::Carried};
+use crate::{
+    client::{ControlClient, clean},
+    error::{ControlError, LaunchError},
+    events::{Event, EventKind},
+    init::{
+        CommitCheck, PodOutcome,
+        inputs::{Inputs, Interrupt},
+        serve,
+        shared::{LaunchUpdate, Place, Shared},
+    },
+    logs::MAX_LOG_SIZE,
+    plan::PodPlan,
+    service::Acceptor,
+    state_dir::StateDir,
+    status::{ContainerPhase, Phase, PodStatus},
+};
+
+/// How much longer than agreed the guest may take to stop its pod before its machine is taken away.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+/// How long a container's log may take to arrive once the container has ended.
+const LOG_TIME: Duration = Duration::from_secs(5);
+/// How long the last event may take to arrive once the pod is over.
+const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
+/// Events that wait to be dealt with.
+const EVENTS: usize = 64;
+
+/// A guest that runs a pod.
+#[async_trait]
+pub trait Guest: Send + Sync + Debug + 'static {
+    /// Starts it, waits until it is up, and returns the launch connection and the plan as the guest sees it. Called once.
+    ///
+    /// # Errors
+    /// In one line, why it will not be up.
+    async fn boot(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), String>;
+
+    /// Another connection to its init; `None`: there will be none.
+    async fn connection(&self) -> Option<UnixStream>;
+
+    /// Waits until its machine has ended, and says how.
+    async fn ended(&self) -> String;
+}
+
+/// Stands in for the pod init of a guest.
+///
+/// The process must exit when [`run`](Self::run) returns, and the guest's machine with it.
+pub struct Relay {
+    guest: Arc<dyn Guest>,
+    state_dir: StateDir,
+    runtime_class: String,
+    committed: CommitCheck,
+}
+
+impl Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("guest", &self.guest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// A relay that keeps its status in `state_dir`, and looks there whether the pod was committed. The runtime class is for
+    /// the status.
+    #[must_use]
+    pub fn new(guest: Arc<dyn Guest>, state_dir: StateDir, runtime_class: String) -> Self {
+        Self {
+            guest,
+            state_dir,
+            runtime_class,
+            committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+        }
+    }
+
+    /// Serves the launch connection and the control connections until the pod is over.
+    ///
+    /// # Errors
+    /// The process cannot take signals. Everything else is an outcome.
+    pub async fn run<S, A>(self, launch: S, control: A) -> io::Result<PodOutcome>
+    where
+        S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        A: Acceptor,
+    {
+        let (commands, receiver) = mpsc::channel(16);
+        let shared = Arc::new(Shared::new(
+            Place::Guest(self.guest.clone()),
+            self.state_dir,
+            self.runtime_class,
+            MAX_LOG_SIZE,
+            commands,
+        ));
+        let inputs = Inputs::new(receiver, self.committed)?;
+        let guest = self.guest;
+        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, shared, inputs).await;
+        Ok(serve(&shared, inputs, launch, control, life).await)
+    }
+}
+
+/// A pod's whole life, as the host sees it.
+async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) -> PodOutcome {
+    let Some((plan, updates)) = inputs.launch_request(shared).await else {
+        return PodOutcome::Abandoned;
+    };
+    shared.publish_first(PodStatus::pending(&plan, &shared.runtime_class));
+    // The guest keeps the deadline; the host sees to it that it does.
+    inputs.deadline = plan
+        .active_deadline_s
+        .and_then(|s| Instant::now().checked_add(Duration::from_secs(s).saturating_add(STOP_MARGIN)));
+    let mut pod = RemotePod {
+        guest,
+        shared: shared.clone(),
+        plan,
+        updates,
+        tasks: JoinSet::new(),
+        carrying: Vec::new(),
+    };
+    let launched = tokio::select! {
+        launched = pod.launch() => launched,
+        interrupt = inputs.interrupt(shared) => match interrupt.before_ready() {
+            None => return PodOutcome::Abandoned,
+            Some(error) => Err(error),
+        },
+    };
+    let (client, events) = match launched {
+        Ok(launched) => launched,
+        Err(error) => {
+            shared.publish(|status| end(status, "LaunchFailed", error.to_string()));
+            let _ = pod.updates.send(LaunchUpdate::Failed(error.clone()));
+            return PodOutcome::Failed(error);
+        }
+    };
+    match pod.supervise(&client, events, inputs).await {
+        Some(status) if inputs.settled(shared).await => PodOutcome::Finished(Box::new(status)),
+        _ => PodOutcome::Abandoned,
+    }
+}
+
+/// The pod has ended in a way its guest has not told, unless it had ended before.
+fn end(status: &mut PodStatus, reason: &str, message: String) {
+    if status.phase.is_final() {
+        return;
+    }
+    status.phase = Phase::Failed;
+    status.reason = Some(reason.to_owned());
+    status.message = Some(message);
+    status.finished_at = Some(Timestamp::now());
+}
+
+struct RemotePod {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    plan: Arc<PodPlan>,
+    updates: mpsc::UnboundedSender<LaunchUpdate>,
+    tasks: JoinSet<()>,
+    /// The logs that are being carried, by container.
+    carrying: Vec<(String, AbortHandle)>,
+}
+
+impl RemotePod {
+    /// Has the guest start the pod.
+    async fn launch(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), LaunchError> {
+        let guest = self.guest.clone();
+        let boot = |e: &str| LaunchError::pod("boot", e);
+        tokio::select! {
+            // What the guest has still said before its end is looked at first.
+            biased;
+            launched = self.launch_in_guest() => launched,
+            why = guest.ended() => Err(boot(&why)),
+        }
+    }
+
+    async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), LaunchError> {
+        let failed = |e: ControlError| match e {
+            ControlError::Launch(e) => e,
+            other => LaunchError::pod("guest", &other),
+        };
+        let booted = self.guest.boot(&self.plan).await;
+        let (stream, plan) = booted.map_err(|e| LaunchError::pod("boot", &e))?;
+        let client = Arc::new(ControlClient::over(stream).await.map_err(failed)?);
+        let mut launch = client.launch(&plan).await.map_err(failed)?;
+        let early = !self.plan.init_containers.is_empty();
+        while let Some(progress) = launch.next().await.map_err(failed)? {
+            // Init containers may run, and write, for long.
+            if early {
+                self.carry_logs();
+            }
+            let step = match progress.step.as_str() {
+                "mounts" => "mounts",
+                "init-container" => "init-container",
+                _ => "container",
+            };
+            let container = progress.container;
+            let _ = self.updates.send(LaunchUpdate::Progress { step, container });
+        }
+        self.carry_logs();
+        let events = self.follow_events();
+        // The guest has nobody to ask whether the pod was committed, and ends with this process anyway.
+        client.commit().await.map_err(failed)?;
+        let status = client.status().await.map_err(failed)?;
+        self.shared.publish(|ours| adopt(ours, status));
+        let _ = self.updates.send(LaunchUpdate::Ready);
+        Ok((client, events))
+    }
+
+    /// Begins to carry all logs to the host, once.
+    fn carry_logs(&mut self) {
+        if !self.carrying.is_empty() {
+            return;
+        }
+        for container in self.plan.init_containers.iter().chain(&self.plan.containers) {
+            let Some(signal) = self.shared.log_signal(&container.name) else {
+                continue;
+            };
+            let carried = Carried {
+                container: container.name.clone(),
+                path: container.log.clone(),
+                signal: signal.clone(),
+            };
+            let guest = self.guest.clone();
+            let task = self.tasks.spawn(async move { carried.carry(&*guest).await });
+            self.carrying.push((container.name.clone(), task));
+        }
+    }
+
+    /// The guest's events, from the first on.
+    fn follow_events(&mut self) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let guest = self.guest.clone();
+        self.tasks.spawn(async move {
+            let follow = async {
+                let mut events = forward::connect(&*guest).await?.events(true).await?;
+                while let Some(event) = events.next().await? {
+                    if sender.send(event).await.is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, ControlError>(())
+            };
+            if let Err(error) = follow.await {
+                tracing::warn!(%error, "the guest's events cannot be followed");
+            }
+        });
+        receiver
+    }
+
+    /// Follows the running pod to its end; `None`: it was abandoned before the commit.
+    async fn supervise(
+        &mut self,
+        client: &Arc<ControlClient>,
+        mut events: mpsc::Receiver<Event>,
+        inputs: &mut Inputs,
+    ) -> Option<PodStatus> {
+        let shared = self.shared.clone();
+        let guest = self.guest.clone();
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            let interrupt = tokio::select! {
+                // A guest that floods the host with events does not keep it from being stopped.
+                biased;
+                interrupt = inputs.interrupt(&shared) => interrupt,
+                () = reached(kill_at) => {
+                    shared.publish(|s| end(s, "NotStopped", "the guest did not stop its pod in time".to_owned()));
+                    break;
+                }
+                event = events.recv() => {
+                    let Some(event) = event else {
+                        shared.publish(|s| end(s, "GuestLost", "the connection to the guest ended".to_owned()));
+                        break;
+                    };
+                    if self.happened(client, event, &mut events).await {
+                        break;
+                    }
+                    if shared.status().is_some_and(|status| status.phase.is_final()) {
+                        let at = Instant::now() + LAST_EVENT_TIME;
+                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
+                    }
+                    continue;
+                }
+                why = guest.ended() => {
+                    shared.publish(|status| end(status, "GuestDied", why));
+                    break;
+                }
+            };
+            match interrupt {
+                Interrupt::Abandoned => return None,
+                Interrupt::Stop { grace } => {
+                    let grace_or_own = grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s));
+                    let at = Instant::now().checked_add(grace_or_own.saturating_add(STOP_MARGIN));
+                    kill_at = [kill_at, at].into_iter().flatten().min();
+                    let client = client.clone();
+                    // Its answer is the end of the pod, which is heard of as an event.
+                    self.tasks.spawn(async move { drop(client.stop(grace).await) });
+                }
+                Interrupt::Deadline => {
+                    let seconds = self.plan.active_deadline_s.unwrap_or_default();
+                    let message = format!("the pod ran longer than its activeDeadlineSeconds of {seconds}");
+                    shared.publish(|status| end(status, "DeadlineExceeded", message));
+                    break;
+                }
+                // The guest's own affair.
+                Interrupt::ExtensionFailed(_) => {}
+            }
+        }
+        let names: Vec<String> = self.carrying.iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.log_is_complete(&name).await;
+        }
+        shared.status()
+    }
+
+    /// Something happened in the guest: the status is fetched, and published before the event. A container's log is
+    /// complete before its end is told. Whether it was the last there will be.
+    async fn happened(
+        &mut self,
+        client: &ControlClient,
+        first: Event,
+        events: &mut mpsc::Receiver<Event>,
+    ) -> bool {
+        let mut all = vec![first];
+        while let Ok(event) = events.try_recv() {
+            all.push(event);
+        }
+        for event in &all {
+            if event.kind == EventKind::ContainerExited {
+                self.log_is_complete(&event.container).await;
+            }
+        }
+        match client.status().await {
+            Ok(status) => self.shared.publish(|ours| adopt(ours, status)),
+            Err(error) => tracing::warn!(%error, "the guest does not tell its status"),
+        }
+        let last = all.iter().any(|event| event.kind == EventKind::PodStopped);
+        for event in all {
+            self.shared.events.add(Arc::new(event));
+        }
+        last
+    }
+
+    async fn log_is_complete(&self, container: &str) {
+        let Some(signal) = self.shared.log_signal(container) else {
+            return;
+        };
+        let mut signal = signal.subscribe();
+        if timeout(LOG_TIME, signal.wait_for(|complete| *complete))
+            .await
+            .is_err()
+        {
+            tracing::warn!(container, "the end of the log does not arrive");
+        }
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes from the guest's status what the guest can know: how its containers are.
+fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
+    if ours.phase.is_final() || theirs.phase == Phase::Pending {
+        return;
+    }
+    let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
+    for container in of_guest {
+        let mut known = ours.init_containers.iter_mut().chain(&mut ours.containers);
+        if let Some(known) = known.find(|c| c.name == container.name)
+            // What has ended does not run again.
+            && !matches!(known.state, ContainerPhase::Exited { .. })
+        {
+            known.state = container.state;
+        }
+    }
+    ours.phase = theirs.phase;
+    ours.reason = theirs.reason.map(|reason| clean(&reason));
+    ours.message = theirs.message.map(|message| clean(&message));
+    if ours.started_at.is_none() {
+        ours.started_at = Some(Timestamp::now());
+    }
+    if ours.phase.is_final() {
+        ours.finished_at = Some(Timestamp::now());
+    }
+}

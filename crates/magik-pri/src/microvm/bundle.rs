@@ -1,0 +1,28 @@
+//! The bundle of a container in a guest: a native one, but for where its hostPath volumes come from.
+
+use magik_image::bundle::ContainerSettings;
+use magik_infra::plan::ContainerPlan;
+
+use super::machine::HostShare;
+use crate::{
+    ContainerSpec,
+    pods::{ContainerImage, Failure, PodFiles, linux_bundle},
+};
+
+pub(super) fn write(
+    pod: &PodFiles<'_>,
+    container: &ContainerSpec,
+    image: &ContainerImage,
+) -> Result<ContainerPlan, Failure> {
+    let shares = HostShare::all(pod.spec);
+    let in_guest = |settings: ContainerSettings| {
+        let mut settings = settings;
+        for mount in &mut settings.mounts {
+            if let Some(share) = shares.iter().find(|share| share.host_path == mount.source) {
+                mount.source = share.in_guest();
+            }
+        }
+        settings
+    };
+    linux_bundle::write(pod, container, image, in_guest)
+}

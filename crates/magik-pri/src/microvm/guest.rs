@@ -1,0 +1,168 @@
+//! The pod's guest: its machine is built, confined and booted here.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use magik_infra::{
+    guest::{Door, Guest, NONCE, SHARE},
+    mount_layers,
+    plan::{ContainerPlan, PodPlan, RootfsPlan},
+};
+use oci_krun::{Booted, Jail, Qemu, Share, VmDriver, VmFiles, VmSpec};
+use tokio::{net::UnixStream, sync::watch};
+
+use super::machine::Machine;
+
+/// How long a guest may take to say hello: an emulated one on a busy machine is slow.
+const HELLO_TIME: Duration = Duration::from_secs(60);
+/// The user that the monitor runs as: nobody else on the host, and no program of it, has that number.
+const USER: u32 = 0x6d6b_0001;
+/// The directories of the jail.
+const ROOT: &str = "/machine/root";
+const SHARES: &str = "/machine/shares";
+const SOCKETS: &str = "/machine/sockets";
+/// In the pod's sandbox: what the jail is mounted on.
+const JAIL: &str = "jail";
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// A guest in a machine of its own.
+pub(super) struct MachineGuest {
+    machine: Machine,
+    sandbox: PathBuf,
+    door: OnceLock<Door>,
+    /// How the machine has ended.
+    ended: watch::Sender<Option<String>>,
+}
+
+impl fmt::Debug for MachineGuest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineGuest")
+            .field("machine", &self.machine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MachineGuest {
+    pub(super) fn new(machine: Machine, sandbox: PathBuf) -> Self {
+        Self {
+            machine,
+            sandbox,
+            door: OnceLock::new(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    async fn start(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), Failed> {
+        let files = VmFiles::new(self.machine.files.clone());
+        let driver = Qemu::find(&files, self.machine.acceleration)?;
+        let nonce = oci_krun::nonce()?;
+        let plan = self.confine(&driver, &files, plan, nonce)?;
+        let shares = self.machine.shares.iter().map(|share| Share {
+            tag: share.tag(),
+            directory: Path::new(SHARES).join(share.number.to_string()),
+        });
+        let spec = VmSpec {
+            memory_mib: self.machine.memory_mib,
+            vcpus: self.machine.vcpus,
+            root: ROOT.into(),
+            shares: shares.collect(),
+            sockets: SOCKETS.into(),
+            user: Some(USER),
+        };
+        let Booted { mut vm, door, launch } = oci_krun::boot(&driver, &spec, &nonce, HELLO_TIME).await?;
+        let _ = self.door.set(door);
+        let ended = self.ended.clone();
+        // The machine belongs to the task, and ends with this process at the latest.
+        tokio::spawn(async move {
+            let why = vm.ended().await;
+            ended.send_replace(Some(why.to_string()));
+        });
+        Ok((launch, plan))
+    }
+
+    /// Leaves everything behind that the machine does not need, and lays out what its guest sees. Returns the plan with the
+    /// guest's layers: each image's are one file system there.
+    fn confine(
+        &self,
+        driver: &dyn VmDriver,
+        files: &VmFiles,
+        plan: &PodPlan,
+        nonce: [u8; NONCE],
+    ) -> Result<PodPlan, Failed> {
+        let at = self.sandbox.join(JAIL);
+        std::fs::create_dir(&at)?;
+        // Seen by the guest, and written before the sandbox becomes read-only.
+        let config = self.machine.guest_config(&self.sandbox, nonce);
+        oci_krun::write_config(&self.sandbox, &config)?;
+        let jail = Jail::new(at)?;
+        for file in driver.files().iter().filter(|file| !file.starts_with("/usr")) {
+            jail.read_only(file)?;
+        }
+        for device in driver.devices() {
+            jail.device(Path::new(device), USER)?;
+        }
+        let root = Path::new(ROOT);
+        for directory in oci_krun::ROOT_DIRECTORIES {
+            jail.directory(&root.join(directory), 0o755)?;
+        }
+        jail.bind_read_only(&files.vminit()?, &root.join("init"))?;
+        jail.bind_read_only(&self.sandbox, &root.join("pod"))?;
+        let mut plan = plan.clone();
+        for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
+            share_layers(&jail, container)?;
+        }
+        for share in &self.machine.shares {
+            let mut target = Path::new(SHARES).join(share.number.to_string());
+            if let (true, Some(name)) = (share.is_file, share.host_path.file_name()) {
+                target.push(name);
+            }
+            if share.read_only {
+                jail.bind_read_only(&share.host_path, &target)?;
+            } else {
+                jail.bind(&share.host_path, &target)?;
+            }
+        }
+        jail.directory(Path::new(SOCKETS), 0o700)?;
+        std::os::unix::fs::chown(jail.inside(Path::new(SOCKETS)), Some(USER), Some(USER))?;
+        let logs = self.machine.data.join("logs");
+        jail.bind(&logs, &logs)?;
+        jail.enter()?;
+        Ok(plan)
+    }
+}
+
+/// Shows the guest a container's layers, merged here: there a look at each of them would be a message to the host.
+fn share_layers(jail: &Jail, container: &mut ContainerPlan) -> Result<(), Failed> {
+    let RootfsPlan::Overlay { lower, .. } = &mut container.rootfs else {
+        return Err(format!("container {}: a machine needs layers", container.name).into());
+    };
+    let target = Path::new(ROOT).join("layers").join(&container.name);
+    jail.directory(&target, 0o755)?;
+    mount_layers(lower, &jail.inside(&target))?;
+    *lower = vec![Path::new(SHARE).join("layers").join(&container.name)];
+    Ok(())
+}
+
+#[async_trait]
+impl Guest for MachineGuest {
+    async fn boot(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), String> {
+        self.start(plan).await.map_err(|e| e.to_string())
+    }
+
+    async fn connection(&self) -> Option<UnixStream> {
+        self.door.get()?.connection().await
+    }
+
+    async fn ended(&self) -> String {
+        let mut ended = self.ended.subscribe();
+        // The sender is this guest's own: there is an end to wait for.
+        let why = ended.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,59 @@
+//! The bundle of a container that Linux namespaces isolate, on the host or in a guest.
+
+use magik_image::bundle::{ContainerSettings, Namespaces, UserSpec};
+use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
+
+use super::{ContainerImage, Failure, Hierarchies, PodFiles};
+use crate::ContainerSpec;
+
+/// Writes it, with the settings as `adapt` returns them, and the directories of its writable layer.
+pub(crate) fn write(
+    pod: &PodFiles<'_>,
+    container: &ContainerSpec,
+    image: &ContainerImage,
+    adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
+) -> Result<ContainerPlan, Failure> {
+    let bundle = pod.bundle(&container.name);
+    let rw = pod.rw(&container.name);
+    let (upper, work) = (rw.join("upper"), rw.join("work"));
+    // The upper directory's mode is that of the container's `/`.
+    pod.make_dirs(&[
+        (&bundle, 0o700),
+        (&bundle.join("rootfs"), 0o755),
+        (&rw, 0o700),
+        (&upper, 0o755),
+        (&work, 0o700),
+    ])?;
+    let settings = adapt(settings(pod, container, image));
+    pod.write_bundle(container, &image.image, &settings)?;
+    Ok(ContainerPlan {
+        name: container.name.clone(),
+        image: container.image.to_string(),
+        rootfs: RootfsPlan::Overlay {
+            lower: image.layers.clone(),
+            upper: Some(UpperPlan { upper, work }),
+        },
+        log: pod.log(&container.name),
+        bundle,
+    })
+}
+
+fn settings(pod: &PodFiles<'_>, container: &ContainerSpec, image: &ContainerImage) -> ContainerSettings {
+    let security = &container.security;
+    ContainerSettings {
+        user: security.run_as_user.map(|uid| UserSpec {
+            user: Some(uid.to_string()),
+            group: security.run_as_group.map(|gid| gid.to_string()),
+        }),
+        rootfs_layers: image.layers.clone(),
+        privileged: security.privileged,
+        add_capabilities: security.add_capabilities.clone(),
+        drop_capabilities: security.drop_capabilities.clone(),
+        namespaces: Namespaces {
+            pid: !pod.spec.share_process_namespace,
+            ..Namespaces::IN_POD
+        },
+        cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
+        ..pod.settings(container)
+    }
+}

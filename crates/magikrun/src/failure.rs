@@ -1,0 +1,108 @@
+//! How a command fails: one line on standard error and an exit code.
+
+use std::{fmt, process::ExitCode};
+
+use crate::output::{self, StdoutClosed};
+
+/// magikrun's own failure in a command that otherwise passes a program's exit code on (as podman and docker have it).
+pub const OWN_FAILURE: u8 = 125;
+/// `exec`: the program cannot be executed.
+pub const CANNOT_EXECUTE: u8 = 126;
+/// `exec`: there is no such program.
+pub const NOT_FOUND: u8 = 127;
+/// A command line that makes no sense.
+pub const USAGE: u8 = 2;
+
+/// An error with the exit code it ends the process with.
+#[derive(Debug)]
+pub struct WithCode {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl fmt::Display for WithCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(&self.error))
+    }
+}
+
+impl std::error::Error for WithCode {}
+
+/// Gives an error an exit code other than 1.
+pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    // The innermost decision stands: whoever knew more decided first.
+    if error.is::<WithCode>() || error.is::<StdoutClosed>() {
+        error
+    } else {
+        WithCode { code, error }.into()
+    }
+}
+
+/// Prints the error and gives the exit code that goes with it.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(<dyn std::error::Error>::is::<StdoutClosed>) {
+        return ExitCode::SUCCESS;
+    }
+    print(chain(error));
+    code(error)
+}
+
+/// The exit code that goes with the error.
+pub fn code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(error.downcast_ref::<WithCode>().map_or(1, |e| e.code))
+}
+
+/// Prints one line to standard error; there is nobody to tell when that fails.
+pub fn print(message: impl fmt::Display) {
+    let text = format!("magikrun: {message}");
+    let _ = output::write_stderr(format!("{}\n", output::printable(&text)).as_bytes());
+}
+
+/// The error and its causes in one line. Many errors' texts end with their source's: those are said once.
+pub fn chain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |mut text, cause| {
+            let cause = cause.trim();
+            if text.is_empty() {
+                text.push_str(cause);
+            } else if !text.ends_with(cause) {
+                text.push_str(": ");
+                text.push_str(cause);
+            }
+            text
+        })
+}
+
+/// clap's several lines as one: what is wrong, its tip if it has one, and that `command` has help.
+pub fn usage_line(text: &str, command: &str) -> String {
+    let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let mut line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(tip) = rest.lines().find_map(|l| l.trim().strip_prefix("tip: ")) {
+        line.push_str("; ");
+        line.push_str(tip);
+    }
+    format!("{line}: see '{command} --help'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_that_the_text_already_ends_with_is_not_repeated() {
+        let inner = anyhow!("no such file");
+        let error = inner.context("open /a: no such file").context("image web");
+        assert_eq!(chain(&error), "image web: open /a: no such file");
+    }
+
+    #[test]
+    fn the_first_exit_code_stands() {
+        let error = with_code(OWN_FAILURE, with_code(NOT_FOUND, anyhow!("x")));
+        assert_eq!(error.downcast_ref::<WithCode>().map(|e| e.code), Some(NOT_FOUND));
+    }
+}

@@ -1,0 +1,188 @@
+//! The OCI runtime's command line: `magikrun create|start|state|kill|delete|run|exec|…`, with runc's arguments.
+//!
+//! podman, containerd, Docker and CRI-O call these commands several times per container, so they start fast: one thread,
+//! no parser but the command's own, and no log set up unless asked for.
+
+mod args;
+mod backend;
+mod cgroup;
+mod checkpoint;
+mod events;
+mod features;
+mod foreground;
+mod keyring;
+mod life;
+mod log;
+mod notify;
+mod process;
+mod route;
+mod show;
+mod spec;
+mod terminal;
+mod update;
+mod users;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, error::ErrorKind};
+use magik_oci::{ContainerId, Signal};
+
+use self::{
+    args::{
+        CheckpointArgs, CreateArgs, DeleteArgs, EventsArgs, ExecArgs, FeaturesArgs, KillArgs, ListArgs,
+        PauseArgs, PsArgs, RestoreArgs, ResumeArgs, RunArgs, SpecArgs, StartArgs, StateArgs, UpdateArgs,
+    },
+    backend::Backend,
+    life::Config,
+    log::Log,
+    route::{Globals, Route},
+};
+use crate::{failure, output};
+
+/// Runs the command line (without the program's name) if it is an OCI runtime's, or asks for the version.
+pub(crate) fn dispatch(args: &[OsString]) -> Option<ExitCode> {
+    match route::route(args) {
+        Route::Other => None,
+        Route::Version => Some(match output::write(crate::VERSION.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failure::report(&error),
+        }),
+        Route::Invalid { globals, reason } => {
+            Log::new(&globals).error(&reason);
+            Some(ExitCode::FAILURE)
+        }
+        Route::Command {
+            globals,
+            command,
+            rest,
+        } => Some(command_line(&globals, command, &rest)),
+    }
+}
+
+fn command_line(globals: &Globals, command: &str, rest: &[OsString]) -> ExitCode {
+    let log = Log::new(globals);
+    let done = if globals.debug {
+        log.install_debug().context("--log")
+    } else {
+        Ok(())
+    };
+    match done.and_then(|()| run(globals, command, rest)) {
+        Ok(code) => code,
+        Err(error) if error.is::<output::StdoutClosed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            log.error(&failure::chain(&error));
+            failure::code(&error)
+        }
+    }
+}
+
+fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> {
+    if matches!(command, "create" | "run" | "exec" | "restore") {
+        backend::seal()?;
+    }
+    let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
+    match command {
+        "create" => parsed(rest, |args: CreateArgs| {
+            life::check_preserved(args.init.preserve_fds)?;
+            let config = Config::read(&args.init.bundle)?;
+            done(life::create(&Backend::for_new(globals, &config)?, &args, &config))
+        }),
+        "run" => parsed(rest, |args: RunArgs| {
+            life::check_preserved(args.init.preserve_fds)?;
+            let config = Config::read(&args.init.bundle)?;
+            life::run(&Backend::for_new(globals, &config)?, &args, &config)
+        }),
+        "exec" => parsed(rest, |args: ExecArgs| {
+            life::check_preserved(args.preserve_fds)?;
+            life::exec(&Backend::open(globals)?, &args)
+        }),
+        "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
+        "state" => parsed(rest, |args: StateArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                show::state(&backend.block_on(backend.runtime().state(id))?, backend.root())
+            }))
+        }),
+        "kill" => parsed(rest, |args: KillArgs| {
+            let signal: Signal = args.signal.parse()?;
+            done(on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().kill(id, signal, args.all))?)
+            }))
+        }),
+        "delete" => parsed(rest, |args: DeleteArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                life::delete(backend, id, args.force)
+            }))
+        }),
+        "pause" => parsed(rest, |args: PauseArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().pause(id))?)
+            }))
+        }),
+        "resume" => parsed(rest, |args: ResumeArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().resume(id))?)
+            }))
+        }),
+        "update" => parsed(rest, |args: UpdateArgs| {
+            let resources = update::resources(&args)?;
+            done(on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().update(id, &resources))?)
+            }))
+        }),
+        "events" => parsed(rest, |args: EventsArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                events::run(&args, &backend.block_on(backend.runtime().state(id))?)
+            }))
+        }),
+        "ps" => parsed(rest, |args: PsArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                show::ps(&args, &backend.block_on(backend.runtime().processes(id))?)
+            }))
+        }),
+        "list" => parsed(rest, |args: ListArgs| {
+            let backend = Backend::open(globals)?;
+            done(show::list(
+                &args,
+                &backend.block_on(backend.runtime().list())?,
+                backend.root(),
+            ))
+        }),
+        "spec" => parsed(rest, |args: SpecArgs| done(spec::run(&args))),
+        "features" => parsed(rest, |_: FeaturesArgs| done(output::json(&features::document()))),
+        "checkpoint" => parsed(rest, |args: CheckpointArgs| {
+            done(on(globals, &args.id, |backend, id| {
+                checkpoint::checkpoint(backend, id, &args)
+            }))
+        }),
+        _ => parsed(rest, |args: RestoreArgs| {
+            done(on(globals, &args.id, |_, id| checkpoint::restore(id, &args)))
+        }),
+    }
+}
+
+/// Parses the command's arguments and goes on with them; help is printed as clap has it, a mistake is one line.
+fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>) -> Result<ExitCode> {
+    match T::try_parse_from(rest) {
+        Ok(args) => then(args),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Nothing to do about a closed standard output.
+            let _ = error.print();
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Err(anyhow::Error::msg(failure::usage_line(
+            &error.render().to_string(),
+            T::command().get_name(),
+        ))),
+    }
+}
+
+/// An operation on an existing container: the id is checked before anything is touched.
+fn on(
+    globals: &Globals,
+    id: &str,
+    operation: impl FnOnce(&Backend, &ContainerId) -> Result<()>,
+) -> Result<()> {
+    let id = ContainerId::new(id)?;
+    operation(&Backend::open(globals)?, &id)
+}

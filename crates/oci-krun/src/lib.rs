@@ -1,0 +1,29 @@
+//! Small virtual machines for pods.
+//!
+//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]; [`Qemu`] is one.
+//! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
+//! - [`boot`]: starts a machine and waits for its guest's hello.
+//! - [`Vm`]: a machine that was started, and its [`Console`].
+#![cfg(target_os = "linux")]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod console;
+mod driver;
+mod error;
+mod files;
+mod guest;
+mod jail;
+pub mod kernel;
+mod process;
+mod qemu;
+mod tsc;
+
+pub use console::Console;
+pub use driver::{
+    MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, MIN_VM_MEMORY_MIB, Share, Vm, VmDriver, VmSpec, vsock_path,
+};
+pub use error::{Error, Result};
+pub use files::{FILES_VARIABLE, VmFiles};
+pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
+pub use jail::Jail;
+pub use qemu::{Acceleration, Qemu};

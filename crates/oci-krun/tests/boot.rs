@@ -1,0 +1,104 @@
+//! Guests that really boot, emulated, with the real kernel and init. `cargo xtask vm` makes what they need.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so where the runner shows it"
+)]
+
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use magik_infra::guest::{GuestConfig, GuestScratch};
+use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, boot, lay_out};
+
+/// A boot takes seconds on an idle machine.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Nobody on the host.
+const USER: u32 = 64_123;
+
+fn files() -> VmFiles {
+    match std::env::var_os(oci_krun::FILES_VARIABLE) {
+        Some(directory) => VmFiles::new(directory.into()),
+        // This program is target/debug/deps/boot-….
+        None => {
+            let own = std::env::current_exe().unwrap();
+            VmFiles::new(own.ancestors().nth(3).unwrap().join("vm"))
+        }
+    }
+}
+
+fn qemu(test: &str) -> Option<Qemu> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED {test}: needs root");
+        return None;
+    }
+    if let Err(missing) = files().vminit() {
+        eprintln!("SKIPPED {test}: {missing}");
+        return None;
+    }
+    Some(Qemu::find(&files(), Acceleration::Tcg).expect("what QEMU needs"))
+}
+
+/// What a guest of this nonce boots from.
+fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, sockets) = (dir.path().join("root"), dir.path().join("sockets"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir(&sockets).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(&sockets, Some(USER), Some(USER)).unwrap();
+    let config = GuestConfig {
+        nonce,
+        hostname: "guest".into(),
+        scratch: GuestScratch {
+            target: "/run/pod".into(),
+            size: 64 << 20,
+        },
+        binds: vec![],
+        shares: vec![],
+        directories: vec![],
+    };
+    lay_out(&root, vminit, &config).unwrap();
+    let spec = VmSpec {
+        memory_mib: 256,
+        vcpus: 1,
+        root,
+        shares: vec![],
+        sockets,
+        user: Some(USER),
+    };
+    (dir, spec)
+}
+
+#[tokio::test]
+async fn a_guest_says_hello_and_ends_when_its_launcher_is_gone() {
+    let Some(qemu) = qemu("a_guest_says_hello_and_ends_when_its_launcher_is_gone") else {
+        return;
+    };
+    let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
+    let Booted { mut vm, door, launch } = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap();
+    drop((launch, door));
+    let ended = tokio::time::timeout(LIMIT, vm.ended()).await.unwrap().to_string();
+    assert!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");
+}
+
+#[tokio::test]
+async fn a_guest_without_the_nonce_is_no_guest() {
+    let Some(qemu) = qemu("a_guest_without_the_nonce_is_no_guest") else {
+        return;
+    };
+    let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
+    let error = boot(&qemu, &spec, &[6; 32], LIMIT).await.unwrap_err();
+    assert!(error.to_string().contains("nonce"), "{error}");
+}
+
+#[tokio::test]
+async fn an_init_that_fails_is_quoted_from_the_console() {
+    let Some(qemu) = qemu("an_init_that_fails_is_quoted_from_the_console") else {
+        return;
+    };
+    let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
+    std::fs::write(spec.root.join("pod/guest.json"), "{}").unwrap();
+    let error = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap_err();
+    assert!(matches!(error, Error::Ended(_)), "{error}");
+    assert!(error.to_string().contains("guest.json: missing field"), "{error}");
+}

@@ -1,0 +1,44 @@
+//! Putting another process into a container's cgroup, without the wait for the kernel that `cgroup.procs` means.
+//!
+//! A write to `cgroup.procs` moves all threads of a process, which needs a lock that every fork takes, and getting it takes
+//! an RCU grace period. A process of one thread need not take it: on v1 it writes itself to `tasks`, on v2 it is born in
+//! the cgroup (`CLONE_INTO_CGROUP`).
+
+use std::{fs, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cgroup, Layout, missing_is_none};
+
+/// Where a process of a container belongs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Entry {
+    /// The directory to be born in.
+    V2(PathBuf),
+    /// The directories to write oneself to, one per hierarchy.
+    V1(Vec<PathBuf>),
+}
+
+impl Cgroup<'_> {
+    pub(crate) fn entry(&self) -> Entry {
+        match self.layout {
+            Layout::V2(root) => Entry::V2(self.below(root)),
+            Layout::V1(_) => Entry::V1(self.dirs()),
+        }
+    }
+}
+
+impl Entry {
+    /// Moves this process, which has one thread; on v2 it has been there from the start.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        let Self::V1(dirs) = self else { return Ok(()) };
+        for dir in dirs {
+            let tasks = dir.join("tasks");
+            // A hierarchy that was mounted later, or that libcgroups could not use, does not have the container.
+            missing_is_none(fs::OpenOptions::new().write(true).open(&tasks))
+                .and_then(|file| file.map_or(Ok(()), |mut file| io::Write::write_all(&mut file, b"0")))
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", tasks.display())))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Making a container's cgroup and moving this process into it.
+//!
+//! libcgroups does both too, but reads the mounts a dozen times for it, in every container and every exec.
+
+use std::{fs, io, path::Path};
+
+use super::{Cgroup, Layout};
+
+/// What a process of one thread writes itself to: `cgroup.procs` is for all threads of a process, so the kernel first keeps
+/// every process from forking, and waits an RCU grace period, some milliseconds, for that.
+const TASKS: &str = "tasks";
+/// What a new cpuset needs before a process may enter it.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+impl Cgroup<'_> {
+    /// Makes the cgroup in every hierarchy, and moves this process there, where what it forks from now on is, too. It has
+    /// one thread.
+    pub(crate) fn make_and_join(&self) -> io::Result<()> {
+        let named = |dir: &Path, e: &io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
+        match self.layout {
+            Layout::V2(root) => {
+                let dir = self.below(root);
+                self.make_v2(root, &dir).map_err(|e| named(&dir, &e))?;
+                join(&dir, "cgroup.procs").map_err(|e| named(&dir, &e))
+            }
+            Layout::V1(hierarchies) => hierarchies.iter().try_for_each(|hierarchy| {
+                let dir = self.below(&hierarchy.mount);
+                fs::create_dir_all(&dir).map_err(|e| named(&dir, &e))?;
+                if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+                    CPUSET
+                        .iter()
+                        .try_for_each(|file| inherit(&hierarchy.mount, &dir, file))
+                        .map_err(|e| named(&dir, &e))?;
+                }
+                join(&dir, TASKS).map_err(|e| named(&dir, &e))
+            }),
+        }
+    }
+
+    /// Makes it and those above it, which hand their controllers down: a cgroup of v2 has those that its parent gives it.
+    fn make_v2(&self, root: &Path, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let controllers = fs::read_to_string(root.join("cgroup.controllers"))?;
+        let mut above = root.to_owned();
+        for component in dir.strip_prefix(root).map_err(io::Error::other)?.components() {
+            for controller in controllers.split_whitespace() {
+                // One that cannot be handed down is missed by the limit that needs it, which says so.
+                let _ = fs::write(above.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            above.push(component);
+            match fs::create_dir(&above) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn join(dir: &Path, file: &str) -> io::Result<()> {
+    // 0 is the process that writes.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(dir.join(file))
+        .and_then(|mut file| io::Write::write_all(&mut file, b"0"))
+}
+
+/// Gives a cpuset what its parent has, where it has nothing.
+fn inherit(mount: &Path, dir: &Path, file: &str) -> io::Result<()> {
+    let own = dir.join(file);
+    if !fs::read_to_string(&own)?.trim().is_empty() {
+        return Ok(());
+    }
+    let (false, Some(parent)) = (dir == mount, dir.parent()) else {
+        return Err(io::Error::other(format!("{file} is empty")));
+    };
+    inherit(mount, parent, file)?;
+    fs::write(own, fs::read_to_string(parent.join(file))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpuset_gets_what_those_above_have() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("a/b");
+        fs::create_dir_all(&leaf).unwrap();
+        for (dir, text) in [("", "0-3\n"), ("a", "\n"), ("a/b", "\n")] {
+            fs::write(root.path().join(dir).join("cpuset.cpus"), text).unwrap();
+        }
+        inherit(root.path(), &leaf, "cpuset.cpus").unwrap();
+        for dir in ["a", "a/b"] {
+            let text = fs::read_to_string(root.path().join(dir).join("cpuset.cpus")).unwrap();
+            assert_eq!(text.trim(), "0-3");
+        }
+        fs::write(root.path().join("cpuset.cpus"), "\n").unwrap();
+        fs::write(leaf.join("cpuset.cpus"), "1").unwrap();
+        inherit(root.path(), &leaf, "cpuset.cpus").unwrap();
+        assert!(inherit(root.path(), root.path(), "cpuset.cpus").is_err());
+    }
+}

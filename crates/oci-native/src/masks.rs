@@ -1,0 +1,160 @@
+//! `linux.maskedPaths` and `linux.readonlyPaths`.
+//!
+//! libcontainer 0.7 does them in the container's init, where each costs it a walk of its own through the file system; here
+//! all are done in one pass, by a worker that has entered the finished container, by descriptor. Where they are not safe
+//! to do from outside (a user namespace), they stay libcontainer's.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::Linux;
+use rustix::{fs::OFlags, mount::MountAttrFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::mounts::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes};
+
+/// The paths, as the container names them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Masks {
+    masked: Vec<PathBuf>,
+    readonly: Vec<PathBuf>,
+}
+
+impl Masks {
+    /// Takes them out of a spec, so that libcontainer finds none.
+    pub(crate) fn take(linux: &mut Linux) -> Self {
+        let paths = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect();
+        let this = Self {
+            masked: paths(linux.masked_paths()),
+            readonly: paths(linux.readonly_paths()),
+        };
+        linux.set_masked_paths(None);
+        linux.set_readonly_paths(None);
+        this
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.masked.is_empty() && self.readonly.is_empty()
+    }
+
+    /// Applies them in the mount namespace this process is in, whose root is `root`.
+    pub(crate) fn apply(&self, root: BorrowedFd<'_>) -> io::Result<()> {
+        let named = |what: &str, path: &Path, e: &io::Error| {
+            io::Error::new(e.kind(), format!("{what} {}: {e}", path.display()))
+        };
+        for path in &self.readonly {
+            make_readonly(root, path).map_err(|e| named("read-only path", path, &e))?;
+        }
+        if self.masked.is_empty() {
+            return Ok(());
+        }
+        let mut cover = Cover::new(root)?;
+        for path in &self.masked {
+            cover
+                .mask(root, path)
+                .map_err(|e| named("masked path", path, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens what is to be covered; `None` where there is nothing.
+fn target(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
+    match open_inside(root, path, OFlags::PATH) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// As runc and libcontainer do, what is mounted below keeps its own attributes.
+fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let Some(target) = target(root, path)? else {
+        return Ok(());
+    };
+    let clone = clone_tree(&target, Path::new(""))?;
+    let set =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    set_attributes(
+        &clone,
+        Attributes {
+            set,
+            ..Attributes::default()
+        },
+    )?;
+    attach(&clone, &target)
+}
+
+/// What lies over masked paths.
+struct Cover {
+    /// The container's own, checked to be the null device (CVE-2025-31133).
+    null: OwnedFd,
+    /// An empty read-only file system, made when the first directory is masked; all share it.
+    empty: Option<OwnedFd>,
+}
+
+impl Cover {
+    fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
+        let null = open_inside(root, Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW)?;
+        let stat = rustix::fs::fstat(&null)?;
+        let is_device =
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+        if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the container's /dev/null is not the null device",
+            ));
+        }
+        Ok(Self { null, empty: None })
+    }
+
+    fn mask(&mut self, root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let Some(target) = target(root, path)? else {
+            return Ok(());
+        };
+        let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode)
+            == rustix::fs::FileType::Directory;
+        if is_dir && self.empty.is_none() {
+            self.empty = Some(new_mount("tmpfs", &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?);
+        }
+        let source = self.empty.as_ref().filter(|_| is_dir).unwrap_or(&self.null);
+        attach(clone_mount(source, Path::new(""))?, &target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn takes_the_paths_away_from_libcontainer() {
+        let mut linux: Linux = serde_json::from_value(
+            serde_json::json!({"maskedPaths": ["/proc/keys"], "readonlyPaths": ["/proc/sys"]}),
+        )
+        .unwrap();
+        let masks = Masks::take(&mut linux);
+        assert_eq!(masks.masked, [Path::new("/proc/keys")]);
+        assert_eq!(masks.readonly, [Path::new("/proc/sys")]);
+        assert!(linux.masked_paths().is_none() && linux.readonly_paths().is_none());
+        assert!(Masks::take(&mut linux).is_empty());
+    }
+
+    #[test]
+    fn a_cover_needs_the_real_null_device() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        let root = rustix::fs::open(dir.path(), OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        assert!(Cover::new(root.as_fd()).is_err());
+        for fake in ["/proc/self/exe", "/dev/null"] {
+            let link = dir.path().join("dev/null");
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(fake, &link).unwrap();
+            assert!(Cover::new(root.as_fd()).is_err(), "{fake}");
+        }
+    }
+}

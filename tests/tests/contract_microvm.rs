@@ -1,0 +1,25 @@
+//! The pod contract, kept by pods in virtual machines: emulated, with the real kernel. `cargo xtask vm` makes what they need.
+
+use std::sync::Arc;
+
+use magik_pri::{
+    PodRuntime,
+    microvm::{MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
+};
+use magikrun_tests::{Magikrun, binary, pod_contract};
+
+fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
+    let roots = Roots {
+        data: magikrun.root.clone(),
+        state: magikrun.state.clone(),
+    };
+    let supervisor = binary().with_file_name(SUPERVISOR_BINARY);
+    // target/debug/magikrun: target/vm.
+    let files = binary().ancestors().nth(2).expect("target").join("vm");
+    let runtime = MicroVmPodRuntime::new(roots)
+        .supervisor(supervisor)
+        .files(VmFiles::new(files));
+    Arc::new(runtime)
+}
+
+pod_contract!(open, magikrun_tests::contract::PROCESSES);

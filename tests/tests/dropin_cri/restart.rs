@@ -1,0 +1,44 @@
+//! containerd ends and comes back while containers live.
+
+use anyhow::{Result, ensure};
+use magikrun_tests::dropin::{Check, eventually};
+
+use crate::{
+    api::{sandbox, state},
+    node::{Node, SLEEPER},
+};
+
+pub(crate) const CHECKS: &[Check<Node>] = &[(
+    "containers outlive a killed containerd, and what happened meanwhile is seen",
+    |n| {
+        let pod = n.pod()?;
+        let lives = pod.start(&format!("echo before; trap 'echo after' USR1; {SLEEPER}"), |_| {})?;
+        let ends = pod.start("trap 'exit 9' USR1; while :; do sleep 0.1; done", |_| {})?;
+        let signal = |pid: u64| -> Result<()> {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).expect("a pid");
+            Ok(rustix::process::kill_process(pid, rustix::process::Signal::USR1)?)
+        };
+        eventually("it writes", || lives.stdout().is_ok_and(|t| t.contains("before")))?;
+        let (living, ending) = (lives.pid()?, ends.pid()?);
+        n.containerd.kill()?;
+        signal(ending)?;
+        eventually("it ends", || {
+            !std::fs::read_to_string(format!("/proc/{ending}/stat")).is_ok_and(|s| !s.contains(") Z "))
+        })?;
+        n.containerd.start_again()?;
+        n.wait_until_ready()?;
+        ensure!(pod.status()?.state == sandbox::READY, "{:?}", pod.status());
+        ensure!(lives.status()?.state == state::RUNNING, "{:?}", lives.status());
+        let ended = ends.ended()?;
+        ensure!(ended.exit_code == 9, "{ended:?}");
+        ensure!(lives.exec("echo inside")? == "inside");
+        signal(living)?;
+        eventually("its log goes on", || {
+            lives.stdout().is_ok_and(|t| t.contains("after"))
+        })?;
+        lives.stop(20)?;
+        ensure!(lives.status()?.exit_code == 3, "{:?}", lives.status());
+        // And new ones start.
+        pod.says("echo new", |_| {}, "new")
+    },
+)];
