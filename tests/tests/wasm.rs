@@ -223,7 +223,7 @@ isolated!(
             json!([{"name": "v", "mountPath": "/data"}, {"name": "m", "mountPath": "/memory", "readOnly": true}]);
         fs::write(&manifest, spec.to_string()).expect("manifest");
         // The binaries lie where only root may come by.
-        for name in ["magikrun", "magikrun-wasm"] {
+        for name in ["magikrun", "magikrun-engine", "magikrun-wasm"] {
             fs::copy(binary().with_file_name(name), home.join(name)).expect("binary");
         }
         let (data, state) = (home.join("data"), home.join("state"));

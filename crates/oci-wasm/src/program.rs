@@ -166,6 +166,7 @@ impl Linkers {
                 Err(wasmtime_wasi::I32Exit(code).into())
             })?;
             linker.allow_shadowing(false);
+            sockets::add_polling(&mut linker)?;
             if listening {
                 sockets::add_to_linker(&mut linker)?;
             }

@@ -165,6 +165,13 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     accepting(linker)?;
     transferring(linker)?;
     describing(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Puts `poll_oneoff` in front of the linker's, for every module: a program that sleeps can be ended.
+pub(crate) fn add_polling(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
     linker.func_wrap_async(
         MODULE,
         "poll_oneoff",
@@ -173,7 +180,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 let (mut memory, host) = parts(&mut caller)?;
                 let (input, output, count, events) = args;
                 match poll::subscriptions(&mut memory, input, count) {
-                    Ok(subscriptions) if poll::any_socket(&subscriptions, &host.sockets) => Ok(errno(
+                    Ok(subscriptions) if poll::is_ours(&subscriptions, &host.sockets) => Ok(errno(
                         poll::poll(&mut memory, host, &subscriptions, output, events).await,
                     )),
                     Ok(_) => {

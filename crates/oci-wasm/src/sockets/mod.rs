@@ -1,8 +1,8 @@
 //! Sockets of preview 1.
 //!
 //! Preview 1 has no way to open a socket, but can accept on one it is given. wasmtime-wasi implements none of it, so the
-//! functions that may meet a socket are put in front of wasmtime-wasi's own, and only for modules of containers that
-//! listen: what is not about a socket is passed on.
+//! functions that may meet a socket are put in front of wasmtime-wasi's own, and (but for `poll_oneoff`) only for modules of
+//! containers that listen: what is not about a socket is passed on.
 //!
 //! Sockets have numbers of their own, from `LISTEN_FDS_START` on: 3, as systemd's convention has it, for a container without
 //! directories; else numbers that no file ever gets.
@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, io, net};
 
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) use calls::add_to_linker;
+pub(crate) use calls::{add_polling, add_to_linker};
 
 /// The first number where there are directories, which take numbers from 3 on, as files do.
 const BEYOND_FILES: u32 = 1 << 24;

@@ -1,4 +1,4 @@
-//! `poll_oneoff` where sockets are among what is polled.
+//! `poll_oneoff` where sockets are among what is polled, or nothing but time.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -78,11 +78,15 @@ pub(super) fn subscriptions(
         .collect()
 }
 
-pub(super) fn any_socket(subscriptions: &[Subscription], sockets: &Sockets) -> bool {
-    subscriptions.iter().any(|s| match s.what {
+/// Whether they are not for wasmtime-wasi: a socket is among them, which it does not know, or they are a sleep, which it
+/// does on the thread it is called on, where nothing can end it.
+pub(super) fn is_ours(subscriptions: &[Subscription], sockets: &Sockets) -> bool {
+    let any_socket = subscriptions.iter().any(|s| match s.what {
         What::Read(fd) | What::Write(fd) => sockets.open.contains_key(&fd.cast_unsigned()),
         What::Clock { .. } => false,
-    })
+    });
+    let is_clock = |s: &Subscription| matches!(s.what, What::Clock { .. });
+    any_socket || (!subscriptions.is_empty() && subscriptions.iter().all(is_clock))
 }
 
 /// Waits for the first of the subscriptions, and tells of all that have happened by then.
