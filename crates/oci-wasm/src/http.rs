@@ -2,10 +2,7 @@
 
 use std::{
     net,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +13,7 @@ use hyper_util::rt::TokioTimer;
 use magik_oci::{ContainerId, ExitReason};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
 };
 use wasmtime::Engine;
 use wasmtime_wasi_http::{
@@ -48,6 +45,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often programs without fuel let each other run.
 const TURN: Duration = Duration::from_millis(10);
 
+/// After how many turns of programs a thread looks for what came in; tokio's own is 61.
+const TURNS_PER_LOOK: u32 = 8;
+
 /// How long the threads get to let go when the container is over.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -68,8 +68,67 @@ struct Service {
     surroundings: Surroundings,
     control: Arc<Control>,
     requests: Arc<Semaphore>,
-    active: AtomicUsize,
-    began: Notify,
+    turns: Arc<Turns>,
+}
+
+/// Without fuel a program yields only when the epoch moves. It moves while requests are being answered, by a thread of its own:
+/// those of the runtime may all be in programs.
+#[derive(Debug, Default)]
+struct Turns {
+    state: Mutex<Taking>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Taking {
+    /// How many requests are being answered.
+    active: usize,
+    over: bool,
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, Taking> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>) -> Turn {
+        self.state().active += 1;
+        self.changed.notify_one();
+        Turn(self.clone())
+    }
+
+    /// Moves the epoch until it is over.
+    fn take(&self, engine: &Engine) {
+        loop {
+            let state = self.state();
+            let idle = |taking: &mut Taking| taking.active == 0 && !taking.over;
+            let state = self.changed.wait_while(state, idle);
+            if state.unwrap_or_else(PoisonError::into_inner).over {
+                return;
+            }
+            std::thread::sleep(TURN);
+            engine.increment_epoch();
+        }
+    }
+}
+
+/// A request that is being answered.
+struct Turn(Arc<Turns>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.state().active -= 1;
+    }
+}
+
+/// Ends the thread that makes programs take turns.
+struct Over(Arc<Turns>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.state().over = true;
+        self.0.changed.notify_one();
+    }
 }
 
 impl Server {
@@ -87,6 +146,7 @@ impl Server {
             .min(MAX_WORKERS);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
+            .event_interval(TURNS_PER_LOOK)
             .thread_name(format!("wasm-{id}"))
             .on_thread_start(move || begin.thread_begins())
             .on_thread_stop(move || end.thread_ends())
@@ -130,9 +190,18 @@ impl Server {
             surroundings: self.surroundings,
             control: self.control,
             requests: Arc::new(Semaphore::new(self.concurrency)),
-            active: AtomicUsize::new(0),
-            began: Notify::new(),
+            turns: Arc::default(),
         });
+        let _over = Over(service.turns.clone());
+        if service.surroundings.fuel.is_none() {
+            let (turns, engine) = (service.turns.clone(), service.engine);
+            let thread = std::thread::Builder::new()
+                .name("wasm-turns".to_owned())
+                .spawn(move || turns.take(engine));
+            if let Err(error) = thread {
+                return Ended::trapped(ExitReason::Trap, &format!("no thread for it: {error}"));
+            }
+        }
         let mut tasks = tokio::task::JoinSet::new();
         for listener in listeners {
             tasks.spawn(accept(
@@ -141,9 +210,6 @@ impl Server {
                 connecting.clone(),
                 draining.subscribe(),
             ));
-        }
-        if service.surroundings.fuel.is_none() {
-            tokio::spawn(take_turns(service.clone()));
         }
         let drained = async {
             // The sender lives as long as the container.
@@ -161,18 +227,6 @@ impl Server {
             },
             () = drained => Ended::exited(0),
         }
-    }
-}
-
-/// Without fuel a program yields only when the epoch moves; it moves while requests are being answered.
-async fn take_turns(service: Arc<Service>) {
-    loop {
-        let began = service.began.notified();
-        if service.active.load(Ordering::Relaxed) == 0 {
-            began.await;
-        }
-        tokio::time::sleep(TURN).await;
-        service.engine.increment_epoch();
     }
 }
 
@@ -275,8 +329,7 @@ impl Service {
         let service = self.clone();
         let task = tokio::spawn(async move {
             let _permit = permit;
-            service.active.fetch_add(1, Ordering::Relaxed);
-            service.began.notify_one();
+            let turn = service.turns.begin();
             let program = async {
                 let proxy = service.pre.instantiate_async(&mut store).await?;
                 proxy
@@ -290,7 +343,7 @@ impl Service {
                 tokio::time::timeout(HTTP_REQUEST_TIMEOUT, program),
             );
             let result = gate.await;
-            service.active.fetch_sub(1, Ordering::Relaxed);
+            drop(turn);
             if let (Some(fuel), Ok(left)) = (service.surroundings.fuel, store.get_fuel()) {
                 service.surroundings.usage.ended(fuel - left);
             }

@@ -118,13 +118,12 @@ async fn only_regular_files_are_programs() {
     assert!(matches!(error, LoadError::NotAFile), "{error}");
 }
 
-/// A module whose compilation takes long: many functions, each of many blocks.
+/// A module whose compilation takes long and much: one function of very many calls.
 fn bomb() -> Vec<u8> {
-    let body = "(local.set 0 (i32.add (local.get 0) (call $f (local.get 0))))".repeat(400);
-    let function = format!("(func (param i32) (result i32) {body} (local.get 0))");
+    let body = "(local.set 0 (i32.add (local.get 0) (call $f (local.get 0))))".repeat(60_000);
     wat(&format!(
-        r#"(module (func $f (param i32) (result i32) (local.get 0)) {} (func (export "_start")))"#,
-        function.repeat(1000)
+        r#"(module (func $f (param i32) (result i32) (local.get 0))
+            (func (param i32) (result i32) {body} (local.get 0)) (func (export "_start")))"#
     ))
 }
 

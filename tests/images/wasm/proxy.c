@@ -1,5 +1,6 @@
 // A component of the world wasi:http/proxy: answers a request with its path. `/spin` never answers, `/trap` traps,
-// `/fetch/AUTHORITY` asks another server for `/` and answers with the status that one gave, or `denied`.
+// `/fetch/AUTHORITY` asks another server for `/` and answers with the status that one gave, `denied`
+// or `failed`.
 #include <stdint.h>
 
 #define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
@@ -21,6 +22,8 @@ void outparam_set(handle, int32_t, int32_t, int32_t, int64_t, int32_t, int32_t, 
 IMPORT(TYPES, "[constructor]outgoing-request") handle request_new(handle);
 IMPORT(TYPES, "[method]outgoing-request.set-authority")
 int32_t request_set_authority(handle, int32_t, const char *, int32_t);
+IMPORT(TYPES, "[method]outgoing-request.set-path-with-query")
+int32_t request_set_path(handle, int32_t, const char *, int32_t);
 IMPORT(TYPES, "[method]outgoing-request.set-scheme")
 int32_t request_set_scheme(handle, int32_t, int32_t, const char *, int32_t);
 IMPORT(TYPES, "[method]future-incoming-response.subscribe") handle future_subscribe(handle);
@@ -69,6 +72,7 @@ static void fetch(handle out, const char *authority, int32_t length) {
     static const char digits[] = "0123456789";
     handle request = request_new(fields_new());
     request_set_authority(request, 1, authority, length);
+    request_set_path(request, 1, "/", 1);
     request_set_scheme(request, 1, 0, 0, 0);
     // result<future, error-code>: an error-code holds a u64 and is aligned as one.
     struct {
@@ -77,7 +81,7 @@ static void fetch(handle out, const char *authority, int32_t length) {
         uint8_t rest[40];
     } future;
     outgoing_handle(request, 0, 0, &future);
-    if (future.is_err) return answer(out, "denied", 6);
+    if (future.is_err) return answer(out, "failed", 6);
     pollable_block(future_subscribe(future.value));
     // option<result<result<response, error-code>>>
     struct {
@@ -88,7 +92,9 @@ static void fetch(handle out, const char *authority, int32_t length) {
         uint8_t rest[40];
     } got;
     future_get(future.value, &got);
-    if (!got.some || got.outer_err || got.inner_err) return answer(out, "denied", 6);
+    // The 16th error-code.
+    if (got.some && !got.outer_err && got.inner_err && *(uint8_t *)&got.value == 15) return answer(out, "denied", 6);
+    if (!got.some || got.outer_err || got.inner_err) return answer(out, "failed", 6);
     int32_t status = response_status(got.value);
     char text[3] = {digits[status / 100 % 10], digits[status / 10 % 10], digits[status % 10]};
     answer(out, text, 3);
