@@ -54,7 +54,10 @@ fn wasm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     Ok(Box::new(runtime))
 }
 
-#[cfg(all(target_os = "linux", any(feature = "native", feature = "krun", feature = "wasm")))]
+#[cfg(all(
+    target_os = "linux",
+    any(feature = "native", feature = "krun", feature = "wasm")
+))]
 fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
     Ok(magik_pri::Roots {
         data: global.data_root()?,
