@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use magik_pri::{
     PodRuntime,
-    native::{NativePodRuntime, Roots},
+    native::{INIT_BINARY, NativePodRuntime, Roots},
 };
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
@@ -14,7 +14,8 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
         data: magikrun.root.clone(),
         state: magikrun.state.clone(),
     };
-    Arc::new(NativePodRuntime::new(roots).init_binary(binary()))
+    let init = binary().with_file_name(INIT_BINARY);
+    Arc::new(NativePodRuntime::new(roots).init_binary(init))
 }
 
 pod_contract!(open, magikrun_tests::contract::PROCESSES);

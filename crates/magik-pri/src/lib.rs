@@ -32,7 +32,7 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(all(unix, any(feature = "native", feature = "wasm")))]
+#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
 mod pods;
 mod runtime;
 mod session;
@@ -41,7 +41,7 @@ mod spec;
 pub mod wasm;
 
 pub use error::{Error, Result, Step};
-#[cfg(all(unix, any(feature = "native", feature = "wasm")))]
+#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
 pub use pods::{Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions};
 pub use session::{

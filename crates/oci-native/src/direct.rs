@@ -21,7 +21,8 @@ const CGROUPS: &str = "cgroups";
 /// Whether a container can do without libcontainer's own way.
 ///
 /// It needs mounts of its own. Hooks that run before its program must see it complete, and the host as it is, and so must
-/// mounts of the host's cgroups. In a user namespace mounts made from outside belong to somebody else, and whoever is root
+/// mounts of the host's cgroups. What is mounted in the container can only arrive on the host if the host's own mount is
+/// bound: the worker's are slaves of those. In a user namespace mounts made from outside belong to somebody else, and whoever is root
 /// in one only may not mount cgroups.
 pub(crate) fn can_take(spec: &Spec, layout: &Layout) -> bool {
     let Some(linux) = spec.linux() else { return false };
@@ -40,6 +41,7 @@ pub(crate) fn can_take(spec: &Spec, layout: &Layout) -> bool {
         && !has(LinuxNamespaceType::User, false)
         && !has(LinuxNamespaceType::User, true)
         && linux.mount_label().is_none()
+        && !is_shared(spec)
         && (matches!(layout, Layout::V2(_)) || !shows_cgroups(spec))
         && in_first_user_namespace()
 }
@@ -59,6 +61,21 @@ fn add_home(spec: &mut Spec) {
         home::add(&mut environment, process.user().uid(), &root);
         process.set_env(Some(environment));
     }
+}
+
+/// Whether what is mounted in the container is to arrive on the host.
+fn is_shared(spec: &Spec) -> bool {
+    let shared = |option: &String| option == "shared" || option == "rshared";
+    let mut options = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .flat_map(|mount| mount.options().iter().flatten());
+    let root = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_ref());
+    options.any(shared) || root.is_some_and(shared)
 }
 
 /// Whether a mount shows something of the host's own cgroups: the worker hides them from libcontainer.
@@ -112,7 +129,7 @@ pub(crate) fn take(prepared: &mut Prepared, layout: &Layout, dir: &Path) -> io::
         });
         spec.set_mounts(Some(replaced.collect::<io::Result<_>>()?));
     }
-    placement.premounts = Premounts::take(spec);
+    placement.premounts = Premounts::take(spec, &prepared.surroundings);
     add_home(spec);
     if let Some(linux) = spec.linux_mut() {
         prepared.surroundings.masks = Masks::take(linux);

@@ -92,7 +92,7 @@ fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 struct Cover {
     /// The container's own, checked to be the null device (CVE-2025-31133).
     null: OwnedFd,
-    /// An empty read-only file system, made when the first directory is masked; all share it.
+    /// An empty read-only file system, mounted over the first masked directory; all share it.
     empty: Option<OwnedFd>,
 }
 
@@ -117,10 +117,17 @@ impl Cover {
         };
         let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode)
             == rustix::fs::FileType::Directory;
-        if is_dir && self.empty.is_none() {
-            self.empty = Some(new_mount("tmpfs", &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?);
-        }
-        let source = self.empty.as_ref().filter(|_| is_dir).unwrap_or(&self.null);
+        let source = match &self.empty {
+            _ if !is_dir => &self.null,
+            Some(mounted) => mounted,
+            // Mounted before it is cloned: kernels before 6.15 clone nothing that is mounted nowhere.
+            None => {
+                let empty = new_mount("tmpfs", &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+                attach(&empty, &target)?;
+                self.empty = Some(empty);
+                return Ok(());
+            }
+        };
         attach(clone_mount(source, Path::new(""))?, &target)
     }
 }

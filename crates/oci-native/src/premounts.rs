@@ -19,7 +19,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::mounts::{Attributes, FsOption, attach, clone_mount, clone_tree, new_mount, set_attributes};
+use crate::{
+    mounts::{Attributes, FsOption, attach, clone_mount, clone_tree, new_mount, set_attributes},
+    surroundings::Surroundings,
+};
 
 /// What libcontainer finds made.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -43,8 +46,9 @@ enum What {
 }
 
 impl Premounts {
-    /// Takes them out of a spec whose `root.path` is absolute.
-    pub(crate) fn take(spec: &mut Spec) -> Self {
+    /// Takes them out of a spec whose `root.path` is absolute. What is to start with what it covers is left: mounted early,
+    /// it would cover that.
+    pub(crate) fn take(spec: &mut Spec, surroundings: &Surroundings) -> Self {
         let mut this = Self::default();
         let (Some(root), Some(linux)) = (spec.root(), spec.linux()) else {
             return this;
@@ -70,11 +74,12 @@ impl Premounts {
         let mut anywhere = false;
         for mount in spec.mounts().clone().unwrap_or_default() {
             let plain = is_plain(&rootfs, mount.destination());
+            let late = surroundings.copies_up(mount.destination());
             let meets = |other: &Mount| {
                 let (a, b) = (mount.destination(), other.destination());
                 a.starts_with(b) || b.starts_with(a)
             };
-            let ours = plain && !anywhere && !left.iter().any(meets);
+            let ours = plain && !late && !anywhere && !left.iter().any(meets);
             match ours.then(|| Premount::of(&mount, kinds)).flatten() {
                 Some(premount) => this.mounts.push(premount),
                 None => {
@@ -261,7 +266,7 @@ mod tests {
             "linux": {"namespaces": namespaces},
         }))
         .unwrap();
-        let premounts = Premounts::take(&mut spec);
+        let premounts = Premounts::take(&mut spec, &Surroundings::default());
         let names = |p: &Path| p.display().to_string();
         let ours = premounts.mounts.iter().map(|m| names(&m.destination)).collect();
         let left = spec.mounts().iter().flatten();

@@ -143,6 +143,11 @@ impl Surroundings {
         }
     }
 
+    /// Whether what is mounted there starts with what it covers.
+    pub(crate) fn copies_up(&self, destination: &Path) -> bool {
+        self.copies.iter().any(|copy| copy.destination == destination)
+    }
+
     /// Does it all, from a worker of one thread that does nothing else afterwards: it ends in the init's namespaces.
     pub(crate) fn apply(&self, init: i32) -> io::Result<()> {
         let context = |what: &str| {

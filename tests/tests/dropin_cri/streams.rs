@@ -4,7 +4,7 @@
 use std::{net::TcpStream, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use magikrun_tests::dropin::Check;
+use magikrun_tests::dropin::{Check, eventually};
 use tungstenite::{Message, WebSocket, client::IntoClientRequest as _};
 
 use crate::{
@@ -153,8 +153,10 @@ pub(crate) const CHECKS: &[Check<Node>] = &[
         let mut stream = Stream::open(&url.url)?;
         stream.send(STDIN, b"one\n")?;
         stream.until(STDOUT, "got one\n")?;
-        ensure!(container.stdout()?.contains("got one"), "the log lacks it");
-        Ok(())
+        // What was attached hears of it before the log does.
+        eventually("the log has it", || {
+            container.stdout().is_ok_and(|log| log.contains("got one"))
+        })
     }),
     ("attach to a terminal", |n| {
         let pod = n.pod()?;

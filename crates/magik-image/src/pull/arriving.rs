@@ -23,6 +23,8 @@ struct State {
     path: Option<PathBuf>,
     written: u64,
     end: Option<End>,
+    /// Somebody could not read on.
+    missed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,11 @@ impl Arriving {
         self.change(|state| {
             state.end.get_or_insert(End::Failed);
         });
+    }
+
+    /// Whether somebody who reads it could not go on: what became of that is no fault of the reader's.
+    pub(crate) fn was_missed(&self) -> bool {
+        self.state().missed
     }
 
     /// Reads it from its beginning.
@@ -107,6 +114,13 @@ pub(crate) struct Follower {
 
 impl Read for Follower {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.follow(buf)
+            .inspect_err(|_| self.arriving.change(|state| state.missed = true))
+    }
+}
+
+impl Follower {
+    fn follow(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let available = self.arriving.available(self.read)?;
         if available == 0 {
             return Ok(0);
@@ -164,7 +178,8 @@ mod tests {
         let blob = Arc::new(Arriving::default());
         let mut reader = blob.reader();
         let read = std::thread::spawn(move || reader.read(&mut [0; 8]));
-        drop(FailOnDrop(vec![blob]));
+        assert!(!blob.was_missed());
+        drop(FailOnDrop(vec![Arc::clone(&blob)]));
         assert!(
             read.join()
                 .unwrap()
@@ -172,5 +187,6 @@ mod tests {
                 .to_string()
                 .contains("ended early")
         );
+        assert!(blob.was_missed());
     }
 }

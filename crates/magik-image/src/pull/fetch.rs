@@ -32,6 +32,8 @@ pub(super) struct Pull<'a> {
     options: &'a PullOptions,
     /// Why it fails: the first error is the cause, those after it come from being stopped.
     cause: Mutex<Option<Error>>,
+    /// What came of it for whoever was reading what did not arrive: it may be known first, and is told if there is nothing else.
+    consequence: Mutex<Option<Error>>,
 }
 
 /// What a pull brings.
@@ -123,6 +125,7 @@ impl<'a> Pull<'a> {
             progress,
             options,
             cause: Mutex::default(),
+            consequence: Mutex::default(),
         }
     }
 
@@ -279,7 +282,9 @@ impl<'a> Pull<'a> {
             blobs
         };
         let (blobs, layers, ()) = tokio::join!(downloads, unpacking, self.report(unpacked));
-        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken =
+            |error: &Mutex<Option<Error>>| error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let cause = taken(&self.cause).or_else(|| taken(&self.consequence));
         let blobs = blobs.into_iter().flatten();
         match cause {
             None => Ok((blobs.collect(), layers)),
@@ -331,6 +336,7 @@ impl<'a> Pull<'a> {
             return Vec::new();
         }
         let (store, layers, name) = (self.store.clone(), layers.to_vec(), image.to_string());
+        let followed: Vec<Arc<Arriving>> = arriving.values().cloned().collect();
         let unpacked = blocking(move || {
             let work = Work {
                 source: &|index| match arriving.get(&layers[index].digest) {
@@ -345,7 +351,12 @@ impl<'a> Pull<'a> {
             store.unpack_layers(name, &layers, &work, Placement::Later)
         });
         unpacked.await.unwrap_or_else(|error| {
-            self.failed(error);
+            if followed.iter().any(|blob| blob.was_missed()) {
+                let mut consequence = self.consequence.lock().unwrap_or_else(PoisonError::into_inner);
+                consequence.get_or_insert(error);
+            } else {
+                self.failed(error);
+            }
             Vec::new()
         })
     }

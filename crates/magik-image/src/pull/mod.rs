@@ -1,7 +1,7 @@
 //! Pulling images.
 //!
 //! **One pass.** A layer is hashed and written to a file while it arrives, and decompressed, hashed again (its diff id) and unpacked
-//! while it is written; see [`arriving`]. Layers do so in parallel, each with a few buffers of a fixed size.
+//! while it is written. Layers do so in parallel, each with a few buffers of a fixed size.
 //!
 //! **Whole or not at all.** Blobs lie in files of their own and layers in directories of their own until every blob has its size
 //! and digest and every layer its diff id; only then do they appear in the store and the image gets its name. A pull that

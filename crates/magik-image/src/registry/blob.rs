@@ -238,12 +238,9 @@ impl Disk {
         let (digest, size) = (wanted.digest, wanted.size);
         let writing = tokio::task::spawn_blocking(move || {
             let written = write(writer, &digest, size, receiver, arriving.as_deref());
-            if let Some(arriving) = arriving {
-                if matches!(written, Ok(Some(_))) {
-                    arriving.complete();
-                } else {
-                    arriving.fail();
-                }
+            // A failure is told to who follows by whoever is told its cause: the one must not be known before the other.
+            if let (Some(arriving), Ok(Some(_))) = (arriving, &written) {
+                arriving.complete();
             }
             written
         });

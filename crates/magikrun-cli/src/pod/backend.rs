@@ -37,7 +37,7 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
     }
 }
 
-/// A backend for commands on pods that exist: all of them work on every pod, whatever its runtime class.
+/// A backend for commands on pods that exist: those go to the pod's own init, so that any backend works on the pods of all.
 pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     open(global, classes().next().unwrap_or(RuntimeClass::Native))
 }

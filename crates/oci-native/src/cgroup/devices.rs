@@ -207,6 +207,9 @@ pub(super) fn restrict(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result
     attach(&rustix::fs::open(cgroup, flags, Mode::empty())?, &program)
 }
 
+/// How often a program is offered to a kernel that is interrupted.
+const LOAD_ATTEMPTS: u32 = 10;
+
 /// `BPF_PROG_LOAD`; the kernel verifies the program.
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
@@ -234,7 +237,12 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    let fd = bpf(BPF_PROG_LOAD, &attributes)?;
+    // A signal that arrives while the kernel verifies makes it give up with EAGAIN; libbpf tries five times, too.
+    let refused = |e: &io::Error| e.kind() == io::ErrorKind::WouldBlock;
+    let fd = (1..LOAD_ATTEMPTS)
+        .map(|_| bpf(BPF_PROG_LOAD, &attributes))
+        .find(|answer| !answer.as_ref().is_err_and(refused))
+        .unwrap_or_else(|| bpf(BPF_PROG_LOAD, &attributes))?;
     #[allow(unsafe_code, reason = "the kernel returns a number")]
     // SAFETY: a descriptor the kernel has just made, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
