@@ -203,7 +203,7 @@ isolated!(
         assert!(said.contains("not supported"), "{said}");
         let stats = magikrun.json(&["pod", "stats", "quiet"]);
         assert!(stats.to_string().contains("memory"), "{stats}");
-        magikrun.ok(&["pod", "stop", "--grace", "0", "quiet"]);
+        magikrun.ok(&["pod", "stop", "--time", "0", "quiet"]);
         magikrun.ok(&["pod", "delete", "quiet"]);
     }
 );
@@ -230,7 +230,7 @@ isolated!(
         let run = |args: &[&str]| {
             let mut command = Command::new(home.join("magikrun"));
             command.args(args).uid(65534).gid(65534);
-            command.env("MAGIKRUN_ROOT", &data).env("MAGIKRUN_STATE_DIR", &state).env_remove("RUST_LOG");
+            command.env("MAGIKRUN_ROOT", &data).env("MAGIKRUN_STATE_DIR", &state).env("HOME", &home).env_remove("RUST_LOG");
             let out = command.output().expect("magikrun");
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));

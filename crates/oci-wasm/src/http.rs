@@ -248,7 +248,7 @@ async fn accept(
                     service.clone(),
                     draining.clone(),
                     permit,
-                )))
+                )));
             }
             Err(error) => {
                 // Out of descriptors, or the client has gone again: neither is this container's end.

@@ -134,10 +134,20 @@ fn component_world(component: &Component) -> Result<World, LoadError> {
         Some(found) => Err(LoadError::WrongWasiVersion {
             found: format!("another version of WASI (it exports {found})"),
         }),
-        None => Err(LoadError::MissingEntry(
+        None => Err(newer_imports(component).unwrap_or(LoadError::MissingEntry(
             "export of wasi:cli/run or wasi:http/incoming-handler",
-        )),
+        ))),
     }
+}
+
+/// The complaint about imports of a version of WASI that is newer than 0.2.
+fn newer_imports(component: &Component) -> Option<LoadError> {
+    let ty = component.component_type();
+    let mut imports = ty.imports(component.engine()).map(|(name, _)| name);
+    let found = imports.find(|i| i.starts_with("wasi:") && i.contains("@0.3"))?;
+    Some(LoadError::WrongWasiVersion {
+        found: format!("WASI 0.3 (it imports {})", shorten(found)),
+    })
 }
 
 /// What programs of one engine are linked with. Made once: that takes longer than using it.
@@ -213,6 +223,9 @@ fn linker_has(linker: &Linker<Host>, engine: &Engine, import: &wasmtime::ImportT
 /// Says which imports of a component are the problem.
 fn component_imports(component: &Component, error: &wasmtime::Error) -> LoadError {
     const PACKAGES: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
+    if let Some(newer) = newer_imports(component) {
+        return newer;
+    }
     let ty = component.component_type();
     let known = |name: &str| {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
@@ -223,14 +236,6 @@ fn component_imports(component: &Component, error: &wasmtime::Error) -> LoadErro
         .imports(component.engine())
         .map(|(name, _)| name.to_owned())
         .collect();
-    if let Some(found) = imports
-        .iter()
-        .find(|i| i.starts_with("wasi:") && i.contains("@0.3"))
-    {
-        return LoadError::WrongWasiVersion {
-            found: format!("WASI 0.3 (it imports {found})"),
-        };
-    }
     named(imports.into_iter().filter(|i| !known(i)), error)
 }
 

@@ -85,7 +85,7 @@ async fn a_read_only_root_cannot_be_changed() {
     assert_eq!(outcome.exit.code, 1, "{outcome:?}");
     let outcome = host
         .tool(&["write", "/new", "x"], |spec| {
-            spec["root"]["readonly"] = false.into()
+            spec["root"]["readonly"] = false.into();
         })
         .await;
     assert_eq!(outcome.exit.code, 0, "{outcome:?}");
@@ -175,14 +175,14 @@ async fn refuses_mounts_that_are_no_directories() {
         ("of-nothing", host.path("absent"), "/data", "No such file"),
     ] {
         let bundle = host.bundle(name, &module, &[], |spec| {
-            mount(spec, &source, destination, &["bind"])
+            mount(spec, &source, destination, &["bind"]);
         });
         let error = host.create(name, &bundle, None).await.err().unwrap().to_string();
         assert!(error.contains(destination) && error.contains(says), "{error}");
     }
     // What every container is given is passed over.
     let bundle = host.bundle("hosts", &module, &[], |spec| {
-        mount(spec, &file, "/etc/hosts", &["bind"])
+        mount(spec, &file, "/etc/hosts", &["bind"]);
     });
     assert_eq!(host.run("hosts", &bundle).await.exit.code, 0);
 }

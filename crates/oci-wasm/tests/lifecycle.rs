@@ -295,7 +295,7 @@ async fn a_bundle_that_is_none_is_an_error_that_names_it() {
     let error = host.create("c", &empty, None).await.err().unwrap().to_string();
     assert!(error.contains("1048576"), "{error}");
     let bundle = host.bundle_of("missing", b"", &[], |spec| {
-        spec["process"]["args"] = json!(["/none.wasm"])
+        spec["process"]["args"] = json!(["/none.wasm"]);
     });
     let error = host.create("c", &bundle, None).await.err().unwrap();
     assert!(matches!(error, Error::CannotExecute { .. }), "{error}");

@@ -97,14 +97,14 @@ async fn reads_and_writes_its_volumes() {
     fs::create_dir(&data).unwrap();
     let outcome = host
         .tool(&["write", "/data/file", "written"], |spec| {
-            mount(spec, &data, "/data", &["rbind"])
+            mount(spec, &data, "/data", &["rbind"]);
         })
         .await;
     assert_eq!(outcome.exit.code, 0, "{outcome:?}");
     assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "written");
     let outcome = host
         .tool(&["read", "/data/file"], |spec| {
-            mount(spec, &data, "/data", &["rbind", "ro"])
+            mount(spec, &data, "/data", &["rbind", "ro"]);
         })
         .await;
     assert_eq!((outcome.exit.code, outcome.stdout.as_str()), (0, "written"));

@@ -47,7 +47,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(dir) => dir.canonicalize().with_context(|| dir.display().to_string())?,
         None => {
             println!("building magikrun and the floor (profile bench)");
-            cmd!(sh, "cargo build --locked --quiet --profile bench -p magikrun -p magikrun-cli").run()?;
+            cmd!(
+                sh,
+                "cargo build --locked --quiet --profile bench -p magikrun -p magikrun-cli"
+            )
+            .run()?;
             cmd!(
                 sh,
                 "cargo build --locked --quiet --profile bench -p oci-wasm --example floor"

@@ -63,7 +63,7 @@ impl Pod {
     ) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
         let (extension_failed, failures) = mpsc::channel(1);
-        shared.publish_first(PodStatus::pending(&plan, &shared.runtime_class));
+        shared.begin(PodStatus::pending(&plan, &shared.runtime_class));
         Self {
             runtime,
             shared,
@@ -122,10 +122,12 @@ impl Pod {
             .ready(&plan, &self.shared.events)
             .await
             .map_err(extension)?;
-        self.shared.publish(|status| {
+        // Whoever asks for a pod that runs finds it by this file.
+        let written = self.shared.try_publish(|status| {
             status.phase = Phase::Running;
             status.started_at = Some(Timestamp::now());
         });
+        written.map_err(|e| LaunchError::pod("status", &e))?;
         self.event(Event::now(EventKind::PodReady, "", ""));
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok(())

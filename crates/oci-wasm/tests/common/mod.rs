@@ -1,6 +1,10 @@
 //! Bundles, and running them to their end.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    clippy::print_stderr,
+    reason = "each test file uses its own part; what is skipped is said"
+)]
 
 use std::{
     fs,
