@@ -86,7 +86,7 @@ impl Streams {
             None => Ok(()),
             Some(Stream::Blocking(file)) => (&**file).write_all(line.as_bytes()),
             #[cfg(unix)]
-            Some(Stream::Pipe(pipe)) => pipe.try_write(line.as_bytes()).map(|_| ()),
+            Some(Stream::Pipe(pipe)) => pipe.write_now(line.as_bytes()).map(|_| ()),
         };
         if let Err(error) = written {
             tracing::debug!(%error, line, "the container's standard error does not take a line");
@@ -148,7 +148,12 @@ mod pipe {
             })
         }
 
-        pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        /// Writes without having heard from tokio whether the pipe takes anything.
+        pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(rustix::io::write(self.0.as_fd(), bytes)?)
+        }
+
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
             self.0
                 .try_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), bytes)?))
         }
