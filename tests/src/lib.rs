@@ -3,6 +3,7 @@
 //! - [`isolated`]: runs a test in namespaces and a cgroup tree of its own, so that what it sees is what it made.
 //! - [`Census`]: everything a runtime could leave behind; taken before and after, it must be the same.
 //! - [`Magikrun`]: the binary as a user runs it, on roots of its own.
+//! - [`MachinePart`]: the processes of a microVM pod, to be killed.
 //! - [`Registry`]: Debian's docker-registry on a loopback port.
 //! - [`dropin`]: podman, containerd and dockerd with it as their runtime.
 //! - [`contract`]: what every pod runtime promises, written once.
@@ -12,6 +13,7 @@ pub mod contract;
 pub mod dropin;
 mod images;
 mod isolation;
+mod machine;
 mod magikrun;
 mod registry;
 mod yaml;
@@ -19,6 +21,7 @@ mod yaml;
 pub use census::Census;
 pub use images::{BUSYBOX, busybox_layout, redis_nginx_layout};
 pub use isolation::{Scene, run_isolated};
+pub use machine::{MachinePart, PATIENCE, wait_for};
 pub use magikrun::{Magikrun, Output, binary};
 pub use registry::Registry;
 pub use yaml::{container, pod};

@@ -156,7 +156,11 @@ fn ended_by(magikrun: &Magikrun, pod: &str, reason: &str) {
     let log = magikrun.run(&["pod", "logs", pod]).stderr;
     assert!(log.contains(&format!("magikrun: {reason}: ")), "{log}");
     let status = magikrun.json(&["pod", "status", pod]);
-    assert_eq!(status["containers"][0]["state"]["exit"]["reason"], json!(reason), "{status}");
+    assert_eq!(
+        status["containers"][0]["state"]["exit"]["reason"],
+        json!(reason),
+        "{status}"
+    );
     let text = magikrun.ok(&["pod", "status", pod]);
     assert!(text.contains(&format!("Exited (137, {reason})")), "{text}");
 }

@@ -109,6 +109,9 @@ impl Qemu {
             "xattr",
             "-o",
             "sandbox=namespace",
+            // The guest's root is not the host's: it makes no device files there.
+            "-o",
+            "modcaps=-mknod",
         ]);
         let part = Part {
             name: "virtiofsd",

@@ -40,6 +40,8 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 const LOG_TIME: Duration = Duration::from_secs(5);
 /// How long the last event may take to arrive once the pod is over.
 const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
+/// How long a machine may take to be seen to end after its connections have, which end with it.
+const DEATH_TIME: Duration = Duration::from_secs(3);
 /// Events that wait to be dealt with.
 const EVENTS: usize = 64;
 
@@ -182,22 +184,25 @@ impl RemotePod {
         tokio::select! {
             // What the guest has still said before its end is looked at first.
             biased;
-            launched = self.launch_in_guest() => launched,
+            launched = self.launch_in_guest() => match launched {
+                Ok(launched) => Ok(launched),
+                Err(ControlError::Launch(error)) => Err(error),
+                Err(lost) => Err(match timeout(DEATH_TIME, guest.ended()).await {
+                    Ok(why) => boot(&why),
+                    Err(_) => LaunchError::pod("guest", &lost),
+                }),
+            },
             why = guest.ended() => Err(boot(&why)),
         }
     }
 
-    async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), LaunchError> {
-        let failed = |e: ControlError| match e {
-            ControlError::Launch(e) => e,
-            other => LaunchError::pod("guest", &other),
-        };
+    async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), ControlError> {
         let booted = self.guest.boot(&self.plan).await;
-        let (stream, plan) = booted.map_err(|e| LaunchError::pod("boot", &e))?;
-        let client = Arc::new(ControlClient::over(stream).await.map_err(failed)?);
-        let mut launch = client.launch(&plan).await.map_err(failed)?;
+        let (stream, plan) = booted.map_err(|e| ControlError::Launch(LaunchError::pod("boot", &e)))?;
+        let client = Arc::new(ControlClient::over(stream).await?);
+        let mut launch = client.launch(&plan).await?;
         let early = !self.plan.init_containers.is_empty();
-        while let Some(progress) = launch.next().await.map_err(failed)? {
+        while let Some(progress) = launch.next().await? {
             // Init containers may run, and write, for long.
             if early {
                 self.carry_logs();
@@ -213,10 +218,16 @@ impl RemotePod {
         self.carry_logs();
         let events = self.follow_events();
         // The guest has nobody to ask whether the pod was committed, and ends with this process anyway.
+<<<<<<< HEAD
         client.commit().await.map_err(failed)?;
         let status = client.status().await.map_err(failed)?;
         let written = self.shared.try_publish(|ours| adopt(ours, status));
         written.map_err(|e| LaunchError::pod("status", &e))?;
+=======
+        client.commit().await?;
+        let status = client.status().await?;
+        self.shared.publish(|ours| adopt(ours, status));
+>>>>>>> main
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok((client, events))
     }
@@ -283,7 +294,11 @@ impl RemotePod {
                 }
                 event = events.recv() => {
                     let Some(event) = event else {
-                        shared.publish(|s| end(s, "GuestLost", "the connection to the guest ended".to_owned()));
+                        let died = timeout(DEATH_TIME, guest.ended()).await;
+                        shared.publish(|status| match died {
+                            Ok(why) => end(status, "GuestDied", why),
+                            Err(_) => end(status, "GuestLost", "the connection to the guest ended".to_owned()),
+                        });
                         break;
                     };
                     if self.happened(client, event, &mut events).await {
