@@ -218,16 +218,10 @@ impl RemotePod {
         self.carry_logs();
         let events = self.follow_events();
         // The guest has nobody to ask whether the pod was committed, and ends with this process anyway.
-<<<<<<< HEAD
-        client.commit().await.map_err(failed)?;
-        let status = client.status().await.map_err(failed)?;
-        let written = self.shared.try_publish(|ours| adopt(ours, status));
-        written.map_err(|e| LaunchError::pod("status", &e))?;
-=======
         client.commit().await?;
         let status = client.status().await?;
-        self.shared.publish(|ours| adopt(ours, status));
->>>>>>> main
+        let written = self.shared.try_publish(|ours| adopt(ours, status));
+        written.map_err(|e| ControlError::Launch(LaunchError::pod("status", &e)))?;
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok((client, events))
     }
