@@ -30,6 +30,7 @@ const PACKAGES: &[&str] = &[
     "skopeo",
     "unzip",
     "wasi-libc",
+    "xfsprogs",
 ];
 
 /// Options of `cargo xtask test`.

@@ -2,6 +2,7 @@
 
 mod archive;
 mod budget;
+mod copy;
 mod entry;
 mod extract;
 mod flat;
@@ -273,6 +274,13 @@ fn shown(path: &[u8]) -> String {
 /// A tree that is removed unless it has been renamed by then.
 #[derive(Debug)]
 struct Temporary(PathBuf);
+
+impl Temporary {
+    /// It stays where it is.
+    fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {

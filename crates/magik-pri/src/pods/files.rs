@@ -173,6 +173,12 @@ impl<'a> PodFiles<'a> {
         Ok(layer)
     }
 
+    /// Copies unpacked layers, the uppermost first, to a directory that does not exist.
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    pub(crate) fn copy_layers(&self, layers: &[PathBuf], dir: &Path) -> Result<(), Failure> {
+        self.images.copy_layers(layers, dir).map_err(Failure::new)
+    }
+
     /// The settings of a container that do not depend on what isolates it.
     pub(crate) fn settings(&self, container: &ContainerSpec) -> ContainerSettings {
         ContainerSettings {
