@@ -10,6 +10,8 @@ use std::{
 
 use magikrun_test_world::all_cgroups;
 
+use crate::as_root;
+
 /// How long the kernel may take to clean up after the last process of a namespace: it does so in the background.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,6 +36,10 @@ impl Census {
     /// Takes it, with the files below `roots`.
     #[must_use]
     pub fn take(roots: &[&Path]) -> Self {
+        as_root(|| Self::take_all(roots))
+    }
+
+    fn take_all(roots: &[&Path]) -> Self {
         let mut census = Self {
             roots: roots.iter().map(|r| (*r).to_owned()).collect(),
             processes: BTreeSet::new(),

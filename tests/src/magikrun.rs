@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
 };
 
 use serde_json::Value;
@@ -13,12 +14,23 @@ use crate::Scene;
 /// No command of a test takes this long; one that hangs fails its test instead of the whole run.
 const TIMEOUT_SECONDS: &str = "60";
 
+/// Where the binaries are for a user who does not come by cargo's directory.
+static BINARIES: OnceLock<PathBuf> = OnceLock::new();
+
+/// From here on [`binary`] is in this directory.
+pub(crate) fn find_binaries_in(directory: PathBuf) {
+    BINARIES.set(directory).expect("said once");
+}
+
 /// The binary under test, in the directory cargo puts it beside the tests.
 ///
 /// # Panics
 /// If it has not been built.
 #[must_use]
 pub fn binary() -> PathBuf {
+    if let Some(directory) = BINARIES.get() {
+        return directory.join("magikrun");
+    }
     let exe = std::env::current_exe().expect("own executable");
     // target/<profile>/deps/<test>: two up.
     let binary = exe.ancestors().nth(2).expect("target directory").join("magikrun");

@@ -16,3 +16,7 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
 }
 
 pod_contract!(open, magikrun_tests::contract::WEBASSEMBLY);
+
+mod without_root {
+    magikrun_tests::pod_contract!(super::open, magikrun_tests::contract::WEBASSEMBLY_BY_ANYBODY);
+}

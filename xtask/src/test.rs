@@ -186,5 +186,7 @@ fn nextest(sh: &Shell) -> Result<()> {
         sh,
         "cargo nextest run --locked --workspace --no-fail-fast --features magikrun-cli/test-hooks"
     );
+    // Every binary is built for the tests of its own package.
+    let run = run.env("MAGIKRUN_BINARIES_BUILT", "1");
     Ok(run.env("NEXTEST_HIDE_PROGRESS_BAR", "1").run()?)
 }

@@ -25,7 +25,12 @@ fn made() -> PathBuf {
     match std::env::var_os(oci_krun::FILES_VARIABLE) {
         Some(directory) => directory.into(),
         // This program is target/debug/deps/boot-….
-        None => std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("vm"),
+        None => std::env::current_exe()
+            .unwrap()
+            .ancestors()
+            .nth(3)
+            .unwrap()
+            .join("vm"),
     }
 }
 
@@ -94,8 +99,16 @@ async fn a_guest_says_hello_under_libkrun() {
         return;
     };
     let (_dir, spec) = place([5; 32]);
-    let Booted { mut vm, door, launch } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180)).await.unwrap();
+    let Booted { mut vm, door, launch } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180))
+        .await
+        .unwrap();
     drop((launch, door));
-    let ended = tokio::time::timeout(Duration::from_secs(60), vm.ended()).await.unwrap().to_string();
-    assert!(ended.starts_with("magikrun-vmm ended (exit status: 0)"), "{ended}");
+    let ended = tokio::time::timeout(Duration::from_secs(60), vm.ended())
+        .await
+        .unwrap()
+        .to_string();
+    assert!(
+        ended.starts_with("magikrun-vmm ended (exit status: 0)"),
+        "{ended}"
+    );
 }

@@ -7,7 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 
 use super::Contract;
-use crate::Magikrun;
+use crate::{Magikrun, as_root};
 
 /// Runs a manifest that must fail at `step` because of `container`, and leave nothing; returns what was said.
 async fn fails(t: &Contract<'_>, manifest: &Value, step: Step, container: &str) -> String {
@@ -147,7 +147,7 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
         "{text}"
     );
     drop(t2);
-    unmount(&tight, UnmountFlags::empty()).expect("nothing uses the file system any more");
+    as_root(|| unmount(&tight, UnmountFlags::empty())).expect("nothing uses the file system any more");
 
     let roomy = t.scene.tmpfs("roomy", 64 << 20);
     let t2 = on(&roomy);
@@ -177,7 +177,7 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
     }
     assert!(failures > 0, "a full disk was never noticed");
     drop(t2);
-    unmount(&roomy, UnmountFlags::empty()).expect("nothing uses the file system any more");
+    as_root(|| unmount(&roomy, UnmountFlags::empty())).expect("nothing uses the file system any more");
     for name in ["tight", "roomy"] {
         fs::remove_dir(t.scene.dir().join(name)).expect("mount point");
     }

@@ -17,6 +17,8 @@ pub struct Kit {
     pub container: fn(&str, &str) -> Value,
     /// Whether programs are processes: they hear signals, and others can be started beside them.
     pub processes: bool,
+    /// Who runs the pods.
+    pub user: u32,
     /// A script that takes so many bytes of memory, prints `eaten` and keeps them.
     pub eat: fn(usize) -> String,
 }
@@ -26,6 +28,7 @@ pub const PROCESSES: Kit = Kit {
     layout: busybox_layout,
     container: |name, script| container(name, BUSYBOX, script),
     processes: true,
+    user: 0,
     eat: |bytes| format!("x=$(head -c {bytes} /dev/zero | tr '\\0' x); echo eaten; sleep 100; echo $x"),
 };
 
@@ -34,7 +37,14 @@ pub const WEBASSEMBLY: Kit = Kit {
     layout: wasm_layout,
     container: |name, script| json!({"name": name, "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["/bin/sh.wasm", "-c", script]}),
     processes: false,
+    user: 0,
     eat: |bytes| format!("eat {bytes}"),
+};
+
+/// The same, run by a user who is not root.
+pub const WEBASSEMBLY_BY_ANYBODY: Kit = Kit {
+    user: 65534,
+    ..WEBASSEMBLY
 };
 
 impl Kit {

@@ -9,7 +9,7 @@ mod lifecycle;
 mod streams;
 
 pub use faults::*;
-pub use kit::{Kit, PROCESSES, WEBASSEMBLY};
+pub use kit::{Kit, PROCESSES, WEBASSEMBLY, WEBASSEMBLY_BY_ANYBODY};
 pub use lifecycle::*;
 pub use streams::*;
 
@@ -23,7 +23,7 @@ use magik_pri::{
 };
 use serde_json::{Value, json};
 
-use crate::{BUSYBOX, Census, Magikrun, Scene, pod};
+use crate::{BUSYBOX, Census, Magikrun, Scene, as_root, pod};
 
 /// Opens the runtime under test on these roots.
 pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
@@ -64,7 +64,8 @@ impl<'a> Contract<'a> {
     /// once and kept (the directories of the store, this process's event loop) is there.
     async fn new(scene: &'a Scene, open: Open, kit: Kit) -> Self {
         let magikrun = Magikrun::new(scene);
-        let source = (kit.layout)(&scene.dir().join("layout")).reference(BUSYBOX);
+        // What is compiled for it is kept where only root writes.
+        let source = as_root(|| (kit.layout)(&scene.dir().join("layout"))).reference(BUSYBOX);
         magikrun.ok(&["image", "pull", &source]);
         let t = Self {
             scene,
@@ -319,6 +320,9 @@ fn not_found<T>(result: &Result<T>) -> bool {
 /// # Panics
 /// If the check fails, hangs or leaves anything behind.
 pub fn check(scene: &Scene, open: Open, kit: Kit, check: impl AsyncFnOnce(&Contract<'_>)) {
+    if kit.user != 0 {
+        scene.become_user(kit.user);
+    }
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
