@@ -33,6 +33,7 @@ use super::{
 use crate::{
     executor::{Launcher, Sandbox},
     proc::Process,
+    runner::RunnerCommand,
     surroundings::give,
 };
 
@@ -75,11 +76,19 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         capabilities: load.capabilities.clone(),
         no_new_privileges: load.capabilities.is_none(),
     });
+    let runner = match &job.runner {
+        None => None,
+        Some(runner) => Some(
+            RunnerCommand::new(runner, &descriptors.runner)
+                .ok_or_else(|| Failure::Other("a runner's descriptors are missing".into()))?,
+        ),
+    };
     let executor = Launcher::new(
         sandbox,
         Some(fifo.as_raw_fd()),
         own_descriptors(answers, console.as_ref()),
         job.label.clone(),
+        runner,
     );
     descriptors
         .stdio

@@ -1,0 +1,247 @@
+//! In the container: the program, in place of one of the container's own.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::File,
+    io::{self, Seek},
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use magik_oci::{ContainerId, Exit, Signal, Stdio};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Orders;
+use crate::{
+    LoadError, Metering, World,
+    compiler::Kind,
+    container::{Container, Made, Ready},
+    engine::Allocation,
+    host::{Directory, Surroundings},
+    limiter::Usage,
+    loader::{Program, deserialize},
+    network::{Loopback, Network},
+    program::Linked,
+    runtime::listen,
+    stdio::Streams,
+};
+
+/// Before each variable of the program's in this process's environment, whose own loader and C library are to take no notice
+/// of them.
+const ENVIRONMENT_MARK: char = '_';
+
+/// The exit code of a program that cannot be run, as a shell has it.
+const CANNOT_RUN: u8 = 126;
+
+/// `ORDERS INPUTS OTHERS ARGUMENT…`: the two in between are lists of descriptors, the machine code's and those to close.
+pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // The kernel has checked nothing for UTF-8, but this is JSON's text.
+    let mut arguments = arguments.map(|a| a.to_string_lossy().into_owned());
+    let (Some(orders), Some(inputs), Some(others)) = (arguments.next(), arguments.next(), arguments.next())
+    else {
+        return failed("a WebAssembly container is started by magikrun itself, not by hand");
+    };
+    // A program that may open /proc finds nothing of the host's there.
+    drop(take_over(&others));
+    let Some(code) = take_over(&inputs).pop() else {
+        return failed("the machine code is missing");
+    };
+    // Nothing is ever executed from here.
+    let _ = rustix::thread::set_no_new_privs(true);
+    let orders = match serde_json::from_str(&orders) {
+        Ok(orders) => orders,
+        Err(error) => return failed(&error.to_string()),
+    };
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match executor.block_on(run(orders, code.into(), arguments.collect())) {
+        // At once, whatever threads are still at work: the container's other processes end with this one, too.
+        Ok(exit) => std::process::exit(exit.code),
+        Err(reason) => failed(&reason),
+    }
+}
+
+fn failed(reason: &str) -> ExitCode {
+    // Nobody is left to tell.
+    let _ = io::Write::write_all(&mut io::stderr(), format!("magikrun: {reason}\n").as_bytes());
+    ExitCode::from(CANNOT_RUN)
+}
+
+/// Makes descriptors this process's own.
+#[allow(unsafe_code, reason = "descriptors that were inherited are known by number only")]
+fn take_over(list: &str) -> Vec<OwnedFd> {
+    let numbers = list.split(',').filter_map(|n| n.parse::<RawFd>().ok());
+    let own = |number: RawFd| {
+        // SAFETY: whoever started this process hands them over, each in one list once; nothing else here knows them.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
+        fd
+    };
+    numbers.filter(|n| *n > 2).map(own).collect()
+}
+
+async fn run(orders: Orders, code: File, args: Vec<String>) -> Result<Exit, String> {
+    let mut signals = Signals::new().map_err(|e| format!("waiting for signals: {e}"))?;
+    let program = load(&orders, code).map_err(|e| format!("the program {e}"))?;
+    let network = Network::new(
+        orders.listen.as_deref(),
+        orders.allow_outbound.as_deref(),
+        Loopback::default(),
+    )
+    .await?;
+    let linked = program
+        .link(!network.listen.is_empty())
+        .map_err(|e| format!("the program {e}"))?;
+    let serves = matches!(linked, Linked::Proxy(_));
+    // A component of the command world opens its sockets itself.
+    let listeners = if matches!(linked, Linked::Command(_)) {
+        Vec::new()
+    } else {
+        listen(&network.listen).map_err(|e| e.to_string())?
+    };
+    let surroundings = Surroundings {
+        args,
+        env: environment(std::env::vars_os()),
+        cwd: working_directory()?,
+        directories: vec![Directory {
+            host: "/".into(),
+            guest: "/".to_owned(),
+            // The kernel says what is read-only.
+            read_only: false,
+        }],
+        streams: Streams::blocking(own_streams().map_err(|e| format!("standard streams: {e}"))?),
+        network: Arc::new(network),
+        // Its cgroup limits it, as any other process.
+        usage: Arc::new(Usage::new(u64::MAX)),
+        fuel: orders.fuel,
+    };
+    let container = Arc::new(Container::new(Made {
+        id: ContainerId::new("sandboxed").map_err(|e| e.to_string())?,
+        bundle: "/".into(),
+        oci_version: String::new(),
+        annotations: HashMap::new(),
+        created: String::new(),
+        deadline: orders.deadline.map(Duration::from_secs),
+        ready: Ready {
+            linked,
+            engine: &program.running.engine,
+            surroundings,
+            listeners,
+            http_concurrency: orders.http_concurrency,
+            listening: Loopback::default().add(&[]),
+        },
+    }));
+    container.start().await?;
+    let mut ended = container.ended();
+    loop {
+        tokio::select! {
+            ended = ended.wait_for(Option::is_some) => {
+                return Ok(match ended {
+                    Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
+                    Err(_) => Exit::exited(255),
+                });
+            }
+            // WASI has no signals: a program is ended as by one that it does not handle; a server first answers everybody.
+            number = signals.next() => {
+                if !serves {
+                    return Ok(Exit::signalled(number));
+                }
+                container.signal(Signal(number));
+            }
+        }
+    }
+}
+
+/// The program, for instances of the kind it is used with.
+fn load(orders: &Orders, mut code: File) -> Result<Program, LoadError> {
+    let kind = if orders.component {
+        Kind::Component
+    } else {
+        Kind::Module
+    };
+    let metering = if orders.fuel.is_some() {
+        Metering::Fuel
+    } else {
+        Metering::Epochs
+    };
+    let mut load = |allocation| {
+        let rewound = code.rewind().and_then(|()| code.try_clone());
+        deserialize(rewound.map_err(LoadError::io("reading it"))?, kind, metering, allocation)
+    };
+    let program = load(Allocation::OnDemand)?;
+    if program.world()? == World::HttpProxy {
+        return load(Allocation::Pooled);
+    }
+    Ok(program)
+}
+
+/// The program's variables, of this process's.
+fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    variables
+        .filter_map(|(name, value)| {
+            let name = text(name).strip_prefix(ENVIRONMENT_MARK)?.to_owned();
+            Some((name, text(value)))
+        })
+        .collect()
+}
+
+fn working_directory() -> Result<String, String> {
+    let path = std::env::current_dir().map_err(|e| format!("the working directory: {e}"))?;
+    let path = path.into_os_string().into_string();
+    path.map_err(|path| format!("the working directory {} is not UTF-8", path.display()))
+}
+
+/// Copies, which are closed when the program ends.
+fn own_streams() -> io::Result<Stdio> {
+    let copy = |fd| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+    Ok(Stdio {
+        stdin: Some(copy(rustix::stdio::stdin())?),
+        stdout: Some(copy(rustix::stdio::stdout())?),
+        stderr: Some(copy(rustix::stdio::stderr())?),
+    })
+}
+
+/// The signals that end a process; the first of a pid namespace hears only those it waits for.
+struct Signals([(i32, tokio::signal::unix::Signal); 4]);
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let listen = |kind: SignalKind| Ok::<_, io::Error>((kind.as_raw_value(), signal(kind)?));
+        Ok(Self([
+            listen(SignalKind::hangup())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::quit())?,
+            listen(SignalKind::terminate())?,
+        ]))
+    }
+
+    async fn next(&mut self) -> i32 {
+        let [hangup, interrupt, quit, terminate] = &mut self.0;
+        tokio::select! {
+            _ = hangup.1.recv() => hangup.0,
+            _ = interrupt.1.recv() => interrupt.0,
+            _ = quit.1.recv() => quit.0,
+            _ = terminate.1.recv() => terminate.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_only_marked_variables() {
+        let variables = [("_A", "1"), ("LD_PRELOAD", "/x"), ("__B", "="), ("_", "")];
+        let found = environment(variables.into_iter().map(|(n, v)| (n.into(), v.into())));
+        let expected = [("A", "1"), ("_B", "="), ("", "")];
+        assert_eq!(found, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
+}
