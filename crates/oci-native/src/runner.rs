@@ -5,17 +5,33 @@
 //! system and nothing of the container's is taken for a part of it: the dynamic loader is executed by number, and is told
 //! its libraries by number, too ([`Runner`]).
 //!
+//! It also gets the container's root without what is mounted in it ([`RootView`]): a program that it gives files to must not
+//! reach `/proc/self/mem`, which is the runner.
+//!
 //! What the container could open again through `/proc/<pid>/fd` is on read-only mounts (CVE-2019-5736, `seal`).
 
 use std::{
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::Path,
 };
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::{FdFlags, fcntl_setfd},
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+        sendmsg, socketpair,
+    },
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::seal::{SealError, seal_file};
+use crate::{
+    mounts::{Attributes, clone_mount, set_attributes},
+    seal::{SealError, seal_file},
+};
 
 /// Before each of the container's variables in the runner's environment: they are the program's, and no dynamic loader's,
 /// C library's or runner's own.
@@ -35,7 +51,8 @@ pub struct RunnerFiles {
 /// A program of the host's that is executed as a container's, with what it needs from the host.
 ///
 /// Its arguments are those given to [`Runner::new`], then a list of numbers separated by commas of the descriptors it
-/// [inherits](Runner::inherit) for its use, then such a list of those it was started from, which it should close, then
+/// [inherits](Runner::inherit) for its use and, last of these, of a socket that the container's root arrives at, a directory on a
+/// mount of its own without anything mounted below it; then such a list of those it was started from, which it should close, then
 /// the container's `process.args`. Its environment is the container's, each variable with a [mark](ENVIRONMENT_MARK)
 /// before it. It needs `/proc` in the container.
 #[derive(Debug)]
@@ -87,7 +104,11 @@ impl Runner {
             libraries: libraries.len(),
             arguments: self.arguments.clone(),
         };
-        let all = [binary].into_iter().chain(loader).chain(libraries).chain(&self.inputs);
+        let all = [binary]
+            .into_iter()
+            .chain(loader)
+            .chain(libraries)
+            .chain(&self.inputs);
         Ok((job, all.map(OwnedFd::try_clone).collect::<io::Result<_>>()?))
     }
 }
@@ -112,8 +133,12 @@ pub(crate) struct RunnerCommand {
 
 impl RunnerCommand {
     /// `None` if there are fewer descriptors than there must be.
-    pub(crate) fn new(job: &RunnerJob, descriptors: &[OwnedFd]) -> Option<Self> {
-        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    pub(crate) fn new(job: &RunnerJob, descriptors: &[OwnedFd], view: &RootView) -> Option<Self> {
+        let numbers: Vec<RawFd> = descriptors
+            .iter()
+            .chain([&view.theirs])
+            .map(AsRawFd::as_raw_fd)
+            .collect();
         let path = |number: &RawFd| format!("/proc/self/fd/{number}");
         let (own, inputs) = numbers.split_at_checked(1 + usize::from(job.dynamic) + job.libraries)?;
         let binary = path(own.first()?);
@@ -157,13 +182,91 @@ impl RunnerCommand {
     }
 
     /// Has the descriptors survive execve.
-    #[allow(unsafe_code, reason = "they are known by number only, in a copy of the process that owns them")]
+    #[allow(
+        unsafe_code,
+        reason = "they are known by number only, in a copy of the process that owns them"
+    )]
     pub(crate) fn let_inherit(&self) -> io::Result<()> {
         for number in &self.inherited {
             // SAFETY: borrowed for one call; the worker that owns them keeps them open until the container has its copies.
             let fd = unsafe { BorrowedFd::borrow_raw(*number) };
             fcntl_setfd(fd, FdFlags::empty())?;
         }
+        Ok(())
+    }
+}
+
+/// The container's root, on its way to the runner. It can be had only once the container's mounts are made, and only by
+/// somebody with rights in it, so it follows through a socket while the container waits for its start.
+pub(crate) struct RootView {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+/// A container's root, and the namespaces in which it may be cloned.
+pub(crate) struct Found {
+    root: OwnedFd,
+    users: Option<OwnedFd>,
+    mounts: OwnedFd,
+}
+
+impl RootView {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok(Self { ours, theirs })
+    }
+
+    /// The worker's own end.
+    pub(crate) fn sender(&self) -> RawFd {
+        self.ours.as_raw_fd()
+    }
+
+    /// Opens the root of a container whose init waits; to be called while /proc is still the host's.
+    pub(crate) fn find(init: i32) -> io::Result<Found> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty())?;
+        let namespace = |name: &str| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(format!("/proc/{init}/ns/{name}"), flags, Mode::empty())
+        };
+        let users = (!rustix::process::geteuid().is_root()).then(|| namespace("user"));
+        Ok(Found {
+            root,
+            users: users.transpose()?,
+            mounts: namespace("mnt")?,
+        })
+    }
+
+    /// Sends it. Leaves this process in the container's mount namespace.
+    pub(crate) fn send(&self, Found { root, users, mounts }: Found) -> io::Result<()> {
+        if let Some(users) = users {
+            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+        }
+        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        let view = clone_mount(&root, Path::new(""))?;
+        set_attributes(
+            &view,
+            Attributes {
+                set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID,
+                propagation: libc::MS_PRIVATE,
+                recursive: false,
+            },
+        )?;
+        let fds = [view.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(
+            &self.ours,
+            &[IoSlice::new(b"/")],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
         Ok(())
     }
 }
@@ -189,7 +292,8 @@ mod tests {
     fn a_dynamic_program_is_started_by_its_loader_with_all_its_libraries() {
         let fds = descriptors(5);
         let number = |i: usize| fds[i].as_raw_fd();
-        let command = RunnerCommand::new(&job(true, 2), &fds).unwrap();
+        let view = RootView::new().unwrap();
+        let command = RunnerCommand::new(&job(true, 2), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", number(1)));
         let expected = [
             "magikrun".to_owned(),
@@ -197,21 +301,30 @@ mod tests {
             format!("/proc/self/fd/{} /proc/self/fd/{}", number(2), number(3)),
             format!("/proc/self/fd/{}", number(0)),
             "run".to_owned(),
-            number(4).to_string(),
+            format!("{},{}", number(4), view.theirs.as_raw_fd()),
             format!("{},{},{}", number(0), number(2), number(3)),
             "app.wasm".to_owned(),
         ];
         assert_eq!(command.arguments(&["app.wasm".to_owned()]), expected);
-        assert_eq!(command.inherited, [number(0), number(2), number(3), number(4)]);
-        assert!(RunnerCommand::new(&job(true, 5), &fds).is_none());
+        let inherited = [
+            number(0),
+            number(2),
+            number(3),
+            number(4),
+            view.theirs.as_raw_fd(),
+        ];
+        assert_eq!(command.inherited, inherited);
+        assert!(RunnerCommand::new(&job(true, 5), &fds, &view).is_none());
     }
 
     #[test]
     fn a_static_program_is_started_itself() {
         let fds = descriptors(2);
-        let command = RunnerCommand::new(&job(false, 0), &fds).unwrap();
+        let view = RootView::new().unwrap();
+        let command = RunnerCommand::new(&job(false, 0), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", fds[0].as_raw_fd()));
-        let expected = ["magikrun", "run", &fds[1].as_raw_fd().to_string(), "", "a"].map(str::to_owned);
+        let inputs = format!("{},{}", fds[1].as_raw_fd(), view.theirs.as_raw_fd());
+        let expected = ["magikrun", "run", &inputs, "", "a"].map(str::to_owned);
         assert_eq!(command.arguments(&["a".to_owned()]), expected);
     }
 

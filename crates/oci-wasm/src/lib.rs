@@ -48,6 +48,6 @@ pub use error::LoadError;
 #[doc(hidden)]
 pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
+pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
 #[cfg(target_os = "linux")]
 pub use sandboxed::run_sandboxed_if_asked;
-pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};

@@ -68,9 +68,8 @@ pub(super) fn runner(bundle: &Path, state: &Path, only_modules: bool) -> Result<
 }
 
 fn ask(bundle: &Path, cache: &Path, only_modules: bool) -> Result<(Answer, Vec<OwnedFd>)> {
-    let binary = beside().with_context(|| {
-        format!("runtime wasm: {BINARY} is not installed: it belongs beside magikrun")
-    })?;
+    let binary = beside()
+        .with_context(|| format!("runtime wasm: {BINARY} is not installed: it belongs beside magikrun"))?;
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -125,7 +124,9 @@ fn beside() -> Option<PathBuf> {
         called
     } else {
         let search = env::var_os("PATH")?;
-        env::split_paths(&search).map(|dir| dir.join(&called)).find(|path| path.is_file())?
+        env::split_paths(&search)
+            .map(|dir| dir.join(&called))
+            .find(|path| path.is_file())?
     };
     let binary = own.canonicalize().ok()?.with_file_name(BINARY);
     binary.is_file().then_some(binary)

@@ -1,17 +1,23 @@
 //! In the container: the program, in place of one of the container's own.
+//!
+//! WASI's directories are no place for `/proc`: through `/proc/self/mem` a program would be what runs it. So `/` is the root's own
+//! file system, and each directory in it that something is mounted in or below is one of its own, but `/proc`, `/sys` and `/dev`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::OsString,
     fs::File,
-    io::{self, Seek},
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    io::{self, IoSliceMut, Seek},
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
 use magik_oci::{ContainerId, Exit, Signal, Stdio};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Orders;
@@ -46,9 +52,14 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     // A program that may open /proc finds nothing of the host's there.
     drop(take_over(&others));
-    let Some(code) = take_over(&inputs).pop() else {
+    let Ok([code, view]) = <[OwnedFd; 2]>::try_from(take_over(&inputs)) else {
         return failed("the machine code is missing");
     };
+    let root = match receive(&view) {
+        Ok(root) => root,
+        Err(error) => return failed(&format!("the container's root: {error}")),
+    };
+    drop(view);
     // Nothing is ever executed from here.
     let _ = rustix::thread::set_no_new_privs(true);
     let orders = match serde_json::from_str(&orders) {
@@ -60,7 +71,7 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(executor) => executor,
         Err(error) => return failed(&error.to_string()),
     };
-    match executor.block_on(run(orders, code.into(), arguments.collect())) {
+    match executor.block_on(run(orders, code.into(), &root, arguments.collect())) {
         // At once, whatever threads are still at work: the container's other processes end with this one, too.
         Ok(exit) => std::process::exit(exit.code),
         Err(reason) => failed(&reason),
@@ -74,7 +85,10 @@ fn failed(reason: &str) -> ExitCode {
 }
 
 /// Makes descriptors this process's own.
-#[allow(unsafe_code, reason = "descriptors that were inherited are known by number only")]
+#[allow(
+    unsafe_code,
+    reason = "descriptors that were inherited are known by number only"
+)]
 fn take_over(list: &str) -> Vec<OwnedFd> {
     let numbers = list.split(',').filter_map(|n| n.parse::<RawFd>().ok());
     let own = |number: RawFd| {
@@ -86,7 +100,7 @@ fn take_over(list: &str) -> Vec<OwnedFd> {
     numbers.filter(|n| *n > 2).map(own).collect()
 }
 
-async fn run(orders: Orders, code: File, args: Vec<String>) -> Result<Exit, String> {
+async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> Result<Exit, String> {
     let mut signals = Signals::new().map_err(|e| format!("waiting for signals: {e}"))?;
     let program = load(&orders, code).map_err(|e| format!("the program {e}"))?;
     let network = Network::new(
@@ -109,12 +123,7 @@ async fn run(orders: Orders, code: File, args: Vec<String>) -> Result<Exit, Stri
         args,
         env: environment(std::env::vars_os()),
         cwd: working_directory()?,
-        directories: vec![Directory {
-            host: "/".into(),
-            guest: "/".to_owned(),
-            // The kernel says what is read-only.
-            read_only: false,
-        }],
+        directories: directories(root).map_err(|e| format!("/proc/self/mountinfo: {e}"))?,
         streams: Streams::blocking(own_streams().map_err(|e| format!("standard streams: {e}"))?),
         network: Arc::new(network),
         // Its cgroup limits it, as any other process.
@@ -158,6 +167,56 @@ async fn run(orders: Orders, code: File, args: Vec<String>) -> Result<Exit, Stri
     }
 }
 
+/// What whoever made the container has sent.
+fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    // It was sent before this process was started.
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, flags)?;
+    let root = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    root.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// What the program may open; the kernel says what of it is read-only.
+fn directories(root: &OwnedFd) -> io::Result<Vec<Directory>> {
+    let directory = |host: PathBuf, guest: String| Directory {
+        host,
+        guest,
+        read_only: false,
+    };
+    let root = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mounted = mounted_in(&mounts).into_iter().filter(|d| Path::new(d).is_dir());
+    Ok([directory(root, "/".to_owned())]
+        .into_iter()
+        .chain(mounted.map(|path| directory(PathBuf::from(&path), path)))
+        .collect())
+}
+
+/// The directories of `/` that something is mounted in or below, of a table of mounts (proc_pid_mountinfo(5)).
+fn mounted_in(mountinfo: &str) -> BTreeSet<String> {
+    let of_line = |line: &str| {
+        let mut components = line.split(' ').nth(4)?.split('/').skip(1);
+        let first = unescape(components.next()?);
+        let other = !first.is_empty() && !matches!(first.as_str(), "proc" | "sys" | "dev");
+        other.then(|| format!("/{first}"))
+    };
+    mountinfo.lines().filter_map(of_line).collect()
+}
+
+/// Undoes the kernel's escapes of space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (escape, character)| {
+            text.replace(escape, character)
+        })
+}
+
 /// The program, for instances of the kind it is used with.
 fn load(orders: &Orders, mut code: File) -> Result<Program, LoadError> {
     let kind = if orders.component {
@@ -172,7 +231,12 @@ fn load(orders: &Orders, mut code: File) -> Result<Program, LoadError> {
     };
     let mut load = |allocation| {
         let rewound = code.rewind().and_then(|()| code.try_clone());
-        deserialize(rewound.map_err(LoadError::io("reading it"))?, kind, metering, allocation)
+        deserialize(
+            rewound.map_err(LoadError::io("reading it"))?,
+            kind,
+            metering,
+            allocation,
+        )
     };
     let program = load(Allocation::OnDemand)?;
     if program.world()? == World::HttpProxy {
@@ -236,6 +300,22 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_is_a_directory_of_its_own_but_the_kernels() {
+        let mounts = "\
+21 1 0:1 / / rw - overlay o rw
+22 21 0:2 / /proc rw - proc p rw
+23 21 0:3 / /sys rw - sysfs s rw
+24 23 0:4 / /sys/fs/cgroup rw - tmpfs t rw
+25 21 0:5 / /dev/pts rw - devpts d rw
+26 21 0:6 /x /my\\040data/a rw - ext4 e rw
+27 21 0:6 /y /my\\040data/b rw - ext4 e rw
+28 21 0:7 /hosts /etc/hosts rw - ext4 e rw
+";
+        let expected = ["/etc", "/my data"].map(str::to_owned);
+        assert_eq!(mounted_in(mounts), BTreeSet::from(expected));
+    }
 
     #[test]
     fn takes_only_marked_variables() {

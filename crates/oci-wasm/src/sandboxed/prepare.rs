@@ -82,7 +82,9 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
         // It may be there once the container's mounts are.
         Err(Refusal::Program { .. }) if only_modules => return native(),
         Err(Refusal::Program { program, reason }) => {
-            return Err(format!("{program}: {reason}: the image has no such WebAssembly program"));
+            return Err(format!(
+                "{program}: {reason}: the image has no such WebAssembly program"
+            ));
         }
         Err(Refusal::Field(reason)) => return Err(format!("{}: {reason}", directory.display())),
     };
@@ -93,7 +95,9 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
         return native();
     }
     if Bundle::preloads(directory)? {
-        return Err(format!("{program}: the image has {PRELOAD}, which no WebAssembly program needs"));
+        return Err(format!(
+            "{program}: the image has {PRELOAD}, which no WebAssembly program needs"
+        ));
     }
     let annotation = |name: &str| bundle.annotations.get(name).cloned();
     let (listen, allow_outbound) = (annotation(LISTEN), annotation(ALLOW_OUTBOUND));
@@ -145,10 +149,7 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
 
 /// A copy that nobody can change, not even root in a container: what is cached is for all containers.
 fn sealed_copy(mut code: File) -> io::Result<OwnedFd> {
-    let memory = rustix::fs::memfd_create(
-        "machine-code",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
+    let memory = rustix::fs::memfd_create("machine-code", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     io::copy(&mut code, &mut File::from(memory.try_clone()?))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&memory, seals)?;
@@ -175,7 +176,10 @@ impl OwnFiles {
         Ok(Self {
             binary: open(Path::new("/proc/self/exe"))?,
             loader: loader.map(|path| open(&path)).transpose()?,
-            libraries: libraries.iter().map(|path| open(path)).collect::<io::Result<_>>()?,
+            libraries: libraries
+                .iter()
+                .map(|path| open(path))
+                .collect::<io::Result<_>>()?,
         })
     }
 }
@@ -197,7 +201,8 @@ fn mapped(maps: &str, binary: &Path, base: Option<usize>) -> (Option<PathBuf>, V
     let (mut loader, mut libraries) = (None, Vec::new());
     for line in maps.lines() {
         let mut fields = line.splitn(6, ' ').map(str::trim_start);
-        let (Some(range), Some(permissions), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else {
+        let (Some(range), Some(permissions), Some(path)) = (fields.next(), fields.next(), fields.nth(3))
+        else {
             continue;
         };
         let path = Path::new(path);
@@ -237,7 +242,10 @@ mod tests {
         let (loader, libraries) = mapped(maps, binary, Some(0x7fa0));
         assert_eq!(loader, Some("/lib64/ld-linux-x86-64.so.2".into()));
         assert_eq!(libraries, [PathBuf::from("/lib/a b/libc.so.6")]);
-        assert_eq!(mapped("55b0-55c0 r-xp 0 fe:00 1 /usr/bin/magikrun-wasm", binary, None), (None, vec![]));
+        assert_eq!(
+            mapped("55b0-55c0 r-xp 0 fe:00 1 /usr/bin/magikrun-wasm", binary, None),
+            (None, vec![])
+        );
     }
 
     #[test]
