@@ -3,6 +3,7 @@
 //! - [`VmDriver`]: what starts a machine from a [`VmSpec`]; [`Qemu`] is one.
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
+//! - [`probe`]: whether machines really boot here.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -14,6 +15,7 @@ mod files;
 mod guest;
 mod jail;
 pub mod kernel;
+mod probe;
 mod process;
 mod qemu;
 mod tsc;
@@ -26,4 +28,5 @@ pub use error::{Error, Result};
 pub use files::{FILES_VARIABLE, VmFiles};
 pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
 pub use jail::Jail;
+pub use probe::probe;
 pub use qemu::{Acceleration, Qemu};

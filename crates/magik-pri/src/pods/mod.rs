@@ -85,6 +85,15 @@ impl<B> Pods<B> {
         }
     }
 
+    /// What is particular to it.
+    #[cfg_attr(
+        not(all(feature = "krun", target_os = "linux")),
+        expect(dead_code, reason = "the others ask for nothing")
+    )]
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// The store, opened once.
     fn store(&self) -> Result<&Arc<Store>> {
         if let Some(store) = self.store.get() {

@@ -1,6 +1,7 @@
 //! The pod backends of this build.
 
 use anyhow::{Result, bail};
+use magik_oci::Capability;
 use magik_pri::{PodRuntime, RuntimeClass};
 
 use crate::roots::GlobalArgs;
@@ -49,12 +50,35 @@ fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     Ok(Box::new(NativePodRuntime::new(roots)))
 }
 
+/// Whether machines boot here, by booting one, once; `None`: this build has none.
+pub(crate) fn microvm_capability(global: &GlobalArgs) -> Result<Option<Capability>> {
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    return Ok(Some(microvms(global)?.is_available()));
+    #[cfg(not(all(feature = "krun", target_os = "linux")))]
+    {
+        let _ = global;
+        Ok(None)
+    }
+}
+
 #[cfg(all(feature = "krun", target_os = "linux"))]
 fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    use std::io::IsTerminal;
+    let runtime = microvms(global)?;
+    if std::io::stderr().is_terminal() && runtime.is_emulated() {
+        crate::output::note(
+            "nothing here runs virtual machines by hardware: QEMU emulates this one, 10 to 20 times slower",
+        );
+    }
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(feature = "krun", target_os = "linux"))]
+fn microvms(global: &GlobalArgs) -> Result<magik_pri::microvm::MicroVmPodRuntime> {
     use magik_pri::microvm::{MicroVmPodRuntime, Roots};
     let roots = Roots {
         data: global.data_root()?,
         state: global.state_root()?,
     };
-    Ok(Box::new(MicroVmPodRuntime::new(roots)))
+    Ok(MicroVmPodRuntime::new(roots))
 }
