@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use magik_pri::{
     PodRuntime,
-    microvm::{Acceleration, MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
+    microvm::{DriverKind, MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
 };
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
@@ -19,8 +19,8 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     let runtime = MicroVmPodRuntime::new(roots)
         .supervisor(supervisor)
         .files(VmFiles::new(files))
-        .acceleration(Acceleration::Tcg);
+        .driver(DriverKind::QemuTcg);
     Arc::new(runtime)
 }
 
-pod_contract!(open);
+pod_contract!(open, magikrun_tests::contract::PROCESSES);

@@ -1,11 +1,12 @@
 //! Every case of the corpus of hostile layers and layouts (tests/corpus): refused for the reason it states, or exactly the tree it
-//! states, in both forms; nothing outside touched, in bounded memory and time.
+//! states, in both forms and as a copy of the layers; nothing outside touched, in bounded memory and time.
 #![allow(missing_docs, clippy::print_stderr)]
 
 mod store_support;
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,6 +18,7 @@ use magik_image::{
 use magikrun_test_corpus::{
     Bounds, Expected, layers,
     layouts::{self, Form},
+    tarball::{Entry, Tar},
     tree,
 };
 use rustix::process::{Resource, Rlimit};
@@ -72,7 +74,6 @@ impl Canary {
 
     /// All of it, inode and all.
     fn look(dir: &Path) -> String {
-        use std::os::unix::fs::MetadataExt;
         let stat = fs::metadata(dir.join("secret")).unwrap();
         format!("{} {} {}", tree::listing(dir).unwrap(), stat.ino(), stat.nlink())
     }
@@ -100,7 +101,10 @@ fn forget_peak() {
 
 /// Makes an image of a case's layers.
 fn image_of(store: &ImageStore, case: &layers::Case) -> magik_image::Result<Image> {
-    let layers = case.layers();
+    image_of_layers(store, &case.layers())
+}
+
+fn image_of_layers(store: &ImageStore, layers: &[layers::Layer]) -> magik_image::Result<Image> {
     let _lease = store.cas().lease().unwrap();
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
@@ -119,7 +123,7 @@ fn image_of(store: &ImageStore, case: &layers::Case) -> magik_image::Result<Imag
         "layers": blobs,
     });
     let manifest = serde_json::to_vec(&manifest).unwrap();
-    for layer in &layers {
+    for layer in layers {
         put(store, &layer.blob);
     }
     put(store, &config);
@@ -170,7 +174,7 @@ fn overlay_listing(trees: &[PathBuf], at: &Path) -> String {
     listing.unwrap()
 }
 
-/// Unpacks a case in both forms and says what is not as it should be.
+/// Unpacks a case in both forms, copies what overlayfs would make of one, and says what is not as it should be.
 fn run(case: &layers::Case, dir: &Path, canary: &Canary) -> Result<(), String> {
     let store = store_support::open(dir).with_limits(Limits {
         max_layer_size: BOUNDS.layer_size,
@@ -185,9 +189,13 @@ fn run(case: &layers::Case, dir: &Path, canary: &Canary) -> Result<(), String> {
     let flat = store
         .unpack_flat(&image, &flat_dir)
         .map(|()| tree::listing(&flat_dir).unwrap());
-    let overlay = store
-        .unpack_blocking(&image, "case")
-        .map(|trees| overlay_listing(&trees, &dir.join("merged")));
+    let trees = store.unpack_blocking(&image, "case");
+    let copy_dir = dir.join("copy");
+    let copy = trees.as_ref().ok().map(|trees| {
+        let copied = store.copy_layers(trees, &copy_dir);
+        copied.map(|()| tree::listing(&copy_dir).unwrap())
+    });
+    let overlay = trees.map(|trees| overlay_listing(&trees, &dir.join("merged")));
     let used = memory("VmHWM:").saturating_sub(before);
     canary.check(case.name);
     if used > MEMORY {
@@ -196,7 +204,8 @@ fn run(case: &layers::Case, dir: &Path, canary: &Canary) -> Result<(), String> {
     if !leftovers(&store).is_empty() {
         return Err(format!("left {:?}", leftovers(&store)));
     }
-    for (form, result) in [("flat", flat), ("overlay", overlay)] {
+    let forms = [("flat", flat), ("overlay", overlay)];
+    for (form, result) in forms.into_iter().chain(copy.map(|copy| ("copy", copy))) {
         match (&case.expected, result) {
             (Expected::Refused(reason), Err(error)) => {
                 let message = error.to_string();
@@ -250,6 +259,122 @@ fn hostile_layers_are_refused_by_name_or_become_the_same_tree_in_both_forms() {
                 cases.len(),
                 failed.join("\n\n")
             );
+        },
+    );
+}
+
+/// Mounts a new file system of so many bytes, and says where; `None` if there is no program to make it.
+fn disk(dir: &Path, kind: &str, size: u64) -> Option<PathBuf> {
+    let (image, at) = (dir.join(format!("{kind}.img")), dir.join(kind));
+    fs::File::create(&image).unwrap().set_len(size).unwrap();
+    fs::create_dir(&at).unwrap();
+    let made = Command::new(format!("mkfs.{kind}"))
+        .arg("-q")
+        .arg(&image)
+        .status();
+    if made.is_err() {
+        eprintln!("SKIPPED: no mkfs.{kind}");
+        return None;
+    }
+    assert!(made.unwrap().success());
+    let mounted = Command::new("mount")
+        .args(["-o", "loop"])
+        .args([&image, &at])
+        .status();
+    assert!(mounted.unwrap().success());
+    Some(at)
+}
+
+#[test]
+fn hard_links_are_kept_or_refused_by_name_where_the_file_system_has_fewer() {
+    inside(
+        "hard_links_are_kept_or_refused_by_name_where_the_file_system_has_fewer",
+        |dir| {
+            // ext4 has 65 000.
+            let tar = (1..65_001).fold(Tar::new().file("f", "x"), |tar, n| {
+                tar.add(&Entry::new(b'1', n.to_string()).to("f"))
+            });
+            let layer = layers::Layer::from(tar);
+            let unpack = |dir: &Path| {
+                let store = store_support::open(dir);
+                let image = image_of_layers(&store, std::slice::from_ref(&layer))?;
+                let unpacked = store.unpack_blocking(&image, "links");
+                assert_eq!(leftovers(&store), Vec::<String>::new());
+                Ok(unpacked?.remove(0))
+            };
+            let tree = unpack(dir).unwrap();
+            let stat = fs::metadata(tree.join("65000")).unwrap();
+            assert_eq!((stat.nlink(), stat.size()), (65_001, 1));
+
+            let Some(disk) = disk(dir, "ext4", 64 << 20) else {
+                return;
+            };
+            let refused: magik_image::Result<PathBuf> = unpack(&disk);
+            let error = refused.unwrap_err().to_string();
+            assert!(
+                error.contains("\"65000\": more hard links to a file than the file system allows"),
+                "{error}"
+            );
+        },
+    );
+}
+
+#[test]
+fn copied_layers_share_their_content_where_the_file_system_can() {
+    inside(
+        "copied_layers_share_their_content_where_the_file_system_can",
+        |dir| {
+            let Some(disk) = disk(dir, "xfs", 320 << 20) else {
+                return;
+            };
+            let store = store_support::open(&disk);
+            let layer = layers::Layer::from(Tar::new().file("f", &"content".repeat(4 << 20)));
+            let image = image_of_layers(&store, &[layer]).unwrap();
+            let trees = store.unpack_blocking(&image, "copy").unwrap();
+            let free = || {
+                let stat = rustix::fs::statvfs(&disk).unwrap();
+                stat.f_bfree * stat.f_frsize
+            };
+            rustix::fs::syncfs(fs::File::open(&disk).unwrap()).unwrap();
+            let before = free();
+            let copy = disk.join("copy");
+            store.copy_layers(&trees, &copy).unwrap();
+            rustix::fs::syncfs(fs::File::open(&disk).unwrap()).unwrap();
+            let taken = before.saturating_sub(free());
+            assert!(taken < 1 << 20, "28 MiB were copied into {taken} bytes");
+            fs::write(copy.join("f"), "changed").unwrap();
+            assert!(fs::read(trees[0].join("f")).unwrap().starts_with(b"content"));
+        },
+    );
+}
+
+#[test]
+fn copies_of_layers_are_within_the_limit_and_whole_or_not_there() {
+    inside(
+        "copies_of_layers_are_within_the_limit_and_whole_or_not_there",
+        |dir| {
+            let store = store_support::open(dir);
+            let layer = |name: &str| layers::Layer::from(Tar::new().file(name, "12345678"));
+            let image = image_of_layers(&store, &[layer("a"), layer("b")]).unwrap();
+            let trees = store.unpack_blocking(&image, "copy").unwrap();
+            let copy = dir.join("copy");
+            let limited = |max_rootfs_size| {
+                store.clone().with_limits(Limits {
+                    max_rootfs_size,
+                    ..Limits::default()
+                })
+            };
+            let refused = limited(15).copy_layers(&trees, &copy).unwrap_err().to_string();
+            assert!(
+                refused.contains("larger than 15 bytes") || refused.contains("15"),
+                "{refused}"
+            );
+            assert!(!copy.exists());
+            limited(16).copy_layers(&trees, &copy).unwrap();
+            assert_eq!(tree::listing(&copy).unwrap(), "a=12345678\nb=12345678");
+            // What is there already is neither written to nor removed.
+            store.copy_layers(&trees, &copy).unwrap_err();
+            assert!(copy.join("a").exists());
         },
     );
 }

@@ -348,3 +348,43 @@ fn flat_unpack_wants_an_empty_directory() {
     store.unpack_flat(&image, &target).unwrap();
     assert!(target.join("a").exists());
 }
+
+#[test]
+fn on_an_overlay_whiteouts_are_refused_by_name_and_the_rest_is_unpacked() {
+    needs_root!("on_an_overlay_whiteouts_are_refused_by_name_and_the_rest_is_unpacked");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    // In a mount namespace of its own, which ends with the thread.
+    let mounted = dir.path().to_owned();
+    let unpacked = std::thread::spawn(move || {
+        use rustix::{mount, thread};
+        #[allow(unsafe_code, reason = "unsharing is unsafe in general")]
+        // SAFETY: a new mount namespace touches no descriptor and no memory of other threads.
+        unsafe { thread::unshare_unsafe(thread::UnshareFlags::NEWNS) }.unwrap();
+        let private = mount::MountPropagationFlags::PRIVATE | mount::MountPropagationFlags::REC;
+        mount::mount_change("/", private).unwrap();
+        let at = |name: &str| mounted.join(name).display().to_string();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            at("lower"),
+            at("upper"),
+            at("work")
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = mount::MountFlags::empty();
+        mount::mount("overlay", at("merged"), "overlay", flags, options.as_c_str()).unwrap();
+        let store = store_support::open(&mounted.join("merged"));
+        let lower = || Tar::new().file("a", b"");
+        let plain = image(&store, "plain", vec![lower(), Tar::new().file("b", b"")]);
+        unpack(&store, &plain).unwrap();
+        let hides = image(&store, "hides", vec![lower(), Tar::new().file(".wh.a", b"")]);
+        unpack(&store, &hides).map_err(|e| e.to_string())
+    });
+    let error = unpacked.join().unwrap().unwrap_err();
+    assert!(
+        error.contains("whiteouts cannot be made on an overlay"),
+        "{error}"
+    );
+}

@@ -1,4 +1,4 @@
-//! Progress of a transfer: a bar for each blob on a terminal, nothing elsewhere.
+//! Progress of a transfer: a bar for each blob on a terminal, which says when its layer is unpacked; nothing elsewhere.
 
 use std::{
     collections::HashMap,
@@ -49,13 +49,18 @@ impl Bars {
     }
 
     fn add(&self, digest: &str, size: u64) -> ProgressBar {
-        // The algorithm and twelve digits, as docker shows a blob.
-        let short: String = digest.chars().take("sha256:".len() + 12).collect();
-        let bar = ProgressBar::new(size).with_style(style()).with_message(short);
+        let bar = ProgressBar::new(size)
+            .with_style(style())
+            .with_message(short(digest));
         let bar = self.all.add(bar);
         self.blobs().insert(digest.to_owned(), bar.clone());
         bar
     }
+}
+
+/// The algorithm and twelve digits, as docker shows a blob.
+fn short(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
 }
 
 fn style() -> ProgressStyle {
@@ -80,6 +85,12 @@ impl Progress for Bars {
             Event::Done { digest } => {
                 if let Some(bar) = self.blobs().get(&digest.to_string()) {
                     bar.finish();
+                }
+            }
+            Event::Unpacked { digest } => {
+                let digest = digest.to_string();
+                if let Some(bar) = self.blobs().get(&digest) {
+                    bar.finish_with_message(format!("{} unpacked", short(&digest)));
                 }
             }
             _ => {}

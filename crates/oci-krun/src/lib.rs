@@ -1,6 +1,6 @@
 //! Small virtual machines for pods.
 //!
-//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]; [`Qemu`] is one.
+//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]: [`Krun`] or [`Qemu`], by their [`DriverKind`].
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
 //! - [`probe`]: whether machines really boot here.
@@ -15,6 +15,8 @@ mod files;
 mod guest;
 mod jail;
 pub mod kernel;
+mod kind;
+mod krun;
 mod probe;
 mod process;
 mod qemu;
@@ -28,5 +30,7 @@ pub use error::{Error, Result};
 pub use files::{FILES_VARIABLE, VmFiles};
 pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
 pub use jail::Jail;
+pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
+pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
 pub use probe::probe;
 pub use qemu::{Acceleration, Qemu};

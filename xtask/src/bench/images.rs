@@ -1,6 +1,8 @@
 //! `cargo xtask bench images`: pulling and unpacking an image of 633 MB from a registry on this machine, beside podman, containerd
 //! and skopeo with umoci, and beside the least that has to be done: `gzip -dc | tar x`.
 
+mod rootfs;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -140,6 +142,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     for (kind, place) in [("tmpfs", memory), ("disk", disk)] {
         let mut cold: Vec<Vec<Sample>> = vec![vec![]; CONTENDERS.len()];
         let mut warm: Vec<Vec<Sample>> = vec![vec![]; CONTENDERS.len()];
+        let mut mounts = vec![];
         for round in 0..args.iterations {
             for index in 0..CONTENDERS.len() {
                 // Whoever is first changes from round to round.
@@ -152,6 +155,9 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
                     .with_context(|| contender.name())?;
                 cold[index].push(first);
                 warm[index].extend(again);
+                if contender == Contender::Magikrun {
+                    mounts.extend(rootfs::mounts(&place.join("root"))?);
+                }
                 remove(&place)?;
                 let seconds = first.wall.as_secs_f64();
                 eprintln!(
@@ -162,9 +168,15 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
             }
         }
         table(kind, &cold, &warm);
+        println!(
+            "\nA root file system of that image (one overlay of {LAYERS} layers, mounted and unmounted): {:.2} ms.",
+            report::median_ms(mounts.iter().copied())
+        );
         for ((contender, cold), warm) in CONTENDERS.iter().zip(&cold).zip(&warm) {
             series.push(json!({"place": kind, "contender": contender.name(), "cold": samples(cold), "warm": samples(warm)}));
         }
+        let micros: Vec<_> = mounts.iter().map(Duration::as_micros).collect();
+        series.push(json!({"place": kind, "contender": "overlay mount", "microseconds": micros}));
     }
     let file = host::target_dir(&host::shell()?)?.join("bench/images.json");
     report::write(&json!({"machine": scene::machine(), "series": series}), &file)?;

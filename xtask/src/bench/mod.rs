@@ -8,6 +8,7 @@ mod pods;
 mod report;
 mod scene;
 mod vm;
+mod wasm;
 
 use anyhow::Result;
 
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Oci(oci::Args),
     /// A pod's virtual machine beside a bare one: to the first program, to hello, to its container running.
     Vm(vm::Args),
+    /// WebAssembly pods beside the wasmtime command line: start to exit, pods up, memory.
+    Wasm(wasm::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
@@ -30,5 +33,6 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Images(args) => images::run(args),
         Command::Oci(args) => oci::run(args),
         Command::Vm(args) => vm::run(args),
+        Command::Wasm(args) => wasm::run(args),
     }
 }

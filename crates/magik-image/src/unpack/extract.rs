@@ -164,6 +164,7 @@ impl<'a> Extractor<'a> {
     /// Sets what was left for the end. Says whether attributes of overlayfs had to be written in their `user.` form.
     pub(super) fn finish(mut self) -> Result<bool, (Vec<u8>, Fault)> {
         if self.whiteouts == Whiteouts::Overlay {
+            self.drop_idle_directories()?;
             self.finish_root().map_err(|e| (Vec::new(), e))?;
             self.drop_idle_whiteouts()?;
         }

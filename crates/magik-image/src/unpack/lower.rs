@@ -113,7 +113,7 @@ impl Tree {
             end += 1;
         }
         let dir = dir.as_ref().unwrap_or(&self.root).as_fd();
-        Ok(Answer::Has(Found::Directory(metadata::of_directory(dir)?)))
+        Ok(Answer::Has(Found::Directory(metadata::of_open(dir)?)))
     }
 }
 

@@ -23,6 +23,9 @@ const OPAQUE_USER: &str = "user.overlay.opaque";
 /// The access list that a directory gives to what is made in it (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
+/// The longest value of an attribute, and the longest list of names (Linux' `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`), in bytes.
+const MAX_ATTRIBUTE: usize = 65536;
+
 /// Who writes: decides whether owners can be set, and which need not be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Identity {
@@ -80,16 +83,26 @@ pub(super) fn set_at(
         fs::chmodat(dir, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
     }
     for (attribute, value) in &metadata.xattrs {
-        // There is no setxattrat before Linux 6.13; the directory is named by its descriptor, the last name is not followed.
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        path.push(OsStr::from_bytes(name));
         tolerate(
             attribute,
-            fs::lsetxattr(path, attribute.as_slice(), value, XattrFlags::empty()),
+            fs::lsetxattr(
+                path_of(dir, name),
+                attribute.as_slice(),
+                value,
+                XattrFlags::empty(),
+            ),
         )?;
     }
     fs::utimensat(dir, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
+}
+
+/// A path for calls about attributes, which take no directory before Linux 6.13: that is named by its descriptor, and the last name is
+/// not followed by those that begin with `l`.
+fn path_of(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    path.push(OsStr::from_bytes(name));
+    path
 }
 
 /// A file system or an owner without the right to it may not keep an attribute; that is no reason not to have the file, as
@@ -133,9 +146,32 @@ pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// What is to be said of a directory that is there already.
-pub(super) fn of_directory(dir: BorrowedFd<'_>) -> io::Result<Metadata> {
-    let stat = fs::fstat(dir)?;
+/// What is to be said of a file or directory that is there already.
+pub(super) fn of_open(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
+    let stat = fs::fstat(fd)?;
+    of(
+        &stat,
+        |list| fs::flistxattr(fd, list),
+        |name, value| fs::fgetxattr(fd, name, value),
+    )
+}
+
+/// The same of what cannot be opened for it, and has this status.
+pub(super) fn of_name(dir: BorrowedFd<'_>, name: &[u8], stat: &fs::Stat) -> io::Result<Metadata> {
+    let path = path_of(dir, name);
+    of(
+        stat,
+        |list| fs::llistxattr(&path, list),
+        |name, value| fs::lgetxattr(&path, name, value),
+    )
+}
+
+/// Asks with functions that fill what they are given.
+fn of(
+    stat: &fs::Stat,
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Metadata> {
     let mut metadata = Metadata {
         uid: stat.st_uid,
         gid: stat.st_gid,
@@ -143,10 +179,9 @@ pub(super) fn of_directory(dir: BorrowedFd<'_>) -> io::Result<Metadata> {
         mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
         xattrs: Vec::new(),
     };
-    for name in attribute_names(dir)? {
+    for name in attribute_names(list)? {
         if !is_overlays(&name) {
-            let mut value = Vec::with_capacity(fs::fgetxattr_query(dir, name.as_slice())?);
-            fs::fgetxattr(dir, name.as_slice(), rustix::buffer::spare_capacity(&mut value))?;
+            let value = filled(|value| get(&name, value))?;
             metadata.xattrs.push((name, value));
         }
     }
@@ -159,7 +194,7 @@ pub(super) fn replace(dir: BorrowedFd<'_>, metadata: &Metadata, identity: Identi
         let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
         fs::fchown(dir, Some(uid), Some(gid))?;
     }
-    for name in attribute_names(dir)? {
+    for name in attribute_names(|list| fs::flistxattr(dir, list))? {
         let meant = metadata.xattrs.iter().any(|(kept, _)| *kept == name);
         // Labels are the host's policy, as in `is_kept`.
         if !meant && is_kept(&name) {
@@ -201,18 +236,28 @@ pub(super) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     })
 }
 
-fn attribute_names(fd: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
-    let mut list = Vec::with_capacity(match fs::flistxattr_query(fd) {
-        Err(Errno::OPNOTSUPP) => 0,
-        len => len?,
-    });
-    if list.capacity() == 0 {
-        return Ok(Vec::new());
-    }
-    fs::flistxattr(fd, rustix::buffer::spare_capacity(&mut list))?;
-    Ok(list
+fn attribute_names(list: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<Vec<u8>>> {
+    let names = match filled(list) {
+        Err(Errno::OPNOTSUPP) => Vec::new(),
+        names => names?,
+    };
+    Ok(names
         .split(|b| *b == 0)
         .filter(|n| !n.is_empty())
         .map(<[u8]>::to_vec)
         .collect())
+}
+
+/// What a call writes into a buffer, nearly always a small one.
+fn filled(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut small = [0; 256];
+    match call(&mut small) {
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; MAX_ATTRIBUTE];
+            let length = call(&mut large)?;
+            large.truncate(length);
+            Ok(large)
+        }
+        length => Ok(small[..length?].to_vec()),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod budget;
+mod copy;
 mod entry;
 mod extract;
 mod flat;
@@ -11,6 +12,7 @@ mod header;
 mod info;
 mod lower;
 mod metadata;
+mod module;
 mod pax;
 mod place;
 mod remove;
@@ -175,7 +177,11 @@ impl ImageStore {
             }
         };
         let algorithm = layer.diff_id.algorithm();
-        let found = extract_archive(blob, layer, algorithm, extractor, budget, limits.max_layer_size);
+        let found = if layer.is_module {
+            module::extract(blob, layer, extractor, budget)
+        } else {
+            extract_archive(blob, layer, algorithm, extractor, budget, limits.max_layer_size)
+        };
         let error = match found {
             Ok(found) if found == layer.diff_id => return Ok(()),
             Ok(found) => Error::DiffIdMismatch {
@@ -268,6 +274,13 @@ fn shown(path: &[u8]) -> String {
 /// A tree that is removed unless it has been renamed by then.
 #[derive(Debug)]
 struct Temporary(PathBuf);
+
+impl Temporary {
+    /// It stays where it is.
+    fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {

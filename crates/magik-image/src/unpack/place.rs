@@ -250,7 +250,7 @@ impl Extractor<'_> {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let metadata = metadata::of_directory(dir.as_fd())?;
+        let metadata = metadata::of_open(dir.as_fd())?;
         metadata::suspend_inheritance(dir.as_fd(), &metadata, self.identity)?;
         let planned = Planned {
             metadata,

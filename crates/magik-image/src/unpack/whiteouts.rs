@@ -20,6 +20,7 @@ use super::{
     place::{join, resolve},
     remove::remove_at,
 };
+use crate::Error;
 
 /// What hides a name of lower layers. A whiteout means those only: what this layer has there stays.
 enum Hidden {
@@ -51,6 +52,27 @@ impl Extractor<'_> {
                 if let Hidden::ByDirectory = self.hide_name(&self.root, name.to_bytes())? {
                     self.opaque.insert(name.into_bytes());
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories that are there only for whiteouts in them, and are themselves hidden by a directory above.
+    pub(super) fn drop_idle_directories(&mut self) -> Result<(), (Vec<u8>, Fault)> {
+        if self.opaque.is_empty() {
+            return Ok(());
+        }
+        let planned = self.directories.keys().filter(|path| !path.is_empty());
+        let idle = planned.filter(|path| self.hides_lower(split(path).0) && !self.is_made(path));
+        for path in idle.cloned().collect::<Vec<_>>() {
+            // With one above it, it has gone already.
+            if self.directories.contains_key(&path) {
+                let (parent, name) = split(&path);
+                let removed = resolve(&self.root, parent, OFlags::PATH)
+                    .map_err(Fault::from)
+                    .and_then(|parent| Ok(remove_at(parent.as_fd(), name)?));
+                removed.map_err(|fault| (path.clone(), fault))?;
+                self.forget(&path);
             }
         }
         Ok(())
@@ -104,6 +126,12 @@ impl Extractor<'_> {
                     _ => Ok(Hidden::Already),
                 }
             }
+            // mknod(2) needs no privilege for these; only overlayfs itself takes none.
+            Err(Errno::PERM) => Err(Fault::from(Error::Io {
+                context: "whiteouts cannot be made on an overlay: choose a data root on another file system"
+                    .into(),
+                source: Errno::PERM.into(),
+            })),
             Err(e) => Err(e.into()),
         }
     }

@@ -24,5 +24,6 @@ pub(super) fn write(
         }
         settings
     };
-    linux_bundle::write(pod, container, image, in_guest)
+    let rootfs = linux_bundle::overlay(pod, container, image.layers.clone())?;
+    linux_bundle::write(pod, container, image, rootfs, in_guest)
 }

@@ -24,13 +24,9 @@ use std::{
 use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
-pub use oci_krun::{Acceleration, VmFiles};
+pub use oci_krun::{DriverKind, VmFiles};
 
-use self::{
-    driver::{Choice, Drivers},
-    limits::HostLimits,
-    machine::Machine,
-};
+use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
@@ -88,12 +84,12 @@ impl MicroVmPodRuntime {
         self.drivers(|drivers| Drivers { files, ..drivers })
     }
 
-    /// How guests are executed. Default: what [`DRIVER_VARIABLE`] names, else by the hardware where a guest really boots on
-    /// it, which is tried once per boot of the host, else emulated.
+    /// The driver. Default: what [`DRIVER_VARIABLE`] allows, the best in which a guest really boots, which is tried once per
+    /// boot of the host.
     #[must_use]
-    pub fn acceleration(self, acceleration: Acceleration) -> Self {
+    pub fn driver(self, kind: DriverKind) -> Self {
         self.drivers(|drivers| Drivers {
-            asked: Some(acceleration),
+            allowed: Ok(vec![kind]),
             ..drivers
         })
     }
@@ -101,7 +97,7 @@ impl MicroVmPodRuntime {
     /// Whether guests are emulated here, and thus slow. May take as long as booting one.
     #[must_use]
     pub fn is_emulated(&self) -> bool {
-        self.backend().drivers.choose().acceleration == Acceleration::Tcg
+        self.backend().drivers.kind().is_ok_and(DriverKind::is_emulated)
     }
 
     fn drivers(self, change: impl FnOnce(Drivers) -> Drivers) -> Self {
@@ -163,8 +159,7 @@ impl Backend for MicroVm {
     }
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
-        let Choice { acceleration, .. } = self.drivers.choose();
-        let machine = Machine::of(&start, self.drivers.files.clone(), acceleration)?;
+        let machine = Machine::of(&start, self.drivers.files.clone(), self.drivers.kind()?)?;
         machine.write(&start.sandbox)?;
         let arguments: [&OsStr; 4] = [
             "magikrun".as_ref(),
@@ -173,15 +168,17 @@ impl Backend for MicroVm {
             start.sandbox.as_ref(),
         ];
         let init = spawn::spawn(spawn::Init {
-            binary: &self.supervisor,
+            path: &self.supervisor,
+            // Nobody can write to it through /proc/PID/exe (CVE-2019-5736).
+            sealed: Some(oci_native::sealed_binary(&self.supervisor).map_err(io::Error::other)?),
             arguments: &arguments,
             environment: &environment(),
             descriptors: start.descriptors,
             cgroup: start.cgroups.make_init(start.id)?,
-            namespaces: spawn::Namespaces {
+            namespaces: Some(spawn::Namespaces {
                 user: false,
                 network: true,
-            },
+            }),
         })?;
         // It waits to be told what to launch: none of the machine's processes is there yet.
         let limits = HostLimits::new(machine.memory_mib, machine.vcpus);

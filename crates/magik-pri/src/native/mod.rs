@@ -16,6 +16,7 @@
 //! ```
 
 mod init;
+mod rootfs;
 mod trim;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform as ImagePlatform};
-use magik_infra::plan::{ContainerPlan, RootfsPlan};
+use magik_infra::plan::ContainerPlan;
 use magik_oci::{Capability, Platform};
 
 use crate::{
@@ -36,7 +37,10 @@ use crate::{
     },
 };
 
-pub use self::init::{POD_INIT, pod_init_main};
+pub use self::{
+    init::{POD_INIT, pod_init_main},
+    rootfs::Rootfs,
+};
 pub use crate::pods::Roots;
 
 /// The name of a binary that is nothing but a pod init.
@@ -49,6 +53,7 @@ pub type NativePodRuntime = Pods<Native>;
 #[derive(Debug)]
 pub struct Native {
     init_binary: PathBuf,
+    rootfs: Rootfs,
 }
 
 impl NativePodRuntime {
@@ -56,14 +61,24 @@ impl NativePodRuntime {
     #[must_use]
     pub fn new(roots: Roots) -> Self {
         let init_binary = beside_own_binary(INIT_BINARY).unwrap_or_else(|| "/proc/self/exe".into());
-        Self::with_backend(roots, Native { init_binary })
+        let rootfs = Rootfs::default();
+        Self::with_backend(roots, Native { init_binary, rootfs })
     }
 
     /// The program for the init, whose `main` calls [`pod_init_main`]. Default: [`INIT_BINARY`] beside this program's
     /// own binary, which costs a pod less memory, or else this program itself.
     #[must_use]
     pub fn init_binary(self, binary: PathBuf) -> Self {
-        self.configured(|_| Native { init_binary: binary })
+        self.configured(|native| Native {
+            init_binary: binary,
+            ..native
+        })
+    }
+
+    /// How root file systems are made. Default: [`Rootfs::OverlayOrCopy`].
+    #[must_use]
+    pub fn rootfs(self, rootfs: Rootfs) -> Self {
+        self.configured(|native| Native { rootfs, ..native })
     }
 }
 
@@ -91,11 +106,8 @@ impl Backend for Native {
         container: &ContainerSpec,
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
-        let mut plan = linux_bundle::write(pod, container, image, |settings| settings)?;
-        if let RootfsPlan::Overlay { lower, .. } = &mut plan.rootfs {
-            lower.push(pod.mount_points()?);
-        }
-        Ok(plan)
+        let rootfs = rootfs::make(self.rootfs, pod, container, image)?;
+        linux_bundle::write(pod, container, image, rootfs, |settings| settings)
     }
 
     fn binary(&self) -> &Path {
@@ -118,15 +130,17 @@ impl Backend for Native {
             start.hostname.as_ref(),
         ];
         spawn::spawn(spawn::Init {
-            binary: &self.init_binary,
+            path: &self.init_binary,
+            // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
+            sealed: Some(oci_native::sealed_binary(&self.init_binary).map_err(io::Error::other)?),
             arguments: &arguments,
             environment: &environment(),
             descriptors: start.descriptors,
             cgroup: start.cgroups.make_init(start.id)?,
-            namespaces: spawn::Namespaces {
+            namespaces: Some(spawn::Namespaces {
                 user: false,
                 network: !start.spec.host_network,
-            },
+            }),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use magik_image::{
-    Image,
+    Image, ImageStore,
     bundle::{ContainerSettings, MountKind, MountSetting, Resources, runtime_spec, write_bundle},
 };
 use magik_infra::plan::{PodPlan, TmpfsPlan};
@@ -59,6 +59,7 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
     paths: &'a Paths,
+    images: &'a ImageStore,
     /// The pod's id.
     pub(crate) id: &'a str,
     /// The pod.
@@ -68,9 +69,10 @@ pub(crate) struct PodFiles<'a> {
 }
 
 impl<'a> PodFiles<'a> {
-    pub(crate) fn new(paths: &'a Paths, id: &'a str, spec: &'a PodSpec) -> Self {
+    pub(crate) fn new(paths: &'a Paths, images: &'a ImageStore, id: &'a str, spec: &'a PodSpec) -> Self {
         Self {
             paths,
+            images,
             id,
             spec,
             hostname: hostname(spec),
@@ -131,6 +133,11 @@ impl<'a> PodFiles<'a> {
         Ok(())
     }
 
+    /// Unpacks an image into a directory that does not exist, for hosts without overlays.
+    pub(crate) fn copy_image(&self, image: &Image, dir: &Path) -> Result<(), Failure> {
+        self.images.unpack_flat(image, dir).map_err(Failure::new)
+    }
+
     /// A container's bundle.
     pub(crate) fn bundle(&self, container: &str) -> PathBuf {
         self.paths.bundle(self.id, container)
@@ -164,6 +171,12 @@ impl<'a> PodFiles<'a> {
         };
         make().map_err(Failure::io(format!("create {}", layer.display())))?;
         Ok(layer)
+    }
+
+    /// Copies unpacked layers, the uppermost first, to a directory that does not exist.
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    pub(crate) fn copy_layers(&self, layers: &[PathBuf], dir: &Path) -> Result<(), Failure> {
+        self.images.copy_layers(layers, dir).map_err(Failure::new)
     }
 
     /// The settings of a container that do not depend on what isolates it.

@@ -1,38 +1,46 @@
 //! The bundle of a container that Linux namespaces isolate, on the host or in a guest.
 
+use std::path::PathBuf;
+
 use magik_image::bundle::{ContainerSettings, Namespaces, UserSpec};
 use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
 
 use super::{ContainerImage, Failure, Hierarchies, PodFiles};
 use crate::ContainerSpec;
 
-/// Writes it, with the settings as `adapt` returns them, and the directories of its writable layer.
+/// Makes the directories of a container's writable layer over these layers, the uppermost first.
+pub(crate) fn overlay(
+    pod: &PodFiles<'_>,
+    container: &ContainerSpec,
+    lower: Vec<PathBuf>,
+) -> Result<RootfsPlan, Failure> {
+    let rw = pod.rw(&container.name);
+    let (upper, work) = (rw.join("upper"), rw.join("work"));
+    // The upper directory's mode is that of the container's `/`.
+    pod.make_dirs(&[(&rw, 0o700), (&upper, 0o755), (&work, 0o700)])?;
+    let upper = Some(UpperPlan { upper, work });
+    Ok(RootfsPlan::Overlay { lower, upper })
+}
+
+/// Writes it, with the settings as `adapt` returns them.
 pub(crate) fn write(
     pod: &PodFiles<'_>,
     container: &ContainerSpec,
     image: &ContainerImage,
+    rootfs: RootfsPlan,
     adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
 ) -> Result<ContainerPlan, Failure> {
     let bundle = pod.bundle(&container.name);
-    let rw = pod.rw(&container.name);
-    let (upper, work) = (rw.join("upper"), rw.join("work"));
-    // The upper directory's mode is that of the container's `/`.
-    pod.make_dirs(&[
-        (&bundle, 0o700),
-        (&bundle.join("rootfs"), 0o755),
-        (&rw, 0o700),
-        (&upper, 0o755),
-        (&work, 0o700),
-    ])?;
-    let settings = adapt(settings(pod, container, image));
+    pod.make_dirs(&[(&bundle, 0o700), (&bundle.join("rootfs"), 0o755)])?;
+    let mut settings = adapt(settings(pod, container, image));
+    if let RootfsPlan::Directory { path } = &rootfs {
+        settings.rootfs_path.clone_from(path);
+    }
     pod.write_bundle(container, &image.image, &settings)?;
     Ok(ContainerPlan {
         name: container.name.clone(),
         image: container.image.to_string(),
-        rootfs: RootfsPlan::Overlay {
-            lower: image.layers.clone(),
-            upper: Some(UpperPlan { upper, work }),
-        },
+        rootfs,
         log: pod.log(&container.name),
         bundle,
     })

@@ -198,7 +198,7 @@ impl<B: Backend> Run<'_, B> {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
         let launched = blocking(move || {
             let mut pending = pending;
-            let files = PodFiles::new(&store.paths, &pending.id, &spec);
+            let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec);
             let plan = match files.write(&*backend, &images) {
                 Ok(plan) => plan,
                 Err(failure) => return Ok(Err((failure.container, failure.reason))),

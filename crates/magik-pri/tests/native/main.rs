@@ -5,6 +5,7 @@
 
 mod faults;
 mod lifecycle;
+mod rootfs;
 mod support;
 
 use std::process::ExitCode;
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|a| a == POD_INIT) {
         return pod_init_main();
     }
-    let trials = lifecycle::TESTS.iter().chain(faults::TESTS).map(|(name, test)| {
+    let tests = lifecycle::TESTS.iter().chain(faults::TESTS).chain(rootfs::TESTS);
+    let trials = tests.map(|(name, test)| {
         Trial::test(*name, move || {
             support::run(name, *test);
             Ok(())

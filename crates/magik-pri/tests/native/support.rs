@@ -15,6 +15,9 @@ use magik_pri::{
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::{Value, json};
 
+/// The source of mounts that tests make for themselves.
+pub(crate) const OWN_DISK: &str = "own-disk";
+
 pub(crate) type Test = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// A test by the name of its function.
@@ -124,7 +127,11 @@ impl World {
     }
 
     pub(crate) async fn run(&self, spec: &PodSpec) -> Result<PodStatus> {
-        let status = self.runtime.run_pod(spec, RunOptions::default()).await?;
+        self.run_by(&self.runtime, spec).await
+    }
+
+    pub(crate) async fn run_by(&self, runtime: &NativePodRuntime, spec: &PodSpec) -> Result<PodStatus> {
+        let status = runtime.run_pod(spec, RunOptions::default()).await?;
         std::fs::write(self.path("tag"), &status.id[status.id.len() - 8..]).unwrap();
         Ok(status)
     }
@@ -157,13 +164,23 @@ impl World {
 
     /// What a shell script in a container prints, and its exit code.
     pub(crate) async fn exec(&self, pod: &str, container: &str, script: &str) -> (String, i32) {
+        self.exec_by(&self.runtime, pod, container, script).await
+    }
+
+    pub(crate) async fn exec_by(
+        &self,
+        runtime: &NativePodRuntime,
+        pod: &str,
+        container: &str,
+        script: &str,
+    ) -> (String, i32) {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
         let request = ExecRequest {
             container: Some(container.into()),
             args,
             ..ExecRequest::default()
         };
-        let mut session = self.runtime.exec(pod, request).await.unwrap();
+        let mut session = runtime.exec(pod, request).await.unwrap();
         let (mut text, mut code) = (Vec::new(), None);
         while let Some(output) = session.output.recv().await {
             match output.unwrap() {
@@ -209,8 +226,9 @@ impl World {
             found.extend(
                 mounts
                     .lines()
-                    // A small disk of a test's own was in the mount table that another test's pod copied meanwhile.
+                    // A disk of a test's own was in the mount table that another test's pod copied meanwhile.
                     .filter(|line| line.contains(&here) && !line.contains("nr_inodes="))
+                    .filter(|line| !line.contains(OWN_DISK))
                     .map(str::to_owned),
             );
             let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();

@@ -13,7 +13,7 @@ pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
         .filter(|class| match class {
             RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
             RuntimeClass::MicroVm => cfg!(all(feature = "krun", target_os = "linux")),
-            RuntimeClass::Wasm => false,
+            RuntimeClass::Wasm => cfg!(all(feature = "wasm", target_os = "linux")),
         })
 }
 
@@ -24,6 +24,9 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
         RuntimeClass::Native => native(global),
         #[cfg(all(feature = "krun", target_os = "linux"))]
         RuntimeClass::MicroVm => microvm(global),
+        #[cfg(all(feature = "wasm", target_os = "linux"))]
+        RuntimeClass::Wasm => wasm(global),
+        #[allow(unreachable_patterns, reason = "a build with all features has all backends")]
         other => {
             let _ = global;
             let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
@@ -42,18 +45,33 @@ pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    use magik_pri::native::{NativePodRuntime, Roots};
-    let roots = Roots {
+    let runtime = magik_pri::native::NativePodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(feature = "wasm", target_os = "linux"))]
+fn wasm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    let runtime = magik_pri::wasm::WasmPodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(
+    target_os = "linux",
+    any(feature = "native", feature = "krun", feature = "wasm")
+))]
+fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
+    Ok(magik_pri::Roots {
         data: global.data_root()?,
         state: global.state_root()?,
-    };
-    Ok(Box::new(NativePodRuntime::new(roots)))
+    })
 }
 
 /// Whether machines boot here, by booting one, once; `None`: this build has none.
 pub(crate) fn microvm_capability(global: &GlobalArgs) -> Result<Option<Capability>> {
     #[cfg(all(feature = "krun", target_os = "linux"))]
-    return Ok(Some(microvms(global)?.is_available()));
+    return Ok(Some(
+        magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?).is_available(),
+    ));
     #[cfg(not(all(feature = "krun", target_os = "linux")))]
     {
         let _ = global;
@@ -64,21 +82,11 @@ pub(crate) fn microvm_capability(global: &GlobalArgs) -> Result<Option<Capabilit
 #[cfg(all(feature = "krun", target_os = "linux"))]
 fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     use std::io::IsTerminal;
-    let runtime = microvms(global)?;
+    let runtime = magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?);
     if std::io::stderr().is_terminal() && runtime.is_emulated() {
         crate::output::note(
             "nothing here runs virtual machines by hardware: QEMU emulates this one, 10 to 20 times slower",
         );
     }
     Ok(Box::new(runtime))
-}
-
-#[cfg(all(feature = "krun", target_os = "linux"))]
-fn microvms(global: &GlobalArgs) -> Result<magik_pri::microvm::MicroVmPodRuntime> {
-    use magik_pri::microvm::{MicroVmPodRuntime, Roots};
-    let roots = Roots {
-        data: global.data_root()?,
-        state: global.state_root()?,
-    };
-    Ok(MicroVmPodRuntime::new(roots))
 }

@@ -376,6 +376,21 @@ fn opaque(cases: &mut Cases, canary: &str) {
         &["a/", "a/n=n"],
     );
     cases.tree(
+        "opaque-root-hides-a-directory-with-nothing-but-an-opaque-whiteout",
+        || vec![base(), t().file("a/.wh..wh..opq", "").file(".wh..wh..opq", "")],
+        &[],
+    );
+    cases.tree(
+        "opaque-root-hides-a-directory-with-nothing-but-a-whiteout",
+        || vec![base(), t().file("a/b/.wh.z", "").file(".wh..wh..opq", "")],
+        &[],
+    );
+    cases.tree(
+        "opaque-directory-hides-one-with-nothing-but-a-whiteout",
+        || vec![base(), t().file("a/b/.wh.z", "").file("a/.wh..wh..opq", "")],
+        &["a/", "f=4"],
+    );
+    cases.tree(
         "opaque-xattrs-of-an-archive-are-dropped",
         || {
             vec![
