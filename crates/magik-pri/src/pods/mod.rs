@@ -89,10 +89,7 @@ impl<B> Pods<B> {
     }
 
     /// What is particular to it.
-    #[cfg_attr(
-        not(all(feature = "krun", target_os = "linux")),
-        expect(dead_code, reason = "the others ask for nothing")
-    )]
+    #[cfg(all(feature = "krun", target_os = "linux"))]
     pub(crate) fn backend(&self) -> &B {
         &self.backend
     }

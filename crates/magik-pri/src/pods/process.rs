@@ -29,6 +29,7 @@ impl Process {
     }
 
     /// Its pid, for who started it and has not waited for it.
+    #[cfg(all(feature = "krun", target_os = "linux"))]
     pub(crate) const fn pid(&self) -> Pid {
         self.pid
     }
