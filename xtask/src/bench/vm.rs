@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Measures this binary instead of building one.
     #[arg(long, value_name = "PATH")]
     magikrun: Option<PathBuf>,
-    /// Installs nothing.
+    /// Installs and builds nothing for machines.
     #[arg(long)]
     no_install: bool,
     /// Uses the hardware.
@@ -73,7 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(dir) = scene::dir() {
         return inside(args, &dir);
     }
-    vm::prepare()?;
+    if !args.no_install {
+        vm::prepare()?;
+    }
     let mut rest = vec!["--iterations".into(), args.iterations.to_string()];
     if args.kvm {
         rest.push("--kvm".into());
