@@ -175,7 +175,6 @@ async fn a_machine_is_confined_before_it_runs() {
         assert!(status.contains(line), "{line} in {status}");
     }
     vm.kill().await;
-    assert!(children().is_empty());
 }
 
 #[tokio::test]
