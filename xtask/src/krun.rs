@@ -9,13 +9,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::{host, vm};
 
 /// Builds the kernel; the argument is where. Beside a checkout, where it is shared by all.
 const BUILD_KERNEL: &str = "../shared/tools/kvm-guest/build.sh";
+/// What containers need of a kernel and that one leaves out: device rules (BPF), processor quotas, /dev/mqueue.
+const OPTIONS: &str =
+    "\nCONFIG_BPF_SYSCALL=y\nCONFIG_CGROUP_BPF=y\nCONFIG_CFS_BANDWIDTH=y\nCONFIG_POSIX_MQUEUE=y\n";
+/// The script's configuration, beside it.
+const CONFIGURATION: &str = "guest.config";
 /// Names another one.
 const BUILD_KERNEL_VARIABLE: &str = "MAGIKRUN_KVM_GUEST_BUILD";
 /// The library libkrun opens.
@@ -61,11 +66,28 @@ fn kernel(sh: &Shell, directory: &Path) -> Result<PathBuf> {
         .map_or_else(|| host::workspace().join(BUILD_KERNEL), PathBuf::from);
     if !library.is_file() && script.is_file() {
         println!("making a guest kernel in {} (5 minutes)", own.display());
-        cmd!(sh, "nice -n 10 {script} {own}").run()?;
+        let script = with_options(&script, &directory.join("kvm-guest-build"))?;
+        cmd!(sh, "nice -n 10 bash {script} {own}").run()?;
     }
     Ok(if library.is_file() {
         library
     } else {
         directory.join(LIBRARY)
     })
+}
+
+/// A copy of the script and what lies beside it, with [`OPTIONS`].
+fn with_options(script: &Path, copy: &Path) -> Result<PathBuf> {
+    let (Some(from), Some(name)) = (script.parent(), script.file_name()) else {
+        bail!("{} is no script", script.display());
+    };
+    fs::create_dir_all(copy)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        fs::copy(entry.path(), copy.join(entry.file_name()))?;
+    }
+    let configuration = copy.join(CONFIGURATION);
+    let text = fs::read_to_string(&configuration).with_context(|| configuration.display().to_string())?;
+    fs::write(&configuration, text + OPTIONS)?;
+    Ok(copy.join(name))
 }
