@@ -100,7 +100,7 @@ impl Magikrun {
     /// If it cannot be started or does not end.
     pub fn run(&self, args: &[&str]) -> Output {
         let mut timeout = Command::new("timeout");
-        timeout.args(["--signal=KILL", TIMEOUT_SECONDS]).arg(binary());
+        timeout.args(["--kill-after=5", TIMEOUT_SECONDS]).arg(binary());
         let mut command = self.prepare(timeout, args);
         let out = command.output().expect("timeout(1)");
         let output = Output {
@@ -109,7 +109,7 @@ impl Magikrun {
             stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
         };
         assert!(
-            out.status.code().is_some() && output.code != 137,
+            out.status.code().is_some() && output.code != 124,
             "{command:?} did not end: {output:?}"
         );
         output

@@ -22,4 +22,4 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     Arc::new(runtime)
 }
 
-pod_contract!(open);
+pod_contract!(open, magikrun_tests::contract::PROCESSES);

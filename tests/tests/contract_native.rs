@@ -18,4 +18,4 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     Arc::new(NativePodRuntime::new(roots).init_binary(init))
 }
 
-pod_contract!(open);
+pod_contract!(open, magikrun_tests::contract::PROCESSES);

@@ -12,6 +12,7 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
     "catatonit",
+    "clang",
     "containerd",
     "containernetworking-plugins",
     "crun",
@@ -19,6 +20,8 @@ const PACKAGES: &[&str] = &[
     "docker-registry",
     "docker.io",
     "jq",
+    "libclang-rt-dev-wasm32",
+    "lld",
     "nginx-light",
     "podman",
     "redis-server",
@@ -26,6 +29,7 @@ const PACKAGES: &[&str] = &[
     "runc",
     "skopeo",
     "unzip",
+    "wasi-libc",
     "xfsprogs",
 ];
 

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod source;
 pub mod store;
 mod unpack;
+pub mod wasm;
 
 #[cfg(fuzzing)]
 pub use unpack::fuzzing;

@@ -14,7 +14,7 @@ use magik_cas::{Digest, InvalidDigest};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
-use crate::{Error, Limits, Result};
+use crate::{Error, Limits, Result, wasm};
 
 /// How deep an index may lie in another: the index of an index of manifests, and no deeper.
 pub const MAX_INDEX_DEPTH: usize = 2;
@@ -171,7 +171,8 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
     };
     let config = manifest.config();
     let config_type = config.media_type().to_string();
-    if !CONFIG_TYPES.contains(&config_type.as_str()) {
+    let is_wasm = wasm::is_config(config.media_type());
+    if !is_wasm && !CONFIG_TYPES.contains(&config_type.as_str()) {
         let artifact = manifest
             .artifact_type()
             .as_ref()
@@ -193,6 +194,9 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
             limit: limits.max_layers as u64,
         });
     }
+    if is_wasm {
+        wasm::check_layers(manifest.layers()).map_err(invalid)?;
+    }
     for (n, layer) in manifest.layers().iter().enumerate() {
         let media_type = layer.media_type().to_string();
         if media_type.ends_with("+encrypted") {
@@ -200,7 +204,7 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
                 "layers[{n}] is encrypted, which is not supported"
             )));
         }
-        if !LAYER_TYPES.iter().any(|base| is_archive_of(&media_type, base)) {
+        if !is_wasm && !LAYER_TYPES.iter().any(|base| is_archive_of(&media_type, base)) {
             return Err(invalid(format!(
                 "layers[{n}] is {media_type:?}, not a layer of a file system"
             )));
@@ -238,6 +242,22 @@ fn is_archive_of(media_type: &str, base: &str) -> bool {
 
 fn check_digest(descriptor: &Descriptor) -> Result<Digest, InvalidDigest> {
     descriptor.digest().as_ref().parse()
+}
+
+/// Reads the configuration of an image or artifact, whose bytes hash to `digest`, as its manifest says what it is.
+///
+/// # Errors
+/// As [`parse_config`].
+pub fn parse_config_of(
+    manifest: &ImageManifest,
+    bytes: &[u8],
+    digest: &Digest,
+    limits: &Limits,
+) -> Result<ImageConfiguration> {
+    if wasm::is_config(manifest.config().media_type()) {
+        return wasm::read_config(bytes, digest, manifest, limits);
+    }
+    parse_config(bytes, digest, limits)
 }
 
 /// Reads the configuration whose bytes hash to `digest`. Every diff id is a digest.

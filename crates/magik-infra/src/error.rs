@@ -9,7 +9,7 @@ use crate::client::{MAJOR, MINOR};
 pub struct LaunchError {
     /// The container; `None`: the pod itself.
     pub container: Option<String>,
-    /// The step that failed: `plan`, `mounts`, `create`, `start`, `init-container`, `extension`, `deadline`, `stopped`.
+    /// The step that failed: `plan`, `mounts`, `create`, `start`, `init-container`, `extension`, `status`, `deadline`, `stopped`.
     pub step: String,
     /// What happened, in one line.
     pub message: String,
@@ -33,7 +33,8 @@ impl LaunchError {
     }
 
     /// From the runtime; the container is named once, by this error.
-    pub(crate) fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
+    #[must_use]
+    pub fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
         let message = match error {
             magik_oci::Error::CannotExecute { program, reason, .. } => {
                 format!("cannot execute {program}: {reason}")

@@ -68,12 +68,18 @@ impl Platform {
                 "no microVM backend in this build; {}",
                 host::hypervisor()
             )),
-            wasm: Capability::no("no WebAssembly backend in this build"),
+            wasm: Capability::yes("it needs nothing of the host"),
             overlayfs: host::overlayfs(),
             seccomp: host::seccomp(),
             landlock: host::landlock(),
             user_namespaces: host::user_namespaces(),
         }
+    }
+
+    /// Tries user namespaces alone.
+    #[must_use]
+    pub fn user_namespaces() -> Capability {
+        host::user_namespaces()
     }
 }
 

@@ -6,6 +6,7 @@
 //!   or nothing of the pod exists.
 //! - [`native`]: pods of Linux namespaces and control groups.
 //! - `microvm` (feature `krun`): pods in virtual machines.
+//! - `wasm` (feature `wasm`): pods of WebAssembly programs.
 //!
 //! ```
 //! use magik_pri::PodSpec;
@@ -31,14 +32,16 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(all(any(feature = "native", feature = "krun"), target_os = "linux"))]
+#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
 mod pods;
 mod runtime;
 mod session;
 mod spec;
+#[cfg(all(feature = "wasm", target_os = "linux"))]
+pub mod wasm;
 
 pub use error::{Error, Result, Step};
-#[cfg(all(any(feature = "native", feature = "krun"), target_os = "linux"))]
+#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
 pub use pods::{Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions};
 pub use session::{

@@ -160,6 +160,7 @@ fn a_manifest_of_ten_megabytes_is_refused_without_reading_it_all() {
     assert!(line.contains("/dev/zero"), "{line}");
 }
 
+#[cfg(not(all(feature = "native", feature = "krun", feature = "wasm")))]
 #[test]
 fn backends_that_this_build_does_not_have_are_named() {
     let host = Host::new();
@@ -167,10 +168,18 @@ fn backends_that_this_build_does_not_have_are_named() {
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: x}]}\n",
     );
-    let line = host
-        .run(&["pod", "run", "--runtime", "wasm", "-f", &file])
-        .fails(1);
-    assert!(line.contains("wasm") && line.contains("this build"), "{line}");
+    for (class, built) in [
+        ("native", cfg!(feature = "native")),
+        ("microvm", cfg!(feature = "krun")),
+        ("wasm", cfg!(feature = "wasm")),
+    ] {
+        if !built {
+            let line = host
+                .run(&["pod", "run", "--runtime", class, "-f", &file])
+                .fails(1);
+            assert!(line.contains(class) && line.contains("this build"), "{line}");
+        }
+    }
 }
 
 #[test]

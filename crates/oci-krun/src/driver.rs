@@ -41,7 +41,8 @@ pub struct VmSpec {
 }
 
 /// A directory that a guest mounts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Share {
     /// Its virtiofs tag.
     pub tag: String,

@@ -66,13 +66,26 @@ impl VmFiles {
     /// # Errors
     /// It is in neither.
     pub fn program(&self, name: &str, elsewhere: &[&str], remedy: &str) -> Result<PathBuf> {
-        let own = self.directory.join(name);
-        if own.is_file() {
-            return Ok(own);
-        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories = std::env::split_paths(&path).chain(elsewhere.iter().map(PathBuf::from));
-        directories
+        self.first(name, directories, remedy)
+    }
+
+    /// A library, in the directory or in the system's; what a link leads to.
+    ///
+    /// # Errors
+    /// It is in neither.
+    pub fn library(&self, name: &str, elsewhere: &[&str], remedy: &str) -> Result<PathBuf> {
+        let found = self.first(name, elsewhere.iter().map(PathBuf::from), remedy)?;
+        found
+            .canonicalize()
+            .map_err(Error::io(found.display().to_string()))
+    }
+
+    /// The first of this name, here or in one of the directories.
+    fn first(&self, name: &str, elsewhere: impl Iterator<Item = PathBuf>, remedy: &str) -> Result<PathBuf> {
+        std::iter::once(self.directory.clone())
+            .chain(elsewhere)
             .map(|directory| directory.join(name))
             .find(|path| path.is_file())
             .ok_or_else(|| Error::Missing {

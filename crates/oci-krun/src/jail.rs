@@ -38,17 +38,7 @@ impl Jail {
     /// # Errors
     /// A mount fails.
     pub fn new(root: PathBuf) -> Result<Self> {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).map_err(Error::io("make the mounts private"))?;
-        mount(
-            "jail",
-            &root,
-            "tmpfs",
-            MountFlags::NOSUID,
-            Some(c"mode=0755,size=4m"),
-        )
-        .map_err(Error::io(format!("mount a root on {}", root.display())))?;
-        let jail = Self { root };
+        let jail = Self::empty(root)?;
         for path in SYSTEM.map(Path::new) {
             match fs::symlink_metadata(path) {
                 Ok(found) if found.is_symlink() => {
@@ -65,8 +55,27 @@ impl Jail {
         for path in DEVICES.map(Path::new) {
             jail.bind(path, path)?;
         }
-        jail.directory(Path::new("/proc"), 0o555)?;
         jail.directory(Path::new("/tmp"), 0o1777)?;
+        Ok(jail)
+    }
+
+    /// Begins a root with nothing in it.
+    ///
+    /// # Errors
+    /// A mount fails.
+    pub fn empty(root: PathBuf) -> Result<Self> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).map_err(Error::io("make the mounts private"))?;
+        mount(
+            "jail",
+            &root,
+            "tmpfs",
+            MountFlags::NOSUID,
+            Some(c"mode=0755,size=4m"),
+        )
+        .map_err(Error::io(format!("mount a root on {}", root.display())))?;
+        let jail = Self { root };
+        jail.directory(Path::new("/proc"), 0o555)?;
         Ok(jail)
     }
 

@@ -1,6 +1,6 @@
 //! Small virtual machines for pods.
 //!
-//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]; [`Qemu`] is one.
+//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]: [`Krun`] or [`Qemu`], by their [`DriverKind`].
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
@@ -14,6 +14,8 @@ mod files;
 mod guest;
 mod jail;
 pub mod kernel;
+mod kind;
+mod krun;
 mod process;
 mod qemu;
 mod tsc;
@@ -26,4 +28,6 @@ pub use error::{Error, Result};
 pub use files::{FILES_VARIABLE, VmFiles};
 pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
 pub use jail::Jail;
+pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
+pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
 pub use qemu::{Acceleration, Qemu};

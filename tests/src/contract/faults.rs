@@ -130,6 +130,7 @@ pub async fn a_full_disk_leaves_nothing_wherever_it_hits(t: &Contract<'_>) {
             magikrun,
             source: t.source.clone(),
             open: t.open,
+            kit: t.kit,
         }
     };
     let tight = t.scene.tmpfs("tight", 1 << 20);

@@ -7,12 +7,7 @@ use magik_infra::status::{ContainerPhase, Phase};
 use magik_pri::Error;
 use serde_json::json;
 
-use super::{Contract, exit_of, log_of, not_found, share_directory};
-
-/// Runs until it is told to end, and then ends with `code`.
-fn until_term(code: u8) -> String {
-    format!("trap 'exit {code}' TERM; while :; do sleep 0.05; done")
-}
+use super::{Contract, exit_of, not_found, share_directory};
 
 /// `run_pod` returns with every container started.
 pub async fn runs_every_container_before_it_returns(t: &Contract<'_>) {
@@ -44,39 +39,39 @@ pub async fn containers_of_a_pod_share_network_hostname_and_volumes(t: &Contract
         &[
             (
                 "server",
-                "echo page > /shared/index.html; exec httpd -f -p 8080 -h /shared",
+                "touch /mine; hostname; echo page > /shared/index.html; exec httpd -f -p 8080 -h /shared",
             ),
-            ("client", "sleep 100"),
+            (
+                "client",
+                "while ! test -e /shared/index.html; do sleep 0.05; done; \
+                 cat /shared/index.html; hostname; test -e /mine || echo apart; echo done; sleep 100",
+            ),
         ],
     );
     share_directory(&mut manifest);
+    manifest["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080}]);
     let pod = t.run_manifest(&manifest).await.expect("run").id;
-    let fetch =
-        "for i in $(seq 100); do wget -q -O - http://localhost:8080/ && exit; sleep 0.05; done; exit 1";
-    let fetched = t.exec(&pod, "client", &["sh", "-c", fetch]).await;
-    assert_eq!(
-        (fetched.code, fetched.stdout.as_str()),
-        (0, "page\n"),
-        "{fetched:?}"
-    );
-
-    for container in ["server", "client"] {
-        assert_eq!(t.exec(&pod, container, &["hostname"]).await.stdout, "sharing\n");
+    t.until_logged(&pod, "server", "sharing\n").await;
+    let seen = t.until_logged(&pod, "client", "done\n").await;
+    assert_eq!(seen, "page\nsharing\napart\ndone\n");
+    let answer = t.fetch(&pod, 8080, "/index.html").await;
+    assert!(answer.ends_with("page\n"), "{answer}");
+    if t.kit.processes {
+        let fetched = t
+            .exec(
+                &pod,
+                "client",
+                &["wget", "-q", "-O", "-", "http://localhost:8080/"],
+            )
+            .await;
         assert_eq!(
-            t.exec(&pod, container, &["cat", "/shared/index.html"])
-                .await
-                .stdout,
-            "page\n"
+            (fetched.code, fetched.stdout.as_str()),
+            (0, "page\n"),
+            "{fetched:?}"
         );
+        let processes = t.exec(&pod, "client", &["ps"]).await.stdout;
+        assert!(!processes.contains("httpd"), "processes are apart: {processes}");
     }
-    t.exec(&pod, "server", &["touch", "/mine"]).await;
-    assert_eq!(
-        t.exec(&pod, "client", &["test", "-e", "/mine"]).await.code,
-        1,
-        "root file systems are apart"
-    );
-    let processes = t.exec(&pod, "client", &["ps"]).await.stdout;
-    assert!(!processes.contains("httpd"), "processes are apart: {processes}");
     t.delete(&pod).await;
 }
 
@@ -95,7 +90,7 @@ pub async fn init_containers_run_one_after_the_other_before_the_rest(t: &Contrac
     for n in 1..=3 {
         assert_eq!(exit_of(&status, &format!("init{n}")).code, 0);
     }
-    let log = t.exec(&status.id, "main", &["cat", "/shared/log"]).await.stdout;
+    let log = t.until_logged(&status.id, "main", "end3\n").await;
     assert_eq!(log, "begin1\nend1\nbegin2\nend2\nbegin3\nend3\n");
     t.delete(&status.id).await;
 }
@@ -145,7 +140,7 @@ pub async fn exit_code_is_that_of_the_first_container_that_failed(t: &Contract<'
 /// SIGTERM first; SIGKILL for those that stay.
 pub async fn stop_lets_programs_end_and_kills_the_others_after_the_grace_period(t: &Contract<'_>) {
     let (polite, stubborn) = (
-        until_term(3),
+        t.kit.until_term(3),
         "trap '' TERM; echo ready; while :; do sleep 0.05; done",
     );
     let pod = t
@@ -153,23 +148,19 @@ pub async fn stop_lets_programs_end_and_kills_the_others_after_the_grace_period(
         .await
         .expect("run")
         .id;
-    until_logged(t, &pod, "stubborn", "ready").await;
+    t.until_logged(&pod, "stubborn", "ready").await;
     let status = t
         .runtime
         .stop_pod(&pod, Some(Duration::from_millis(500)))
         .await
         .expect("stop");
-    assert_eq!(
-        (exit_of(&status, "polite").code, exit_of(&status, "polite").signal),
-        (3, None)
-    );
-    assert_eq!(
-        (
-            exit_of(&status, "stubborn").code,
-            exit_of(&status, "stubborn").signal
-        ),
-        (137, Some(9))
-    );
+    let ended = |container| {
+        let exit = exit_of(&status, container);
+        (exit.code, exit.signal)
+    };
+    let (polite, stubborn) = (t.kit.exit_of_until_term(3), t.kit.exit_after_grace());
+    assert_eq!(ended("polite"), (polite.code, polite.signal));
+    assert_eq!(ended("stubborn"), (stubborn.code, stubborn.signal));
     assert!(status.phase.is_final());
     assert_eq!(
         t.runtime.pod_status(&pod).await.expect("status"),
@@ -182,16 +173,13 @@ pub async fn stop_lets_programs_end_and_kills_the_others_after_the_grace_period(
         .expect("a stopped pod needs no force");
 }
 
-/// Waits until a container has written `text`.
-async fn until_logged(t: &Contract<'_>, pod: &str, container: &str, text: &str) {
-    while !t.logs(pod, log_of(container)).await.0.contains(text) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// `stop_pod` is idempotent, and does not change a pod that ended by itself.
 pub async fn stopping_twice_gives_the_same_answer(t: &Contract<'_>) {
-    let pod = t.run("twice", &[("c", &until_term(0))]).await.expect("run").id;
+    let pod = t
+        .run("twice", &[("c", &t.kit.until_term(0))])
+        .await
+        .expect("run")
+        .id;
     let first = t.runtime.stop_pod(&pod, None).await.expect("stop");
     let second = t.runtime.stop_pod(&pod, None).await.expect("stop again");
     assert_eq!(first, second);
@@ -281,7 +269,7 @@ pub async fn two_callers_racing_for_a_name_have_one_winner(t: &Contract<'_>) {
 pub async fn two_callers_stopping_and_deleting_one_pod_agree(t: &Contract<'_>) {
     for _ in 0..t.times(5) {
         let pod = t
-            .run("raced", &[("a", &until_term(1)), ("b", "sleep 100")])
+            .run("raced", &[("a", &t.kit.until_term(1)), ("b", "sleep 100")])
             .await
             .expect("run")
             .id;
@@ -309,11 +297,11 @@ pub async fn many_pods_live_and_die_at_once(t: &Contract<'_>) {
     let names: Vec<String> = (0..t.times(8)).map(|n| format!("pod{n}")).collect();
     let lives = names.iter().map(|name| async move {
         let pod = t
-            .run(name, &[("a", "sleep 100"), ("b", "sleep 100")])
+            .run(name, &[("a", "hostname; sleep 100"), ("b", "sleep 100")])
             .await
             .expect("run")
             .id;
-        assert_eq!(t.exec(&pod, "a", &["hostname"]).await.stdout, format!("{name}\n"));
+        assert_eq!(t.until_logged(&pod, "a", "\n").await, format!("{name}\n"));
         t.delete(&pod).await;
     });
     join_all(lives).await;

@@ -4,10 +4,12 @@
 //! does, once its pods are deleted everything is as it was before.
 
 mod faults;
+mod kit;
 mod lifecycle;
 mod streams;
 
 pub use faults::*;
+pub use kit::{Kit, PROCESSES, WEBASSEMBLY};
 pub use lifecycle::*;
 pub use streams::*;
 
@@ -21,7 +23,7 @@ use magik_pri::{
 };
 use serde_json::{Value, json};
 
-use crate::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, pod};
+use crate::{BUSYBOX, Census, Magikrun, Scene, pod};
 
 /// Opens the runtime under test on these roots.
 pub type Open = fn(&Magikrun) -> Arc<dyn PodRuntime>;
@@ -42,6 +44,8 @@ pub struct Contract<'a> {
     pub source: String,
     /// How to open the runtime again, on other roots.
     pub open: Open,
+    /// What its containers run.
+    pub kit: Kit,
 }
 
 /// What a program wrote and how it ended.
@@ -58,9 +62,9 @@ pub struct Ran {
 impl<'a> Contract<'a> {
     /// The runtime on roots of its own, its image imported; one pod has been run and deleted, so that what is opened
     /// once and kept (the directories of the store, this process's event loop) is there.
-    async fn new(scene: &'a Scene, open: Open) -> Self {
+    async fn new(scene: &'a Scene, open: Open, kit: Kit) -> Self {
         let magikrun = Magikrun::new(scene);
-        let source = busybox_layout(&scene.dir().join("layout")).reference(BUSYBOX);
+        let source = (kit.layout)(&scene.dir().join("layout")).reference(BUSYBOX);
         magikrun.ok(&["image", "pull", &source]);
         let t = Self {
             scene,
@@ -68,12 +72,15 @@ impl<'a> Contract<'a> {
             magikrun,
             source,
             open,
+            kit,
         };
         let warm_up = t
             .run("warm-up", &[("c", "sleep 100")])
             .await
             .expect("the first pod");
-        t.exec(&warm_up.id, "c", &["true"]).await;
+        if kit.processes {
+            t.exec(&warm_up.id, "c", &["true"]).await;
+        }
         t.delete(&warm_up.id).await;
         t
     }
@@ -98,10 +105,10 @@ impl<'a> Contract<'a> {
         }
     }
 
-    /// A container of the busybox image that runs a shell script.
+    /// A container that runs a shell script.
     #[must_use]
     pub fn container(&self, name: &str, script: &str) -> Value {
-        container(name, BUSYBOX, script)
+        (self.kit.container)(name, script)
     }
 
     /// A pod of such containers.
@@ -190,6 +197,42 @@ impl<'a> Contract<'a> {
         ran
     }
 
+    /// Waits until a container has written `text`, and returns all it has written to its standard output.
+    ///
+    /// # Panics
+    /// If its log cannot be read.
+    pub async fn until_logged(&self, pod: &str, container: &str, text: &str) -> String {
+        loop {
+            let log = self.logs(pod, log_of(container)).await.0;
+            if log.contains(text) {
+                return log;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What the pod answers to a request for `path` on a port, once something listens there.
+    ///
+    /// # Panics
+    /// If forwarding fails otherwise than because nothing listens.
+    pub async fn fetch(&self, pod: &str, port: u16, path: &str) -> String {
+        loop {
+            if let Ok(mut session) = self.runtime.port_forward(pod, port).await {
+                let request = format!("GET {path} HTTP/1.0\r\n\r\n").into_bytes();
+                // What is refused is said by the output.
+                let _ = session.input.send(request).await;
+                let mut answer = vec![];
+                while let Some(Ok(piece)) = session.output.recv().await {
+                    answer.extend(piece);
+                }
+                if !answer.is_empty() {
+                    return String::from_utf8(answer).expect("UTF-8");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// A container's whole log: standard output, standard error.
     ///
     /// # Panics
@@ -275,7 +318,7 @@ fn not_found<T>(result: &Result<T>) -> bool {
 ///
 /// # Panics
 /// If the check fails, hangs or leaves anything behind.
-pub fn check(scene: &Scene, open: Open, check: impl AsyncFnOnce(&Contract<'_>)) {
+pub fn check(scene: &Scene, open: Open, kit: Kit, check: impl AsyncFnOnce(&Contract<'_>)) {
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -293,7 +336,7 @@ pub fn check(scene: &Scene, open: Open, check: impl AsyncFnOnce(&Contract<'_>)) 
         return;
     }
     tokio.block_on(async {
-        let t = tokio::time::timeout(5 * TIMEOUT, Contract::new(scene, open))
+        let t = tokio::time::timeout(5 * TIMEOUT, Contract::new(scene, open, kit))
             .await
             .expect("the first pod hangs");
         let timeout = if is_slow(&*t.runtime) {
@@ -309,11 +352,11 @@ pub fn check(scene: &Scene, open: Open, check: impl AsyncFnOnce(&Contract<'_>)) 
     });
 }
 
-/// Makes a test of every promise, for the runtime that an [`Open`] function opens.
+/// Makes a test of every promise, for the runtime that an [`Open`] function opens and the [`Kit`] its containers run.
 #[macro_export]
 macro_rules! pod_contract {
-    ($open:path) => {
-        $crate::pod_contract!(@each $open;
+    ($open:path, $kit:path) => {
+        $crate::pod_contract!(@each $open, $kit;
             // lifecycle
             runs_every_container_before_it_returns
             containers_of_a_pod_share_network_hostname_and_volumes
@@ -353,9 +396,9 @@ macro_rules! pod_contract {
             a_full_disk_leaves_nothing_wherever_it_hits
         );
     };
-    (@each $open:path; $($name:ident)*) => {
+    (@each $open:path, $kit:path; $($name:ident)*) => {
         $( $crate::isolated!(fn $name(scene) {
-            $crate::contract::check(scene, $open, $crate::contract::$name);
+            $crate::contract::check(scene, $open, $kit, $crate::contract::$name);
         }); )*
     };
 }

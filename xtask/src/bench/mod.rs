@@ -7,6 +7,7 @@ mod oci;
 mod pods;
 mod report;
 mod scene;
+mod wasm;
 
 use anyhow::Result;
 
@@ -19,6 +20,8 @@ pub(crate) enum Command {
     Images(images::Args),
     /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
     Oci(oci::Args),
+    /// WebAssembly pods beside the wasmtime command line: start to exit, pods up, memory.
+    Wasm(wasm::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
@@ -26,5 +29,6 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Pods(args) => pods::run(args),
         Command::Images(args) => images::run(args),
         Command::Oci(args) => oci::run(args),
+        Command::Wasm(args) => wasm::run(args),
     }
 }

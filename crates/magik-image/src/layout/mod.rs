@@ -90,11 +90,15 @@ pub fn import_docker_archive(store: &ImageStore, file: &Path, options: &ImportOp
     docker::import(store, file, Contents::read(store, file)?, options)
 }
 
-/// Imports from a tar file of either kind; one that is both, as `docker save` writes it since 25.0, is read as docker's.
+/// Imports from a tar file of either kind; one that is both, as `docker save` writes it since 25.0, is read as docker's. A bare
+/// WebAssembly file, binary or text, becomes an image of one module ([`wasm::load`](crate::wasm::load)).
 ///
 /// # Errors
 /// As [`import_oci_dir`].
 pub fn load(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Vec<Image>> {
+    if crate::wasm::is_module_file(file).map_err(Error::io(format!("read {}", file.display())))? {
+        return Ok(vec![crate::wasm::load(store, file, options.name.as_ref())?]);
+    }
     let contents = Contents::read(store, file)?;
     check_archive(file, contents.has(docker::MANIFEST), options)?;
     if contents.has(docker::MANIFEST) {
@@ -121,7 +125,7 @@ fn check_archive(file: &Path, is_docker: bool, options: &ImportOptions) -> Resul
 }
 
 /// Publishes blobs, the last one last: what names the others comes after them.
-fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
+pub(crate) fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
     for blob in blobs {
         let info = blob.info();
         if store.cas().stat(&info.digest)? != Some(info.size) {
@@ -131,7 +135,7 @@ fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
     Ok(())
 }
 
-fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
+pub(crate) fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
     let document = || format!("descriptor of {digest}");
     let invalid = |e: oci_spec::OciSpecError| Error::InvalidDocument {
         document: document(),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Error, Image, ImageStore, Limits, Reference, Result,
-    manifest::{Document, MAX_INDEX_DEPTH, parse, parse_config},
+    manifest::{Document, MAX_INDEX_DEPTH, parse, parse_config_of},
     platform,
     store::oci_digest,
 };
@@ -75,7 +75,7 @@ pub(super) fn import(
     };
     let config_digest = oci_digest(manifest.config())?;
     let config = layout.read(&config_digest, limits.max_config_size)?;
-    let config = parse_config(&config, &config_digest, limits)?;
+    let config = parse_config_of(&manifest, &config, &config_digest, limits)?;
     platform::check(&config, &options.platform).map_err(|e| invalid(source, e.to_string()))?;
 
     // What the index says about the manifest beside its digest is not the image's.

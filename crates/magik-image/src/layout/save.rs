@@ -75,6 +75,13 @@ pub fn write_archive(
     let mut archive = Archive(tar::Builder::new(BufWriter::with_capacity(BUFFER, output)));
     match format {
         SaveFormat::OciArchive => write_oci(store, image, &mut archive)?,
+        SaveFormat::DockerArchive if image.layers().iter().any(|layer| layer.is_module) => {
+            return Err(Error::Unsupported {
+                what: format!("writing image {} as a docker archive", image.name()),
+                why: "it is a WebAssembly artifact, which docker archives cannot hold: write an OCI archive"
+                    .to_owned(),
+            });
+        }
         SaveFormat::DockerArchive => write_docker(store, image, &mut archive)?,
         SaveFormat::OciDir => {
             let why = "a directory is no stream".to_owned();

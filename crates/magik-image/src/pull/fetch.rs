@@ -140,7 +140,7 @@ impl<'a> Pull<'a> {
         let (descriptor, bytes, manifest) = self.resolve(place).await?;
         let wanted = self.wanted("config", manifest.config())?;
         let config_blob = self.blob(&wanted, None, None).await?;
-        let config = self.config(&wanted, config_blob.as_ref()).await?;
+        let config = self.config(&manifest, &wanted, config_blob.as_ref()).await?;
         let manifest_digest = oci_digest(&descriptor)?;
         let layers = layers_of(&manifest, &manifest_digest, &config, &wanted.digest)
             .map_err(|e| self.registry.answered(e))?;
@@ -213,8 +213,13 @@ impl<'a> Pull<'a> {
     }
 
     /// Reads the configuration, before anything large is downloaded.
-    async fn config(&self, wanted: &Wanted, staged: Option<&Staged>) -> Result<ImageConfiguration> {
-        let digest = wanted.digest;
+    async fn config(
+        &self,
+        manifest: &ImageManifest,
+        wanted: &Wanted,
+        staged: Option<&Staged>,
+    ) -> Result<ImageConfiguration> {
+        let (digest, of) = (wanted.digest, manifest.clone());
         let limits = *self.store.limits();
         let file = staged.map(Staged::open).transpose()?;
         let cas = self.store.cas().clone();
@@ -228,7 +233,7 @@ impl<'a> Pull<'a> {
                 }
                 None => cas.read(&digest, limits.max_config_size)?,
             };
-            manifest::parse_config(&bytes, &digest, &limits)
+            manifest::parse_config_of(&of, &bytes, &digest, &limits)
         })
         .await
         .map_err(|e| self.registry.answered(e))

@@ -34,6 +34,8 @@ pub struct Layer {
     pub diff_id: Digest,
     /// The digest of this layer on top of those below it (image-spec, "Layer ChainID").
     pub chain_id: Digest,
+    /// Whether its blob is a WebAssembly module, unpacked as one file, and no archive.
+    pub is_module: bool,
 }
 
 impl Image {
@@ -81,7 +83,7 @@ impl ImageStore {
         let manifest = crate::manifest::parse_manifest(&bytes, &manifest_digest, limits)?;
         let config_digest = oci_digest(manifest.config())?;
         let bytes = self.read_document(&config_digest, "config", limits.max_config_size)?;
-        let config = crate::manifest::parse_config(&bytes, &config_digest, limits)?;
+        let config = crate::manifest::parse_config_of(&manifest, &bytes, &config_digest, limits)?;
         let layers = layers_of(&manifest, &manifest_digest, &config, &config_digest)?;
         let reference = record.reference.clone();
         Ok(Image {
@@ -157,6 +159,7 @@ pub(crate) fn layers_of(
                 size: descriptor.size(),
                 diff_id,
                 chain_id,
+                is_module: crate::wasm::is_layer(descriptor.media_type()),
             })
         })
         .collect()

@@ -85,6 +85,18 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
+    /// A file that lies in no archive: the stream is its content, of `size` bytes.
+    pub(super) fn of_content(stream: R, size: u64) -> Self {
+        let whole = Segment {
+            offset: 0,
+            length: size,
+        };
+        let mut archive = Self::new(stream, 0);
+        (archive.stored, archive.size) = (size, size);
+        archive.segments = if size > 0 { vec![whole] } else { Vec::new() };
+        archive
+    }
+
     /// The stream, which stands behind what was read of it.
     pub(crate) fn into_inner(mut self) -> R {
         self.stream.consume(self.lent);

@@ -13,6 +13,7 @@ mod header;
 mod info;
 mod lower;
 mod metadata;
+mod module;
 mod pax;
 mod place;
 mod remove;
@@ -178,7 +179,11 @@ impl ImageStore {
             }
         };
         let algorithm = layer.diff_id.algorithm();
-        let found = extract_archive(blob, layer, algorithm, extractor, budget, limits.max_layer_size);
+        let found = if layer.is_module {
+            module::extract(blob, layer, extractor, budget)
+        } else {
+            extract_archive(blob, layer, algorithm, extractor, budget, limits.max_layer_size)
+        };
         let error = match found {
             Ok(found) if found == layer.diff_id => return Ok(()),
             Ok(found) => Error::DiffIdMismatch {

@@ -9,3 +9,4 @@ mod hostile;
 mod network;
 mod server;
 mod tls;
+mod wasm;

@@ -121,7 +121,7 @@ async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) 
     let Some((plan, updates)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
-    shared.publish_first(PodStatus::pending(&plan, &shared.runtime_class));
+    shared.begin(PodStatus::pending(&plan, &shared.runtime_class));
     // The guest keeps the deadline; the host sees to it that it does.
     inputs.deadline = plan
         .active_deadline_s
@@ -220,7 +220,8 @@ impl RemotePod {
         // The guest has nobody to ask whether the pod was committed, and ends with this process anyway.
         client.commit().await?;
         let status = client.status().await?;
-        self.shared.publish(|ours| adopt(ours, status));
+        let written = self.shared.try_publish(|ours| adopt(ours, status));
+        written.map_err(|e| ControlError::Launch(LaunchError::pod("status", &e)))?;
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok((client, events))
     }

@@ -31,16 +31,24 @@ pub(crate) struct ExitReport {
     pub(crate) unknown: Option<String>,
 }
 
-/// Mounts a container's root and creates it. `log` is told when its log grows.
+/// Mounts a container's root.
+pub(crate) fn mount(plan: &ContainerPlan) -> Result<(), LaunchError> {
+    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, "mounts", &e))
+}
+
+/// Creates a container, mounting its root first if it `mounts`. `log` is told when its log grows.
 pub(crate) async fn create(
     runtime: &dyn OciRuntime,
     plan: &ContainerPlan,
     max_log_size: u64,
     log: watch::Sender<bool>,
+    mounts: bool,
 ) -> Result<Created, LaunchError> {
     let name = &plan.name;
     let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, "plan", &e))?;
-    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(name, "mounts", &e))?;
+    if mounts {
+        mount(plan)?;
+    }
     let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log).map_err(|e| {
         LaunchError::container(
             name,

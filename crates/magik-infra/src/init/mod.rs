@@ -10,6 +10,7 @@ pub use rootfs::mount_layers;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use magik_oci::OciRuntime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,6 +22,7 @@ use crate::{
     error::LaunchError,
     extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
     logs::MAX_LOG_SIZE,
+    plan::PodPlan,
     service::{self, Acceptor},
     state_dir::StateDir,
     status::PodStatus,
@@ -64,6 +66,10 @@ pub enum PodOutcome {
     Abandoned,
 }
 
+/// See [`PodInit::prepare`].
+pub(crate) type Preparation =
+    Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
+
 pub(crate) type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
 
 /// A pod init, ready to run. One pod, one process, one thread.
@@ -89,6 +95,7 @@ pub struct PodInit {
     options: InitOptions,
     extensions: Vec<Box<dyn InfraExtension>>,
     committed: CommitCheck,
+    preparation: Option<Preparation>,
 }
 
 impl fmt::Debug for PodInit {
@@ -113,6 +120,7 @@ impl PodInit {
             extensions: Vec::new(),
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+            preparation: None,
         }
     }
 
@@ -128,6 +136,17 @@ impl PodInit {
     #[must_use]
     pub fn committed_when(mut self, check: impl Fn(&StateDir) -> bool + Send + Sync + 'static) -> Self {
         self.committed = Box::new(check);
+        self
+    }
+
+    /// What is done once all file systems of the pod, its containers' included, are mounted, and before anything of a container
+    /// runs: an init that will not need them any more can give up its rights then. The pod does not start if it fails.
+    #[must_use]
+    pub fn prepare<F>(mut self, preparation: impl FnOnce(Arc<PodPlan>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), LaunchError>> + Send + 'static,
+    {
+        self.preparation = Some(Box::new(move |plan| Box::pin(preparation(plan))));
         self
     }
 
@@ -150,9 +169,10 @@ impl PodInit {
         ));
         let inputs = Inputs::new(receiver, self.committed)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let runtime = self.runtime;
-        let life =
-            async |shared: &Arc<Shared>, inputs: &mut Inputs| live(runtime, shared, inputs, extensions).await;
+        let (runtime, preparation) = (self.runtime, self.preparation);
+        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
+            live(runtime, shared, inputs, extensions, preparation).await
+        };
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
 }
@@ -190,6 +210,7 @@ async fn live(
     shared: &Arc<Shared>,
     inputs: &mut Inputs,
     extensions: Extensions,
+    preparation: Option<Preparation>,
 ) -> PodOutcome {
     let Some((plan, progress)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
@@ -199,7 +220,7 @@ async fn live(
     inputs.extension_failures = pod.extension_failures();
 
     let launched = tokio::select! {
-        launched = pod.launch() => launched,
+        launched = pod.launch(preparation) => launched,
         interrupt = inputs.interrupt(shared) => match interrupt.before_ready() {
             None => return PodOutcome::Abandoned,
             Some(error) => Err(error),

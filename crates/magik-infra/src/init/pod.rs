@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    Preparation,
     container::{self, Created, ExitReport},
     inputs::{Inputs, Interrupt},
     rootfs,
@@ -39,6 +40,8 @@ pub(crate) struct Pod {
     exits: mpsc::UnboundedReceiver<ExitReport>,
     exited: mpsc::UnboundedSender<ExitReport>,
     launched_at: Instant,
+    /// Whether the root file systems of all containers are mounted already.
+    mounted: bool,
     /// Containers being removed at the runtime.
     deletions: JoinSet<()>,
 }
@@ -60,7 +63,7 @@ impl Pod {
     ) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
         let (extension_failed, failures) = mpsc::channel(1);
-        shared.publish_first(PodStatus::pending(&plan, &shared.runtime_class));
+        shared.begin(PodStatus::pending(&plan, &shared.runtime_class));
         Self {
             runtime,
             shared,
@@ -72,6 +75,7 @@ impl Pod {
             exits,
             exited,
             launched_at: Instant::now(),
+            mounted: false,
             deletions: JoinSet::new(),
         }
     }
@@ -89,11 +93,18 @@ impl Pod {
     }
 
     /// Starts the pod: mounts, init containers one after the other, then all app containers.
-    pub(crate) async fn launch(&mut self) -> Result<(), LaunchError> {
+    pub(crate) async fn launch(&mut self, preparation: Option<Preparation>) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
         self.progress("mounts", "");
         for tmpfs in &plan.tmpfs {
             rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", &e))?;
+        }
+        if let Some(preparation) = preparation {
+            for container in plan.init_containers.iter().chain(&plan.containers) {
+                container::mount(container)?;
+            }
+            self.mounted = true;
+            preparation(plan.clone()).await?;
         }
         let extension = |e: RequiredExtensionFailed| LaunchError::pod("extension", &e);
         self.extensions
@@ -111,10 +122,12 @@ impl Pod {
             .ready(&plan, &self.shared.events)
             .await
             .map_err(extension)?;
-        self.shared.publish(|status| {
+        // Whoever asks for a pod that runs finds it by this file.
+        let written = self.shared.try_publish(|status| {
             status.phase = Phase::Running;
             status.started_at = Some(Timestamp::now());
         });
+        written.map_err(|e| LaunchError::pod("status", &e))?;
         self.event(Event::now(EventKind::PodReady, "", ""));
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok(())
@@ -122,7 +135,7 @@ impl Pod {
 
     async fn run_init_container(&mut self, index: usize, plan: &ContainerPlan) -> Result<(), LaunchError> {
         let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
-        let created = container::create(&*runtime, plan, size, self.log(plan)).await?;
+        let created = container::create(&*runtime, plan, size, self.log(plan), !self.mounted).await?;
         let (id, pid) = self.created(index, plan, created);
         self.start(index, plan, &id, pid).await?;
         let Some(report) = self.exits.recv().await else {
@@ -169,7 +182,7 @@ impl Pod {
         let jobs: Vec<_> = plan
             .containers
             .iter()
-            .map(|c| container::create(&*runtime, c, size, self.log(c)))
+            .map(|c| container::create(&*runtime, c, size, self.log(c), !self.mounted))
             .collect();
         let mut jobs = stream::iter(jobs).buffered(parallel);
         let mut created = Vec::new();

@@ -149,25 +149,29 @@ impl Shared {
             .and_then(|status| serde_json::to_vec(status).ok())
     }
 
-    /// Changes the status and writes it.
+    /// Changes the status and writes it, if that can be done: the service tells the truth in any case, so that the pod goes on.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut PodStatus)) {
-        let mut status = self.lock();
-        let Some(status) = status.as_mut() else { return };
-        change(status);
-        self.write(status);
-    }
-
-    /// The first status.
-    pub(crate) fn publish_first(&self, status: PodStatus) {
-        self.write(&status);
-        *self.lock() = Some(status);
-    }
-
-    fn write(&self, status: &PodStatus) {
-        // The pod goes on: the service still answers the truth.
-        if let Err(error) = self.state_dir.write_status(status) {
+        if let Err(error) = self.try_publish(change) {
             tracing::error!(%error, "cannot write status.json");
         }
+    }
+
+    /// Changes the status and writes it.
+    ///
+    /// # Errors
+    /// The file cannot be written; the status is changed all the same.
+    pub(crate) fn try_publish(&self, change: impl FnOnce(&mut PodStatus)) -> std::io::Result<()> {
+        let mut status = self.lock();
+        let Some(status) = status.as_mut() else {
+            return Ok(());
+        };
+        change(status);
+        self.state_dir.write_status(status)
+    }
+
+    /// The first status; it is written with the first change.
+    pub(crate) fn begin(&self, status: PodStatus) {
+        *self.lock() = Some(status);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<PodStatus>> {

@@ -163,15 +163,17 @@ impl Backend for MicroVm {
             start.sandbox.as_ref(),
         ];
         spawn::spawn(spawn::Init {
-            binary: &self.supervisor,
+            path: &self.supervisor,
+            // Nobody can write to it through /proc/PID/exe (CVE-2019-5736).
+            sealed: Some(oci_native::sealed_binary(&self.supervisor).map_err(io::Error::other)?),
             arguments: &arguments,
             environment: &environment(),
             descriptors: start.descriptors,
             cgroup: start.cgroups.make_init(start.id)?,
-            namespaces: spawn::Namespaces {
+            namespaces: Some(spawn::Namespaces {
                 user: false,
                 network: true,
-            },
+            }),
         })
     }
 }

@@ -1,13 +1,10 @@
 //! What runs as PID 1 of a pod.
 
-use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc};
 
-use magik_infra::{InitOptions, PodInit, StateDir, raise_loopback};
+use magik_infra::{InitOptions, PodInit, StateDir};
 use oci_native::NativeRuntime;
-use rustix::{
-    fs::Mode,
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-};
+use rustix::fs::Mode;
 
 use crate::pods::{
     Hierarchies,
@@ -44,7 +41,7 @@ fn run() -> io::Result<ExitCode> {
     oci_native::seal_self_exe().map_err(io::Error::other)?;
     let descriptors = Descriptors::take()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    prepare_namespaces(&arguments)?;
+    init::enter_namespaces(&arguments.hostname, !arguments.host_network, true)?;
 
     // <state root>/sandboxes/<id>/oci: pods share compiled seccomp filters.
     let state_root = arguments.runtime_root.ancestors().nth(3);
@@ -92,24 +89,4 @@ fn arguments() -> io::Result<Arguments> {
         runtime_root: root.into(),
         hostname: hostname.clone(),
     })
-}
-
-/// Makes the new namespaces the pod's own.
-fn prepare_namespaces(arguments: &Arguments) -> io::Result<()> {
-    let failed = |what: &'static str| {
-        move |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{what}: {e}"))
-    };
-    // What the host unmounts is unmounted here too; nothing of ours is seen outside.
-    mount_change(
-        "/",
-        MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
-    )
-    .map_err(failed("make the mounts a slave"))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "/proc", "proc", flags, None).map_err(failed("mount /proc"))?;
-    rustix::system::sethostname(arguments.hostname.as_bytes()).map_err(failed("set the host name"))?;
-    if !arguments.host_network {
-        raise_loopback().map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
-    }
-    Ok(())
 }

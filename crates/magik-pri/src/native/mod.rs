@@ -130,15 +130,17 @@ impl Backend for Native {
             start.hostname.as_ref(),
         ];
         spawn::spawn(spawn::Init {
-            binary: &self.init_binary,
+            path: &self.init_binary,
+            // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
+            sealed: Some(oci_native::sealed_binary(&self.init_binary).map_err(io::Error::other)?),
             arguments: &arguments,
             environment: &environment(),
             descriptors: start.descriptors,
             cgroup: start.cgroups.make_init(start.id)?,
-            namespaces: spawn::Namespaces {
+            namespaces: Some(spawn::Namespaces {
                 user: false,
                 network: !start.spec.host_network,
-            },
+            }),
         })
     }
 }

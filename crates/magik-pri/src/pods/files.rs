@@ -133,6 +133,11 @@ impl<'a> PodFiles<'a> {
         Ok(())
     }
 
+    /// Unpacks an image into a directory that does not exist, for hosts without overlays.
+    pub(crate) fn copy_image(&self, image: &Image, dir: &Path) -> Result<(), Failure> {
+        self.images.unpack_flat(image, dir).map_err(Failure::new)
+    }
+
     /// A container's bundle.
     pub(crate) fn bundle(&self, container: &str) -> PathBuf {
         self.paths.bundle(self.id, container)

@@ -1,10 +1,11 @@
 //! What the inits of all backends do when they start and end.
 
 use std::{
+    ffi::OsStr,
     io,
     os::{
         fd::{FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
+        unix::{ffi::OsStrExt, net::UnixStream},
     },
     process::ExitCode,
 };
@@ -82,4 +83,31 @@ pub(crate) fn report(end: io::Result<ExitCode>) -> ExitCode {
         let _ = rustix::io::write(rustix::stdio::stderr(), format!("pod init: {error}\n").as_bytes());
         ExitCode::FAILURE
     })
+}
+
+/// Makes the namespaces that the init was started in the pod's own.
+#[cfg(target_os = "linux")]
+pub(crate) fn enter_namespaces(hostname: &OsStr, own_network: bool, root: bool) -> io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    let failed = |what: &'static str| {
+        move |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{what}: {e}"))
+    };
+    // What the host unmounts is unmounted here too; nothing of ours is seen outside.
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
+    )
+    .map_err(failed("make the mounts a slave"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount("proc", "/proc", "proc", flags, None) {
+        // Where the host's own is masked, as in containers, only root may mount another; the old one shows us, too.
+        Err(rustix::io::Errno::PERM) if !root => {}
+        mounted => mounted.map_err(failed("mount /proc"))?,
+    }
+    rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
+    if own_network {
+        magik_infra::raise_loopback()
+            .map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
+    }
+    Ok(())
 }

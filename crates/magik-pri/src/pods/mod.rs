@@ -6,16 +6,19 @@
 //! pod is committed, is in docs/architecture.md.
 
 mod backend;
+#[cfg_attr(not(target_os = "linux"), path = "cgroup_none.rs")]
 mod cgroup;
 mod files;
 mod hooks;
 pub(crate) mod init;
+#[cfg(target_os = "linux")]
 pub(crate) mod linux_bundle;
 mod lock;
 mod paths;
 mod process;
 mod reserve;
 mod run;
+#[cfg(target_os = "linux")]
 pub(crate) mod spawn;
 mod store;
 mod streams;

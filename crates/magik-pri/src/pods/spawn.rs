@@ -10,7 +10,10 @@ use std::{
     path::Path,
 };
 
-use rustix::process::Pid;
+use rustix::{
+    fs::{Mode, OFlags},
+    process::Pid,
+};
 
 use super::process::Process;
 
@@ -26,7 +29,9 @@ const CANNOT_EXECUTE: i32 = 127;
 #[derive(Debug)]
 pub(crate) struct Init<'a> {
     /// The binary; its `main` is an init's.
-    pub(crate) binary: &'a Path,
+    pub(crate) path: &'a Path,
+    /// The binary, open, in a form that nobody can write to; absent: it is opened.
+    pub(crate) sealed: Option<OwnedFd>,
     /// Its arguments, the name of the program first.
     pub(crate) arguments: &'a [&'a OsStr],
     /// Its environment, `NAME=value`.
@@ -35,8 +40,8 @@ pub(crate) struct Init<'a> {
     pub(crate) descriptors: [OwnedFd; 6],
     /// The cgroup it starts in (v2).
     pub(crate) cgroup: Option<OwnedFd>,
-    /// What it gets of its own beside processes, mounts, IPC and host name.
-    pub(crate) namespaces: Namespaces,
+    /// What it gets of its own beside processes, mounts, IPC and host name; `None`: nothing at all.
+    pub(crate) namespaces: Option<Namespaces>,
 }
 
 /// The namespaces that not every init gets.
@@ -48,10 +53,25 @@ pub(crate) struct Namespaces {
     pub(crate) network: bool,
 }
 
+impl Namespaces {
+    fn flags(self) -> u64 {
+        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if self.network {
+            flags |= libc::CLONE_NEWNET;
+        }
+        if self.user {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        u64::from(flags.cast_unsigned())
+    }
+}
+
 /// Starts the init.
 pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
-    // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
-    let binary = oci_native::sealed_binary(init.binary).map_err(io::Error::other)?;
+    let binary = match init.sealed {
+        Some(binary) => binary,
+        None => rustix::fs::open(init.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+    };
     // Every allocation is made before the clone: another thread may hold the allocator's lock for ever in the child.
     let arguments = c_strings(init.arguments.iter().map(|a| a.as_bytes().to_vec()))?;
     let environment = c_strings(init.environment.iter().map(|v| v.clone().into_bytes()))?;
@@ -64,19 +84,14 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     let binary = rustix::io::fcntl_dupfd_cloexec(&binary, LOWEST)?;
     drop(init.descriptors);
 
-    let mut flags =
-        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PIDFD;
-    if init.namespaces.network {
-        flags |= libc::CLONE_NEWNET;
+    let mut flags = u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
+    if let Some(own) = init.namespaces {
+        flags |= own.flags();
     }
-    let maps = init.namespaces.user.then(IdMaps::own);
-    if maps.is_some() {
-        flags |= libc::CLONE_NEWUSER;
-    }
-    let mut flags = u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
     if init.cgroup.is_some() {
         flags |= CLONE_INTO_CGROUP;
     }
+    let maps = init.namespaces.is_some_and(|own| own.user).then(IdMaps::own);
     let child = Child {
         moved: std::array::from_fn(|i| moved[i].as_raw_fd()),
         binary: binary.as_raw_fd(),

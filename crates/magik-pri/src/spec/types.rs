@@ -45,6 +45,19 @@ impl PodSpec {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// The backend the pod asks for: by `runtimeClassName`, else by one of the annotations that other runtimes take for
+    /// WebAssembly, `run.oci.handler: wasm` (crun) and `module.wasm.image/variant: compat[-smart]`.
+    #[must_use]
+    pub fn runtime(&self) -> Option<RuntimeClass> {
+        let says = |key: &str, values: &[&str]| {
+            let value = self.annotations.get(key).map(String::as_str);
+            value.is_some_and(|value| values.contains(&value))
+        };
+        let wasm = says("run.oci.handler", &["wasm"])
+            || says("module.wasm.image/variant", &["compat", "compat-smart"]);
+        self.runtime_class.or(wasm.then_some(RuntimeClass::Wasm))
+    }
+
     /// The init containers, then the others, in order.
     pub fn all_containers(&self) -> impl Iterator<Item = &ContainerSpec> {
         self.init_containers.iter().chain(&self.containers)

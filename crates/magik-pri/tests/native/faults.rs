@@ -113,6 +113,7 @@ async fn a_pod_whose_init_was_killed_has_failed(w: &World) {
         ))
         .await
         .unwrap();
+    w.log_until("web", "b", "x\n").await;
     let init = std::fs::read_to_string(w.path("state/pods").join(&status.id).join("init")).unwrap();
     let pid = init
         .split(' ')

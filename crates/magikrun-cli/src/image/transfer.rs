@@ -34,7 +34,8 @@ Credentials, registries.conf, certs.d and policy.json are read from where podman
 pub(crate) const LOAD_EXAMPLE: &str = "\
 Examples: magikrun image load -i app.tar
           docker save app | magikrun image load
-Reads OCI archives, docker archives (both also gzip or zstd) and OCI layout directories.";
+          magikrun image load -i hello.wasm -t localhost/hello:1
+Reads OCI archives, docker archives (both also gzip or zstd), OCI layout directories and WebAssembly, binary or text.";
 pub(crate) const SAVE_EXAMPLE: &str = "\
 Examples: magikrun image save -o nginx.tar nginx
           magikrun image save --type oci-dir -o ./layout nginx";
@@ -106,6 +107,9 @@ pub(crate) struct LoadArgs {
     /// An archive, or the directory of an OCI layout [default: standard input]
     #[arg(short, long, value_name = "FILE|DIR")]
     input: Option<PathBuf>,
+    /// What to call the image [default: as the archive does]
+    #[arg(short, long, value_name = "NAME")]
+    tag: Option<Reference>,
     #[command(flatten)]
     policy: PolicyArg,
     /// Print no progress, only the names
@@ -180,6 +184,7 @@ pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
 pub(super) fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
     let store = super::store(global)?;
     let options = ImportOptions {
+        name: args.tag.clone(),
         signature_policy: args.policy.source(),
         ..ImportOptions::default()
     };

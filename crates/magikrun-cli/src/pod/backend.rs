@@ -12,7 +12,7 @@ pub(crate) fn classes() -> impl Iterator<Item = RuntimeClass> {
         .filter(|class| match class {
             RuntimeClass::Native => cfg!(all(feature = "native", target_os = "linux")),
             RuntimeClass::MicroVm => cfg!(all(feature = "krun", target_os = "linux")),
-            RuntimeClass::Wasm => false,
+            RuntimeClass::Wasm => cfg!(all(feature = "wasm", target_os = "linux")),
         })
 }
 
@@ -23,6 +23,9 @@ pub(super) fn open(global: &GlobalArgs, class: RuntimeClass) -> Result<Box<dyn P
         RuntimeClass::Native => native(global),
         #[cfg(all(feature = "krun", target_os = "linux"))]
         RuntimeClass::MicroVm => microvm(global),
+        #[cfg(all(feature = "wasm", target_os = "linux"))]
+        RuntimeClass::Wasm => wasm(global),
+        #[allow(unreachable_patterns, reason = "a build with all features has all backends")]
         other => {
             let _ = global;
             let classes: Vec<&str> = classes().map(RuntimeClass::as_str).collect();
@@ -41,20 +44,29 @@ pub(crate) fn any(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
 
 #[cfg(all(feature = "native", target_os = "linux"))]
 fn native(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    use magik_pri::native::{NativePodRuntime, Roots};
-    let roots = Roots {
+    let runtime = magik_pri::native::NativePodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(feature = "wasm", target_os = "linux"))]
+fn wasm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    let runtime = magik_pri::wasm::WasmPodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
+}
+
+#[cfg(all(
+    target_os = "linux",
+    any(feature = "native", feature = "krun", feature = "wasm")
+))]
+fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
+    Ok(magik_pri::Roots {
         data: global.data_root()?,
         state: global.state_root()?,
-    };
-    Ok(Box::new(NativePodRuntime::new(roots)))
+    })
 }
 
 #[cfg(all(feature = "krun", target_os = "linux"))]
 fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
-    use magik_pri::microvm::{MicroVmPodRuntime, Roots};
-    let roots = Roots {
-        data: global.data_root()?,
-        state: global.state_root()?,
-    };
-    Ok(Box::new(MicroVmPodRuntime::new(roots)))
+    let runtime = magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?);
+    Ok(Box::new(runtime))
 }

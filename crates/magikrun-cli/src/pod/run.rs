@@ -79,7 +79,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
     let spec = read_spec(&args.file)?;
     let class = args
         .runtime
-        .or(spec.runtime_class)
+        .or_else(|| spec.runtime())
         .unwrap_or(RuntimeClass::Native);
     let runtime = backend::open(global, class)?;
     let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));

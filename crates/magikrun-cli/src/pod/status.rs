@@ -73,10 +73,11 @@ fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 5] {
         ContainerPhase::Exited {
             finished_at, exit, ..
         } => {
-            let how = match (exit.oom_killed, exit.signal) {
-                (true, _) => ", out of memory".to_owned(),
-                (false, Some(signal)) => format!(", signal {signal}"),
-                (false, None) => String::new(),
+            let how = match (exit.reason, exit.oom_killed, exit.signal) {
+                (Some(reason), ..) => format!(", {reason}"),
+                (None, true, _) => ", out of memory".to_owned(),
+                (None, false, Some(signal)) => format!(", signal {signal}"),
+                (None, false, None) => String::new(),
             };
             (format!("Exited ({}{how})", exit.code), Some(*finished_at))
         }

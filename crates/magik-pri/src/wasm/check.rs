@@ -1,0 +1,252 @@
+//! What of a pod means nothing to a WebAssembly program is refused by name, so that nobody relies on it.
+
+use std::collections::BTreeMap;
+
+use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
+
+use crate::{ContainerSpec, HostPathKind, PodSpec, Protocol, SpecError, VolumeSource};
+
+/// What all of our annotations begin with.
+const PREFIX: &str = "magikrun.dev/wasm.";
+
+pub(super) fn check(spec: &PodSpec) -> Result<(), SpecError> {
+    if spec.share_process_namespace {
+        return Err(SpecError::unsupported(
+            "spec.shareProcessNamespace",
+            "WebAssembly containers are no processes",
+        ));
+    }
+    for (i, volume) in spec.volumes.iter().enumerate() {
+        if let VolumeSource::HostPath(host) = &volume.source
+            && !matches!(
+                host.kind,
+                HostPathKind::Any | HostPathKind::Directory | HostPathKind::DirectoryOrCreate
+            )
+        {
+            return Err(SpecError::unsupported(
+                format!("spec.volumes[{i}].hostPath.type"),
+                "WebAssembly containers are given directories only",
+            ));
+        }
+    }
+    let lists = [
+        ("initContainers", &spec.init_containers),
+        ("containers", &spec.containers),
+    ];
+    for (list, containers) in lists {
+        for (i, container) in containers.iter().enumerate() {
+            check_container(container, &format!("spec.{list}[{i}]"))?;
+        }
+    }
+    check_annotations(spec)
+}
+
+fn check_container(container: &ContainerSpec, path: &str) -> Result<(), SpecError> {
+    let security = &container.security;
+    let refused = [
+        (
+            security.privileged,
+            "privileged",
+            "there are no privileges to give to WebAssembly",
+        ),
+        (
+            !security.add_capabilities.is_empty(),
+            "capabilities.add",
+            "there are no capabilities to give to WebAssembly",
+        ),
+        (
+            security.run_as_user.is_some(),
+            "runAsUser",
+            "WebAssembly has no users",
+        ),
+        (
+            security.run_as_group.is_some(),
+            "runAsGroup",
+            "WebAssembly has no users",
+        ),
+    ];
+    if let Some((_, field, why)) = refused.into_iter().find(|(asked, ..)| *asked) {
+        return Err(SpecError::unsupported(
+            format!("{path}.securityContext.{field}"),
+            why,
+        ));
+    }
+    if container.limits.cpu_millis.is_some() {
+        return Err(SpecError::unsupported(
+            format!("{path}.resources.limits.cpu"),
+            format!(
+                "the containers share a process; limit their work with the annotation {FUEL}, or their time with {DEADLINE}"
+            ),
+        ));
+    }
+    if let Some(i) = container.ports.iter().position(|p| p.protocol == Protocol::Sctp) {
+        return Err(SpecError::unsupported(
+            format!("{path}.ports[{i}].protocol"),
+            "WASI has TCP and UDP",
+        ));
+    }
+    Ok(())
+}
+
+fn check_annotations(spec: &PodSpec) -> Result<(), SpecError> {
+    for key in spec.annotations.keys() {
+        let Some((container, name)) = split(key) else {
+            continue;
+        };
+        let path = || format!("metadata.annotations.{key}");
+        if let Some(container) = container
+            && !spec.all_containers().any(|c| c.name == container)
+        {
+            return Err(SpecError::invalid(
+                path(),
+                format!("no container is called {container}"),
+            ));
+        }
+        match name.as_str() {
+            FUEL | DEADLINE | HTTP_CONCURRENCY => {}
+            ALLOW_OUTBOUND if spec.host_network => {}
+            ALLOW_OUTBOUND => {
+                return Err(SpecError::invalid(
+                    path(),
+                    "needs hostNetwork: true, for a pod's own network leads nowhere",
+                ));
+            }
+            LISTEN => {
+                return Err(SpecError::invalid(
+                    path(),
+                    "list the ports in spec.containers[].ports",
+                ));
+            }
+            _ => return Err(SpecError::invalid(path(), "is no annotation of magikrun")),
+        }
+    }
+    Ok(())
+}
+
+/// `[CONTAINER.]magikrun.dev/wasm.NAME`: the container, if it is about one, and the rest.
+fn split(key: &str) -> Option<(Option<&str>, String)> {
+    if key.starts_with(PREFIX) {
+        return Some((None, key.to_owned()));
+    }
+    let (container, name) = key.split_once(&format!(".{PREFIX}"))?;
+    Some((Some(container), format!("{PREFIX}{name}")))
+}
+
+/// What the pod's annotations say about one container: its own over those of the pod.
+pub(super) fn annotations_for(spec: &PodSpec, container: &str) -> BTreeMap<String, String> {
+    let of = |wanted: Option<&str>| {
+        let ours = spec.annotations.iter().filter_map(move |(key, value)| {
+            let (container, name) = split(key)?;
+            (container == wanted).then(|| (name, value.clone()))
+        });
+        ours.collect::<BTreeMap<_, _>>()
+    };
+    let mut annotations = of(None);
+    annotations.extend(of(Some(container)));
+    annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(metadata: &str, spec: &str, container: &str) -> PodSpec {
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: p{metadata}}}, spec: {{containers: [{{name: c, image: i{container}}}]{spec}}}}}"
+        );
+        PodSpec::from_yaml(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_by_name() {
+        for (metadata, spec, container, field) in [
+            (
+                "",
+                ", shareProcessNamespace: true",
+                "",
+                "spec.shareProcessNamespace",
+            ),
+            (
+                "",
+                "",
+                ", securityContext: {privileged: true}",
+                "spec.containers[0].securityContext.privileged",
+            ),
+            (
+                "",
+                "",
+                ", securityContext: {capabilities: {add: [NET_ADMIN]}}",
+                "spec.containers[0].securityContext.capabilities.add",
+            ),
+            (
+                "",
+                "",
+                ", securityContext: {runAsUser: 1}",
+                "spec.containers[0].securityContext.runAsUser",
+            ),
+            (
+                "",
+                "",
+                ", resources: {limits: {cpu: 1}}",
+                "spec.containers[0].resources.limits.cpu",
+            ),
+            (
+                "",
+                "",
+                ", ports: [{containerPort: 1, protocol: SCTP}]",
+                "spec.containers[0].ports[0].protocol",
+            ),
+            (
+                "",
+                ", volumes: [{name: v, hostPath: {path: /x, type: Socket}}]",
+                "",
+                "spec.volumes[0].hostPath.type",
+            ),
+            (
+                ", annotations: {magikrun.dev/wasm.feul: '1'}",
+                "",
+                "",
+                "metadata.annotations.magikrun.dev/wasm.feul",
+            ),
+            (
+                ", annotations: {d.magikrun.dev/wasm.fuel: '1'}",
+                "",
+                "",
+                "metadata.annotations.d.magikrun.dev/wasm.fuel",
+            ),
+            (
+                ", annotations: {magikrun.dev/wasm.listen: '1'}",
+                "",
+                "",
+                "metadata.annotations.magikrun.dev/wasm.listen",
+            ),
+            (
+                ", annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'}",
+                "",
+                "",
+                "hostNetwork",
+            ),
+        ] {
+            let said = check(&pod(metadata, spec, container)).unwrap_err().to_string();
+            assert!(said.contains(field) && !said.contains('\n'), "{field}: {said}");
+        }
+        let fine = ", securityContext: {capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}, resources: {limits: {memory: 64Mi}}, \
+                    ports: [{containerPort: 53, protocol: UDP}]";
+        assert!(check(&pod(", annotations: {example.com/a: b}", "", fine)).is_ok());
+        let outbound = ", annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'}";
+        assert!(check(&pod(outbound, ", hostNetwork: true", "")).is_ok());
+    }
+
+    #[test]
+    fn a_containers_annotation_goes_before_the_pods() {
+        let spec = pod(
+            ", annotations: {magikrun.dev/wasm.fuel: '1', c.magikrun.dev/wasm.fuel: 'off', magikrun.dev/wasm.deadline-seconds: '9'}",
+            "",
+            "",
+        );
+        assert!(check(&spec).is_ok());
+        let expected = [(DEADLINE, "9"), (FUEL, "off")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(annotations_for(&spec, "c"), BTreeMap::from(expected));
+        assert_eq!(annotations_for(&spec, "d")[FUEL], "1");
+    }
+}

@@ -1,0 +1,179 @@
+//! What a WebAssembly pod's process does.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use magik_infra::{InitOptions, LaunchError, PodInit, StateDir, plan::PodPlan};
+use magik_oci::ContainerId;
+use oci_wasm::{Loader, WasmtimeRuntime};
+use rustix::fs::Mode;
+
+use super::{POD, isolation::Kind};
+use crate::pods::init::{self, Descriptors, is_id};
+
+/// Of a pod that uses the host's network.
+pub(super) const HOST_NETWORK: &str = "host-network";
+/// Of a pod with a network of its own.
+pub(super) const OWN_NETWORK: &str = "own-network";
+/// Before a directory outside of the pod's own that its containers may read.
+pub(super) const READ_ONLY: &str = "ro";
+/// Before one that they may write to.
+pub(super) const READ_WRITE: &str = "rw";
+
+/// Runs this process as a WebAssembly pod, and returns how it ended.
+///
+/// The `main` of the program that pods are calls it, after [`oci_wasm::run_compiler_if_asked`] and before it has made a thread
+/// or opened anything. Descriptors 3 to 5 are those that the launcher gave it.
+#[must_use]
+pub fn pod_main() -> ExitCode {
+    init::report(run())
+}
+
+/// What the launcher says on the command line.
+#[derive(Debug)]
+pub(super) struct Arguments {
+    pub(super) isolation: Kind,
+    pub(super) host_network: bool,
+    /// The data root.
+    data: PathBuf,
+    pub(super) pod_data: PathBuf,
+    pub(super) sandbox: PathBuf,
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "there is no namespace to set it in")
+    )]
+    hostname: OsString,
+    /// Directories outside of the pod's own, and whether they are written to.
+    pub(super) shared: Vec<(PathBuf, bool)>,
+}
+
+impl Arguments {
+    fn read() -> io::Result<Self> {
+        let wrong = || io::Error::other("a WebAssembly pod is started by magikrun itself, not by hand");
+        let all: Vec<OsString> = std::env::args_os().collect();
+        let [
+            _,
+            pod,
+            id,
+            isolation,
+            network,
+            data,
+            sandbox,
+            hostname,
+            shared @ ..,
+        ] = all.as_slice()
+        else {
+            return Err(wrong());
+        };
+        let id = id.to_str().filter(|id| is_id(id)).ok_or_else(wrong)?;
+        let isolation = isolation.to_str().and_then(Kind::from_name).ok_or_else(wrong)?;
+        let alone = isolation == Kind::None || rustix::process::getpid().is_init();
+        if pod != POD || !alone || shared.len() % 2 != 0 {
+            return Err(wrong());
+        }
+        let data = PathBuf::from(data);
+        Ok(Self {
+            isolation,
+            host_network: network == OsStr::new(HOST_NETWORK),
+            pod_data: data.join("pods").join(id),
+            data,
+            sandbox: sandbox.into(),
+            hostname: hostname.clone(),
+            shared: shared
+                .chunks_exact(2)
+                .map(|pair| (PathBuf::from(&pair[1]), pair[0] == OsStr::new(READ_WRITE)))
+                .collect(),
+        })
+    }
+}
+
+fn run() -> io::Result<ExitCode> {
+    let arguments = Arguments::read()?;
+    let descriptors = Descriptors::take()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    #[cfg(target_os = "linux")]
+    if arguments.isolation != Kind::None {
+        init::enter_namespaces(
+            &arguments.hostname,
+            !arguments.host_network,
+            arguments.isolation == Kind::Root,
+        )?;
+    }
+    let loader = Loader::builder(arguments.data.join("wasm-cache")).build();
+    let runtime = WasmtimeRuntime::builder(loader).build();
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = tokio.block_on(async {
+        let state = StateDir::new(descriptors.state);
+        let control = state.bind_control()?;
+        let options = InitOptions {
+            runtime_class: "wasm".into(),
+            // A compilation may take long, and is bounded by itself.
+            extension_timeout: Duration::from_secs(10),
+            ..InitOptions::default()
+        };
+        descriptors.launch.set_nonblocking(true)?;
+        let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
+        #[cfg(target_os = "linux")]
+        let state_fd = rustix::io::fcntl_dupfd_cloexec(&state, 0)?;
+        let prepared = runtime.clone();
+        PodInit::new(Arc::new(runtime), state, options)
+            .prepare(async move |plan| {
+                prepare(prepared, &plan).await?;
+                #[cfg(target_os = "linux")]
+                super::confine::confine(&arguments, &plan, &state_fd).map_err(|e| pod_error(&e))?;
+                Ok(())
+            })
+            .run(launch, control)
+            .await
+    })?;
+    Ok(init::ended(&outcome, descriptors.lock))
+}
+
+/// Compiles and loads every program while that is still allowed. In a thread that is gone afterwards, since what a process
+/// gives up is given up by the threads it makes from then on.
+async fn prepare(runtime: WasmtimeRuntime, plan: &Arc<PodPlan>) -> Result<(), LaunchError> {
+    let plan = plan.clone();
+    let (done, end) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("prepare".into()).spawn(move || {
+        let _ = done.send(prepare_all(&runtime, &plan));
+    });
+    let thread = thread.map_err(|e| pod_error(&e))?;
+    let prepared = end.await;
+    // It has ended but for its last instructions.
+    let _ = thread.join();
+    prepared.unwrap_or_else(|_| Err(pod_error(&"preparing the programs failed")))
+}
+
+fn prepare_all(runtime: &WasmtimeRuntime, plan: &PodPlan) -> Result<(), LaunchError> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tokio = tokio.map_err(|e| pod_error(&e))?;
+    tokio.block_on(async {
+        for container in plan.init_containers.iter().chain(&plan.containers) {
+            let failed = |message: String| LaunchError {
+                container: Some(container.name.clone()),
+                step: "create".into(),
+                message,
+            };
+            let id = ContainerId::new(&container.name).map_err(|e| failed(e.to_string()))?;
+            let prepared = runtime.prepare(&id, &container.bundle).await;
+            prepared.map_err(|e| LaunchError::runtime(&container.name, "create", &e))?;
+        }
+        Ok(())
+    })
+}
+
+fn pod_error(message: &dyn std::fmt::Display) -> LaunchError {
+    LaunchError {
+        container: None,
+        step: "confine".into(),
+        message: message.to_string(),
+    }
+}

@@ -1,0 +1,174 @@
+//! Pods of WebAssembly programs.
+//!
+//! A pod is one process, which holds the stores of all its containers: it is there with all of them or not at all. On Linux
+//! it lives in namespaces of its own (a user namespace where the caller is not root) and gives up every right that its
+//! containers do not need before it runs the first of them; elsewhere wasmtime's sandbox stands alone.
+//!
+//! The process is a program of its own, [`BINARY`], so that only it has wasmtime in it. Its `main` is
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     oci_wasm::run_compiler_if_asked();
+//!     magik_pri::wasm::pod_main()
+//! }
+//! ```
+
+mod bundle;
+mod check;
+#[cfg(target_os = "linux")]
+mod confine;
+mod init;
+mod isolation;
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use magik_image::{Image, platform::Platform};
+use magik_infra::plan::ContainerPlan;
+use magik_oci::Capability;
+
+use self::isolation::Isolation;
+use crate::{
+    ContainerSpec, PodSpec, RuntimeClass, SpecError, VolumeSource,
+    pods::{
+        Backend, ContainerImage, Failure, PodFiles, Pods, Process, Roots, Start, beside_own_binary,
+        environment, spawn,
+    },
+};
+
+pub use self::init::pod_main;
+
+/// The name of the binary that WebAssembly pods are.
+pub const BINARY: &str = "magikrun-wasm";
+
+/// The first argument of a pod's process.
+const POD: &str = "pod";
+
+/// A pod runtime on wasmtime.
+pub type WasmPodRuntime = Pods<Wasm>;
+
+/// What makes [`Pods`] WebAssembly ones.
+#[derive(Debug)]
+pub struct Wasm {
+    binary: PathBuf,
+    isolation: Isolation,
+}
+
+impl WasmPodRuntime {
+    /// A runtime on these roots. Nothing is touched before its first operation.
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
+        Self::with_backend(
+            roots,
+            Wasm {
+                binary: beside_own_binary(BINARY).unwrap_or_else(|| BINARY.into()),
+                isolation: Isolation::default(),
+            },
+        )
+    }
+
+    /// The program that a pod is, whose `main` calls [`pod_main`]. Default: [`BINARY`] beside this program's own binary.
+    #[must_use]
+    pub fn binary(self, binary: PathBuf) -> Self {
+        self.configured(|wasm| Wasm { binary, ..wasm })
+    }
+}
+
+impl Backend for Wasm {
+    const CLASS: RuntimeClass = RuntimeClass::Wasm;
+
+    fn availability(&self) -> Capability {
+        let available = self.binary.is_file();
+        let detail = if available {
+            self.isolation.describe().to_owned()
+        } else {
+            format!("there is no {}", self.binary.display())
+        };
+        Capability { available, detail }
+    }
+
+    fn check(&self, spec: &PodSpec) -> Result<(), SpecError> {
+        check::check(spec)
+    }
+
+    fn platform(&self) -> Option<Platform> {
+        // An image without one for wasi is tried all the same: its entrypoint may be a module.
+        None
+    }
+
+    fn check_image(&self, _: &Image) -> Result<(), String> {
+        // Any image may hold a module; what its program is, the runtime says.
+        Ok(())
+    }
+
+    fn container(
+        &self,
+        pod: &PodFiles<'_>,
+        container: &ContainerSpec,
+        image: &ContainerImage,
+    ) -> Result<ContainerPlan, Failure> {
+        bundle::write(pod, container, image, &self.isolation)
+    }
+
+    fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    fn start(&self, start: Start<'_>) -> io::Result<Process> {
+        let spec = start.spec;
+        let network = if spec.host_network {
+            init::HOST_NETWORK
+        } else {
+            init::OWN_NETWORK
+        };
+        let mut arguments: Vec<OsString> = vec![
+            BINARY.into(),
+            POD.into(),
+            start.id.into(),
+            self.isolation.kind().name().into(),
+            network.into(),
+            start.data.into(),
+            start.sandbox.into(),
+            start.hostname.into(),
+        ];
+        // Volumes that lie outside of the pod's own directories.
+        for volume in &spec.volumes {
+            if let VolumeSource::HostPath(host) = &volume.source {
+                let mut users = spec.all_containers().flat_map(|c| &c.mounts);
+                let writes = users.any(|mount| mount.volume == volume.name && !mount.read_only);
+                arguments.extend([
+                    if writes { init::READ_WRITE } else { init::READ_ONLY }.into(),
+                    host.path.clone().into(),
+                ]);
+            }
+        }
+        let cgroup = start.cgroups.make_init(start.id);
+        spawn::spawn(spawn::Init {
+            path: &self.binary,
+            sealed: None,
+            arguments: &arguments.iter().map(OsString::as_os_str).collect::<Vec<_>>(),
+            environment: &environment(),
+            descriptors: start.descriptors,
+            // Without root there is none to be made.
+            cgroup: if self.isolation.kind() == isolation::Kind::Root {
+                cgroup?
+            } else {
+                None
+            },
+            namespaces: match self.isolation.kind() {
+                isolation::Kind::Root => Some(spawn::Namespaces {
+                    user: false,
+                    network: !spec.host_network,
+                }),
+                isolation::Kind::User => Some(spawn::Namespaces {
+                    user: true,
+                    network: !spec.host_network,
+                }),
+                isolation::Kind::None => None,
+            },
+        })
+    }
+}

@@ -1,0 +1,416 @@
+//! One container, from created to stopped.
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use magik_oci::{ContainerId, ContainerState, Exit, ExitReason, Signal, Status};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+use wasmtime::{Engine, Store, Trap};
+use wasmtime_wasi::I32Exit;
+
+use crate::{
+    control::{Control, Gate, Verdict},
+    error::one_line,
+    host::{Host, Surroundings},
+    http::Server,
+    limiter::{LimitReached, Usage},
+    network::Listening,
+    program::Linked,
+    sockets::Sockets,
+    stdio::Streams,
+};
+
+/// Stack of a container's thread in bytes; a program has its own.
+const THREAD_STACK: usize = 512 * 1024;
+
+/// How long `start` waits for instantiation, which may run code of the program's.
+const INSTANTIATION: Duration = Duration::from_secs(5);
+
+/// After how long a killed program counts as ended that is stuck in a call of the system's (a terminal that is held).
+const STUCK: Duration = Duration::from_secs(2);
+
+/// The exit code of a program that trapped: that of an aborted process.
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+
+/// How a container ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    /// One line, where the program did not end of itself.
+    pub(crate) message: Option<String>,
+}
+
+/// A created container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) bundle: PathBuf,
+    pub(crate) oci_version: String,
+    pub(crate) annotations: HashMap<String, String>,
+    pub(crate) created: String,
+    pub(crate) control: Arc<Control>,
+    pub(crate) usage: Arc<Usage>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) metered: bool,
+    ready: Mutex<Option<Ready>>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// What a container needs to start.
+pub(crate) struct Ready {
+    pub(crate) linked: Linked,
+    pub(crate) engine: &'static Engine,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) http_concurrency: usize,
+    /// Dropped when the container has ended.
+    pub(crate) listening: Listening,
+}
+
+impl std::fmt::Debug for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ready")
+            .field("surroundings", &self.surroundings)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a container is made of.
+pub(crate) struct Made {
+    pub(crate) id: ContainerId,
+    pub(crate) bundle: PathBuf,
+    pub(crate) oci_version: String,
+    pub(crate) annotations: HashMap<String, String>,
+    pub(crate) created: String,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) ready: Ready,
+}
+
+impl Container {
+    pub(crate) fn new(made: Made) -> Self {
+        let surroundings = &made.ready.surroundings;
+        Self {
+            id: made.id,
+            bundle: made.bundle,
+            oci_version: made.oci_version,
+            annotations: made.annotations,
+            created: made.created,
+            control: Arc::new(Control::new(made.ready.engine)),
+            usage: surroundings.usage.clone(),
+            metered: surroundings.fuel.is_some(),
+            deadline: made.deadline,
+            ready: Mutex::new(Some(made.ready)),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        if self.ended.borrow().is_some() {
+            Status::Stopped
+        } else if self.ready().is_some() {
+            Status::Created
+        } else if self.control.paused() {
+            Status::Paused
+        } else {
+            Status::Running
+        }
+    }
+
+    pub(crate) fn state(&self) -> ContainerState {
+        ContainerState {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status: self.status(),
+            pid: None,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+            created: Some(self.created.clone()),
+        }
+    }
+
+    pub(crate) fn ended(&self) -> watch::Receiver<Option<Ended>> {
+        self.ended.subscribe()
+    }
+
+    /// Starts the program on a thread of its own; the error says why it could not.
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<(), String> {
+        let Some(ready) = self.ready().take() else {
+            return Err("it was started already".to_owned());
+        };
+        let (started, starting) = oneshot::channel();
+        let container = self.clone();
+        let handle = Handle::current();
+        std::thread::Builder::new()
+            .name(format!("wasm-{}", self.id))
+            .stack_size(THREAD_STACK)
+            .spawn(move || container.live(ready, &handle, started))
+            .map_err(|e| format!("no thread for it: {e}"))?;
+        if let Some(deadline) = self.deadline {
+            let (control, mut ended) = (self.control.clone(), self.ended());
+            tokio::spawn(async move {
+                let over = ended.wait_for(Option::is_some);
+                if tokio::time::timeout(deadline, over).await.is_err() {
+                    control.end(Verdict::Deadline);
+                }
+            });
+        }
+        match tokio::time::timeout(INSTANTIATION, starting).await {
+            Ok(Ok(Err(reason))) => Err(reason),
+            // Instantiated; or its start function is running; or it has ended already.
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's thread.
+    fn live(&self, ready: Ready, handle: &Handle, started: oneshot::Sender<Result<(), String>>) {
+        let Ready {
+            linked,
+            engine,
+            surroundings,
+            listeners,
+            http_concurrency,
+            listening,
+        } = ready;
+        let streams = surroundings.streams.clone();
+        self.usage.thread_begins();
+        // A defect of the host's is its container's end, not its neighbours'.
+        let ended = catch_unwind(AssertUnwindSafe(|| match linked {
+            Linked::Proxy(pre) => Server {
+                pre,
+                engine,
+                surroundings,
+                concurrency: http_concurrency,
+                control: self.control.clone(),
+                deadline: self.deadline,
+            }
+            .run(&self.id, listeners, started),
+            linked => handle.block_on(self.run(linked, engine, &surroundings, listeners, started)),
+        }))
+        .unwrap_or_else(|_| {
+            Ended::trapped(
+                ExitReason::Trap,
+                "the runtime failed inside a call of the program's",
+            )
+        });
+        drop(listening);
+        self.usage.thread_ends();
+        self.publish(ended, Some(streams));
+    }
+
+    /// Runs a command to its end.
+    async fn run(
+        &self,
+        linked: Linked,
+        engine: &Engine,
+        surroundings: &Surroundings,
+        listeners: Vec<TcpListener>,
+        started: oneshot::Sender<Result<(), String>>,
+    ) -> Ended {
+        let store = Sockets::new(listeners, !surroundings.directories.is_empty())
+            .and_then(|sockets| surroundings.store(engine, sockets));
+        let mut store = match store {
+            Ok(store) => store,
+            Err(error) => {
+                let message = error.to_string();
+                let _ = started.send(Err(message.clone()));
+                return Ended::trapped(ExitReason::Trap, &message);
+            }
+        };
+        let program = call(&linked, &mut store, started);
+        let result = Gate::new(self.control.clone(), self.usage.yields.clone(), program).await;
+        if let (Some(fuel), Ok(left)) = (surroundings.fuel, store.get_fuel()) {
+            self.usage.ended(fuel - left);
+        }
+        Ended::new(result, surroundings, self.deadline)
+    }
+
+    /// Sends a signal, as far as there is anything like that here.
+    pub(crate) fn signal(self: &Arc<Self>, signal: Signal) {
+        const SIGSTOP: i32 = 19;
+        const SIGCONT: i32 = 18;
+        match signal {
+            Signal::KILL => self.kill(),
+            Signal(SIGSTOP) => self.control.set_paused(true),
+            Signal(SIGCONT) => self.control.set_paused(false),
+            Signal(1 | 2 | 3 | 15) => self.control.ask(signal.0),
+            Signal(_) => {}
+        }
+    }
+
+    /// Ends the container. Of one that had been asked to end before, the exit code says so (143 after SIGTERM): nothing
+    /// else would have ended it, for WASI has no signals.
+    fn kill(self: &Arc<Self>) {
+        let signal = self.control.asked().borrow().unwrap_or(SIGKILL);
+        self.control.end(Verdict::Killed(signal));
+        let killed = Ended {
+            exit: Exit::signalled(signal),
+            message: None,
+        };
+        if self.ready().take().is_some() {
+            self.publish(killed, None);
+            return;
+        }
+        let container = self.clone();
+        tokio::spawn(async move {
+            let mut ended = container.ended();
+            let over = ended.wait_for(Option::is_some);
+            if tokio::time::timeout(STUCK, over).await.is_err() {
+                tracing::warn!(id = %container.id, "a killed container is stuck in a system call and is left behind");
+                container.publish(killed, None);
+            }
+        });
+    }
+
+    fn publish(&self, ended: Ended, streams: Option<Streams>) {
+        if let (Some(message), Some(streams)) = (&ended.message, &streams) {
+            streams.say(message);
+        }
+        // The streams are closed before anybody learns of the end: whoever reads them sees all of it.
+        drop(streams);
+        self.ended.send_if_modified(|current| match current {
+            Some(_) => false,
+            None => {
+                *current = Some(ended);
+                true
+            }
+        });
+    }
+}
+
+/// Instantiates and runs a command; the result is its exit code.
+async fn call(
+    linked: &Linked,
+    store: &mut Store<Host>,
+    started: oneshot::Sender<Result<(), String>>,
+) -> wasmtime::Result<i32> {
+    let instantiated = |error: Option<&wasmtime::Error>| {
+        // Whoever started it may have gone.
+        let _ = started.send(match error {
+            // A start function that exits, or meets a limit, is a program that ran.
+            Some(e) if !e.is::<I32Exit>() && !e.is::<LimitReached>() && !e.is::<Trap>() => Err(one_line(e)),
+            _ => Ok(()),
+        });
+    };
+    match linked {
+        Linked::Module(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await;
+            instantiated(instance.as_ref().err());
+            let start = instance?.get_typed_func::<(), ()>(&mut *store, "_start")?;
+            start.call_async(store, ()).await?;
+            Ok(0)
+        }
+        Linked::Command(pre) => {
+            let command = pre.instantiate_async(&mut *store).await;
+            instantiated(command.as_ref().err());
+            let result = command?.wasi_cli_run().call_run(store).await?;
+            Ok(i32::from(result.is_err()))
+        }
+        Linked::Proxy(_) => wasmtime::bail!("a proxy is not a command"),
+    }
+}
+
+impl Ended {
+    pub(crate) fn exited(code: i32) -> Self {
+        Self {
+            exit: Exit::exited(code),
+            message: None,
+        }
+    }
+
+    /// The runtime ended it: a trap is an abort, a limit a kill.
+    pub(crate) fn trapped(reason: ExitReason, message: &str) -> Self {
+        let signal = match reason {
+            ExitReason::Trap | ExitReason::StackOverflow => SIGABRT,
+            _ => SIGKILL,
+        };
+        Self {
+            exit: Exit {
+                oom_killed: reason == ExitReason::MemoryLimit,
+                reason: Some(reason),
+                ..Exit::signalled(signal)
+            },
+            message: Some(format!("{reason}: {message}")),
+        }
+    }
+
+    pub(crate) fn by_verdict(verdict: Verdict, deadline: Option<Duration>) -> Self {
+        match verdict {
+            Verdict::Killed(signal) => Self {
+                exit: Exit::signalled(signal),
+                message: None,
+            },
+            Verdict::Deadline => Self::trapped(
+                ExitReason::DeadlineExceeded,
+                &format!("it ran longer than {} s", deadline.unwrap_or_default().as_secs()),
+            ),
+        }
+    }
+
+    fn new(
+        result: Result<wasmtime::Result<i32>, Verdict>,
+        surroundings: &Surroundings,
+        deadline: Option<Duration>,
+    ) -> Self {
+        match result {
+            Err(verdict) => Self::by_verdict(verdict, deadline),
+            Ok(Ok(code)) => Self::exited(code),
+            Ok(Err(error)) => match error.downcast_ref::<I32Exit>() {
+                // As a process's: what a parent sees of it is its lowest byte.
+                Some(I32Exit(code)) => Self::exited(code & 0xff),
+                None => {
+                    let (reason, message) = explain(&error, surroundings.fuel);
+                    Self::trapped(reason, &message)
+                }
+            },
+        }
+    }
+}
+
+/// Why a program was trapped, in one line.
+pub(crate) fn explain(error: &wasmtime::Error, fuel: Option<u64>) -> (ExitReason, String) {
+    if let Some(limit) = error.downcast_ref::<LimitReached>() {
+        return (limit.reason, limit.to_string());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => (
+            ExitReason::FuelExhausted,
+            format!(
+                "it used up its {} units of fuel; the annotation {} gives more, or none of it at all (off)",
+                fuel.unwrap_or_default(),
+                crate::annotations::FUEL
+            ),
+        ),
+        Some(Trap::StackOverflow) => (
+            ExitReason::StackOverflow,
+            format!(
+                "its calls nested deeper than {} bytes",
+                crate::limits::MAX_WASM_STACK
+            ),
+        ),
+        Some(trap) => (ExitReason::Trap, trap.to_string()),
+        None => {
+            let text = one_line(error);
+            let reason = if text.contains("resource limit exceeded") {
+                ExitReason::InstanceLimit
+            } else {
+                ExitReason::Trap
+            };
+            (reason, text)
+        }
+    }
+}

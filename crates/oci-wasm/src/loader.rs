@@ -1,0 +1,358 @@
+//! From a file to a program that can be started.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::{Module, component::Component};
+
+use crate::{
+    LoadError, Metering,
+    cache::Cache,
+    compiler::{self, Compiler, Kind},
+    engine::{self, Allocation, Running},
+    error::one_line,
+    limits::{COMPILE_MEMORY, COMPILE_TIMEOUT, MAX_WASM_MODULE_SIZE},
+};
+
+/// Loads programs: compiled once, found in the cache from then on.
+///
+/// Cloning is cheap; clones share the programs in memory. A launcher calls [`prepare`](Self::prepare), so that the process
+/// that runs the program need not be able to start a compiler.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cache: Cache,
+    compiler: Compiler,
+    /// One compiler at a time, which uses all processors.
+    compiling: tokio::sync::Mutex<()>,
+    programs: Mutex<HashMap<(String, Allocation), Program>>,
+}
+
+/// Configures a [`Loader`].
+#[derive(Debug)]
+pub struct LoaderBuilder {
+    cache: PathBuf,
+    compiler: Compiler,
+}
+
+/// What a program offers, and so how it is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    /// A core module of WASI preview 1: its `_start` is called.
+    Preview1,
+    /// A component that exports `wasi:cli/run` 0.2.
+    Command,
+    /// A component that exports `wasi:http/incoming-handler` 0.2: it answers requests.
+    HttpProxy,
+}
+
+/// Compiled code, and the engine it is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) code: Code,
+    pub(crate) running: &'static Running,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Code {
+    Module(Module),
+    Component(Component),
+}
+
+impl Loader {
+    /// A loader whose compiled programs are kept in `cache`, a directory that only this user may write to; it is created
+    /// when needed.
+    #[must_use]
+    pub fn builder(cache: PathBuf) -> LoaderBuilder {
+        LoaderBuilder {
+            cache,
+            compiler: Compiler {
+                helper: compiler::own_binary(),
+                timeout: COMPILE_TIMEOUT,
+                memory: COMPILE_MEMORY,
+            },
+        }
+    }
+
+    /// Sees to it that the program in the file at `path` is compiled for `metering`, and says what it is.
+    ///
+    /// # Errors
+    /// [`LoadError`], in one line, if it is not a program this runtime starts.
+    pub async fn prepare(&self, path: &Path, metering: Metering) -> Result<World, LoadError> {
+        let file = File::open(path).map_err(LoadError::io(format!("opening {}", path.display())))?;
+        let program = self.load(file, metering, Allocation::OnDemand).await?;
+        // Linking says what is wrong with it before anybody relies on it.
+        program.link(false)?;
+        program.world()
+    }
+
+    /// The program in `file`.
+    pub(crate) async fn load(
+        &self,
+        mut file: File,
+        metering: Metering,
+        allocation: Allocation,
+    ) -> Result<Program, LoadError> {
+        let kind = examine(&mut file)?;
+        let key = key(&mut file, metering)?;
+        let known = (key, allocation);
+        if let Some(program) = self.programs().get(&known) {
+            return Ok(program.clone());
+        }
+        let program = self.load_code(file, kind, &known.0, metering, allocation).await?;
+        self.programs().insert(known, program.clone());
+        Ok(program)
+    }
+
+    async fn load_code(
+        &self,
+        mut file: File,
+        kind: Kind,
+        key: &str,
+        metering: Metering,
+        allocation: Allocation,
+    ) -> Result<Program, LoadError> {
+        let Shared {
+            cache,
+            compiler,
+            compiling,
+            ..
+        } = &*self.shared;
+        let cached = || -> Result<Option<Program>, LoadError> {
+            let Some(code) = cache.get(key)? else {
+                return Ok(None);
+            };
+            let program = deserialize(code, kind, metering, allocation);
+            Ok(program
+                .inspect_err(
+                    |error| tracing::warn!(key, %error, "a compiled program is not usable and is made again"),
+                )
+                .ok())
+        };
+        if let Some(program) = cached()? {
+            return Ok(program);
+        }
+        let _one = compiling.lock().await;
+        // Whoever was before us may have compiled the same.
+        if let Some(program) = cached()? {
+            return Ok(program);
+        }
+        let code = cache.temporary()?;
+        let io = LoadError::io("handing the program to the compiler");
+        let output = code
+            .reopen()
+            .and_then(|output| file.rewind().map(|()| output))
+            .map_err(io)?;
+        compiler.run(file, output, kind, metering).await?;
+        let open = code
+            .reopen()
+            .map_err(LoadError::io("opening the compiled program"))?;
+        let program = deserialize(open, kind, metering, allocation)?;
+        cache.put(key, code)?;
+        Ok(program)
+    }
+
+    fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Allocation), Program>> {
+        self.shared
+            .programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LoaderBuilder {
+    /// The binary compilers are started from, whose `main` begins with
+    /// [`run_compiler_if_asked`](crate::run_compiler_if_asked). Default: this process's own.
+    #[must_use]
+    pub fn helper(mut self, helper: PathBuf) -> Self {
+        self.compiler.helper = helper;
+        self
+    }
+
+    /// How long a compilation may take. Default: [`COMPILE_TIMEOUT`].
+    #[must_use]
+    pub fn compile_timeout(mut self, timeout: Duration) -> Self {
+        self.compiler.timeout = timeout;
+        self
+    }
+
+    /// The address space a compilation may use in bytes, on systems that can limit it. Default: [`COMPILE_MEMORY`].
+    #[must_use]
+    pub fn compile_memory(mut self, bytes: u64) -> Self {
+        self.compiler.memory = bytes;
+        self
+    }
+
+    /// The loader. Nothing is touched before it loads something.
+    #[must_use]
+    pub fn build(self) -> Loader {
+        Loader {
+            shared: Arc::new(Shared {
+                cache: Cache::new(self.cache),
+                compiler: self.compiler,
+                compiling: tokio::sync::Mutex::default(),
+                programs: Mutex::default(),
+            }),
+        }
+    }
+}
+
+/// Takes bytes through all that a file goes through, without a file, a cache or another process: for fuzzing.
+///
+/// # Errors
+/// As [`Loader::prepare`].
+#[doc(hidden)]
+pub fn load_in_process(wasm: &[u8], metering: Metering) -> Result<World, LoadError> {
+    let kind = kind(wasm.get(..8).unwrap_or(wasm))?;
+    let engine = engine::compiling(metering)?;
+    let code = match kind {
+        Kind::Module => engine.precompile_module(wasm),
+        Kind::Component => engine.precompile_component(wasm),
+    };
+    let code = code.map_err(|e| LoadError::Invalid(one_line(&e)))?;
+    let io = LoadError::io("keeping machine code");
+    let mut file = tempfile::tempfile()
+        .and_then(|mut file| io::Write::write_all(&mut file, &code).map(|()| file))
+        .map_err(io)?;
+    file.rewind().map_err(LoadError::io("keeping machine code"))?;
+    let program = deserialize(file, kind, metering, Allocation::OnDemand)?;
+    program.link(true)?;
+    program.world()
+}
+
+/// What kind of binary the file is; its size is checked before anything is read.
+fn examine(file: &mut File) -> Result<Kind, LoadError> {
+    let metadata = file.metadata().map_err(LoadError::io("looking at it"))?;
+    if !metadata.is_file() {
+        return Err(LoadError::NotAFile);
+    }
+    if metadata.len() > MAX_WASM_MODULE_SIZE {
+        return Err(LoadError::TooLarge(metadata.len()));
+    }
+    let mut head = Vec::with_capacity(8);
+    // A file that was loaded before stands at its end.
+    file.rewind().map_err(LoadError::io("reading it"))?;
+    file.take(8)
+        .read_to_end(&mut head)
+        .map_err(LoadError::io("reading it"))?;
+    kind(&head)
+}
+
+/// What the first 8 bytes of a file say it is.
+fn kind(head: &[u8]) -> Result<Kind, LoadError> {
+    const MAGIC: &[u8] = b"\0asm";
+    if head.starts_with(b"\x7fELF") {
+        return Err(LoadError::Precompiled);
+    }
+    if !head.starts_with(&MAGIC[..head.len().min(4)]) {
+        return Err(LoadError::NotWasm);
+    }
+    match head.get(4..8) {
+        None => Err(LoadError::Truncated(head.len() as u64)),
+        Some([1, 0, 0, 0]) => Ok(Kind::Module),
+        Some([0x0d, 0, 1, 0]) => Ok(Kind::Component),
+        Some(version) => Err(LoadError::Invalid(format!(
+            "WebAssembly version {} is unknown",
+            hex::encode(version)
+        ))),
+    }
+}
+
+/// The name of the program's machine code in the cache.
+fn key(file: &mut File, metering: Metering) -> Result<String, LoadError> {
+    let mut sha = Sha256::new();
+    file.rewind()
+        .and_then(|()| io::copy(&mut file.take(MAX_WASM_MODULE_SIZE), &mut Writer(&mut sha)))
+        .map_err(LoadError::io("reading it"))?;
+    Ok(format!(
+        "{}-{}",
+        hex::encode(sha.finalize()),
+        engine::compatibility(metering)?
+    ))
+}
+
+/// A hash as a writer.
+struct Writer<'a>(&'a mut Sha256);
+
+impl io::Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Maps machine code that is known to be ours.
+#[allow(
+    unsafe_code,
+    reason = "wasmtime takes machine code on trust; cache and compiler are what it rests on"
+)]
+fn deserialize(
+    mut code: File,
+    kind: Kind,
+    metering: Metering,
+    allocation: Allocation,
+) -> Result<Program, LoadError> {
+    let running = engine::running(metering, allocation)?;
+    let engine = &running.engine;
+    // Why it is safe, for both: the file was written by our own compiler process and has not changed since. It is either the
+    // open temporary file that the compiler just wrote, or was taken from the cache, which checked owner, mode and hash; and
+    // nobody else may write to the directory or the file while it is mapped.
+    let code = match kind {
+        // SAFETY: as above.
+        Kind::Module => unsafe { Module::deserialize_open_file(engine, code) }.map(Code::Module),
+        Kind::Component => {
+            // wasmtime maps components only by name; what was verified is this open file.
+            let mut bytes = Vec::new();
+            code.read_to_end(&mut bytes)
+                .map_err(LoadError::io("reading a compiled program"))?;
+            // SAFETY: as above.
+            unsafe { Component::deserialize(engine, bytes) }.map(Code::Component)
+        }
+    };
+    code.map(|code| Program { code, running })
+        .map_err(|e| LoadError::engine(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_modules_components_and_others_apart() {
+        assert_eq!(kind(b"\0asm\x01\0\0\0").unwrap(), Kind::Module);
+        assert_eq!(kind(b"\0asm\x0d\0\x01\0").unwrap(), Kind::Component);
+        assert!(matches!(
+            kind(b"\x7fELF\x02\x01\x01\0"),
+            Err(LoadError::Precompiled)
+        ));
+        assert!(matches!(kind(b"#!/bin/s"), Err(LoadError::NotWasm)));
+        assert!(matches!(kind(b""), Err(LoadError::Truncated(0))));
+        assert!(matches!(kind(b"\0as"), Err(LoadError::Truncated(3))));
+        assert!(matches!(kind(b"\0asm\x01\0"), Err(LoadError::Truncated(6))));
+        assert!(matches!(kind(b"\0asm\x02\0\0\0"), Err(LoadError::Invalid(_))));
+    }
+
+    #[test]
+    fn the_size_is_checked_before_anything_is_read() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(MAX_WASM_MODULE_SIZE + 1).unwrap();
+        assert!(matches!(examine(&mut file), Err(LoadError::TooLarge(_))));
+        file.set_len(MAX_WASM_MODULE_SIZE).unwrap();
+        assert!(matches!(examine(&mut file), Err(LoadError::NotWasm)));
+    }
+}

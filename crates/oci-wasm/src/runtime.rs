@@ -1,0 +1,483 @@
+//! [`WasmtimeRuntime`]: its configuration, and the trait.
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use magik_oci::{
+    ContainerId, ContainerState, CpuStats, CreateOptions, Error, ExecIo, ExecOptions, Exit, MemoryStats,
+    OciRuntime, PidsStats, Result, Signal, Stats, Status, Stdio,
+};
+use oci_spec::runtime::{LinuxResources, Process};
+use tokio::sync::watch;
+
+use crate::{
+    LoadError, Loader, Metering, World,
+    annotations::{ALLOW_OUTBOUND, LISTEN},
+    container::{Container, Ended, Made, Ready},
+    engine::Allocation,
+    host::Surroundings,
+    limiter::Usage,
+    limits::DEFAULT_WASM_MEMORY,
+    loader::Program,
+    network::{Listen, Loopback, Network, Protocol},
+    program::Linked,
+    spec::{Bundle, Refusal},
+    stdio::Streams,
+};
+
+/// WebAssembly containers in this process; see the [crate's documentation](crate).
+///
+/// Cloning it is cheap, and clones share their containers. Its operations need a tokio runtime with I/O and time enabled,
+/// which must go on running while containers do.
+///
+/// ```no_run
+/// # async fn run() -> magik_oci::Result<()> {
+/// use magik_oci::{CreateOptions, OciRuntime, Stdio};
+/// use oci_wasm::{Loader, WasmtimeRuntime};
+///
+/// let loader = Loader::builder("/var/lib/example/wasm-cache".into()).build();
+/// let runtime = WasmtimeRuntime::builder(loader).build();
+/// let id = "web".parse()?;
+/// runtime.create(&id, "/path/to/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
+/// runtime.start(&id).await?;
+/// let exit = runtime.wait(&id).await?;
+/// runtime.delete(&id, false).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct WasmtimeRuntime {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    loader: Loader,
+    memory_limit: u64,
+    loopback: Loopback,
+    /// `None`: being created.
+    containers: Mutex<HashMap<ContainerId, Option<Arc<Container>>>>,
+}
+
+/// Configures a [`WasmtimeRuntime`].
+#[derive(Debug)]
+pub struct WasmtimeRuntimeBuilder {
+    loader: Loader,
+    memory_limit: u64,
+}
+
+impl WasmtimeRuntimeBuilder {
+    /// The memory of a container whose bundle names no limit, in bytes. Default: [`DEFAULT_WASM_MEMORY`].
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
+    /// The runtime. Nothing is touched before its first operation.
+    #[must_use]
+    pub fn build(self) -> WasmtimeRuntime {
+        WasmtimeRuntime {
+            shared: Arc::new(Shared {
+                loader: self.loader,
+                memory_limit: self.memory_limit,
+                loopback: Loopback::default(),
+                containers: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl WasmtimeRuntime {
+    /// A runtime whose programs come through `loader`.
+    #[must_use]
+    pub fn builder(loader: Loader) -> WasmtimeRuntimeBuilder {
+        WasmtimeRuntimeBuilder {
+            loader,
+            memory_limit: DEFAULT_WASM_MEMORY,
+        }
+    }
+
+    /// Does what [`create`](OciRuntime::create) does, and forgets the container: what is wrong with it is said, and its
+    /// program is compiled and stays loaded, so that a process that gives up its rights afterwards needs neither a
+    /// compiler nor to write to the cache.
+    ///
+    /// # Errors
+    /// As `create`.
+    pub async fn prepare(&self, id: &ContainerId, bundle: &Path) -> Result<()> {
+        let container = self.make(id, bundle, Stdio::default(), CreateOptions::default());
+        container.await.map(drop)
+    }
+
+    /// Why a container ended that did not end of itself, in one line; also the last line of its standard error.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub fn exit_message(&self, id: &ContainerId) -> Result<Option<String>> {
+        let ended = self.container(id)?.ended();
+        let ended = ended.borrow();
+        Ok(ended.as_ref().and_then(|e| e.message.clone()))
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<ContainerId, Option<Arc<Container>>>> {
+        self.shared
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn container(&self, id: &ContainerId) -> Result<Arc<Container>> {
+        let containers = self.containers();
+        containers
+            .get(id)
+            .cloned()
+            .flatten()
+            .ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    async fn make(
+        &self,
+        id: &ContainerId,
+        directory: &Path,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<Container> {
+        unsupported(&options)?;
+        let directory = std::path::absolute(directory)
+            .map_err(Error::io(format!("finding the bundle {}", directory.display())))?;
+        let invalid = |reason: String| Error::InvalidBundle {
+            bundle: directory.clone(),
+            reason,
+        };
+        let bundle =
+            Bundle::open(&directory, &options.env, &options.mounts).map_err(|refusal| match refusal {
+                Refusal::Field(reason) => invalid(reason),
+                Refusal::Program { program, reason } => Error::CannotExecute {
+                    id: id.clone(),
+                    program,
+                    reason,
+                },
+            })?;
+        let annotation = |name: &str| bundle.annotations.get(name).map(String::as_str);
+        let network = Network::new(
+            annotation(LISTEN),
+            annotation(ALLOW_OUTBOUND),
+            self.shared.loopback.clone(),
+        )
+        .await
+        .map_err(invalid)?;
+        let limit = bundle.memory.unwrap_or(self.shared.memory_limit);
+        let program_name = bundle.args.first().cloned().unwrap_or_default();
+        let cannot = |error: LoadError| Error::CannotExecute {
+            id: id.clone(),
+            program: program_name.clone(),
+            reason: format!("it {error}"),
+        };
+        let metering = if bundle.fuel.is_some() {
+            Metering::Fuel
+        } else {
+            Metering::Epochs
+        };
+        let program = self.load(bundle.module, metering).await.map_err(cannot)?;
+        let needs = program.initial_memory();
+        if needs > limit {
+            return Err(cannot(LoadError::NeedsMemory { needs, limit }));
+        }
+        let linked = program.link(!network.listen.is_empty()).map_err(cannot)?;
+        // A component of the command world opens its sockets itself.
+        let listeners = if matches!(linked, Linked::Command(_)) {
+            Vec::new()
+        } else {
+            listen(&network.listen)?
+        };
+        let streams =
+            Streams::new(stdio).map_err(Error::io(format!("connecting the streams of container {id}")))?;
+        Ok(Container::new(Made {
+            id: id.clone(),
+            bundle: directory,
+            oci_version: bundle.oci_version,
+            annotations: bundle.annotations,
+            created: jiff::Timestamp::now().to_string(),
+            deadline: bundle.deadline,
+            ready: Ready {
+                linked,
+                engine: &program.running.engine,
+                listening: self.shared.loopback.add(&network.listen),
+                surroundings: Surroundings {
+                    args: bundle.args,
+                    env: bundle.env,
+                    cwd: bundle.cwd,
+                    directories: bundle.directories,
+                    streams,
+                    network: Arc::new(network),
+                    usage: Arc::new(Usage::new(limit)),
+                    fuel: bundle.fuel,
+                },
+                listeners,
+                http_concurrency: bundle.http_concurrency,
+            },
+        }))
+    }
+
+    /// The program, for instances of the kind it is used with.
+    async fn load(&self, module: std::fs::File, metering: Metering) -> Result<Program, LoadError> {
+        let again = module.try_clone().map_err(LoadError::io("reading it"))?;
+        let program = self
+            .shared
+            .loader
+            .load(module, metering, Allocation::OnDemand)
+            .await?;
+        if program.world()? == World::HttpProxy {
+            return self.shared.loader.load(again, metering, Allocation::Pooled).await;
+        }
+        Ok(program)
+    }
+
+    async fn end(ended: &mut watch::Receiver<Option<Ended>>) -> Exit {
+        match ended.wait_for(Option::is_some).await {
+            Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
+            // The container is held by whoever waits for it, so its sender is there.
+            Err(_) => Exit::exited(255),
+        }
+    }
+}
+
+/// What only processes have.
+fn unsupported(options: &CreateOptions) -> Result<()> {
+    let what = if options.console.is_some() {
+        "a terminal"
+    } else if options.preserve_fds > 0 {
+        "inheriting descriptors"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        what: what.to_owned(),
+        why: "a WebAssembly container is not a process".to_owned(),
+    })
+}
+
+/// Opens the sockets that a program is given.
+fn listen(addresses: &[Listen]) -> Result<Vec<TcpListener>> {
+    addresses
+        .iter()
+        .filter(|l| l.protocol == Protocol::Tcp)
+        .map(|l| TcpListener::bind(l.address).map_err(Error::io(format!("listening on {}", l.address))))
+        .collect()
+}
+
+/// A container's id while it is created; free again unless the container was made.
+struct Reservation<'a> {
+    runtime: &'a WasmtimeRuntime,
+    id: &'a ContainerId,
+}
+
+impl<'a> Reservation<'a> {
+    fn take(runtime: &'a WasmtimeRuntime, id: &'a ContainerId) -> Result<Self> {
+        let mut containers = runtime.containers();
+        if containers.contains_key(id) {
+            return Err(Error::AlreadyExists(id.clone()));
+        }
+        containers.insert(id.clone(), None);
+        Ok(Self { runtime, id })
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut containers = self.runtime.containers();
+        if matches!(containers.get(self.id), Some(None)) {
+            containers.remove(self.id);
+        }
+    }
+}
+
+#[async_trait]
+impl OciRuntime for WasmtimeRuntime {
+    fn name(&self) -> &'static str {
+        "wasm"
+    }
+
+    async fn create(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<ContainerState> {
+        let _reservation = Reservation::take(self, id)?;
+        let pid_file = options.pid_file.clone();
+        let container = Arc::new(self.make(id, bundle, stdio, options).await?);
+        if let Some(path) = pid_file {
+            std::fs::write(&path, std::process::id().to_string())
+                .map_err(Error::io(format!("writing {}", path.display())))?;
+        }
+        let state = container.state();
+        self.containers().insert(id.clone(), Some(container));
+        Ok(state)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<()> {
+        let container = self.container(id)?;
+        let status = container.status();
+        if status != Status::Created {
+            return Err(wrong_state(id, "start", status));
+        }
+        container.start().await.map_err(|reason| Error::Failed {
+            id: id.clone(),
+            operation: "start",
+            reason,
+        })
+    }
+
+    async fn state(&self, id: &ContainerId) -> Result<ContainerState> {
+        Ok(self.container(id)?.state())
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<Exit> {
+        Ok(Self::end(&mut self.container(id)?.ended()).await)
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: Signal, _all: bool) -> Result<()> {
+        let container = self.container(id)?;
+        match container.status() {
+            status @ (Status::Creating | Status::Stopped) => Err(wrong_state(id, "kill", status)),
+            _ => {
+                container.signal(signal);
+                Ok(())
+            }
+        }
+    }
+
+    async fn delete(&self, id: &ContainerId, force: bool) -> Result<()> {
+        let container = match self.container(id) {
+            Err(Error::NotFound(_)) if force => return Ok(()),
+            container => container?,
+        };
+        let status = container.status();
+        if status != Status::Stopped {
+            if !force {
+                return Err(wrong_state(id, "delete", status));
+            }
+            container.signal(Signal::KILL);
+            Self::end(&mut container.ended()).await;
+        }
+        self.containers().remove(id);
+        Ok(())
+    }
+
+    async fn exec(&self, id: &ContainerId, _: &Process, _: ExecIo, _: ExecOptions) -> Result<i32> {
+        self.container(id)?;
+        Err(no_exec())
+    }
+
+    async fn wait_exec(&self, id: &ContainerId, _: i32) -> Result<Exit> {
+        self.container(id)?;
+        Err(no_exec())
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<()> {
+        let container = self.container(id)?;
+        match container.status() {
+            Status::Running => container.control.set_paused(true),
+            status => return Err(wrong_state(id, "pause", status)),
+        }
+        Ok(())
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<()> {
+        let container = self.container(id)?;
+        match container.status() {
+            Status::Paused => container.control.set_paused(false),
+            status => return Err(wrong_state(id, "resume", status)),
+        }
+        Ok(())
+    }
+
+    async fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let container = self.container(id)?;
+        let cpu = resources.cpu().as_ref();
+        let other = [
+            (
+                "a processor limit",
+                cpu.is_some_and(|c| c.quota().is_some() || c.cpus().is_some()),
+            ),
+            ("a limit of processes", resources.pids().is_some()),
+        ];
+        if let Some((what, _)) = other.into_iter().find(|(_, asked)| *asked) {
+            return Err(Error::Unsupported {
+                what: what.to_owned(),
+                why: "a WebAssembly container has a limit of memory only; its pod's process may have others"
+                    .to_owned(),
+            });
+        }
+        if let Some(limit) = resources
+            .memory()
+            .as_ref()
+            .and_then(oci_spec::runtime::LinuxMemory::limit)
+        {
+            // -1 is no limit.
+            container
+                .usage
+                .set_limit(u64::try_from(limit).unwrap_or(self.shared.memory_limit));
+        }
+        Ok(())
+    }
+
+    async fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        let container = self.container(id)?;
+        let usage = &container.usage;
+        let cpu = usage.cpu();
+        let alive = matches!(container.status(), Status::Running | Status::Paused);
+        Ok(Stats {
+            cpu: CpuStats {
+                usage_ns: cpu,
+                user_ns: cpu,
+                ..CpuStats::default()
+            },
+            memory: MemoryStats {
+                usage: usage.memory(),
+                working_set: usage.memory(),
+                peak: usage.peak(),
+                limit: Some(usage.limit()),
+                ..MemoryStats::default()
+            },
+            pids: PidsStats {
+                current: u64::from(alive),
+                limit: None,
+            },
+            fuel: container.metered.then(|| usage.fuel()),
+        })
+    }
+
+    async fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {
+        self.container(id)?;
+        Ok(Vec::new())
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerState>> {
+        let mut states: Vec<_> = self.containers().values().flatten().map(|c| c.state()).collect();
+        states.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(states)
+    }
+}
+
+fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Error {
+    Error::WrongState {
+        id: id.clone(),
+        operation,
+        status,
+    }
+}
+
+fn no_exec() -> Error {
+    Error::Unsupported {
+        what: "exec".to_owned(),
+        why: "a WebAssembly container is one program and has nothing to run another in".to_owned(),
+    }
+}
