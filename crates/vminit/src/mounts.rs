@@ -9,6 +9,7 @@ use std::{
 use magik_infra::guest::{GuestConfig, GuestDirectory, MAX_CONFIG, POD, SHARE};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_move,
+    mount_remount,
 };
 
 /// Where the new root is put together: a directory that the share has.
@@ -21,11 +22,11 @@ const PLAIN: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NOEXEC);
 
 /// Puts this process on a root of its own, a tmpfs, with the share it was booted from at [`SHARE`], and mounts what every
-/// Linux program expects.
+/// Linux program expects. Says whether this process's own file is sealed: on a mount that nobody writes to.
 ///
 /// # Errors
 /// Names the mount that failed.
-pub(crate) fn own_root() -> io::Result<()> {
+pub(crate) fn own_root() -> io::Result<bool> {
     // Nothing is seen elsewhere: there is no elsewhere. pivot_root(2) refuses shared mounts.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(named("make the mounts private"))?;
@@ -42,7 +43,8 @@ pub(crate) fn own_root() -> io::Result<()> {
         let path = new.join(directory);
         fs::create_dir(&path).map_err(of(&path))?;
     }
-    if is_initramfs()? {
+    let sealed = !is_initramfs()?;
+    if !sealed {
         // The first root cannot be left (Documentation/filesystems/ramfs-rootfs-initramfs.rst): the new one goes over it.
         mount_bind_recursive("/", new.join("share")).map_err(named("mount the share"))?;
         rustix::process::chdir(new).map_err(named("enter the new root"))?;
@@ -52,6 +54,9 @@ pub(crate) fn own_root() -> io::Result<()> {
         rustix::process::pivot_root(new, new.join("share")).map_err(named("change the root"))?;
     }
     rustix::process::chdir("/").map_err(named("enter the new root"))?;
+    // Some monitors' shares are writable, and libkrun's init has no file system that could be asked whether it is.
+    let read_only = MountFlags::BIND | MountFlags::RDONLY;
+    mount_remount("/share", read_only, "").map_err(named("make the share read-only"))?;
     mount("proc", "/proc", "proc", PLAIN, None).map_err(named("mount /proc"))?;
     mount("sysfs", "/sys", "sysfs", PLAIN, None).map_err(named("mount /sys"))?;
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", PLAIN, None).map_err(named("mount the cgroups"))?;
@@ -84,7 +89,8 @@ pub(crate) fn own_root() -> io::Result<()> {
         MountFlags::NOSUID | MountFlags::NODEV,
         Some(c"mode=0755"),
     )
-    .map_err(named("mount /run"))
+    .map_err(named("mount /run"))?;
+    Ok(sealed)
 }
 
 /// Whether `/` is the kernel's first root, from which there is no pivot_root.

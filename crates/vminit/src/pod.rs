@@ -23,11 +23,13 @@ const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Says in one line, for the console, what this guest lacks.
 pub(crate) fn run() -> io::Result<()> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    mounts::own_root()?;
+    let sealed = mounts::own_root()?;
     machine::open_console()?;
     let config = mounts::config(&mounts::config_path())?;
     mounts::for_pod(&config)?;
-    oci_native::seal_self_exe().map_err(io::Error::other)?;
+    if !sealed {
+        oci_native::seal_self_exe().map_err(io::Error::other)?;
+    }
     rustix::system::sethostname(config.hostname.as_bytes())?;
     raise_loopback()?;
     std::fs::create_dir(STATE)?;

@@ -4,7 +4,6 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::OnceLock,
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,13 +12,11 @@ use magik_infra::{
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
-use oci_krun::{Booted, Jail, Qemu, Share, VmDriver, VmFiles, VmSpec};
+use oci_krun::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec};
 use tokio::{net::UnixStream, sync::watch};
 
 use super::machine::Machine;
 
-/// How long a guest may take to say hello: an emulated one on a busy machine is slow.
-const HELLO_TIME: Duration = Duration::from_secs(60);
 /// The user that the monitor runs as: nobody else on the host, and no program of it, has that number.
 const USER: u32 = 0x6d6b_0001;
 /// The directories of the jail.
@@ -60,9 +57,9 @@ impl MachineGuest {
 
     async fn start(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), Failed> {
         let files = VmFiles::new(self.machine.files.clone());
-        let driver = Qemu::find(&files, self.machine.acceleration)?;
+        let driver = self.machine.driver.find(&files)?;
         let nonce = oci_krun::nonce()?;
-        let plan = self.confine(&driver, &files, plan, nonce)?;
+        let plan = self.confine(&*driver, &files, plan, nonce)?;
         let shares = self.machine.shares.iter().map(|share| Share {
             tag: share.tag(),
             directory: Path::new(SHARES).join(share.number.to_string()),
@@ -75,7 +72,8 @@ impl MachineGuest {
             sockets: SOCKETS.into(),
             user: Some(USER),
         };
-        let Booted { mut vm, door, launch } = oci_krun::boot(&driver, &spec, &nonce, HELLO_TIME).await?;
+        let limit = self.machine.hello_time;
+        let Booted { mut vm, door, launch } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
         let _ = self.door.set(door);
         let ended = self.ended.clone();
         // The machine belongs to the task, and ends with this process at the latest.

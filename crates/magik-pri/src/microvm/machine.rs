@@ -5,10 +5,11 @@ use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use magik_infra::guest::{GuestBind, GuestConfig, GuestDirectory, GuestScratch, GuestShare, NONCE, POD};
-use oci_krun::{Acceleration, MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, VmFiles};
+use oci_krun::{DriverKind, MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, VmFiles};
 use serde::{Deserialize, Serialize};
 
 use crate::{HostPathKind, PodSpec, SpecError, VolumeSource, pods::Start};
@@ -25,7 +26,9 @@ const UNSAID_MIB: u64 = 128;
 pub(super) struct Machine {
     pub(super) memory_mib: u32,
     pub(super) vcpus: u32,
-    pub(super) acceleration: Acceleration,
+    pub(super) driver: DriverKind,
+    /// How long the guest may take to say hello.
+    pub(super) hello_time: Duration,
     pub(super) files: PathBuf,
     /// The pod's directory below the data root.
     pub(super) data: PathBuf,
@@ -132,18 +135,15 @@ impl Machine {
     }
 
     /// The machine of a pod that is about to be started.
-    pub(super) fn of(start: &Start<'_>, files: VmFiles, acceleration: Acceleration) -> io::Result<Self> {
+    pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: DriverKind) -> io::Result<Self> {
         let (memory_mib, vcpus) = Self::size(start.spec).map_err(io::Error::other)?;
         let empty_dirs = start.spec.volumes.iter();
         let empty_dirs = empty_dirs.filter(|v| matches!(v.source, VolumeSource::EmptyDir(_)));
         Ok(Self {
             memory_mib,
-            vcpus: if acceleration == Acceleration::Tcg {
-                1
-            } else {
-                vcpus
-            },
-            acceleration,
+            vcpus: if driver.is_emulated() { 1 } else { vcpus },
+            driver,
+            hello_time: driver.hello_time(),
             files: files.into_directory(),
             data: start.data.join("pods").join(start.id),
             hostname: start.hostname.to_owned(),
