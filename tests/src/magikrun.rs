@@ -101,7 +101,9 @@ impl Magikrun {
         command
             .args(args)
             .env("MAGIKRUN_ROOT", &self.root)
-            .env("MAGIKRUN_STATE_DIR", &self.state);
+            .env("MAGIKRUN_STATE_DIR", &self.state)
+            // What is fastest here is not for every test to find out.
+            .env("MAGIKRUN_VM_DRIVER", "qemu-tcg");
         command.env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }

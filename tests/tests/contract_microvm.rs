@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use magik_pri::{
     PodRuntime,
-    microvm::{MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
+    microvm::{DriverKind, MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
 };
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
@@ -18,7 +18,8 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     let files = binary().ancestors().nth(2).expect("target").join("vm");
     let runtime = MicroVmPodRuntime::new(roots)
         .supervisor(supervisor)
-        .files(VmFiles::new(files));
+        .files(VmFiles::new(files))
+        .driver(DriverKind::QemuTcg);
     Arc::new(runtime)
 }
 

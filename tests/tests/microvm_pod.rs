@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use magik_infra::MAX_EXECS;
+use magikrun_test_world::cgroup_file;
 use magikrun_tests::{
-    BUSYBOX, Census, Magikrun, PATIENCE, Scene, binary, busybox_layout, container, isolated, pod,
-    redis_nginx_layout, wait_for,
+    BUSYBOX, Census, MachinePart, Magikrun, PATIENCE, Scene, binary, busybox_layout, container, isolated,
+    pod, redis_nginx_layout, wait_for,
 };
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -270,12 +272,26 @@ isolated!(
         let mut manifest = pod("worst", &[
             container("c", BUSYBOX, "echo ready; sleep 10000"),
             container("flood", BUSYBOX, "yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 30000000; echo; echo the end; sleep 10000"),
+            container("eater", BUSYBOX, "dd if=/dev/zero of=/dev/null bs=100M count=1"),
         ]);
+        manifest["spec"]["containers"][2]["resources"] = json!({"limits": {"memory": "32Mi"}});
         manifest["spec"]["runtimeClassName"] = json!("microvm");
         manifest["spec"]["volumes"] = json!([{"name": "shared", "hostPath": {"path": shared, "type": "Directory"}}]);
         manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "shared", "mountPath": "/data"}]);
         let run = magikrun.pod_run(&manifest);
         assert_eq!(run.code, 0, "{}", run.stderr);
+
+        // Two containers that say nothing of memory, one of 32 MiB, the guest, the monitor; on the host, whatever its cgroups.
+        let qemu = MachinePart::Qemu.pids()[0].as_raw_nonzero().get().unsigned_abs();
+        let limit = cgroup_file(qemu.into(), "memory", "memory.limit_in_bytes", "memory.max").expect("the limit");
+        assert_eq!(limit.trim(), ((2 * 128 + 32 + 128 + 256_u64) << 20).to_string(), "the monitor's limit");
+        // Its own limit is the guest's to keep; what came of it is told as on the host.
+        wait_for("the end of the eater", || {
+            let status = magikrun.json(&["pod", "status", "worst"]);
+            let exit = &status["containers"][2]["state"]["exit"];
+            assert!(exit.is_null() || exit["oomKilled"] == true, "{status}");
+            !exit.is_null()
+        });
 
         // Links out of the share lead nowhere but into the container.
         let secret = private.join("secret");
@@ -294,15 +310,29 @@ isolated!(
         assert!(fs::symlink_metadata(shared.join("mem")).is_err(), "no device is made on the host");
 
         // More processes than may be: those beyond are refused in one line, and the others go on.
-        let many: Vec<_> = (0..40).map(|_| {
-            magikrun.command(&["pod", "exec", "-c", "c", "worst", "--", "sleep", "20"])
+        let mut many: Vec<_> = (0..MAX_EXECS + 4).map(|_| {
+            magikrun.command(&["pod", "exec", "-c", "c", "worst", "--", "sleep", "1000"])
                 .stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("exec")
         }).collect();
-        let refused = many.into_iter().map(|child| child.wait_with_output().expect("exec"))
-            .filter(|out| !out.status.success())
-            .map(|out| String::from_utf8_lossy(&out.stderr).into_owned()).collect::<Vec<_>>();
-        assert!(refused.iter().all(|said| said.lines().count() == 1), "{refused:?}");
-        assert!(refused.len() >= 8, "at most 32 run at once: {}", refused.len());
+        let mut refused = vec![];
+        wait_for("the refusal of the last", || {
+            let ended = many.extract_if(.., |child| child.try_wait().expect("wait").is_some());
+            refused.extend(ended.map(|child| child.wait_with_output().expect("exec")));
+            refused.len() == 4
+        });
+        for out in &refused {
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(said.lines().count() == 1 && said.contains(&MAX_EXECS.to_string()), "{said}");
+        }
+        for child in &mut many {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        drop(many);
+        wait_for("the end of what was executed", || {
+            let out = in_c("true");
+            out.code == 0
+        });
         // Output that nobody reads in time waits in the guest; it comes whole to who reads it.
         let out = in_c("yes | head -c 3000000");
         assert_eq!((out.code, out.stdout.len()), (0, 3_000_000));

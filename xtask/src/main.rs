@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod demo;
 mod host;
+mod krun;
 mod test;
 mod vm;
 
@@ -32,8 +33,8 @@ enum Command {
     BuildVminit(vm::VminitArgs),
     /// Finds or fetches libkrunfw and takes the guest kernel out of it.
     FetchKernel,
-    /// Everything virtual machines need here: kernel, init, vsock device.
-    Vm,
+    /// Everything virtual machines need here: kernel, init, vsock device; with --krun the monitor for libkrun.
+    Vm(vm::VmArgs),
     /// Compares magikrun with other runtimes on this machine.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -45,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::BuildVminit(args) => vm::build_vminit(&args),
         Command::FetchKernel => vm::fetch_kernel(&host::shell()?),
-        Command::Vm => vm::prepare(),
+        Command::Vm(args) => vm::run(&args),
         Command::Bench(command) => bench::run(&command),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{apt, host, vm};
+use crate::{apt, host, krun, vm};
 
 /// Needed by tests: image material, a registry, reference runtimes and clients.
 const PACKAGES: &[&str] = &[
@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Installs nothing: what needs a missing program is skipped or fails.
     #[arg(long)]
     no_install: bool,
+    /// Only a pod under libkrun, for real: makes a guest kernel that KVM runs here where it runs no other (minutes).
+    #[arg(long)]
+    krun: bool,
     /// Only the steps whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -59,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if !args.no_install {
         steps.always("install", || install(&sh))?;
+    }
+    if args.krun {
+        steps.always("krun", || krun::test(&sh))?;
+        return steps.finish();
     }
     steps.run("fmt", || Ok(cmd!(sh, "cargo fmt --all --check").run()?))?;
     steps.run("fetch", || Ok(cmd!(sh, "cargo fetch --locked").run()?))?;

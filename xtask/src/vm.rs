@@ -55,11 +55,54 @@ pub(crate) struct VminitArgs {
     target: String,
 }
 
+/// Options of `cargo xtask vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VmArgs {
+    /// The monitor for libkrun (KVM), too.
+    #[arg(long)]
+    krun: bool,
+}
+
+/// The monitor for libkrun.
+pub(crate) const MONITOR: &str = "magikrun-vmm";
+
 /// `target/vm`.
 pub(crate) fn directory(sh: &Shell) -> Result<PathBuf> {
     let directory = host::target_dir(sh)?.join("vm");
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     Ok(directory)
+}
+
+/// `cargo xtask vm`.
+pub(crate) fn run(args: &VmArgs) -> Result<()> {
+    prepare()?;
+    if args.krun {
+        build_monitor(&host::shell()?)?;
+    }
+    Ok(())
+}
+
+/// Builds the program that becomes a machine under libkrun. The library comes from crates.io and is part of it.
+pub(crate) fn build_monitor(sh: &Shell) -> Result<()> {
+    println!("{MONITOR}: libkrun 1.19, from crates.io");
+    cmd!(
+        sh,
+        "cargo build --quiet --locked --package {MONITOR} --features libkrun --profile vminit"
+    )
+    .run()?;
+    let built = host::target_dir(sh)?.join("vminit").join(MONITOR);
+    let installed = directory(sh)?.join(MONITOR);
+    replace(&built, &installed)?;
+    println!("{}", installed.display());
+    Ok(())
+}
+
+/// Puts a program in its place; somebody may be executing the one that is there.
+fn replace(built: &Path, installed: &Path) -> Result<()> {
+    let new = installed.with_extension("new");
+    fs::copy(built, &new).with_context(|| built.display().to_string())?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::rename(&new, installed)?)
 }
 
 /// Everything a virtual machine needs here.
@@ -166,11 +209,7 @@ fn build(sh: &Shell, target: &str) -> Result<()> {
     let built = host::target_dir(sh)?.join(target).join("vminit/vminit");
     check(&built)?;
     let installed = directory(sh)?.join("vminit");
-    // A guest may be reading the one that is there.
-    let new = installed.with_extension("new");
-    fs::copy(&built, &new)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    fs::rename(&new, &installed)?;
+    replace(&built, &installed)?;
     println!(
         "{}, {} bytes",
         installed.display(),

@@ -237,3 +237,61 @@ fn a_malformed_lease_stops_prune_rather_than_a_pod() {
     assert!(error.to_string().contains("leases/pod"), "{error}");
     assert!(trees[0].exists());
 }
+
+/// As `oci-wasm` keeps a compiled program: its record, and its machine code.
+fn compile(store: &ImageStore, module: &[u8], code: &[u8]) -> [std::path::PathBuf; 2] {
+    let cache = store.root().join("wasm-cache");
+    fs::create_dir_all(&cache).unwrap();
+    let hex = |bytes: &[u8]| magik_cas::Digest::sha256(bytes).hex();
+    let record = cache.join(format!("{}-settings", hex(module)));
+    let machine = cache.join(format!("{}.cwasm", hex(code)));
+    fs::write(&machine, code).unwrap();
+    fs::write(&record, hex(code)).unwrap();
+    [record, machine]
+}
+
+#[test]
+fn compiled_programs_go_with_the_last_image_and_lease_that_have_their_module() {
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0 of an image";
+    let (_dir, store) = store();
+    let layers = || vec![Tar::new().file("bin/m.wasm", MODULE).file("text", b"\0asn")];
+    let image_of = |name| store_support::image(&store, name, layers());
+    let (app, other) = (image_of("app"), image_of("other"));
+    store.unpack_blocking(&app, "pod").unwrap();
+    let kept = compile(&store, MODULE, b"code");
+    let mut gone = compile(&store, b"\0asm of nobody", b"other code").to_vec();
+    let cache = store.root().join("wasm-cache");
+    let file = |name: &str, age: u64| {
+        let path = cache.join(name);
+        let file = fs::File::create(&path).unwrap();
+        let modified = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+        file.set_modified(modified).unwrap();
+        path
+    };
+    let at_work = [file("tmpAbc", 60), file(&format!("{}.cwasm", "a".repeat(64)), 60)];
+    gone.extend([
+        file("tmpOld", 4000),
+        file(&format!("{}.cwasm", "b".repeat(64)), 4000),
+    ]);
+
+    let report = store.prune(PruneOptions::default()).unwrap();
+    assert_eq!((report.programs, report.leftovers, report.bytes), (1, 1, 10));
+    assert!(kept.iter().chain(&at_work).all(|path| path.exists()));
+    assert!(gone.iter().all(|path| !path.exists()));
+
+    // One of two names, then what only a pod holds.
+    assert_eq!(store.remove_images(&[app]).unwrap().programs, 0);
+    assert_eq!(store.remove_images(&[other]).unwrap().programs, 0);
+    assert!(kept.iter().all(|path| path.exists()));
+    store.release("pod").unwrap();
+    assert_eq!(store.prune(PruneOptions::default()).unwrap().programs, 1);
+    assert!(kept.iter().all(|path| !path.exists()));
+
+    // And without a pod, by `rm` itself.
+    let app = image_of("app");
+    store.unpack_blocking(&app, "pod").unwrap();
+    store.release("pod").unwrap();
+    let kept = compile(&store, MODULE, b"code");
+    assert_eq!(store.remove_images(&[app]).unwrap().programs, 1);
+    assert!(kept.iter().all(|path| !path.exists()));
+}

@@ -37,7 +37,8 @@ pub struct Platform {
     pub native: Capability,
     /// Control groups: v2, v1 or hybrid.
     pub cgroups: Capability,
-    /// Virtual machines that really boot.
+    /// Virtual machines that really boot. To try that is their backend's part, which sets this
+    /// (`MicroVmPodRuntime::is_available`): here it is `no`.
     pub microvm: Capability,
     /// WebAssembly.
     pub wasm: Capability,
@@ -64,10 +65,7 @@ impl Platform {
         Self {
             native: host::native(),
             cgroups: host::cgroups(),
-            microvm: Capability::no(format!(
-                "no microVM backend in this build; {}",
-                host::hypervisor()
-            )),
+            microvm: Capability::no(format!("no microVM was booted; {}", host::hypervisor())),
             wasm: Capability::yes("it needs nothing of the host"),
             overlayfs: host::overlayfs(),
             seccomp: host::seccomp(),

@@ -35,6 +35,13 @@ impl FormatArg {
     }
 }
 
+/// Tells a person at a terminal something that is no failure.
+#[cfg(all(feature = "krun", target_os = "linux"))]
+pub(crate) fn note(text: &str) {
+    // Who cannot be told misses nothing that matters.
+    let _ = write_stderr(format!("magikrun: {text}\n").as_bytes());
+}
+
 /// A size in bytes for a person, in binary units as `podman stats` has them.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()

@@ -60,12 +60,16 @@ struct Info {
 }
 
 fn info(global: &GlobalArgs, args: &InfoArgs) -> Result<()> {
+    let mut platform = Platform::detect();
+    if let Some(microvm) = backend::microvm_capability(global)? {
+        platform.microvm = microvm;
+    }
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),
         data_root: global.data_root()?,
         state_root: global.state_root()?,
         runtime_classes: backend::classes().map(magik_pri::RuntimeClass::as_str).collect(),
-        platform: Platform::detect(),
+        platform,
     };
     if args.format.json() {
         output::json(&info)

@@ -13,7 +13,7 @@ use std::{
 };
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Booted, Krun, VmFiles, VmSpec, boot, lay_out};
+use oci_krun::{Booted, Error, Krun, VmDriver, VmFiles, VmSpec, boot, lay_out};
 
 /// Nobody on the host.
 const USER: u32 = 64_123;
@@ -110,5 +110,88 @@ async fn a_guest_says_hello_under_libkrun() {
     assert!(
         ended.starts_with("magikrun-vmm ended (exit status: 0)"),
         "{ended}"
+    );
+}
+
+/// The processes that this one has started, by what `/proc` says of them.
+fn children() -> Vec<String> {
+    let own = format!("PPid:\t{}\n", std::process::id());
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
+        .filter(|status| status.contains(&own))
+        .collect()
+}
+
+/// This host's own libkrunfw. Where KVM runs it, it boots.
+#[tokio::test]
+async fn a_kvm_that_does_not_run_the_kernel_is_an_error_in_bounded_time() {
+    let test = "a_kvm_that_does_not_run_the_kernel_is_an_error_in_bounded_time";
+    let Some((_files, krun)) = krun(test, &made()) else {
+        return;
+    };
+    let (_dir, spec) = place([5; 32]);
+    match boot(&krun, &spec, &[5; 32], Duration::from_secs(60)).await {
+        Ok(booted) => booted.vm.kill().await,
+        Err(Error::Ended(why)) => assert!(
+            why.starts_with("magikrun-vmm ended (") && why.contains("KVM"),
+            "{why}"
+        ),
+        Err(Error::NoHello { .. }) => {}
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_confined_before_it_runs() {
+    let test = "a_machine_is_confined_before_it_runs";
+    let Some((_files, krun)) = krun(test, &made()) else {
+        return;
+    };
+    let (_dir, spec) = place([5; 32]);
+    let _listener = std::os::unix::net::UnixListener::bind(spec.sockets.join("vsock_1024")).unwrap();
+    let mut vm = krun.spawn(&spec).await.unwrap();
+    let filtered = async {
+        loop {
+            if let Some(status) = children()
+                .into_iter()
+                .find(|status| status.contains("Seccomp:\t2"))
+            {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let status = tokio::select! {
+        status = filtered => status,
+        ended = vm.ended() => panic!("{ended}"),
+    };
+    let id = format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n");
+    for line in [
+        id.as_str(),
+        "NoNewPrivs:\t1",
+        "CapEff:\t0000000000000004",
+        "CapBnd:\t0000000000000004",
+    ] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    vm.kill().await;
+}
+
+#[tokio::test]
+async fn a_kernel_that_is_none_is_named() {
+    let test = "a_kernel_that_is_none_is_named";
+    let nonsense = tempfile::tempdir().unwrap();
+    fs::write(nonsense.path().join("libkrunfw.so.5"), "no library").unwrap();
+    let Some((_files, krun)) = krun(test, nonsense.path()) else {
+        return;
+    };
+    let (_dir, spec) = place([5; 32]);
+    let error = boot(&krun, &spec, &[5; 32], Duration::from_secs(60))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("load the kernel") && error.contains("install libkrunfw 5"),
+        "{error}"
     );
 }

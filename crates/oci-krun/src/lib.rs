@@ -3,6 +3,7 @@
 //! - [`VmDriver`]: what starts a machine from a [`VmSpec`]: [`Krun`] or [`Qemu`], by their [`DriverKind`].
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
+//! - [`probe`]: whether machines really boot here.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -16,6 +17,7 @@ mod jail;
 pub mod kernel;
 mod kind;
 mod krun;
+mod probe;
 mod process;
 mod qemu;
 mod tsc;
@@ -30,4 +32,5 @@ pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
 pub use jail::Jail;
 pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
 pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
+pub use probe::probe;
 pub use qemu::{Acceleration, Qemu};

@@ -8,7 +8,7 @@
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, boot, lay_out};
+use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, boot, lay_out, probe};
 
 /// A boot takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -101,4 +101,32 @@ async fn an_init_that_fails_is_quoted_from_the_console() {
     let error = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap_err();
     assert!(matches!(error, Error::Ended(_)), "{error}");
     assert!(error.to_string().contains("guest.json: missing field"), "{error}");
+}
+
+#[tokio::test]
+async fn a_probe_boots_a_guest_once_and_believes_no_program_that_says_nothing() {
+    let Some(qemu) = qemu("a_probe_boots_a_guest_once_and_believes_no_program_that_says_nothing") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    probe(&qemu, &files(), dir.path(), LIMIT).await.unwrap();
+    // No guest says hello in no time: nothing was booted.
+    probe(&qemu, &files(), dir.path(), Duration::ZERO).await.unwrap();
+
+    // An init that does not dial.
+    let silent = tempfile::tempdir().unwrap();
+    let own = files().into_directory();
+    for name in ["vmlinux", "vhost-device-vsock"] {
+        if own.join(name).exists() {
+            std::os::unix::fs::symlink(own.join(name), silent.path().join(name)).unwrap();
+        }
+    }
+    std::fs::copy("/bin/busybox", silent.path().join("vminit")).unwrap();
+    let silent = VmFiles::new(silent.path().to_owned());
+    let qemu = Qemu::find(&silent, Acceleration::Tcg).unwrap();
+    for limit in [Duration::from_secs(3), LIMIT] {
+        // The second time it is remembered.
+        let error = probe(&qemu, &silent, dir.path(), limit).await.unwrap_err();
+        assert!(error.to_string().contains("say hello"), "{error}");
+    }
 }

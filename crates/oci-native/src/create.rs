@@ -63,7 +63,7 @@ impl NativeRuntime {
         };
         let filter = self.take_filter(&bundle, &mut prepared)?;
         make_cwd(&prepared.spec);
-        let descriptors = descriptors(stdio, options.console)?;
+        let mut descriptors = descriptors(stdio, options.console)?;
 
         let locked = config.store.reserve(id)?;
         let mut undo = Undo {
@@ -101,10 +101,17 @@ impl NativeRuntime {
             keep_for_exec(locked.dir(), &load.filter, &process)?;
             job.filter = Some(load);
         }
+        if let Some(runner) = &config.runner {
+            let (runner, fds) = runner
+                .for_worker()
+                .map_err(Error::io(format!("creating container {id}")))?;
+            (job.runner, descriptors.runner) = (Some(runner), fds);
+        }
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),
             preserve_fds: options.preserve_fds,
             console: descriptors.console.is_some(),
+            runner: descriptors.runner.len(),
             job: Job::Create(Box::new(job)),
         };
         let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
@@ -338,6 +345,7 @@ fn create_job(
         placement: None,
         surroundings: std::mem::take(&mut prepared.surroundings),
         filter: None,
+        runner: None,
         owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),
     })
 }

@@ -113,6 +113,7 @@ impl NativeRuntime {
             spawn(&job, preserve_fds, descriptors, false)?
         } else {
             let request = Request {
+                runner: 0,
                 caller: rustix::process::getpid().as_raw_nonzero().get(),
                 preserve_fds,
                 console: descriptors.console.is_some(),

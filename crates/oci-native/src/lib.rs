@@ -29,6 +29,7 @@ mod own_dev;
 mod premounts;
 mod proc;
 mod proc_mounts;
+mod runner;
 mod runtime;
 mod seal;
 mod seccomp;
@@ -37,6 +38,7 @@ mod store;
 mod surroundings;
 mod worker;
 
+pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
 pub use seal::{SealError, seal_self_exe, sealed_binary};
 pub use worker::run_worker_if_asked;

@@ -329,6 +329,7 @@ impl NativeRuntime {
             stopped,
         };
         let request = Request {
+            runner: 0,
             caller: rustix::process::getpid().as_raw_nonzero().get(),
             preserve_fds: 0,
             console: false,

@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxResources, Process};
 use crate::{
     cgroup::{Cgroup, Layout},
     children::Children,
+    runner::Runner,
     seccomp::Filters,
     store::Store,
 };
@@ -55,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) systemd: bool,
     pub(crate) children: Arc<Children>,
     pub(crate) filters: Filters,
+    pub(crate) runner: Option<Runner>,
     layout: OnceLock<Layout>,
 }
 
@@ -69,6 +71,7 @@ impl NativeRuntime {
             systemd: false,
             reap_orphans: false,
             filters: None,
+            runner: None,
         }
     }
 
@@ -95,6 +98,7 @@ pub struct NativeRuntimeBuilder {
     systemd: bool,
     reap_orphans: bool,
     filters: Option<PathBuf>,
+    runner: Option<Runner>,
 }
 
 impl NativeRuntimeBuilder {
@@ -136,6 +140,14 @@ impl NativeRuntimeBuilder {
         self
     }
 
+    /// Has the containers that this runtime creates run by a program of the host's. What is executed in one later (`exec`) is
+    /// still a program of its own.
+    #[must_use]
+    pub fn runner(mut self, runner: Runner) -> Self {
+        self.runner = Some(runner);
+        self
+    }
+
     /// The runtime. Nothing is touched before its first operation.
     #[must_use]
     pub fn build(self) -> NativeRuntime {
@@ -147,6 +159,7 @@ impl NativeRuntimeBuilder {
                 cgroup_root: self.cgroup_root,
                 systemd: self.systemd,
                 children: Arc::new(Children::new(self.reap_orphans)),
+                runner: self.runner,
                 layout: OnceLock::new(),
             }),
         }

@@ -9,7 +9,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
     path::Path,
@@ -22,9 +22,9 @@ use rustix::{
 
 use crate::mounts::{Attributes, set_attributes};
 
-/// Why this process's binary could not be sealed.
+/// Why a binary could not be sealed.
 #[derive(Debug, thiserror::Error)]
-#[error("sealing this process's binary: {step}: {source}")]
+#[error("sealing a binary that containers could write to: {step}: {source}")]
 pub struct SealError {
     /// The system call that failed.
     step: &'static str,
@@ -66,8 +66,17 @@ pub fn seal_self_exe() -> Result<(), SealError> {
 /// # Errors
 /// [`SealError`] as for [`seal_self_exe`].
 pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(CWD, binary, clone).map_err(|e| SealError {
+    seal_path(CWD, binary, OpenTreeFlags::empty())
+}
+
+/// An open file, on a mount as [`sealed_binary`] makes it.
+pub(crate) fn seal_file(file: BorrowedFd<'_>) -> Result<OwnedFd, SealError> {
+    seal_path(file, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)
+}
+
+fn seal_path(at: BorrowedFd<'_>, path: &Path, flags: OpenTreeFlags) -> Result<OwnedFd, SealError> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | flags;
+    let tree = rustix::mount::open_tree(at, path, clone).map_err(|e| SealError {
         step: "open_tree",
         source: e.into(),
     })?;

@@ -14,6 +14,9 @@
 //! - **What a program may use**: fuel, wall-clock time, memory, tables, instances and stack ([limits]); every limit ends it
 //!   with an [`ExitReason`](magik_oci::ExitReason) and a last line on its standard error that names the limit.
 //!
+//! A program can also be that of a native container: another runtime makes the container, and a process in it that was started
+//! by [`run_sandboxed_if_asked`] runs the program (Linux).
+//!
 //! Each container has a thread of its own, so a program that computes holds up nobody but itself. Fuel (on by default)
 //! makes code run about 1.4 times as long, epochs (with fuel switched off) about 1.2 times.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -33,6 +36,8 @@ mod loader;
 mod network;
 mod program;
 mod runtime;
+#[cfg(target_os = "linux")]
+mod sandboxed;
 mod sockets;
 mod spec;
 mod stdio;
@@ -44,3 +49,5 @@ pub use error::LoadError;
 pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
+#[cfg(target_os = "linux")]
+pub use sandboxed::run_sandboxed_if_asked;

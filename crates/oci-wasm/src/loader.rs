@@ -21,6 +21,9 @@ use crate::{
     limits::{COMPILE_MEMORY, COMPILE_TIMEOUT, MAX_WASM_MODULE_SIZE},
 };
 
+/// How WebAssembly begins.
+const MAGIC: &[u8] = b"\0asm";
+
 /// Loads programs: compiled once, found in the cache from then on.
 ///
 /// Cloning is cheap; clones share the programs in memory. A launcher calls [`prepare`](Self::prepare), so that the process
@@ -106,6 +109,36 @@ impl Loader {
     ) -> Result<Program, LoadError> {
         let kind = examine(&mut file)?;
         let key = key(&mut file, metering)?;
+        self.load_known(file, kind, key, metering, allocation).await
+    }
+
+    /// The program in `file`, what it is, and its machine code: for another process to run.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn machine_code(
+        &self,
+        mut file: File,
+        metering: Metering,
+    ) -> Result<(Kind, Program, File), LoadError> {
+        let kind = examine(&mut file)?;
+        let key = key(&mut file, metering)?;
+        let program = self
+            .load_known(file, kind, key.clone(), metering, Allocation::OnDemand)
+            .await?;
+        let code = self.shared.cache.get(&key)?.ok_or_else(|| {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            LoadError::io("finding the compiled program again")(gone)
+        })?;
+        Ok((kind, program, code))
+    }
+
+    async fn load_known(
+        &self,
+        file: File,
+        kind: Kind,
+        key: String,
+        metering: Metering,
+        allocation: Allocation,
+    ) -> Result<Program, LoadError> {
         let known = (key, allocation);
         if let Some(program) = self.programs().get(&known) {
             return Ok(program.clone());
@@ -231,6 +264,16 @@ pub fn load_in_process(wasm: &[u8], metering: Metering) -> Result<World, LoadErr
     program.world()
 }
 
+/// Whether a file begins as WebAssembly does.
+#[cfg(target_os = "linux")]
+pub(crate) fn begins_as_wasm(file: &mut File) -> Result<bool, LoadError> {
+    let mut head = Vec::with_capacity(4);
+    file.take(4)
+        .read_to_end(&mut head)
+        .map_err(LoadError::io("reading it"))?;
+    Ok(head == MAGIC)
+}
+
 /// What kind of binary the file is; its size is checked before anything is read.
 fn examine(file: &mut File) -> Result<Kind, LoadError> {
     let metadata = file.metadata().map_err(LoadError::io("looking at it"))?;
@@ -251,7 +294,6 @@ fn examine(file: &mut File) -> Result<Kind, LoadError> {
 
 /// What the first 8 bytes of a file say it is.
 fn kind(head: &[u8]) -> Result<Kind, LoadError> {
-    const MAGIC: &[u8] = b"\0asm";
     if head.starts_with(b"\x7fELF") {
         return Err(LoadError::Precompiled);
     }
@@ -301,7 +343,7 @@ impl io::Write for Writer<'_> {
     unsafe_code,
     reason = "wasmtime takes machine code on trust; cache and compiler are what it rests on"
 )]
-fn deserialize(
+pub(crate) fn deserialize(
     mut code: File,
     kind: Kind,
     metering: Metering,

@@ -263,7 +263,7 @@ fn unsupported(options: &CreateOptions) -> Result<()> {
 }
 
 /// Opens the sockets that a program is given.
-fn listen(addresses: &[Listen]) -> Result<Vec<TcpListener>> {
+pub(crate) fn listen(addresses: &[Listen]) -> Result<Vec<TcpListener>> {
     addresses
         .iter()
         .filter(|l| l.protocol == Protocol::Tcp)

@@ -14,6 +14,10 @@ use crate::{
 /// The largest `config.json` in bytes.
 const MAX_CONFIG_SIZE: u64 = 1024 * 1024;
 
+/// What glibc's loader reads.
+#[cfg(target_os = "linux")]
+pub(crate) const PRELOAD: &str = "/etc/ld.so.preload";
+
 /// What a bundle asks for.
 #[derive(Debug)]
 pub(crate) struct Bundle {
@@ -61,32 +65,54 @@ impl Bundle {
                 .to_owned()
                 .into());
         }
-        let process = spec
-            .process()
-            .as_ref()
-            .ok_or_else(|| "process is missing".to_owned())?;
-        let root = spec.root().as_ref().ok_or_else(|| "root is missing".to_owned())?;
-        let rootfs = directory.join(root.path());
-        let env = environment(process, env);
-        let args = process.args().clone().unwrap_or_default();
-        let program = args.first().ok_or_else(|| "process.args is empty".to_owned())?;
-        let cwd = text("process.cwd", process.cwd())?;
-        let module = open_program(&rootfs, program, &cwd, &env)?;
+        let root = root(&spec)?;
         let mut directories = vec![Directory {
-            host: rootfs,
+            host: directory.join(root.path()),
             guest: "/".to_owned(),
             read_only: root.readonly().unwrap_or(false),
         }];
         for mount in spec.mounts().iter().flatten().chain(mounts) {
             directories.extend(directory_of(mount)?);
         }
+        Self::read(&spec, directory, env, directories)
+    }
+
+    /// Reads the bundle of a container that another runtime makes, and whose directories the program finds in it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_native(directory: &Path) -> Result<Self, Refusal> {
+        Self::read(&read(directory)?, directory, &[], Vec::new())
+    }
+
+    /// Whether a dynamic loader that starts in the root would load something from it into whatever it starts (ld.so(8)).
+    #[cfg(target_os = "linux")]
+    pub(crate) fn preloads(directory: &Path) -> Result<bool, String> {
+        let rootfs = directory.join(root(&read(directory)?)?.path());
+        Ok(open_beneath(&rootfs, Path::new(PRELOAD)).is_ok())
+    }
+
+    fn read(
+        spec: &Spec,
+        directory: &Path,
+        env: &[String],
+        directories: Vec<Directory>,
+    ) -> Result<Self, Refusal> {
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| "process is missing".to_owned())?;
+        let rootfs = directory.join(root(spec)?.path());
+        let env = environment(process, env);
+        let args = process.args().clone().unwrap_or_default();
+        let program = args.first().ok_or_else(|| "process.args is empty".to_owned())?;
+        let cwd = text("process.cwd", process.cwd())?;
+        let module = open_program(&rootfs, program, &cwd, &env)?;
         let annotations = spec.annotations().clone().unwrap_or_default();
         Ok(Self {
             oci_version: spec.version().clone(),
             fuel: fuel(annotations.get(FUEL).map(String::as_str))?,
             deadline: positive(&annotations, DEADLINE)?.map(Duration::from_secs),
             http_concurrency: concurrency(&annotations)?,
-            memory: memory(&spec),
+            memory: memory(spec),
             annotations,
             args,
             env,
@@ -95,6 +121,10 @@ impl Bundle {
             module,
         })
     }
+}
+
+fn root(spec: &Spec) -> Result<&oci_spec::runtime::Root, String> {
+    spec.root().as_ref().ok_or_else(|| "root is missing".to_owned())
 }
 
 fn read(directory: &Path) -> Result<Spec, String> {

@@ -65,6 +65,17 @@ impl Streams {
         })
     }
 
+    /// Streams that others may use at the same time: their descriptions are left as they are, so every one of them blocks.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn blocking(stdio: Stdio) -> Self {
+        let stream = |stream: OwnedStream| Stream::Blocking(Arc::new(File::from(stream)));
+        Self {
+            stdin: stdio.stdin.map(stream),
+            stdout: stdio.stdout.map(stream),
+            stderr: stdio.stderr.map(stream),
+        }
+    }
+
     /// Gives the streams to a program; what is absent is `/dev/null`.
     pub(crate) fn connect(&self, wasi: &mut WasiCtxBuilder) -> io::Result<()> {
         if let Some(stdin) = &self.stdin {

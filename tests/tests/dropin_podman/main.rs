@@ -10,10 +10,12 @@ mod resources;
 mod running;
 mod security;
 mod support;
+mod wasm;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::Result;
+use magikrun_test_world::mount_tmpfs;
 use magikrun_tests::dropin::{Client, Stage, busybox_tar, documented, on_stage, run_checks};
 
 const PROGRAMS: [&str; 5] = ["podman", "conmon", "unshare", "busybox", "catatonit"];
@@ -60,7 +62,12 @@ fn all_checks(stage: &Stage) {
     podman
         .ok(&format!("import {change} {} localhost/box", tar.display()))
         .expect("import");
+    // Where machine code is kept.
+    mount_tmpfs(Path::new("/var/lib"), 1 << 30).expect("mount");
+    wasm::import(&podman).expect("import");
+    let ours = stage.runtime == magikrun_tests::binary();
     let checks = [
+        if ours { wasm::CHECKS } else { &[] },
         running::CHECKS,
         namespaces::CHECKS,
         mounts::CHECKS,

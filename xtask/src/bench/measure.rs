@@ -61,10 +61,19 @@ pub(crate) fn payload_runs(count: usize) -> Result<usize> {
 
 /// The proportional set size, in KiB, of every process but the payload's.
 pub(crate) fn overhead_kib() -> Result<u64> {
+    pss_of(|comm| comm != PAYLOAD)
+}
+
+/// The proportional set size, in KiB, of the processes of a name.
+pub(crate) fn pss_kib(name: &str) -> Result<u64> {
+    pss_of(|comm| comm == name)
+}
+
+fn pss_of(counts: impl Fn(&str) -> bool) -> Result<u64> {
     let mut sum = 0;
     for (pid, comm) in processes()? {
         let path = format!("/proc/{pid}/smaps_rollup");
-        if comm == PAYLOAD || !Path::new(&path).exists() {
+        if !counts(&comm) || !Path::new(&path).exists() {
             continue;
         }
         let Ok(rollup) = fs::read_to_string(&path) else {

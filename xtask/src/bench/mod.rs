@@ -7,6 +7,7 @@ mod oci;
 mod pods;
 mod report;
 mod scene;
+mod vm;
 mod wasm;
 
 use anyhow::Result;
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Images(images::Args),
     /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
     Oci(oci::Args),
+    /// A pod's virtual machine beside a bare one: to the first program, to hello, to its container running.
+    Vm(vm::Args),
     /// WebAssembly pods beside the wasmtime command line: start to exit, pods up, memory.
     Wasm(wasm::Args),
 }
@@ -29,6 +32,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Pods(args) => pods::run(args),
         Command::Images(args) => images::run(args),
         Command::Oci(args) => oci::run(args),
+        Command::Vm(args) => vm::run(args),
         Command::Wasm(args) => wasm::run(args),
     }
 }

@@ -1,4 +1,4 @@
-//! Layers made of whatever entries: nothing outside is touched, and both forms are refused or are the same tree.
+//! Layers made of whatever entries: nothing outside is touched, and all forms are refused or are the same tree.
 //!
 //! As root, in a mount namespace of its own: overlayfs itself is what the overlay form is compared by.
 #![no_main]
@@ -11,7 +11,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use magik_image::fuzzing;
+use magik_image::{ImageStore, fuzzing};
 use magikrun_test_corpus::{
     tarball::{Entry, Tar},
     tree,
@@ -79,6 +79,9 @@ impl Names {
 struct World {
     dir: tempfile::TempDir,
     outside: String,
+    /// Its limits are those of copies.
+    store: ImageStore,
+    _store_dir: tempfile::TempDir,
 }
 
 fn world() -> &'static World {
@@ -86,13 +89,21 @@ fn world() -> &'static World {
     WORLD.get_or_init(|| {
         // SAFETY: the fuzzer has no other threads that hold on to the file system's state.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("needs root");
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private mounts");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .expect("private mounts");
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
         mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), None).expect("tmpfs");
         fs::create_dir(dir.path().join("outside")).expect("outside");
         fs::write(dir.path().join("outside/secret"), "secret").expect("secret");
         let outside = tree::listing(&dir.path().join("outside")).expect("listing");
-        World { dir, outside }
+        let store_dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let store = ImageStore::open(&store_dir.path().join("data")).expect("store");
+        World {
+            dir,
+            outside,
+            store,
+            _store_dir: store_dir,
+        }
     })
 }
 
@@ -111,7 +122,9 @@ fn tar(ops: &[Op], outside: &Path) -> Vec<u8> {
             Kind::Hardlink => Entry::new(b'1', &path).to(&target),
             Kind::Fifo => Entry::new(b'6', &path),
             Kind::Device => Entry::new(b'3', &path).device(1, 3),
-            Kind::Outside => Entry::new(b'2', &path).to(outside.join("secret").as_os_str().as_encoded_bytes()),
+            Kind::Outside => {
+                Entry::new(b'2', &path).to(outside.join("secret").as_os_str().as_encoded_bytes())
+            }
         };
         let owner = i64::from(op.owner);
         tar = tar.add(&entry.mode(i64::from(op.mode) & 0o7777).owner(owner, owner));
@@ -136,6 +149,13 @@ fn merged(world: &World, dirs: &[PathBuf], scratch: &Path) -> String {
     listing.expect("listing")
 }
 
+fn copied(world: &World, dirs: &[PathBuf], scratch: &Path) -> String {
+    let layers: Vec<PathBuf> = dirs.iter().rev().cloned().collect();
+    let at = scratch.join("copy");
+    world.store.copy_layers(&layers, &at).expect("copy");
+    tree::listing(&at).expect("listing")
+}
+
 fuzz_target!(|layers: Vec<Vec<Op>>| {
     let world = world();
     let outside = world.dir.path().join("outside");
@@ -155,7 +175,10 @@ fuzz_target!(|layers: Vec<Vec<Op>>| {
     let flat = fuzzing::flat(&layers, &flat_dir).map(|()| tree::listing(&flat_dir).expect("listing"));
     let overlay = fuzzing::overlay(&layers, &dirs).map(|()| merged(world, &dirs, &scratch));
     match (&flat, &overlay) {
-        (Ok(flat), Ok(overlay)) => assert_eq!(flat, overlay),
+        (Ok(flat), Ok(overlay)) => {
+            assert_eq!(flat, overlay);
+            assert_eq!(overlay, &copied(world, &dirs, &scratch));
+        }
         (Err(_), Err(_)) => {}
         _ => panic!("flat {flat:?}, overlay {overlay:?}"),
     }

@@ -9,6 +9,7 @@
 //! <root>/layers/<chain>.lock     flock(LOCK_EX) while one process unpacks that layer
 //! <root>/leases/<name>           {"images": [manifest digests], "layers": [chain ids]} that prune must leave
 //! <root>/leases/.lock            flock(LOCK_EX) while a lease is changed
+//! <root>/wasm-cache/<module>-*   compiled programs, by the SHA-256 of their modules (written by oci-wasm, which says more)
 //! <root>/tmp/image-*             a record being written
 //! ```
 //!

@@ -1,5 +1,6 @@
 //! The image store: names, and what they mean, over a [`magik_cas::Store`].
 
+mod compiled;
 pub mod format;
 mod image;
 mod leases;

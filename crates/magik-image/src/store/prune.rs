@@ -24,15 +24,17 @@ pub struct PruneReport {
     pub layers: u64,
     /// How many blobs.
     pub blobs: u64,
+    /// How many compiled programs of WebAssembly.
+    pub programs: u64,
     /// How many leftovers of processes that died.
     pub leftovers: u64,
-    /// The bytes of all of them: blobs as stored, layers by their files' content.
+    /// The bytes of all of them: blobs as stored, layers by their files' content, programs by their machine code.
     pub bytes: u64,
 }
 
 impl ImageStore {
-    /// Removes blobs that no image needs, unpacked layers that neither an image nor a lease needs, and what dead processes
-    /// left. Waits until nobody imports, pulls or unpacks.
+    /// Removes blobs that no image needs, unpacked layers and compiled programs that neither an image nor a lease needs, and what
+    /// dead processes left. Waits until nobody imports, pulls or unpacks.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Cas`], or [`Error::InvalidDocument`] if a lease is malformed. An image whose documents cannot be
@@ -57,6 +59,10 @@ impl ImageStore {
         report.blobs = swept.blobs;
         report.leftovers = swept.temporary;
         report.bytes = swept.bytes;
+        let compiled = self.prune_compiled(&live)?;
+        report.programs = compiled.programs;
+        report.leftovers += compiled.leftovers;
+        report.bytes += compiled.bytes;
         self.prune_layers(&live.layers, &mut report)?;
         self.prune_temporary(&mut report)?;
         Ok(report)

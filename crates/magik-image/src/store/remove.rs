@@ -19,7 +19,9 @@ pub struct RemoveReport {
     pub blobs: u64,
     /// How many unpacked layers were removed.
     pub layers: u64,
-    /// The bytes of both: blobs as stored, layers by their files' content.
+    /// How many compiled programs of WebAssembly were removed.
+    pub programs: u64,
+    /// The bytes of all of them: blobs as stored, layers by their files' content, programs by their machine code.
     pub bytes: u64,
     /// Somebody was pulling, importing or unpacking: what is not needed any more is left to [`ImageStore::prune`].
     pub deferred: bool,
@@ -45,8 +47,8 @@ impl Live {
 }
 
 impl ImageStore {
-    /// Removes the names of these images and, of their blobs and unpacked layers, those that no other image and no lease
-    /// needs. Does not wait for those who are pulling: what cannot be told from what they need is left to
+    /// Removes the names of these images and, of their blobs, unpacked layers and compiled programs, those that no other
+    /// image and no lease needs. Does not wait for those who are pulling: what cannot be told from what they need is left to
     /// [`prune`](Self::prune).
     ///
     /// # Errors
@@ -95,6 +97,9 @@ impl ImageStore {
                 report.bytes += bytes;
             }
         }
+        let compiled = self.prune_compiled(&live)?;
+        report.programs = compiled.programs;
+        report.bytes += compiled.bytes;
         Ok(report)
     }
 

@@ -94,7 +94,7 @@ pub(super) struct Extractor<'a> {
     /// What becomes of directories; set at the end, because every entry made in one changes its times, and its mode may forbid
     /// making any.
     pub(super) directories: BTreeMap<Vec<u8>, Planned>,
-    /// Overlay form: directories that hide what lower layers have in them.
+    /// Directories that hide what lower layers have in them; in the flat form that has been removed from them.
     pub(super) opaque: BTreeSet<Vec<u8>>,
     /// Overlay form: the whiteouts made.
     pub(super) hidden: BTreeSet<Vec<u8>>,
@@ -148,13 +148,9 @@ impl<'a> Extractor<'a> {
         match (kind, self.whiteouts) {
             (Kind::Whiteout, Whiteouts::Overlay) => self.hide(&path, budget),
             (Kind::Whiteout, Whiteouts::Apply) => self.remove_lower(&path, budget),
-            (Kind::Opaque, whiteouts) => {
+            (Kind::Opaque, _) => {
                 let place = self.place(&path, budget)?;
-                match whiteouts {
-                    Whiteouts::Overlay => drop(self.opaque.insert(place.path.clone())),
-                    Whiteouts::Apply => self.clear_lower(&place.path)?,
-                }
-                Ok(())
+                self.hide_all_in(&place.path)
             }
             (Kind::Directory, _) => self.directory(&path, metadata, budget),
             (kind, _) => self.leaf(&path, &kind, &metadata, content, budget),
@@ -164,14 +160,13 @@ impl<'a> Extractor<'a> {
     /// Sets what was left for the end. Says whether attributes of overlayfs had to be written in their `user.` form.
     pub(super) fn finish(mut self) -> Result<bool, (Vec<u8>, Fault)> {
         if self.whiteouts == Whiteouts::Overlay {
-            self.drop_idle_directories()?;
             self.finish_root().map_err(|e| (Vec::new(), e))?;
             self.drop_idle_whiteouts()?;
         }
         let mut user_xattr = false;
         // The deepest first: setting one's times must come after those below it, and its mode may forbid going there.
         for (path, planned) in std::mem::take(&mut self.directories).into_iter().rev() {
-            let opaque = self.opaque.contains(&path);
+            let opaque = self.whiteouts == Whiteouts::Overlay && self.opaque.contains(&path);
             let set = || -> io::Result<bool> {
                 let fd = resolve(&self.root, &path, OFlags::RDONLY)?;
                 let user = opaque && metadata::set_opaque(fd.as_fd())?;

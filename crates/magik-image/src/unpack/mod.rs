@@ -5,6 +5,7 @@ mod budget;
 mod copy;
 mod entry;
 mod extract;
+mod files;
 mod flat;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -37,9 +38,10 @@ use extract::{Extractor, Fault, LowerTrees};
 
 pub(crate) use archive::{Archive, Piece};
 pub(crate) use entry::clean;
+pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
-pub(crate) use remove::remove_tree;
+pub(crate) use remove::{names, remove_tree};
 pub(crate) use staged::{Placement, StagedLayer, Work};
 pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
 

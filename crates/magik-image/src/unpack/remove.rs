@@ -93,7 +93,7 @@ fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<rustix::fd:
 }
 
 /// The names in a directory, but for `.` and `..`.
-pub(super) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;

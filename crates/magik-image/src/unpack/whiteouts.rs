@@ -15,7 +15,7 @@ use rustix::{
 use super::{
     budget::Budget,
     entry::{Metadata, split},
-    extract::{Extractor, Fault, Planned, Result, below},
+    extract::{Extractor, Fault, Planned, Result, Whiteouts, below},
     lower::Found,
     place::{join, resolve},
     remove::remove_at,
@@ -57,21 +57,36 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the directories that are there only for whiteouts in them, and are themselves hidden by a directory above.
-    pub(super) fn drop_idle_directories(&mut self) -> Result<(), (Vec<u8>, Fault)> {
-        if self.opaque.is_empty() {
-            return Ok(());
+    /// Hides what lower layers have in the directory at `path`.
+    pub(super) fn hide_all_in(&mut self, path: &[u8]) -> Result<()> {
+        // What is in a directory that hides it is all of this layer: nothing is left to be done, however often it is asked for.
+        let already = self.hides_lower(path);
+        match self.whiteouts {
+            _ if already => {}
+            Whiteouts::Overlay => self.drop_idle_directories(path)?,
+            Whiteouts::Apply => self.clear_lower(path)?,
         }
-        let planned = self.directories.keys().filter(|path| !path.is_empty());
-        let idle = planned.filter(|path| self.hides_lower(split(path).0) && !self.is_made(path));
-        for path in idle.cloned().collect::<Vec<_>>() {
+        self.opaque.insert(path.to_vec());
+        Ok(())
+    }
+
+    /// Overlay form: removes the directories below one that are there only for whiteouts in them.
+    fn drop_idle_directories(&mut self, path: &[u8]) -> Result<()> {
+        let planned: Box<dyn Iterator<Item = &Vec<u8>>> = if path.is_empty() {
+            Box::new(self.directories.keys().filter(|path| !path.is_empty()))
+        } else {
+            Box::new(self.directories.range(below(path)).map(|(path, _)| path))
+        };
+        for path in planned
+            .filter(|path| !self.is_made(path))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             // With one above it, it has gone already.
             if self.directories.contains_key(&path) {
                 let (parent, name) = split(&path);
-                let removed = resolve(&self.root, parent, OFlags::PATH)
-                    .map_err(Fault::from)
-                    .and_then(|parent| Ok(remove_at(parent.as_fd(), name)?));
-                removed.map_err(|fault| (path.clone(), fault))?;
+                let parent = resolve(&self.root, parent, OFlags::PATH)?;
+                remove_at(parent.as_fd(), name)?;
                 self.forget(&path);
             }
         }
@@ -109,7 +124,7 @@ impl Extractor<'_> {
         }
         match hidden {
             Hidden::Now => drop(self.hidden.insert(path)),
-            Hidden::ByDirectory => drop(self.opaque.insert(path)),
+            Hidden::ByDirectory => self.hide_all_in(&path)?,
             Hidden::Already => {}
         }
         Ok(())
@@ -142,7 +157,7 @@ impl Extractor<'_> {
         let place = self.place(parent, budget)?;
         let path = join(&place.path, name)?;
         if self.is_made(&path) {
-            return self.clear_lower(&path);
+            return self.hide_all_in(&path);
         }
         match self.clear(&place, &path) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -151,7 +166,7 @@ impl Extractor<'_> {
     }
 
     /// Flat form: removes what lower layers have in the directory at `path`.
-    pub(super) fn clear_lower(&mut self, path: &[u8]) -> Result<()> {
+    fn clear_lower(&mut self, path: &[u8]) -> Result<()> {
         let mut pending = vec![path.to_vec()];
         while let Some(path) = pending.pop() {
             let fd = match resolve(&self.root, &path, OFlags::RDONLY) {

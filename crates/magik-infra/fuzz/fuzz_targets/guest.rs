@@ -113,9 +113,9 @@ impl Status {
             .map(|name| {
                 let state = match self.exited {
                     Some(code) => format!(
-                        r#"{{"phase":"Exited","exit":{{"code":{code}}},"startedAt":"2024-01-01T00:00:00Z","finishedAt":"2024-01-01T00:00:00Z"}}"#
+                        r#"{{"phase":"exited","exit":{{"code":{code}}},"startedAt":"2024-01-01T00:00:00Z","finishedAt":"2024-01-01T00:00:00Z"}}"#
                     ),
-                    None => r#"{"phase":"Running","pid":7,"startedAt":"2024-01-01T00:00:00Z"}"#.to_owned(),
+                    None => r#"{"phase":"running","pid":7,"startedAt":"2024-01-01T00:00:00Z"}"#.to_owned(),
                 };
                 format!(r#"{{"name":{},"image":"x","state":{state}}}"#, text(name))
             })
@@ -284,7 +284,7 @@ async fn life(script: Script, dir: &std::path::Path) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let state = StateDir::new(state.into());
     let control = state.bind_control().expect("a control socket");
-    let relay = Relay::new(guest, state, "microvm".into()).committed_when(|_| true);
+    let relay = Relay::new(guest, state, "microvm".into());
     let running = tokio::spawn(relay.run(theirs, control));
     let launcher = async {
         let client = ControlClient::over(ours).await.ok()?;

@@ -4,9 +4,10 @@
 //! says, so that they outlive it and so that a guest can lie about nothing but its own containers: ids, names, labels and
 //! times of the pod are the host's. Exec, stats and ports are passed on.
 
-use std::{fmt::Debug, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -277,16 +278,35 @@ impl RemotePod {
         let shared = self.shared.clone();
         let guest = self.guest.clone();
         let mut kill_at: Option<Instant> = None;
+        // What has happened, and is not told yet.
+        let mut news: Vec<Event> = Vec::new();
         loop {
             let interrupt = tokio::select! {
-                // A guest that floods the host with events does not keep it from being stopped.
+                // A guest that floods the host with events, or answers nothing, does not keep it from being stopped.
                 biased;
                 interrupt = inputs.interrupt(&shared) => interrupt,
                 () = reached(kill_at) => {
                     shared.publish(|s| end(s, "NotStopped", "the guest did not stop its pod in time".to_owned()));
                     break;
                 }
-                event = events.recv() => {
+                status = self.status_after(client, &news), if !news.is_empty() => {
+                    if let Some(status) = status {
+                        shared.publish(|ours| adopt(ours, status));
+                    }
+                    let last = news.iter().any(|event| event.kind == EventKind::PodStopped);
+                    for event in news.drain(..) {
+                        shared.events.add(Arc::new(event));
+                    }
+                    if last {
+                        break;
+                    }
+                    if shared.status().is_some_and(|status| status.phase.is_final()) {
+                        let at = Instant::now() + LAST_EVENT_TIME;
+                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
+                    }
+                    continue;
+                }
+                event = events.recv(), if news.is_empty() => {
                     let Some(event) = event else {
                         let died = timeout(DEATH_TIME, guest.ended()).await;
                         shared.publish(|status| match died {
@@ -295,12 +315,9 @@ impl RemotePod {
                         });
                         break;
                     };
-                    if self.happened(client, event, &mut events).await {
-                        break;
-                    }
-                    if shared.status().is_some_and(|status| status.phase.is_final()) {
-                        let at = Instant::now() + LAST_EVENT_TIME;
-                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
+                    news.push(event);
+                    while news.len() < EVENTS && let Ok(event) = events.try_recv() {
+                        news.push(event);
                     }
                     continue;
                 }
@@ -329,39 +346,23 @@ impl RemotePod {
                 Interrupt::ExtensionFailed(_) => {}
             }
         }
-        let names: Vec<String> = self.carrying.iter().map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.log_is_complete(&name).await;
-        }
+        let logs = self.carrying.iter().map(|(name, _)| self.log_is_complete(name));
+        join_all(logs).await;
         shared.status()
     }
 
-    /// Something happened in the guest: the status is fetched, and published before the event. A container's log is
-    /// complete before its end is told. Whether it was the last there will be.
-    async fn happened(
-        &mut self,
-        client: &ControlClient,
-        first: Event,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> bool {
-        let mut all = vec![first];
-        while let Ok(event) = events.try_recv() {
-            all.push(event);
-        }
-        for event in &all {
-            if event.kind == EventKind::ContainerExited {
-                self.log_is_complete(&event.container).await;
-            }
-        }
-        match client.status().await {
-            Ok(status) => self.shared.publish(|ours| adopt(ours, status)),
-            Err(error) => tracing::warn!(%error, "the guest does not tell its status"),
-        }
-        let last = all.iter().any(|event| event.kind == EventKind::PodStopped);
-        for event in all {
-            self.shared.events.add(Arc::new(event));
-        }
-        last
+    /// The guest's status, once something has happened there; it is published before the event. A container's log is complete
+    /// before its end is told. May be dropped and called again.
+    async fn status_after(&self, client: &ControlClient, news: &[Event]) -> Option<PodStatus> {
+        let ended = news
+            .iter()
+            .filter(|event| event.kind == EventKind::ContainerExited);
+        let ended: BTreeSet<&str> = ended.map(|event| event.container.as_str()).collect();
+        join_all(ended.into_iter().map(|container| self.log_is_complete(container))).await;
+        let status = client.status().await;
+        status
+            .inspect_err(|error| tracing::warn!(%error, "the guest does not tell its status"))
+            .ok()
     }
 
     async fn log_is_complete(&self, container: &str) {

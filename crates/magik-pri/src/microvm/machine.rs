@@ -135,8 +135,7 @@ impl Machine {
     }
 
     /// The machine of a pod that is about to be started.
-    pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: impl Into<DriverKind>) -> io::Result<Self> {
-        let driver = driver.into();
+    pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: DriverKind) -> io::Result<Self> {
         let (memory_mib, vcpus) = Self::size(start.spec).map_err(io::Error::other)?;
         let empty_dirs = start.spec.volumes.iter();
         let empty_dirs = empty_dirs.filter(|v| matches!(v.source, VolumeSource::EmptyDir(_)));

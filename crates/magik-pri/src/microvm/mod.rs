@@ -8,7 +8,9 @@
 //! which the guest sees read-only, and below the data root what it writes, which stays in the guest's memory.
 
 mod bundle;
+mod driver;
 mod guest;
+mod limits;
 mod machine;
 mod supervisor;
 
@@ -16,15 +18,15 @@ use std::{
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
-use oci_krun::Qemu;
-pub use oci_krun::{Acceleration, VmFiles};
+pub use oci_krun::{DriverKind, VmFiles};
 
-use self::machine::Machine;
+use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
@@ -33,9 +35,14 @@ use crate::{
     },
 };
 
-pub use self::supervisor::{VM_SUPERVISOR, vm_supervisor_main};
+pub use self::{
+    driver::DRIVER_VARIABLE,
+    supervisor::{VM_SUPERVISOR, vm_supervisor_main},
+};
 pub use crate::pods::Roots;
 
+/// How long a killed supervisor may take to end.
+const KILL_TIME: Duration = Duration::from_secs(10);
 /// The name of a binary that is nothing but a supervisor.
 pub const SUPERVISOR_BINARY: &str = "magikrun-vm";
 
@@ -46,8 +53,7 @@ pub type MicroVmPodRuntime = Pods<MicroVm>;
 #[derive(Debug)]
 pub struct MicroVm {
     supervisor: PathBuf,
-    files: VmFiles,
-    acceleration: Acceleration,
+    drivers: Drivers,
 }
 
 impl MicroVmPodRuntime {
@@ -57,8 +63,7 @@ impl MicroVmPodRuntime {
         let supervisor = beside_own_binary(SUPERVISOR_BINARY).unwrap_or_else(|| "/proc/self/exe".into());
         let backend = MicroVm {
             supervisor,
-            files: VmFiles::find(),
-            acceleration: Acceleration::Tcg,
+            drivers: Drivers::new(VmFiles::find(), roots.state.clone()),
         };
         Self::with_backend(roots, backend)
     }
@@ -76,15 +81,29 @@ impl MicroVmPodRuntime {
     /// What machines are made of.
     #[must_use]
     pub fn files(self, files: VmFiles) -> Self {
-        self.configured(|backend| MicroVm { files, ..backend })
+        self.drivers(|drivers| Drivers { files, ..drivers })
     }
 
-    /// How guests are executed.
+    /// The driver. Default: what [`DRIVER_VARIABLE`] allows, the best in which a guest really boots, which is tried once per
+    /// boot of the host.
     #[must_use]
-    pub fn acceleration(self, acceleration: Acceleration) -> Self {
-        self.configured(|backend| MicroVm {
-            acceleration,
-            ..backend
+    pub fn driver(self, kind: DriverKind) -> Self {
+        self.drivers(|drivers| Drivers {
+            allowed: Ok(vec![kind]),
+            ..drivers
+        })
+    }
+
+    /// Whether guests are emulated here, and thus slow. May take as long as booting one.
+    #[must_use]
+    pub fn is_emulated(&self) -> bool {
+        self.backend().drivers.kind().is_ok_and(DriverKind::is_emulated)
+    }
+
+    fn drivers(self, change: impl FnOnce(Drivers) -> Drivers) -> Self {
+        self.configured(|MicroVm { supervisor, drivers }| MicroVm {
+            supervisor,
+            drivers: change(drivers),
         })
     }
 }
@@ -93,21 +112,7 @@ impl Backend for MicroVm {
     const CLASS: RuntimeClass = RuntimeClass::MicroVm;
 
     fn availability(&self) -> Capability {
-        use oci_krun::VmDriver;
-        match self
-            .files
-            .vminit()
-            .and_then(|_| Qemu::find(&self.files, self.acceleration))
-        {
-            Ok(driver) => Capability {
-                available: true,
-                detail: driver.manner(),
-            },
-            Err(error) => Capability {
-                available: false,
-                detail: error.to_string(),
-            },
-        }
+        self.drivers.availability()
     }
 
     fn check(&self, spec: &PodSpec) -> Result<(), SpecError> {
@@ -154,7 +159,7 @@ impl Backend for MicroVm {
     }
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
-        let machine = Machine::of(&start, self.files.clone(), self.acceleration)?;
+        let machine = Machine::of(&start, self.drivers.files.clone(), self.drivers.kind()?)?;
         machine.write(&start.sandbox)?;
         let arguments: [&OsStr; 4] = [
             "magikrun".as_ref(),
@@ -162,7 +167,7 @@ impl Backend for MicroVm {
             start.id.as_ref(),
             start.sandbox.as_ref(),
         ];
-        spawn::spawn(spawn::Init {
+        let init = spawn::spawn(spawn::Init {
             path: &self.supervisor,
             // Nobody can write to it through /proc/PID/exe (CVE-2019-5736).
             sealed: Some(oci_native::sealed_binary(&self.supervisor).map_err(io::Error::other)?),
@@ -174,6 +179,15 @@ impl Backend for MicroVm {
                 user: false,
                 network: true,
             }),
-        })
+        })?;
+        // It waits to be told what to launch: none of the machine's processes is there yet.
+        let limits = HostLimits::new(machine.memory_mib, machine.vcpus);
+        if let Err(error) = limits.apply(start.cgroups, start.id, init.pid()) {
+            init.kill()?;
+            init.wait(KILL_TIME)?;
+            init.reap();
+            return Err(error);
+        }
+        Ok(init)
     }
 }

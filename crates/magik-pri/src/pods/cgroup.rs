@@ -46,13 +46,30 @@ impl Hierarchies {
         Path::new("/").join(PARENT).join(id).join(container)
     }
 
+    /// The init's cgroup, relative to a mount.
+    pub(crate) fn init_path(id: &str) -> PathBuf {
+        Path::new(PARENT).join(id).join(INIT)
+    }
+
+    /// The mounts of all hierarchies.
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    pub(crate) fn mounts(&self) -> &[PathBuf] {
+        &self.mounts
+    }
+
+    /// The mount of cgroup v2 where it is the only hierarchy.
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    pub(crate) fn unified(&self) -> Option<&Path> {
+        self.unified.as_deref()
+    }
+
     /// Makes the init's cgroup and opens it for `CLONE_INTO_CGROUP`; `None` where there are v1 hierarchies: joining one
     /// costs an RCU grace period each, and what it would be good for, the launcher's own cgroups do.
     pub(crate) fn make_init(&self, id: &str) -> io::Result<Option<OwnedFd>> {
         let Some(mount) = &self.unified else {
             return Ok(None);
         };
-        let dir = mount.join(PARENT).join(id).join(INIT);
+        let dir = mount.join(Self::init_path(id));
         fs::create_dir_all(&dir)?;
         Ok(Some(rustix::fs::open(
             &dir,

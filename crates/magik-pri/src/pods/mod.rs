@@ -88,6 +88,12 @@ impl<B> Pods<B> {
         }
     }
 
+    /// What is particular to it.
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// The store, opened once.
     fn store(&self) -> Result<&Arc<Store>> {
         if let Some(store) = self.store.get() {

@@ -28,6 +28,12 @@ impl Process {
         Self { pid, pidfd }
     }
 
+    /// Its pid, for who started it and has not waited for it.
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The init recorded in a pod's directory; `None` if it is gone.
     pub(crate) fn recorded(dir: &Path) -> io::Result<Option<Self>> {
         let text = match fs::read_to_string(dir.join(RECORD)) {

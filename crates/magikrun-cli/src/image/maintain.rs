@@ -101,17 +101,18 @@ pub(crate) fn pruned(report: &PruneReport) -> String {
         .map(|name| format!("removed image {}\n", output::printable(name)));
     let mut text: String = images.collect();
     if *report == PruneReport::default() {
-        text.push_str("removed nothing: no image, layer or blob is unused");
+        text.push_str("removed nothing: no image, layer, blob or program is unused");
     } else {
         let PruneReport {
             blobs,
             layers,
+            programs,
             leftovers,
             bytes,
             ..
         } = report;
         text.push_str(&format!(
-            "removed {blobs} blobs, {layers} unpacked layers and {leftovers} leftovers: {}",
+            "removed {blobs} blobs, {layers} unpacked layers, {programs} compiled programs and {leftovers} leftovers: {}",
             output::size(*bytes)
         ));
     }

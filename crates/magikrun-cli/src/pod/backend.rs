@@ -1,6 +1,7 @@
 //! The pod backends of this build.
 
 use anyhow::{Result, bail};
+use magik_oci::Capability;
 use magik_pri::{PodRuntime, RuntimeClass};
 
 use crate::roots::GlobalArgs;
@@ -65,8 +66,27 @@ fn roots(global: &GlobalArgs) -> Result<magik_pri::Roots> {
     })
 }
 
+/// Whether machines boot here, by booting one, once; `None`: this build has none.
+pub(crate) fn microvm_capability(global: &GlobalArgs) -> Result<Option<Capability>> {
+    #[cfg(all(feature = "krun", target_os = "linux"))]
+    return Ok(Some(
+        magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?).is_available(),
+    ));
+    #[cfg(not(all(feature = "krun", target_os = "linux")))]
+    {
+        let _ = global;
+        Ok(None)
+    }
+}
+
 #[cfg(all(feature = "krun", target_os = "linux"))]
 fn microvm(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
+    use std::io::IsTerminal;
     let runtime = magik_pri::microvm::MicroVmPodRuntime::new(roots(global)?);
+    if std::io::stderr().is_terminal() && runtime.is_emulated() {
+        crate::output::note(
+            "nothing here runs virtual machines by hardware: QEMU emulates this one, 10 to 20 times slower",
+        );
+    }
     Ok(Box::new(runtime))
 }

@@ -91,7 +91,9 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_magikrun-engine"));
         command
             .env("MAGIKRUN_ROOT", self.path("data"))
-            .env("MAGIKRUN_STATE_DIR", self.path("state"));
+            .env("MAGIKRUN_STATE_DIR", self.path("state"))
+            // What is fastest here is not for every test to find out.
+            .env("MAGIKRUN_VM_DRIVER", "qemu-tcg");
         command.env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }

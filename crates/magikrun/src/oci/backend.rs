@@ -20,7 +20,10 @@ const WASM_ANNOTATION: &str = "module.wasm.image/variant";
 enum Kind {
     Native,
     Krun,
-    Wasm,
+    /// A native container whose program is WebAssembly; or may be, as a look at it says.
+    Wasm {
+        only_modules: bool,
+    },
 }
 
 impl Kind {
@@ -35,7 +38,9 @@ impl Kind {
             });
         }
         match annotation(WASM_ANNOTATION).as_deref() {
-            Some("compat" | "compat-smart") => Ok(Self::Wasm),
+            Some(variant @ ("compat" | "compat-smart")) => Ok(Self::Wasm {
+                only_modules: variant == "compat-smart",
+            }),
             _ => Ok(Self::Native),
         }
     }
@@ -45,7 +50,7 @@ impl Kind {
             "native" => Some(Self::Native),
             "krun" => Some(Self::Krun),
             // crun has one handler per WASM engine; we have one engine.
-            "wasm" | "wasmtime" | "wasmedge" | "wasmer" | "wamr" => Some(Self::Wasm),
+            "wasm" | "wasmtime" | "wasmedge" | "wasmer" | "wamr" => Some(Self::Wasm { only_modules: false }),
             _ => None,
         }
     }
@@ -60,22 +65,27 @@ pub(super) struct Backend {
 
 impl Backend {
     /// The backend of a container that is to be created.
-    pub(super) fn for_new(globals: &Globals, config: &Config) -> Result<Self> {
+    pub(super) fn for_new(globals: &Globals, config: &Config, bundle: &Path) -> Result<Self> {
         let annotation = |name: &str| config.annotations.as_ref()?.get(name).cloned();
-        Self::new(globals, Kind::choose(globals.runtime.as_deref(), annotation)?)
+        Self::new(
+            globals,
+            Kind::choose(globals.runtime.as_deref(), annotation)?,
+            Some(bundle),
+        )
     }
 
     /// The backend of containers that exist.
     pub(super) fn open(globals: &Globals) -> Result<Self> {
-        Self::new(globals, Kind::choose(globals.runtime.as_deref(), |_| None)?)
+        Self::new(globals, Kind::choose(globals.runtime.as_deref(), |_| None)?, None)
     }
 
-    fn new(globals: &Globals, kind: Kind) -> Result<Self> {
+    /// `bundle`: of the container that is to be created.
+    fn new(globals: &Globals, kind: Kind, bundle: Option<&Path>) -> Result<Self> {
         let root = root(globals)?;
         let runtime = match kind {
-            Kind::Native => native(globals, &root)?,
+            Kind::Native => native(globals, &root, None)?,
             Kind::Krun => bail!("runtime krun: this build has no microVM backend: use --runtime native"),
-            Kind::Wasm => bail!("runtime wasm: this build has no WASM backend: use --runtime native"),
+            Kind::Wasm { only_modules } => native(globals, &root, bundle.map(|b| (b, only_modules)))?,
         };
         // One thread, and it is this one: the native backend forks.
         let executor = tokio::runtime::Builder::new_current_thread()
@@ -104,13 +114,15 @@ impl Backend {
 }
 
 #[cfg(feature = "native")]
-fn native(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
+fn native(globals: &Globals, root: &Path, wasm: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
     let systemd = globals.systemd_cgroup || globals.cgroup_manager.as_deref() == Some("systemd");
-    Ok(Box::new(
-        oci_native::NativeRuntime::builder(root.to_owned())
-            .systemd_cgroup(systemd)
-            .build(),
-    ))
+    let mut builder = oci_native::NativeRuntime::builder(root.to_owned()).systemd_cgroup(systemd);
+    if let Some((bundle, only_modules)) = wasm
+        && let Some(runner) = super::wasm::runner(bundle, root, only_modules)?
+    {
+        builder = builder.runner(runner);
+    }
+    Ok(Box::new(builder.build()))
 }
 
 /// Before a process enters a container: nothing there may write to our binary through `/proc/<pid>/exe`
@@ -126,7 +138,7 @@ pub(super) fn seal() -> Result<()> {
 }
 
 #[cfg(not(feature = "native"))]
-fn native(_: &Globals, _: &Path) -> Result<Box<dyn OciRuntime>> {
+fn native(_: &Globals, _: &Path, _: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
     bail!("runtime native: this build has no native backend")
 }
 
@@ -160,7 +172,7 @@ mod tests {
         assert_eq!(choose(None, &[("run.oci.handler", "krun")]).unwrap(), Kind::Krun);
         assert_eq!(
             choose(None, &[("module.wasm.image/variant", "compat-smart")]).unwrap(),
-            Kind::Wasm
+            Kind::Wasm { only_modules: true }
         );
         assert_eq!(
             choose(Some("native"), &[("run.oci.handler", "krun")]).unwrap(),

@@ -21,6 +21,8 @@ mod spec;
 mod terminal;
 mod update;
 mod users;
+#[cfg(feature = "native")]
+mod wasm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -86,12 +88,20 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
         "create" => parsed(rest, |args: CreateArgs| {
             life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
-            done(life::create(&Backend::for_new(globals, &config)?, &args, &config))
+            done(life::create(
+                &Backend::for_new(globals, &config, &args.init.bundle)?,
+                &args,
+                &config,
+            ))
         }),
         "run" => parsed(rest, |args: RunArgs| {
             life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
-            life::run(&Backend::for_new(globals, &config)?, &args, &config)
+            life::run(
+                &Backend::for_new(globals, &config, &args.init.bundle)?,
+                &args,
+                &config,
+            )
         }),
         "exec" => parsed(rest, |args: ExecArgs| {
             life::check_preserved(args.preserve_fds)?;

@@ -48,6 +48,7 @@ pub fn run_worker_if_asked() {
     if place_preserved(preserved).is_err() {
         exit(1);
     }
+    let runner = stdio.split_off(stdio.len().saturating_sub(request.runner));
     let report = if matches!(request.job, Job::Exec(_)) {
         stdio.pop()
     } else {
@@ -61,6 +62,7 @@ pub fn run_worker_if_asked() {
         stdio,
         console,
         report,
+        runner,
     };
     serve(&request, descriptors, socket, caller)
 }
@@ -137,11 +139,17 @@ fn settle(
         .collect::<io::Result<Vec<_>>>()?;
     let console = descriptors.console.map(above).transpose()?;
     let report = descriptors.report.map(above).transpose()?;
+    let runner = descriptors
+        .runner
+        .into_iter()
+        .map(above)
+        .collect::<io::Result<Vec<_>>>()?;
     let answers = above(answers)?;
     let keep = stdio
         .iter()
         .chain(&console)
         .chain(&report)
+        .chain(&runner)
         .chain([&answers])
         .map(AsRawFd::as_raw_fd)
         .collect();
@@ -164,6 +172,7 @@ fn settle(
         stdio,
         console,
         report,
+        runner,
     };
     Ok((descriptors, answers))
 }

@@ -55,6 +55,8 @@ pub(crate) struct Descriptors {
     pub(crate) console: Option<OwnedFd>,
     /// Where an exec'd process says why it could not be executed.
     pub(crate) report: Option<OwnedFd>,
+    /// What is executed instead of a program of the container's.
+    pub(crate) runner: Vec<OwnedFd>,
 }
 
 impl Descriptors {
@@ -63,6 +65,7 @@ impl Descriptors {
             .iter()
             .chain(&self.console)
             .chain(&self.report)
+            .chain(&self.runner)
             .map(AsFd::as_fd)
             .collect()
     }

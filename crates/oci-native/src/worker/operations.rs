@@ -33,6 +33,7 @@ use super::{
 use crate::{
     executor::{Launcher, Sandbox},
     proc::Process,
+    runner::{RootView, RunnerCommand},
     surroundings::give,
 };
 
@@ -75,11 +76,21 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         capabilities: load.capabilities.clone(),
         no_new_privileges: load.capabilities.is_none(),
     });
+    let view = job.runner.as_ref().map(|_| RootView::new()).transpose();
+    let view = view.map_err(other("the runner's root"))?;
+    let runner = match (&job.runner, &view) {
+        (Some(runner), Some(view)) => Some(
+            RunnerCommand::new(runner, &descriptors.runner, view)
+                .ok_or_else(|| Failure::Other("a runner's descriptors are missing".into()))?,
+        ),
+        _ => None,
+    };
     let executor = Launcher::new(
         sandbox,
         Some(fifo.as_raw_fd()),
-        own_descriptors(answers, console.as_ref()),
+        own_descriptors(answers, console.as_ref(), view.as_ref()),
         job.label.clone(),
+        runner,
     );
     descriptors
         .stdio
@@ -112,17 +123,28 @@ fn create(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors, answers:
         .pid()
         .ok_or_else(|| Failure::Other("libcontainer returned no pid".into()))?;
     let process = Process::of(pid.as_raw()).map_err(other("reading the init's start time"))?;
+    let root = view.map(|view| Ok((RootView::find(process.pid)?, view)));
+    let root = root.transpose().map_err(other("the runner's root"))?;
     job.surroundings
         .apply(process.pid)
         .map_err(other("surroundings"))?;
+    if let Some((root, view)) = root {
+        view.send(root).map_err(other("the runner's root"))?;
+    }
     Ok(Done {
         process: Some(process),
     })
 }
 
-fn own_descriptors(answers: RawFd, console: Option<&Console>) -> Vec<RawFd> {
+fn own_descriptors(answers: RawFd, console: Option<&Console>, view: Option<&RootView>) -> Vec<RawFd> {
     let console = console.map(|c| [c.listener.as_raw_fd(), c.out.as_raw_fd()]);
-    console.into_iter().flatten().chain([answers]).collect()
+    let view = view.map(RootView::sender);
+    console
+        .into_iter()
+        .flatten()
+        .chain(view)
+        .chain([answers])
+        .collect()
 }
 
 /// Opened for both directions, a fifo never blocks, and has a reader and a writer as long as the init has not executed.

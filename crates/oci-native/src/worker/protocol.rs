@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Placement;
 use crate::{
-    cgroup::Entry, executor::CannotExecute, proc::Process, seccomp::Filter, surroundings::Surroundings,
+    cgroup::Entry, executor::CannotExecute, proc::Process, runner::RunnerJob, seccomp::Filter,
+    surroundings::Surroundings,
 };
 
 /// The largest request in bytes: an exec's whole process, environment included.
 const MAX_REQUEST_SIZE: usize = 16 << 20;
-/// The most descriptors sent along: three streams, a console, where an exec reports, and those to preserve.
+/// The most descriptors sent along: three streams, a console, where an exec reports, a runner's, and those to preserve.
 const MAX_DESCRIPTORS: usize = 64;
 
 /// A job and the circumstances.
@@ -33,6 +34,8 @@ pub(crate) struct Request {
     pub(crate) preserve_fds: u32,
     /// Whether the last descriptor is a console.
     pub(crate) console: bool,
+    /// How many descriptors of a runner come after those.
+    pub(crate) runner: usize,
     pub(crate) job: Job,
 }
 
@@ -61,6 +64,8 @@ pub(crate) struct CreateJob {
     pub(crate) surroundings: Surroundings,
     /// The seccomp filter, which the config.json given to libcontainer then lacks.
     pub(crate) filter: Option<LoadFilter>,
+    /// What is executed instead of a program of the container's.
+    pub(crate) runner: Option<RunnerJob>,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
 }

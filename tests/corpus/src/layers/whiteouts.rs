@@ -386,6 +386,18 @@ fn opaque(cases: &mut Cases, canary: &str) {
         &[],
     );
     cases.tree(
+        "opaque-root-hides-what-a-whiteout-implied-and-a-later-one-implies-again",
+        || {
+            vec![
+                base(),
+                t().file("a/b/.wh.z", "")
+                    .file(".wh..wh..opq", "")
+                    .file("a/b/.wh..wh..opq", ""),
+            ]
+        },
+        &["a/ @0", "a/b/ @0"],
+    );
+    cases.tree(
         "opaque-directory-hides-one-with-nothing-but-a-whiteout",
         || vec![base(), t().file("a/b/.wh.z", "").file("a/.wh..wh..opq", "")],
         &["a/", "f=4"],

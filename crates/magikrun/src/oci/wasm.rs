@@ -1,0 +1,145 @@
+//! Native containers whose program is WebAssembly.
+//!
+//! What there is to know about WebAssembly is in another binary, which lies beside this one. It is asked what the bundle's
+//! program is, and answers with what the container is to run instead: itself, and the program's machine code.
+
+use std::{
+    env,
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use oci_native::{Runner, RunnerFiles};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
+use serde::Deserialize;
+
+use crate::roots;
+
+/// The binary that runs WebAssembly; it lies beside `magikrun`.
+const BINARY: &str = "magikrun-wasm";
+/// What that binary is asked.
+const PREPARE: &str = "magikrun-wasm-prepare";
+/// The longest answer in bytes: the annotations that are passed on are most of it.
+const MAX_ANSWER_SIZE: usize = 256 * 1024;
+/// The most descriptors it has.
+const MAX_DESCRIPTORS: usize = 32;
+
+/// What that binary answers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    /// Why the program cannot be run, in one line.
+    refused: Option<String>,
+    /// It is no WebAssembly.
+    native: bool,
+    /// Whether there is a dynamic loader among the descriptors.
+    loader: bool,
+    libraries: usize,
+    arguments: Vec<String>,
+}
+
+/// What runs the program of a bundle; `None` if it is no WebAssembly and need not be (`only_modules`). `state` is the directory
+/// of the containers' state.
+pub(super) fn runner(bundle: &Path, state: &Path, only_modules: bool) -> Result<Option<Runner>> {
+    let (answer, descriptors) = ask(bundle, &cache(state)?, only_modules)?;
+    if let Some(reason) = answer.refused {
+        bail!("{reason}");
+    }
+    if answer.native {
+        return Ok(None);
+    }
+    let mut descriptors = descriptors.into_iter();
+    let (Some(code), Some(binary)) = (descriptors.next(), descriptors.next()) else {
+        bail!("{BINARY}: it gave no answer of use: is it of another version than magikrun?");
+    };
+    let files = RunnerFiles {
+        binary,
+        loader: answer.loader.then(|| descriptors.next()).flatten(),
+        libraries: descriptors.take(answer.libraries).collect(),
+    };
+    Ok(Some(Runner::new(files, answer.arguments)?.inherit(code)))
+}
+
+fn ask(bundle: &Path, cache: &Path, only_modules: bool) -> Result<(Answer, Vec<OwnedFd>)> {
+    let binary = beside()
+        .with_context(|| format!("runtime wasm: {BINARY} is not installed: it belongs beside magikrun"))?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(io::Error::from)?;
+    let mut child = Command::new(&binary)
+        .arg(PREPARE)
+        .args([bundle, cache])
+        .arg(if only_modules { "modules" } else { "all" })
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| binary.display().to_string())?;
+    let received = receive(&ours);
+    let status = child.wait().with_context(|| binary.display().to_string())?;
+    let (text, descriptors) = received.with_context(|| binary.display().to_string())?;
+    if text.is_empty() {
+        bail!("{}: it ended without an answer: {status}", binary.display());
+    }
+    let answer = serde_json::from_slice(&text).with_context(|| binary.display().to_string())?;
+    Ok((answer, descriptors))
+}
+
+/// One message; empty if the other end was closed.
+fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut text = vec![0; MAX_ANSWER_SIZE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut buffer = [IoSliceMut::new(&mut text)];
+        match recvmsg(socket, &mut buffer, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            received => break received?,
+        }
+    };
+    text.truncate(received.bytes);
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            descriptors.extend(fds);
+        }
+    }
+    Ok((text, descriptors))
+}
+
+/// The binary's path. This process's own is not known from the kernel once it is sealed, but whoever called it knew it.
+fn beside() -> Option<PathBuf> {
+    let called = PathBuf::from(env::args_os().next()?);
+    let own = if called.components().count() > 1 {
+        called
+    } else {
+        let search = env::var_os("PATH")?;
+        env::split_paths(&search)
+            .map(|dir| dir.join(&called))
+            .find(|path| path.is_file())?
+    };
+    let binary = own.canonicalize().ok()?.with_file_name(BINARY);
+    binary.is_file().then_some(binary)
+}
+
+/// Where machine code is kept: with that of pods, or, for root in a user namespace, who is another user on the host, with the
+/// state.
+fn cache(state: &Path) -> Result<PathBuf> {
+    let given = env::var_os("MAGIKRUN_ROOT").map(PathBuf::from);
+    let user_namespace = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| !map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+    if given.is_none() && user_namespace && rustix::process::geteuid().is_root() {
+        return Ok(state.join(".wasm-cache"));
+    }
+    Ok(roots::data_root(given.as_deref())?.join("wasm-cache"))
+}

@@ -1,0 +1,336 @@
+//! A program of the host's in place of one from the container's file system.
+//!
+//! A WebAssembly module is run by a program that no image has. The container is an ordinary one in all else, so the program
+//! is started inside of it, confined as any other; and from descriptors, so that nothing of it is in the container's file
+//! system and nothing of the container's is taken for a part of it: the dynamic loader is executed by number, and is told
+//! its libraries by number, too ([`Runner`]).
+//!
+//! It also gets the container's root without what is mounted in it ([`RootView`]): a program that it gives files to must not
+//! reach `/proc/self/mem`, which is the runner.
+//!
+//! What the container could open again through `/proc/<pid>/fd` is on read-only mounts (CVE-2019-5736, `seal`).
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::{FdFlags, fcntl_setfd},
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+        sendmsg, socketpair,
+    },
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    mounts::{Attributes, clone_mount, set_attributes},
+    seal::{SealError, seal_file},
+};
+
+/// Before each of the container's variables in the runner's environment: they are the program's, and no dynamic loader's,
+/// C library's or runner's own.
+pub const ENVIRONMENT_MARK: char = '_';
+
+/// What a runner consists of; the descriptors may have been opened with `O_PATH`.
+#[derive(Debug)]
+pub struct RunnerFiles {
+    /// The program.
+    pub binary: OwnedFd,
+    /// Its dynamic loader (glibc 2.30 or later), unless it is linked statically.
+    pub loader: Option<OwnedFd>,
+    /// Every library it is linked with, directly or not.
+    pub libraries: Vec<OwnedFd>,
+}
+
+/// A program of the host's that is executed as a container's, with what it needs from the host.
+///
+/// Its arguments are those given to [`Runner::new`], then a list of numbers separated by commas of the descriptors it
+/// [inherits](Runner::inherit) for its use and, last of these, of a socket that the container's root arrives at, a directory on a
+/// mount of its own without anything mounted below it; then such a list of those it was started from, which it should close, then
+/// the container's `process.args`. Its environment is the container's, each variable with a [mark](ENVIRONMENT_MARK)
+/// before it. It needs `/proc` in the container.
+#[derive(Debug)]
+pub struct Runner {
+    files: RunnerFiles,
+    inputs: Vec<OwnedFd>,
+    arguments: Vec<String>,
+}
+
+impl Runner {
+    /// A runner with its first arguments.
+    ///
+    /// # Errors
+    /// Its files cannot be protected from the container. Whoever may not mount starts it unprotected, from files that
+    /// another user had better own.
+    pub fn new(files: RunnerFiles, arguments: Vec<String>) -> Result<Self, SealError> {
+        let seal = |fd: OwnedFd| match seal_file(fd.as_fd()) {
+            // Only root could mount, and only root's containers could write to root's files.
+            Err(_) if !rustix::process::geteuid().is_root() => Ok(fd),
+            sealed => sealed,
+        };
+        Ok(Self {
+            files: RunnerFiles {
+                binary: seal(files.binary)?,
+                loader: files.loader.map(seal).transpose()?,
+                libraries: files.libraries.into_iter().map(seal).collect::<Result<_, _>>()?,
+            },
+            inputs: Vec::new(),
+            arguments,
+        })
+    }
+
+    /// Gives it a descriptor. The container can do with it whatever its flags allow.
+    #[must_use]
+    pub fn inherit(mut self, fd: OwnedFd) -> Self {
+        self.inputs.push(fd);
+        self
+    }
+
+    /// For one container: what its worker is told, and the descriptors that go with it.
+    pub(crate) fn for_worker(&self) -> io::Result<(RunnerJob, Vec<OwnedFd>)> {
+        let RunnerFiles {
+            binary,
+            loader,
+            libraries,
+        } = &self.files;
+        let job = RunnerJob {
+            dynamic: loader.is_some(),
+            libraries: libraries.len(),
+            arguments: self.arguments.clone(),
+        };
+        let all = [binary]
+            .into_iter()
+            .chain(loader)
+            .chain(libraries)
+            .chain(&self.inputs);
+        Ok((job, all.map(OwnedFd::try_clone).collect::<io::Result<_>>()?))
+    }
+}
+
+/// What a worker is told about a runner. Its descriptors: the program, its loader if it has one, its libraries, its inputs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RunnerJob {
+    dynamic: bool,
+    libraries: usize,
+    arguments: Vec<String>,
+}
+
+/// How to execute a runner, where its descriptors have their final numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct RunnerCommand {
+    /// What is executed.
+    pub(crate) path: String,
+    /// Before the container's own.
+    arguments: Vec<String>,
+    inherited: Vec<RawFd>,
+}
+
+impl RunnerCommand {
+    /// `None` if there are fewer descriptors than there must be.
+    pub(crate) fn new(job: &RunnerJob, descriptors: &[OwnedFd], view: &RootView) -> Option<Self> {
+        let numbers: Vec<RawFd> = descriptors
+            .iter()
+            .chain([&view.theirs])
+            .map(AsRawFd::as_raw_fd)
+            .collect();
+        let path = |number: &RawFd| format!("/proc/self/fd/{number}");
+        let (own, inputs) = numbers.split_at_checked(1 + usize::from(job.dynamic) + job.libraries)?;
+        let binary = path(own.first()?);
+        let (executed, mut arguments) = if job.dynamic {
+            let libraries: Vec<String> = own[2..].iter().map(path).collect();
+            let mut arguments = vec!["magikrun".to_owned()];
+            if !libraries.is_empty() {
+                arguments.extend(["--preload".to_owned(), libraries.join(" ")]);
+            }
+            arguments.push(binary);
+            (path(&own[1]), arguments)
+        } else {
+            (binary, vec!["magikrun".to_owned()])
+        };
+        let list = |numbers: &[RawFd]| {
+            let texts: Vec<String> = numbers.iter().map(RawFd::to_string).collect();
+            texts.join(",")
+        };
+        // The kernel closes the loader: it is what it executes.
+        let kept: Vec<RawFd> = own.iter().copied().filter(|n| path(n) != executed).collect();
+        arguments.extend(job.arguments.iter().cloned());
+        arguments.extend([list(inputs), list(&kept)]);
+        Some(Self {
+            path: executed,
+            arguments,
+            inherited: [kept.as_slice(), inputs].concat(),
+        })
+    }
+
+    /// All arguments, the container's among them.
+    pub(crate) fn arguments(&self, of_container: &[String]) -> Vec<String> {
+        self.arguments.iter().chain(of_container).cloned().collect()
+    }
+
+    /// The environment, given the container's.
+    pub(crate) fn environment(of_container: &[String]) -> Vec<String> {
+        of_container
+            .iter()
+            .map(|variable| format!("{ENVIRONMENT_MARK}{variable}"))
+            .collect()
+    }
+
+    /// Has the descriptors survive execve.
+    #[allow(
+        unsafe_code,
+        reason = "they are known by number only, in a copy of the process that owns them"
+    )]
+    pub(crate) fn let_inherit(&self) -> io::Result<()> {
+        for number in &self.inherited {
+            // SAFETY: borrowed for one call; the worker that owns them keeps them open until the container has its copies.
+            let fd = unsafe { BorrowedFd::borrow_raw(*number) };
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// The container's root, on its way to the runner. It can be had only once the container's mounts are made, and only by
+/// somebody with rights in it, so it follows through a socket while the container waits for its start.
+pub(crate) struct RootView {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+/// A container's root, and the namespaces in which it may be cloned.
+pub(crate) struct Found {
+    root: OwnedFd,
+    users: Option<OwnedFd>,
+    mounts: OwnedFd,
+}
+
+impl RootView {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok(Self { ours, theirs })
+    }
+
+    /// The worker's own end.
+    pub(crate) fn sender(&self) -> RawFd {
+        self.ours.as_raw_fd()
+    }
+
+    /// Opens the root of a container whose init waits; to be called while /proc is still the host's.
+    pub(crate) fn find(init: i32) -> io::Result<Found> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty())?;
+        let namespace = |name: &str| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(format!("/proc/{init}/ns/{name}"), flags, Mode::empty())
+        };
+        let users = (!rustix::process::geteuid().is_root()).then(|| namespace("user"));
+        Ok(Found {
+            root,
+            users: users.transpose()?,
+            mounts: namespace("mnt")?,
+        })
+    }
+
+    /// Sends it. Leaves this process in the container's mount namespace.
+    pub(crate) fn send(&self, Found { root, users, mounts }: Found) -> io::Result<()> {
+        if let Some(users) = users {
+            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+        }
+        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        let view = clone_mount(&root, Path::new(""))?;
+        set_attributes(
+            &view,
+            Attributes {
+                set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID,
+                propagation: libc::MS_PRIVATE,
+                recursive: false,
+            },
+        )?;
+        let fds = [view.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(
+            &self.ours,
+            &[IoSlice::new(b"/")],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptors(count: usize) -> Vec<OwnedFd> {
+        let open = |_| std::fs::File::open("/dev/null").unwrap().into();
+        (0..count).map(open).collect()
+    }
+
+    fn job(dynamic: bool, libraries: usize) -> RunnerJob {
+        RunnerJob {
+            dynamic,
+            libraries,
+            arguments: vec!["run".into()],
+        }
+    }
+
+    #[test]
+    fn a_dynamic_program_is_started_by_its_loader_with_all_its_libraries() {
+        let fds = descriptors(5);
+        let number = |i: usize| fds[i].as_raw_fd();
+        let view = RootView::new().unwrap();
+        let command = RunnerCommand::new(&job(true, 2), &fds, &view).unwrap();
+        assert_eq!(command.path, format!("/proc/self/fd/{}", number(1)));
+        let expected = [
+            "magikrun".to_owned(),
+            "--preload".to_owned(),
+            format!("/proc/self/fd/{} /proc/self/fd/{}", number(2), number(3)),
+            format!("/proc/self/fd/{}", number(0)),
+            "run".to_owned(),
+            format!("{},{}", number(4), view.theirs.as_raw_fd()),
+            format!("{},{},{}", number(0), number(2), number(3)),
+            "app.wasm".to_owned(),
+        ];
+        assert_eq!(command.arguments(&["app.wasm".to_owned()]), expected);
+        let inherited = [
+            number(0),
+            number(2),
+            number(3),
+            number(4),
+            view.theirs.as_raw_fd(),
+        ];
+        assert_eq!(command.inherited, inherited);
+        assert!(RunnerCommand::new(&job(true, 5), &fds, &view).is_none());
+    }
+
+    #[test]
+    fn a_static_program_is_started_itself() {
+        let fds = descriptors(2);
+        let view = RootView::new().unwrap();
+        let command = RunnerCommand::new(&job(false, 0), &fds, &view).unwrap();
+        assert_eq!(command.path, format!("/proc/self/fd/{}", fds[0].as_raw_fd()));
+        let inputs = format!("{},{}", fds[1].as_raw_fd(), view.theirs.as_raw_fd());
+        let expected = ["magikrun", "run", &inputs, "", "a"].map(str::to_owned);
+        assert_eq!(command.arguments(&["a".to_owned()]), expected);
+    }
+
+    #[test]
+    fn the_containers_variables_mean_nothing_to_the_loader() {
+        let environment = RunnerCommand::environment(&["LD_PRELOAD=/evil.so".to_owned()]);
+        assert_eq!(environment, ["_LD_PRELOAD=/evil.so"]);
+    }
+}

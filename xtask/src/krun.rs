@@ -1,0 +1,93 @@
+//! `cargo xtask test --krun`: a pod under libkrun, for real.
+//!
+//! Where KVM runs ordinary kernels, libkrunfw's is used. On the machines of this project it does not: there a kernel is made
+//! that it runs, whose own code is emulated. That is for function only.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::{host, vm};
+
+/// Builds the kernel; the argument is where. Beside a checkout, where it is shared by all.
+const BUILD_KERNEL: &str = "../shared/tools/kvm-guest/build.sh";
+/// What containers need of a kernel and that one leaves out: device rules (BPF), processor quotas, /dev/mqueue.
+const OPTIONS: &str =
+    "\nCONFIG_BPF_SYSCALL=y\nCONFIG_CGROUP_BPF=y\nCONFIG_CFS_BANDWIDTH=y\nCONFIG_POSIX_MQUEUE=y\n";
+/// The script's configuration, beside it.
+const CONFIGURATION: &str = "guest.config";
+/// Names another one.
+const BUILD_KERNEL_VARIABLE: &str = "MAGIKRUN_KVM_GUEST_BUILD";
+/// The library libkrun opens.
+const LIBRARY: &str = "libkrunfw.so.5";
+
+pub(crate) fn test(sh: &Shell) -> Result<()> {
+    ensure!(
+        Path::new("/dev/kvm").exists() && host::is_root(),
+        "libkrun needs root and /dev/kvm"
+    );
+    let directory = vm::directory(sh)?;
+    if !directory.join("vminit").is_file() {
+        vm::prepare()?;
+    }
+    vm::build_monitor(sh)?;
+    let kernel = kernel(sh, &directory)?;
+    let files = directory.join("krun");
+    let _ = fs::remove_dir_all(&files);
+    fs::create_dir(&files).with_context(|| files.display().to_string())?;
+    for name in ["vminit", vm::MONITOR] {
+        symlink(directory.join(name), files.join(name))?;
+    }
+    symlink(kernel, files.join(LIBRARY))?;
+    let features = "magikrun-cli/test-hooks";
+    cmd!(
+        sh,
+        "cargo build --quiet --locked -p magikrun -p magikrun-cli --features {features}"
+    )
+    .run()?;
+    let test = cmd!(
+        sh,
+        "cargo test --locked -p magikrun-tests --test krun_pod -- --nocapture"
+    );
+    Ok(test.env("MAGIKRUN_KRUN_FILES", &files).run()?)
+}
+
+/// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is absent and can be; else that of
+/// `target/vm`.
+fn kernel(sh: &Shell, directory: &Path) -> Result<PathBuf> {
+    let own = directory.join("kvm-guest");
+    let library = own.join(LIBRARY);
+    let script = std::env::var_os(BUILD_KERNEL_VARIABLE)
+        .map_or_else(|| host::workspace().join(BUILD_KERNEL), PathBuf::from);
+    if !library.is_file() && script.is_file() {
+        println!("making a guest kernel in {} (5 minutes)", own.display());
+        let script = with_options(&script, &directory.join("kvm-guest-build"))?;
+        cmd!(sh, "nice -n 10 bash {script} {own}").run()?;
+    }
+    Ok(if library.is_file() {
+        library
+    } else {
+        directory.join(LIBRARY)
+    })
+}
+
+/// A copy of the script and what lies beside it, with [`OPTIONS`].
+fn with_options(script: &Path, copy: &Path) -> Result<PathBuf> {
+    let (Some(from), Some(name)) = (script.parent(), script.file_name()) else {
+        bail!("{} is no script", script.display());
+    };
+    fs::create_dir_all(copy)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        fs::copy(entry.path(), copy.join(entry.file_name()))?;
+    }
+    let configuration = copy.join(CONFIGURATION);
+    let text = fs::read_to_string(&configuration).with_context(|| configuration.display().to_string())?;
+    fs::write(&configuration, text + OPTIONS)?;
+    Ok(copy.join(name))
+}
