@@ -124,7 +124,7 @@ mod tests {
             assert!(!capability["detail"].as_str().unwrap().is_empty(), "{name}");
         }
         assert_eq!(json["microvm"]["available"], false);
-        assert_eq!(json["wasm"]["available"], false);
+        assert_eq!(json["wasm"]["available"], true);
         assert!(json.get("userNamespaces").is_some());
     }
 }
