@@ -171,9 +171,7 @@ fn backends_that_cannot_run_it_say_so() {
     );
     // The backend's binary is another package's: it may lie beside this one, or not.
     let wasm = bundle("w", "module.wasm.image/variant", "compat");
-    let refused = host
-        .run(&["create", "-b", wasm.to_str().unwrap(), "c"])
-        .fails(1);
+    let refused = host.run(&["create", "-b", wasm.to_str().unwrap(), "c"]).fails(1);
     assert!(
         refused.contains("not WebAssembly") || refused.contains("magikrun-wasm is not installed"),
         "{refused}"
