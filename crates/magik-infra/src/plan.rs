@@ -60,6 +60,17 @@ pub struct ContainerPlan {
     pub rootfs: RootfsPlan,
     /// The CRI-format log file.
     pub log: PathBuf,
+    /// Its streams are no log's: it is started by who attaches to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<AttachPlan>,
+}
+
+/// The streams of a container that somebody attaches to.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AttachPlan {
+    /// Whether they are a terminal, as the bundle's `process.terminal` says.
+    pub terminal: bool,
 }
 
 /// A container's root file system.

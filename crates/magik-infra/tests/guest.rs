@@ -155,6 +155,7 @@ fn plan(dir: &Path) -> PodPlan {
             },
             bundle: dir.join("bundle"),
             log: dir.join("c.log"),
+            attach: None,
         }],
         grace_period_s: 0,
         active_deadline_s: None,

@@ -246,6 +246,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         },
         bundle: dir.join(name),
         log: dir.join(format!("{name}.log")),
+        attach: None,
     };
     PodPlan {
         id: "honest".into(),

@@ -26,6 +26,8 @@ pub struct ExecRequest {
     pub stdin: bool,
     /// The terminal's rows and columns.
     pub size: Option<(u16, u16)>,
+    /// The whole process as the runtime-spec has it, in JSON, in place of `args`, `env`, `cwd` and `user`.
+    pub process: Option<Vec<u8>>,
 }
 
 impl ExecRequest {
@@ -75,6 +77,7 @@ impl ExecSession {
         start.user = request.user.clone().unwrap_or_default();
         start.tty = request.tty;
         start.stdin = request.stdin;
+        start.process = request.process.clone().unwrap_or_default();
         start.size = request
             .size
             .map(|(rows, columns)| terminal_size(rows, columns))
@@ -157,6 +160,14 @@ impl ExecInput {
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         self.send(|message| message.set_resize(terminal_size(rows, columns)))
             .await
+    }
+
+    /// A signal for the program.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub async fn signal(&self, signal: i32) -> Result<()> {
+        self.send(|message| message.set_signal(signal)).await
     }
 
     async fn send(&self, set: impl FnOnce(&mut proto::ExecInput)) -> Result<()> {

@@ -45,10 +45,10 @@ use crate::{
 /// The major version of the control service: both sides must have the same.
 pub const MAJOR: u32 = 1;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 0;
+pub const MINOR: u32 = 1;
 
 /// How long a call that waits for nothing in the pod may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of a message from the other side is shown, in characters.
 const MAX_MESSAGE: usize = 4096;
 /// The longest path a unix socket address holds, in bytes (sun_path with its final NUL).
@@ -226,6 +226,38 @@ impl ControlClient {
     pub async fn exec(self, request: &ExecRequest) -> Result<ExecSession> {
         let stream = self.calls.exec(context::with_timeout(0)).await.map_err(error)?;
         ExecSession::start(self, stream, request).await
+    }
+
+    /// Starts a container whose plan has `attach`, and takes its streams; `size` is that of its terminal. The session's end kills it.
+    /// Only on a connection to the init itself: nothing passes it on.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`]: there is nothing to attach to, or it was not started, which its launch tells more of.
+    pub async fn attach(self, container: &str, size: Option<(u16, u16)>) -> Result<ExecSession> {
+        let stream = self.calls.attach(context::with_timeout(0)).await.map_err(error)?;
+        let request = ExecRequest {
+            container: container.to_owned(),
+            size,
+            ..ExecRequest::default()
+        };
+        ExecSession::start(self, stream, &request).await
+    }
+
+    /// Sends a signal, 1 to 64, to a container's first process, or to `all` of them.
+    ///
+    /// # Errors
+    /// There is no such container, or it is not running.
+    pub async fn signal(&self, container: &str, signal: i32, all: bool) -> Result<()> {
+        let mut request = proto::SignalRequest::new();
+        request.container = container.to_owned();
+        request.signal = signal;
+        request.all = all;
+        within(
+            CALL_TIMEOUT,
+            self.calls.signal(context::with_timeout(0), &request),
+        )
+        .await
+        .map(drop)
     }
 
     /// A container's log; with `follow`, until the container has ended.

@@ -12,7 +12,7 @@ use ttrpc::{
 
 use super::Guest;
 use crate::{
-    client::{ControlClient, clean, size},
+    client::{CALL_TIMEOUT, ControlClient, clean, size},
     error::ControlError,
     rpc::control as proto,
     service::status,
@@ -50,6 +50,23 @@ pub(crate) async fn port_forward(
     let (calls, guest_meter) = client.raw();
     let there = calls.port_forward(context::with_timeout(0)).await?;
     both_ways(meter, call, stream, guest_meter, there).await
+}
+
+pub(crate) async fn signal(guest: &dyn Guest, request: &proto::SignalRequest) -> ttrpc::Result<()> {
+    let client = connect(guest).await.map_err(|e| unreachable(&e))?;
+    let (calls, _) = client.raw();
+    let answer = tokio::time::timeout(CALL_TIMEOUT, calls.signal(context::with_timeout(0), request)).await;
+    match answer {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(ttrpc::Error::RpcStatus(failed))) => Err(refused(&failed)),
+        Ok(Err(_)) | Err(_) => Err(status(Code::UNAVAILABLE, "the guest does not answer")),
+    }
+}
+
+/// An error of the guest's, fit to be passed on.
+fn refused(failed: &ttrpc::Status) -> ttrpc::Error {
+    let code = failed.code.enum_value_or(Code::UNKNOWN);
+    status(code, clean(&failed.message))
 }
 
 /// What the guest says its containers use; those that the pod does not have are left out.
@@ -111,8 +128,7 @@ async fn downwards<M: Message>(
             }
             Err(ttrpc::Error::RemoteClosed) => return Ok(()),
             Err(ttrpc::Error::RpcStatus(failed)) => {
-                let code = failed.code.enum_value_or(Code::UNKNOWN);
-                return Err(status(code, clean(&failed.message)));
+                return Err(refused(&failed));
             }
             Err(_) => return Err(status(Code::UNAVAILABLE, "the connection to the guest ended")),
         }

@@ -70,6 +70,7 @@ pub struct Relay {
     state_dir: StateDir,
     runtime_class: String,
     committed: CommitCheck,
+    signals: bool,
 }
 
 impl Debug for Relay {
@@ -90,6 +91,16 @@ impl Relay {
             state_dir,
             runtime_class,
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+            signals: true,
+        }
+    }
+
+    /// SIGTERM and SIGINT of this process do not stop the pod: somebody passes them on to its program.
+    #[must_use]
+    pub fn without_signals(self) -> Self {
+        Self {
+            signals: false,
+            ..self
         }
     }
 
@@ -110,7 +121,7 @@ impl Relay {
             MAX_LOG_SIZE,
             commands,
         ));
-        let inputs = Inputs::new(receiver, self.committed)?;
+        let inputs = Inputs::new(receiver, self.committed, self.signals)?;
         let guest = self.guest;
         let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, shared, inputs).await;
         Ok(serve(&shared, inputs, launch, control, life).await)
@@ -236,6 +247,10 @@ impl RemotePod {
             let Some(signal) = self.shared.log_signal(&container.name) else {
                 continue;
             };
+            if container.attach.is_some() {
+                signal.send_replace(true);
+                continue;
+            }
             let carried = Carried {
                 container: container.name.clone(),
                 path: container.log.clone(),

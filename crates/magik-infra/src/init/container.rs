@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use magik_oci::{ContainerId, CreateOptions, Exit, OciRuntime};
+use magik_oci::{ContainerId, CreateOptions, ExecIo, Exit, OciRuntime, Stdio};
 use tokio::sync::{mpsc, watch};
 
 use super::rootfs;
-use crate::{error::LaunchError, logs::LogPump, plan::ContainerPlan};
+use crate::{error::LaunchError, logs::LogPump, plan::ContainerPlan, service::Streams};
 
 /// The exit code of a container whose end nobody saw.
 const UNKNOWN_EXIT: i32 = 255;
@@ -16,7 +16,25 @@ const UNKNOWN_EXIT: i32 = 255;
 pub(crate) struct Created {
     pub(crate) id: ContainerId,
     pub(crate) pid: Option<i32>,
-    pub(crate) pump: LogPump,
+    pub(crate) output: Output,
+}
+
+/// Where a container's output goes.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Into its log.
+    Log(LogPump),
+    /// To who attaches.
+    Attached(Streams),
+}
+
+/// Who waits for a container's output, besides the pod.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// Nobody: this is where it goes.
+    Log(LogPump),
+    /// Who has attached, and wants to know the end.
+    Attached(watch::Sender<Option<Exit>>),
 }
 
 /// A container that ended; its log is complete.
@@ -49,40 +67,60 @@ pub(crate) async fn create(
     if mounts {
         mount(plan)?;
     }
-    let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log).map_err(|e| {
-        LaunchError::container(
-            name,
-            "create",
-            &format!("cannot open the log {}: {e}", plan.log.display()),
-        )
-    })?;
+    let mut options = CreateOptions::default();
+    let (output, stdio) = if let Some(attach) = plan.attach {
+        let opened = Streams::open(attach.terminal, true);
+        let (streams, theirs) = opened.map_err(|e| LaunchError::container(name, "create", &e))?;
+        let stdio = match theirs {
+            ExecIo::Pipes(stdio) => stdio,
+            ExecIo::Terminal { console } => {
+                options.console = Some(console);
+                Stdio::default()
+            }
+        };
+        (Output::Attached(streams), stdio)
+    } else {
+        let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log).map_err(|e| {
+            LaunchError::container(
+                name,
+                "create",
+                &format!("cannot open the log {}: {e}", plan.log.display()),
+            )
+        })?;
+        (Output::Log(pump), stdio)
+    };
     let state = runtime
-        .create(&id, &plan.bundle, stdio, CreateOptions::default())
+        .create(&id, &plan.bundle, stdio, options)
         .await
         .map_err(|e| LaunchError::runtime(name, "create", &e))?;
     Ok(Created {
         id,
         pid: state.pid,
-        pump,
+        output,
     })
 }
 
-/// Keeps a container's log and waits for its end.
+/// Keeps a container's log, if it has one, and waits for its end.
 pub(crate) async fn watch(
     runtime: Arc<dyn OciRuntime>,
     id: ContainerId,
     index: usize,
-    mut pump: LogPump,
+    output: Watched,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
-    let exit = {
-        let mut wait = runtime.wait(&id);
-        tokio::select! {
-            exit = &mut wait => exit,
-            () = pump.run() => wait.await,
+    let (exit, last_line, attached) = match output {
+        Watched::Log(mut pump) => {
+            let exit = {
+                let mut wait = runtime.wait(&id);
+                tokio::select! {
+                    exit = &mut wait => exit,
+                    () = pump.run() => wait.await,
+                }
+            };
+            (exit, pump.finish().await, None)
         }
+        Watched::Attached(attached) => (runtime.wait(&id).await, String::new(), Some(attached)),
     };
-    let last_line = pump.finish().await;
     let (exit, unknown) = match exit {
         Ok(exit) => (exit, None),
         Err(error) => {
@@ -93,6 +131,9 @@ pub(crate) async fn watch(
             )
         }
     };
+    if let Some(attached) = attached {
+        attached.send_replace(Some(exit));
+    }
     // Nobody listens any more once the pod is over.
     let _ = exits.send(ExitReport {
         index,

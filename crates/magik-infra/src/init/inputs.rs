@@ -45,8 +45,8 @@ impl Interrupt {
 
 pub(crate) struct Inputs {
     commands: mpsc::Receiver<Command>,
-    terminate: Signal,
-    interrupt: Signal,
+    /// SIGTERM and SIGINT, unless they are somebody else's.
+    signals: Option<(Signal, Signal)>,
     committed_check: CommitCheck,
     committed: bool,
     /// The launch connection.
@@ -58,11 +58,16 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    pub(crate) fn new(commands: mpsc::Receiver<Command>, committed_check: CommitCheck) -> io::Result<Self> {
+    /// With `signals`, SIGTERM and SIGINT stop the pod.
+    pub(crate) fn new(
+        commands: mpsc::Receiver<Command>,
+        committed_check: CommitCheck,
+        signals: bool,
+    ) -> io::Result<Self> {
+        let listen = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
         Ok(Self {
             commands,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            signals: signals.then(listen).transpose().map_err(|e: io::Error| e)?,
             committed_check,
             committed: false,
             launch: Meter::new(),
@@ -92,8 +97,7 @@ impl Inputs {
                     }
                 },
                 () = self.launch.closed() => return None,
-                _ = self.terminate.recv() => return None,
-                _ = self.interrupt.recv() => return None,
+                () = asked_to_end(&mut self.signals) => return None,
             }
         }
     }
@@ -125,8 +129,7 @@ impl Inputs {
     async fn next(&mut self, shared: &Shared) -> Option<Interrupt> {
         let command = tokio::select! {
             command = self.commands.recv() => command,
-            _ = self.terminate.recv() => return Some(Interrupt::Stop { grace: None }),
-            _ = self.interrupt.recv() => return Some(Interrupt::Stop { grace: None }),
+            () = asked_to_end(&mut self.signals) => return Some(Interrupt::Stop { grace: None }),
             () = reached(self.deadline) => {
                 self.deadline = None;
                 return Some(Interrupt::Deadline);
@@ -171,6 +174,16 @@ impl Inputs {
         for done in self.waiting.drain(..) {
             let _ = done.send(());
         }
+    }
+}
+
+async fn asked_to_end(signals: &mut Option<(Signal, Signal)>) {
+    match signals {
+        Some((terminate, interrupt)) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        },
+        None => pending().await,
     }
 }
 

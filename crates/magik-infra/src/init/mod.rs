@@ -167,7 +167,7 @@ impl PodInit {
             self.options.max_log_size,
             commands,
         ));
-        let inputs = Inputs::new(receiver, self.committed)?;
+        let inputs = Inputs::new(receiver, self.committed, true)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
         let (runtime, preparation) = (self.runtime, self.preparation);
         let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {

@@ -6,17 +6,17 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
 use super::{
     Preparation,
-    container::{self, Created, ExitReport},
+    container::{self, Created, ExitReport, Output, Watched},
     inputs::{Inputs, Interrupt},
     rootfs,
-    shared::{LaunchUpdate, Shared},
+    shared::{Attachable, LaunchUpdate, Shared},
 };
 use crate::{
     error::LaunchError,
@@ -44,6 +44,16 @@ pub(crate) struct Pod {
     mounted: bool,
     /// Containers being removed at the runtime.
     deletions: JoinSet<()>,
+    /// Containers that are not started before somebody attaches.
+    waiting: Vec<Waiting>,
+}
+
+/// A container that waits for somebody to attach.
+#[derive(Debug)]
+struct Waiting {
+    index: usize,
+    attached: oneshot::Receiver<()>,
+    started: oneshot::Sender<i32>,
 }
 
 /// A stop under way.
@@ -77,6 +87,7 @@ impl Pod {
             launched_at: Instant::now(),
             mounted: false,
             deletions: JoinSet::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -134,6 +145,10 @@ impl Pod {
     }
 
     async fn run_init_container(&mut self, index: usize, plan: &ContainerPlan) -> Result<(), LaunchError> {
+        if plan.attach.is_some() {
+            let why = "nobody can attach to an init container";
+            return Err(LaunchError::container(&plan.name, "plan", why));
+        }
         let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
         let created = container::create(&*runtime, plan, size, self.log(plan), !self.mounted).await?;
         let (id, pid) = self.created(index, plan, created);
@@ -204,8 +219,35 @@ impl Pod {
         plan: &ContainerPlan,
         created: Created,
     ) -> (ContainerId, Option<i32>) {
-        let Created { id, pid, pump } = created;
-        let watching = container::watch(self.runtime.clone(), id.clone(), index, pump, self.exited.clone());
+        let Created { id, pid, output } = created;
+        let watched = match output {
+            Output::Log(pump) => Watched::Log(pump),
+            Output::Attached(streams) => {
+                let (exited, exit) = watch::channel(None);
+                let (attached, is_attached) = oneshot::channel();
+                let (started, is_started) = oneshot::channel();
+                self.waiting.push(Waiting {
+                    index,
+                    attached: is_attached,
+                    started,
+                });
+                let attachable = Attachable {
+                    streams,
+                    attached,
+                    started: is_started,
+                    exit,
+                };
+                self.shared.offer(&plan.name, attachable);
+                Watched::Attached(exited)
+            }
+        };
+        let watching = container::watch(
+            self.runtime.clone(),
+            id.clone(),
+            index,
+            watched,
+            self.exited.clone(),
+        );
         tokio::spawn(watching);
         self.event(Event::now(EventKind::ContainerCreated, &plan.name, ""));
         (id, pid)
@@ -218,6 +260,17 @@ impl Pod {
         id: &ContainerId,
         pid: Option<i32>,
     ) -> Result<(), LaunchError> {
+        let waiting = self.waiting.iter().position(|waiting| waiting.index == index);
+        let started = match waiting.map(|place| self.waiting.swap_remove(place)) {
+            Some(Waiting {
+                attached, started, ..
+            }) => {
+                let nobody = |_| LaunchError::container(&plan.name, "start", "nobody has attached to it");
+                attached.await.map_err(nobody)?;
+                Some(started)
+            }
+            None => None,
+        };
         let started_at = Timestamp::now();
         self.runtime
             .start(id)
@@ -227,6 +280,10 @@ impl Pod {
             container_of(status, index).state = ContainerPhase::Running { started_at, pid };
         });
         self.event(Event::now(EventKind::ContainerStarted, &plan.name, ""));
+        if let Some(started) = started {
+            // Who has attached may be gone: what comes of that is told by the container's end.
+            let _ = started.send(pid.unwrap_or_default());
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use magik_oci::OciRuntime;
+use magik_oci::{Exit, OciRuntime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     events::EventHub,
     guest::Guest,
     plan::{ContainerPlan, PodPlan},
-    service::MAX_EXECS,
+    service::{MAX_EXECS, Streams},
     state_dir::StateDir,
     status::{ContainerPhase, ContainerStatus, PodStatus},
 };
@@ -51,6 +51,20 @@ pub(crate) enum Place {
     Guest(Arc<dyn Guest>),
 }
 
+/// A container that is started by who attaches to its streams.
+#[derive(Debug)]
+pub(crate) struct Attachable {
+    pub(crate) streams: Streams,
+    /// To be told that somebody has them.
+    pub(crate) attached: oneshot::Sender<()>,
+    /// Its pid once it is started; nothing if it cannot be.
+    pub(crate) started: oneshot::Receiver<i32>,
+    pub(crate) exit: watch::Receiver<Option<Exit>>,
+}
+
+/// Containers that wait for somebody to attach, by name; without their streams once somebody has them.
+type Attachables = Vec<(String, Option<Attachable>)>;
+
 /// One pod's state.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -64,6 +78,7 @@ pub(crate) struct Shared {
     plan: OnceLock<Planned>,
     status: Mutex<Option<PodStatus>>,
     over: watch::Sender<bool>,
+    attachables: watch::Sender<Attachables>,
 }
 
 #[derive(Debug)]
@@ -92,6 +107,7 @@ impl Shared {
             plan: OnceLock::new(),
             status: Mutex::new(None),
             over: watch::Sender::new(false),
+            attachables: watch::Sender::new(Vec::new()),
         }
     }
 
@@ -176,6 +192,25 @@ impl Shared {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<PodStatus>> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody may attach to this container from now on.
+    pub(crate) fn offer(&self, name: &str, attachable: Attachable) {
+        self.attachables
+            .send_modify(|all| all.push((name.to_owned(), Some(attachable))));
+    }
+
+    /// Waits until a container may be attached to, and takes its streams; `None`: somebody has them already.
+    pub(crate) async fn take_offered(&self, name: &str) -> Option<Attachable> {
+        let is_it = |(other, _): &(String, Option<Attachable>)| other == name;
+        let mut offered = self.attachables.subscribe();
+        offered.wait_for(|all| all.iter().any(is_it)).await.ok()?;
+        let mut taken = None;
+        self.attachables.send_modify(|all| {
+            let found = all.iter_mut().find(|one| is_it(one));
+            taken = found.and_then(|(_, attachable)| attachable.take());
+        });
+        taken
     }
 
     /// The pod is over: followers end.

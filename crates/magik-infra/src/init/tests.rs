@@ -219,6 +219,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
             path: dir.path().to_owned(),
         },
         log: dir.path().join(format!("{name}.log")),
+        attach: None,
     };
     let plan = PodPlan {
         id: "id".into(),

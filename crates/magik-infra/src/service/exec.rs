@@ -4,33 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use magik_oci::{ContainerId, Exit, OciRuntime};
 use tokio::{sync::watch, time::timeout};
-use ttrpc::{
-    Code,
-    r#async::{SSReceiver, SSSender, ServerStream},
-};
+use ttrpc::{Code, r#async::ServerStream};
 
-use self::io::{Input, Output, Streams};
+pub(crate) use self::io::Streams;
+use self::session::{Call, output, serve};
 use super::status;
 use crate::{init::shared::Shared, rpc::control as proto, status::ContainerPhase, wire::Meter};
 
+pub(super) mod attach;
 mod io;
 mod process;
+mod session;
 
 /// How many exec'd processes may run at once.
 pub const MAX_EXECS: usize = 32;
 /// How long an exec'd process has to end after SIGHUP when its client is gone, before SIGKILL.
 const HANGUP_GRACE: Duration = Duration::from_secs(1);
-
-type Sender = SSSender<proto::ExecOutput>;
-type Receiver = SSReceiver<proto::ExecInput>;
-
-/// Why the inputs ended.
-enum InputEnd {
-    /// The client will send no more, or the process takes no more.
-    Finished,
-    /// The client gave the call up.
-    GaveUp,
-}
 
 pub(super) async fn exec(
     runtime: &dyn OciRuntime,
@@ -40,23 +29,13 @@ pub(super) async fn exec(
     stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
 ) -> ttrpc::Result<()> {
     let (sender, mut receiver) = stream.split();
-    // ttrpc does not end a waiting handler with its connection.
-    let first = tokio::select! {
-        first = receiver.recv() => first?,
-        () = meter.closed() => None,
+    let call = Call {
+        meter,
+        call,
+        sender: &sender,
     };
-    let start = match first {
-        Some(first) if first.has_start() => {
-            meter.release(Some(call), 0);
-            first.start().clone()
-        }
-        Some(_) => {
-            return Err(status(
-                Code::INVALID_ARGUMENT,
-                "the first message of an exec must be its start",
-            ));
-        }
-        None => return Ok(()),
+    let Some(start) = call.start(&mut receiver, "exec").await? else {
+        return Ok(());
     };
     let _place = shared.execs.clone().try_acquire_owned().map_err(|_| {
         status(
@@ -102,117 +81,38 @@ pub(super) async fn exec(
             return Err(broken(e));
         }
     };
-    let mut wait = runtime.wait_exec(&id, pid);
-
-    // The client's side, until the process ends and everything it wrote is sent, or the client is gone.
-    let exited = watch::Sender::new(false);
-    let served = {
-        let serve = async {
-            sender.send(&output(|o| o.set_pid(pid))).await?;
-            send_outputs(&sender, outputs, &exited).await
-        };
-        let inputs = take_inputs(meter, call, &sender, &mut receiver, input);
-        tokio::pin!(serve, inputs);
-        let (mut exit, mut drained, mut reading) = (None, false, true);
-        loop {
-            if let (Some(exit), true) = (exit, drained) {
-                break Some(exit);
-            }
-            tokio::select! {
-                ended = &mut wait, if exit.is_none() => {
-                    exit = Some(ended.unwrap_or_else(|error| {
-                        tracing::error!(container = %id, pid, %error, "cannot wait for the exec'd process");
-                        Exit::exited(255)
-                    }));
-                    exited.send_replace(true);
-                }
-                sent = &mut serve, if !drained => match sent {
-                    Ok(()) => drained = true,
-                    Err(_) => break None,
-                },
-                end = &mut inputs, if reading => match end {
-                    InputEnd::Finished => reading = false,
-                    InputEnd::GaveUp => break None,
-                },
-                () = meter.closed() => break None,
-            }
-        }
+    let wait = async {
+        runtime.wait_exec(&id, pid).await.unwrap_or_else(|error| {
+            tracing::error!(container = %id, pid, %error, "cannot wait for the exec'd process");
+            Exit::exited(255)
+        })
     };
-    let Some(exit) = served else {
+    tokio::pin!(wait);
+    let exited = watch::Sender::new(false);
+    let signalled = async |number| match rustix::process::Signal::from_named_raw(number) {
+        Some(number) => signal(handle.as_ref(), number),
+        None => tracing::debug!(number, "no signal for an exec'd process"),
+    };
+    let served = serve(
+        &call,
+        &mut receiver,
+        pid,
+        (input, outputs),
+        &mut wait,
+        &exited,
+        signalled,
+    );
+    let Some(exit) = served.await else {
         if !*exited.borrow() {
             signal(handle.as_ref(), rustix::process::Signal::HUP);
             if timeout(HANGUP_GRACE, &mut wait).await.is_err() {
                 signal(handle.as_ref(), rustix::process::Signal::KILL);
-                let _ = wait.await;
+                wait.await;
             }
         }
         return Ok(());
     };
     sender.send(&output(|o| o.set_exit_code(exit.code))).await
-}
-
-/// Hands what the client sends to the process, and says how much was taken.
-async fn take_inputs(
-    meter: &Meter,
-    call: u32,
-    sender: &Sender,
-    receiver: &mut Receiver,
-    mut input: Input,
-) -> InputEnd {
-    loop {
-        let message = match receiver.recv().await {
-            Ok(Some(message)) => message,
-            Ok(None) | Err(_) => return InputEnd::GaveUp,
-        };
-        match message.input {
-            Some(proto::exec_input::Input::Stdin(bytes)) => {
-                input.write(&bytes).await;
-                meter.release(Some(call), bytes.len());
-                let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                if sender.send(&output(|o| o.set_stdin_taken(taken))).await.is_err() {
-                    return InputEnd::GaveUp;
-                }
-            }
-            Some(proto::exec_input::Input::StdinEof(_)) => {
-                input.close().await;
-                meter.release(Some(call), 0);
-            }
-            Some(proto::exec_input::Input::Resize(size)) => {
-                input.resize(size.rows, size.columns);
-                meter.release(Some(call), 0);
-            }
-            Some(_) | None => return InputEnd::Finished,
-        }
-    }
-}
-
-/// Sends what the process writes, both streams at once, until both have ended.
-async fn send_outputs(
-    sender: &Sender,
-    outputs: (Output, Option<Output>),
-    exited: &watch::Sender<bool>,
-) -> ttrpc::Result<()> {
-    let (first, second) = outputs;
-    let stdout = async {
-        while let Some(bytes) = first.read(exited).await {
-            sender.send(&output(|o| o.set_stdout(bytes))).await?;
-        }
-        Ok::<_, ttrpc::Error>(())
-    };
-    let stderr = async {
-        let Some(second) = second else { return Ok(()) };
-        while let Some(bytes) = second.read(exited).await {
-            sender.send(&output(|o| o.set_stderr(bytes))).await?;
-        }
-        Ok::<_, ttrpc::Error>(())
-    };
-    tokio::try_join!(stdout, stderr).map(|((), ())| ())
-}
-
-fn output(set: impl FnOnce(&mut proto::ExecOutput)) -> proto::ExecOutput {
-    let mut message = proto::ExecOutput::new();
-    set(&mut message);
-    message
 }
 
 fn signal(process: Option<&std::os::fd::OwnedFd>, signal: rustix::process::Signal) {

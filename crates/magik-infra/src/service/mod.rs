@@ -8,6 +8,7 @@ mod port_forward;
 pub(crate) use connections::Connections;
 pub use connections::{Acceptor, MAX_CONNECTIONS};
 pub use exec::MAX_EXECS;
+pub(crate) use exec::Streams;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use magik_oci::ContainerId;
+use magik_oci::{ContainerId, Signal};
 use tokio::sync::{mpsc, oneshot};
 use ttrpc::{
     Code,
@@ -197,6 +198,59 @@ impl Control for Connection {
             }
             Place::Guest(guest) => forward::exec(&**guest, &self.meter, context.mh.stream_id, stream).await,
         }
+    }
+
+    async fn attach(
+        &self,
+        context: &TtrpcContext,
+        stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
+    ) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        match &self.shared.place {
+            Place::Here(runtime) => {
+                exec::attach::attach(
+                    &**runtime,
+                    &self.shared,
+                    &self.meter,
+                    context.mh.stream_id,
+                    stream,
+                )
+                .await
+            }
+            Place::Guest(_) => Err(status(
+                Code::PERMISSION_DENIED,
+                "the streams of a guest's container are its supervisor's",
+            )),
+        }
+    }
+
+    async fn signal(
+        &self,
+        _: &TtrpcContext,
+        request: proto::SignalRequest,
+    ) -> ttrpc::Result<proto::SignalResponse> {
+        self.check_greeted()?;
+        let name = &request.container;
+        if !(1..=64).contains(&request.signal) {
+            let message = format!("there is no signal {}", request.signal);
+            return Err(status(Code::INVALID_ARGUMENT, message));
+        }
+        let phase = self.shared.container_status(name);
+        let phase =
+            phase.ok_or_else(|| status(Code::NOT_FOUND, format!("the pod has no container {name:?}")))?;
+        if !matches!(phase, ContainerPhase::Running { .. }) {
+            let message = format!("container {name} is not running");
+            return Err(status(Code::FAILED_PRECONDITION, message));
+        }
+        match &self.shared.place {
+            Place::Here(runtime) => {
+                let id = ContainerId::new(name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
+                let sent = runtime.kill(&id, Signal(request.signal), request.all).await;
+                sent.map_err(|e| status(Code::FAILED_PRECONDITION, e.to_string()))?;
+            }
+            Place::Guest(guest) => forward::signal(&**guest, &request).await?,
+        }
+        Ok(proto::SignalResponse::new())
     }
 
     async fn logs(

@@ -168,6 +168,7 @@ impl World {
             },
             bundle,
             log: self.path(&format!("logs/{name}.log")),
+            attach: None,
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) fn write(
         image: container.image.to_string(),
         rootfs,
         log: pod.log(&container.name),
+        attach: None,
         bundle,
     })
 }

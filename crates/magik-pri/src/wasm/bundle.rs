@@ -50,6 +50,7 @@ pub(super) fn write(
         image: container.image.to_string(),
         rootfs,
         log: pod.log(&container.name),
+        attach: None,
         bundle,
     })
 }

@@ -31,7 +31,7 @@ const END_OF_TRANSMISSION: u8 = 4;
 
 /// Our ends of the streams, before the process is started.
 #[derive(Debug)]
-pub(super) enum Streams {
+pub(crate) enum Streams {
     Pipes {
         stdin: Option<pipe::Sender>,
         stdout: pipe::Receiver,
@@ -42,7 +42,7 @@ pub(super) enum Streams {
 
 impl Streams {
     /// Makes the streams; the second value is what the process gets.
-    pub(super) fn open(tty: bool, stdin: bool) -> io::Result<(Self, ExecIo)> {
+    pub(crate) fn open(tty: bool, stdin: bool) -> io::Result<(Self, ExecIo)> {
         if tty {
             let (ours, theirs) = rustix::net::socketpair(
                 AddressFamily::UNIX,

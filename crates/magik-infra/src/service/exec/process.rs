@@ -20,6 +20,8 @@ pub(super) enum ProcessError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} has no process")]
     NoProcess { path: PathBuf },
+    #[error("the process is none of the runtime-spec: {0}")]
+    Malformed(#[from] serde_json::Error),
     #[error("no program was given")]
     NoProgram,
     #[error("environment variable {0:?} is not of the form NAME=value")]
@@ -33,6 +35,15 @@ pub(super) enum ProcessError {
 /// Reads the container's process from its bundle and changes what was asked for: capabilities, limits,
 /// no_new_privs and the rest of the sandbox stay as they are.
 pub(super) fn process(bundle: &Path, start: &proto::ExecStart) -> Result<Process, ProcessError> {
+    if !start.process.is_empty() {
+        let mut process: Process = serde_json::from_slice(&start.process)?;
+        if process.args().as_ref().is_none_or(Vec::is_empty) {
+            return Err(ProcessError::NoProgram);
+        }
+        process.set_terminal(Some(start.tty));
+        process.set_console_size(console_size(start));
+        return Ok(process);
+    }
     let path = bundle.join("config.json");
     let spec = read(&path).map_err(|source| ProcessError::Read {
         path: path.clone(),
@@ -85,15 +96,17 @@ fn adapt(mut process: Process, start: &proto::ExecStart) -> Result<Process, Proc
         }
         process.set_user(user);
     }
-    let size = start.tty.then(|| start.size.as_ref()).flatten().map(|size| {
-        let mut console = BoxBuilder::default();
-        console = console
-            .height(u64::from(size.rows))
-            .width(u64::from(size.columns));
-        console.build()
-    });
-    process.set_console_size(size.and_then(Result::ok));
+    process.set_console_size(console_size(start));
     Ok(process)
+}
+
+/// The terminal's size, if there is a terminal.
+fn console_size(start: &proto::ExecStart) -> Option<oci_spec::runtime::Box> {
+    let size = start.size.as_ref().filter(|_| start.tty)?;
+    let console = BoxBuilder::default()
+        .height(u64::from(size.rows))
+        .width(u64::from(size.columns));
+    console.build().ok()
 }
 
 /// `uid[:gid]`; without a group it stays the container's, as with runc.
@@ -152,6 +165,24 @@ mod tests {
         assert_eq!(process.cwd(), Path::new("/tmp"));
         assert_eq!((process.user().uid(), process.user().gid()), (1000, 1001));
         assert_eq!(process.user().additional_gids(), &Some(vec![7]));
+    }
+
+    #[test]
+    fn a_whole_process_goes_before_its_parts() {
+        let mut start = start();
+        start.process = serde_json::to_vec(&container()).unwrap();
+        start.tty = true;
+        let process = process(Path::new("/no/such/bundle"), &start).unwrap();
+        assert_eq!(process.args().as_ref().unwrap(), &["server"]);
+        assert_eq!((process.user().uid(), process.terminal()), (5, Some(true)));
+        for (text, part) in [
+            ("{", "runtime-spec"),
+            (r#"{"cwd": "/", "user": {"uid": 0, "gid": 0}}"#, "no program"),
+        ] {
+            start.process = text.into();
+            let error = super::process(Path::new("/no/such/bundle"), &start).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -1,0 +1,95 @@
+//! The streams of a container's first process, for who starts it by attaching to them.
+
+use std::sync::Arc;
+
+use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
+use tokio::sync::watch;
+use ttrpc::{Code, r#async::ServerStream};
+
+use super::session::{Call, output, serve};
+use crate::{
+    init::shared::{Attachable, Shared},
+    rpc::control as proto,
+    service::status,
+    wire::Meter,
+};
+
+pub(in crate::service) async fn attach(
+    runtime: &dyn OciRuntime,
+    shared: &Arc<Shared>,
+    meter: &Meter,
+    call: u32,
+    stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
+) -> ttrpc::Result<()> {
+    let (sender, mut receiver) = stream.split();
+    let call = Call {
+        meter,
+        call,
+        sender: &sender,
+    };
+    let Some(start) = call.start(&mut receiver, "attach").await? else {
+        return Ok(());
+    };
+    let name = &start.container;
+    let refused = |why: &str| status(Code::FAILED_PRECONDITION, format!("container {name}: {why}"));
+    let Some(container) = shared.container(name) else {
+        return Err(status(
+            Code::NOT_FOUND,
+            format!("the pod has no container {name:?}"),
+        ));
+    };
+    if container.attach.is_none() {
+        return Err(refused("it is not there to be attached to"));
+    }
+    let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
+    // It may still be being created.
+    let offered = tokio::select! {
+        offered = shared.take_offered(name) => offered,
+        () = meter.closed() => return Ok(()),
+        () = shared.until_over() => None,
+    };
+    let Attachable {
+        streams,
+        attached,
+        started,
+        mut exit,
+    } = offered.ok_or_else(|| refused("somebody has attached to it already"))?;
+    let size = start.size.as_ref().map(|s| (s.rows, s.columns));
+    let connected = streams.connect(size).await;
+    let connected =
+        connected.map_err(|e| status(Code::INTERNAL, format!("container {name}: its streams: {e}")))?;
+    let _ = attached.send(());
+    let pid = tokio::select! {
+        pid = started => pid.map_err(|_| refused("it was not started"))?,
+        () = meter.closed() => return Ok(()),
+    };
+    let kill = async |signal, all| {
+        if let Err(error) = runtime.kill(&id, signal, all).await {
+            tracing::debug!(container = %id, %error, "a signal did not arrive");
+        }
+    };
+    let ended = async {
+        let end = exit.wait_for(Option::is_some).await;
+        end.ok().and_then(|end| *end).unwrap_or(Exit::exited(255))
+    };
+    tokio::pin!(ended);
+    let exited = watch::Sender::new(false);
+    let signalled = async |number| kill(Signal(number), false).await;
+    let served = serve(
+        &call,
+        &mut receiver,
+        pid,
+        connected,
+        &mut ended,
+        &exited,
+        signalled,
+    );
+    let Some(exit) = served.await else {
+        // Nobody is left to whom it matters.
+        kill(Signal::KILL, true).await;
+        return Ok(());
+    };
+    // Its host may take the machine away as soon as it knows: what was written to files is in this kernel's memory only.
+    let _ = tokio::task::spawn_blocking(rustix::fs::sync).await;
+    sender.send(&output(|o| o.set_exit_code(exit.code))).await
+}

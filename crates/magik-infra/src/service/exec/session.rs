@@ -1,0 +1,163 @@
+//! The client's side of a process, from its start to its end.
+
+use magik_oci::Exit;
+use tokio::sync::watch;
+use ttrpc::{
+    Code,
+    r#async::{SSReceiver, SSSender},
+};
+
+use super::io::{Input, Output};
+use crate::{rpc::control as proto, service::status, wire::Meter};
+
+pub(super) type Sender = SSSender<proto::ExecOutput>;
+pub(super) type Receiver = SSReceiver<proto::ExecInput>;
+
+/// Why the inputs ended.
+enum InputEnd {
+    /// The client will send no more, or the process takes no more.
+    Finished,
+    /// The client gave the call up.
+    GaveUp,
+}
+
+/// One call.
+pub(super) struct Call<'a> {
+    pub(super) meter: &'a Meter,
+    pub(super) call: u32,
+    pub(super) sender: &'a Sender,
+}
+
+impl Call<'_> {
+    /// The first message; `None`: the client is gone.
+    pub(super) async fn start(
+        &self,
+        receiver: &mut Receiver,
+        what: &str,
+    ) -> ttrpc::Result<Option<proto::ExecStart>> {
+        // ttrpc does not end a waiting handler with its connection.
+        let first = tokio::select! {
+            first = receiver.recv() => first?,
+            () = self.meter.closed() => None,
+        };
+        match first {
+            Some(first) if first.has_start() => {
+                self.meter.release(Some(self.call), 0);
+                Ok(Some(first.start().clone()))
+            }
+            Some(_) => Err(status(
+                Code::INVALID_ARGUMENT,
+                format!("the first message of an {what} must be its start"),
+            )),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Serves the client until the process has ended (`wait`) and everything it wrote is sent, which `exited` is told at once; `None`:
+/// the client is gone.
+pub(super) async fn serve(
+    call: &Call<'_>,
+    receiver: &mut Receiver,
+    pid: i32,
+    (input, outputs): (Input, (Output, Option<Output>)),
+    wait: &mut (impl Future<Output = Exit> + Unpin),
+    exited: &watch::Sender<bool>,
+    signal: impl AsyncFn(i32),
+) -> Option<Exit> {
+    let serve = async {
+        call.sender.send(&output(|o| o.set_pid(pid))).await?;
+        send_outputs(call.sender, outputs, exited).await
+    };
+    let inputs = take_inputs(call, receiver, input, signal);
+    tokio::pin!(serve, inputs);
+    let (mut exit, mut drained, mut reading) = (None, false, true);
+    loop {
+        if let (Some(exit), true) = (exit, drained) {
+            return Some(exit);
+        }
+        tokio::select! {
+            ended = &mut *wait, if exit.is_none() => {
+                exit = Some(ended);
+                exited.send_replace(true);
+            }
+            sent = &mut serve, if !drained => match sent {
+                Ok(()) => drained = true,
+                Err(_) => return None,
+            },
+            end = &mut inputs, if reading => match end {
+                InputEnd::Finished => reading = false,
+                InputEnd::GaveUp => return None,
+            },
+            () = call.meter.closed() => return None,
+        }
+    }
+}
+
+/// Hands what the client sends to the process, and says how much was taken.
+async fn take_inputs(
+    call: &Call<'_>,
+    receiver: &mut Receiver,
+    mut input: Input,
+    signal: impl AsyncFn(i32),
+) -> InputEnd {
+    let Call { meter, call, sender } = *call;
+    loop {
+        let message = match receiver.recv().await {
+            Ok(Some(message)) => message,
+            Ok(None) | Err(_) => return InputEnd::GaveUp,
+        };
+        match message.input {
+            Some(proto::exec_input::Input::Stdin(bytes)) => {
+                input.write(&bytes).await;
+                meter.release(Some(call), bytes.len());
+                let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                if sender.send(&output(|o| o.set_stdin_taken(taken))).await.is_err() {
+                    return InputEnd::GaveUp;
+                }
+            }
+            Some(proto::exec_input::Input::StdinEof(_)) => {
+                input.close().await;
+                meter.release(Some(call), 0);
+            }
+            Some(proto::exec_input::Input::Resize(size)) => {
+                input.resize(size.rows, size.columns);
+                meter.release(Some(call), 0);
+            }
+            Some(proto::exec_input::Input::Signal(number)) => {
+                signal(number).await;
+                meter.release(Some(call), 0);
+            }
+            Some(_) | None => return InputEnd::Finished,
+        }
+    }
+}
+
+/// Sends what the process writes, both streams at once, until both have ended.
+async fn send_outputs(
+    sender: &Sender,
+    outputs: (Output, Option<Output>),
+    exited: &watch::Sender<bool>,
+) -> ttrpc::Result<()> {
+    let (first, second) = outputs;
+    let stdout = async {
+        while let Some(bytes) = first.read(exited).await {
+            sender.send(&output(|o| o.set_stdout(bytes))).await?;
+        }
+        Ok::<_, ttrpc::Error>(())
+    };
+    let stderr = async {
+        let Some(second) = second else { return Ok(()) };
+        while let Some(bytes) = second.read(exited).await {
+            sender.send(&output(|o| o.set_stderr(bytes))).await?;
+        }
+        Ok::<_, ttrpc::Error>(())
+    };
+    tokio::try_join!(stdout, stderr).map(|((), ())| ())
+}
+
+pub(super) fn output(set: impl FnOnce(&mut proto::ExecOutput)) -> proto::ExecOutput {
+    let mut message = proto::ExecOutput::new();
+    set(&mut message);
+    message
+}
