@@ -31,6 +31,7 @@ impl NativeRuntime {
         &self,
         id: &ContainerId,
         bundle: &Path,
+        given: Option<Spec>,
         stdio: Stdio,
         options: CreateOptions,
     ) -> Result<ContainerState> {
@@ -49,8 +50,12 @@ impl NativeRuntime {
         } else {
             Some(config.cgroup_root.as_path())
         };
-        let mut spec = spec::load(&bundle)?;
-        let added = spec::add(&mut spec, &options.env, &options.mounts);
+        let other = given.is_some();
+        let mut spec = match given {
+            Some(spec) => spec,
+            None => spec::load(&bundle)?,
+        };
+        let added = spec::add(&mut spec, &options.env, &options.mounts) || other;
         let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
         prepared.adapted |= added;
         check_terminal(&bundle, &prepared.spec, &options)?;
@@ -377,8 +382,11 @@ fn systemd_cgroup(pid: i32) -> Result<PathBuf> {
     }
 }
 
-/// Whoever waits for the file to appear must find the whole pid in it.
-pub(crate) fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
+/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
     let mut new = file.to_owned().into_os_string();
     new.push(".new");
     fs::write(&new, pid.to_string())

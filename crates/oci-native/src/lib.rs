@@ -38,6 +38,7 @@ mod store;
 mod surroundings;
 mod worker;
 
+pub use create::write_pid_file;
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
 pub use seal::{SealError, seal_self_exe, sealed_binary};

@@ -10,7 +10,7 @@ use magik_oci::{
     ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, OciRuntime, Result, Signal,
     Stats, Stdio,
 };
-use oci_spec::runtime::{LinuxResources, Process};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::{
     cgroup::{Cgroup, Layout},
@@ -73,6 +73,22 @@ impl NativeRuntime {
             filters: None,
             runner: None,
         }
+    }
+
+    /// As [`create`](OciRuntime::create), from this spec in place of the bundle's own.
+    ///
+    /// # Errors
+    /// Those of [`create`](OciRuntime::create).
+    pub async fn create_from(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        spec: Spec,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<ContainerState> {
+        self.create_container(id, bundle, Some(spec), stdio, options)
+            .await
     }
 
     /// The host's cgroups, looked up once.
@@ -179,7 +195,7 @@ impl OciRuntime for NativeRuntime {
         stdio: Stdio,
         options: CreateOptions,
     ) -> Result<ContainerState> {
-        self.create_container(id, bundle, stdio, options).await
+        self.create_container(id, bundle, None, stdio, options).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {

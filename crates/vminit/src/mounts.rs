@@ -137,14 +137,10 @@ pub(crate) fn for_pod(config: &GuestConfig) -> io::Result<()> {
     }
     for share in &config.shares {
         make_all(&share.target)?;
-        mount(
-            share.tag.as_str(),
-            &share.target,
-            "virtiofs",
-            MountFlags::NOSUID | MountFlags::NODEV,
-            None,
-        )
-        .map_err(|e| of(&share.target)(e.into()))?;
+        let mut flags = MountFlags::NODEV;
+        flags.set(MountFlags::NOSUID, !share.root);
+        mount(share.tag.as_str(), &share.target, "virtiofs", flags, None)
+            .map_err(|e| of(&share.target)(e.into()))?;
     }
     config.directories.iter().try_for_each(make)
 }

@@ -19,7 +19,7 @@ mod write;
 
 use std::path::PathBuf;
 
-pub use capabilities::DEFAULT_CAPABILITIES;
+pub use capabilities::{DEFAULT_CAPABILITIES, available_capabilities};
 pub use process::DEFAULT_PATH;
 pub use settings::{
     ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces, Resources, SeccompProfile,

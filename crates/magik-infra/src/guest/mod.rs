@@ -85,6 +85,9 @@ pub struct GuestShare {
     pub tag: String,
     /// Where it is mounted; made when it does not exist.
     pub target: PathBuf,
+    /// It is the root of a container, whose set-user-ID programs are such.
+    #[serde(default)]
+    pub root: bool,
 }
 
 /// A directory in the guest.

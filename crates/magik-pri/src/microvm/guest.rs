@@ -60,7 +60,7 @@ impl MachineGuest {
         let driver = self.machine.driver.find(&files)?;
         let nonce = oci_krun::nonce()?;
         let plan = self.confine(&*driver, &files, plan, nonce)?;
-        let shares = self.machine.shares.iter().map(|share| Share {
+        let shares = self.machine.distinct_shares().map(|share| Share {
             tag: share.tag(),
             directory: Path::new(SHARES).join(share.number.to_string()),
         });
@@ -117,7 +117,7 @@ impl MachineGuest {
         }
         for share in &self.machine.shares {
             let mut target = Path::new(SHARES).join(share.number.to_string());
-            if let (true, Some(name)) = (share.is_file, share.host_path.file_name()) {
+            if let Some(name) = &share.name {
                 target.push(name);
             }
             if share.read_only {
@@ -135,10 +135,11 @@ impl MachineGuest {
     }
 }
 
-/// Shows the guest a container's layers, merged here: there a look at each of them would be a message to the host.
+/// Shows the guest a container's layers, merged here: there a look at each of them would be a message to the host. A root that is
+/// no layers is one of the machine's shares.
 fn share_layers(jail: &Jail, container: &mut ContainerPlan) -> Result<(), Failed> {
     let RootfsPlan::Overlay { lower, .. } = &mut container.rootfs else {
-        return Err(format!("container {}: a machine needs layers", container.name).into());
+        return Ok(());
     };
     let target = Path::new(ROOT).join("layers").join(&container.name);
     jail.directory(&target, 0o755)?;

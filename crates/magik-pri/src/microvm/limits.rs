@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use rustix::process::Pid;
 
 use crate::pods::Hierarchies;
@@ -29,6 +30,23 @@ impl HostLimits {
             memory: (u64::from(memory_mib) + MONITOR_MIB) << 20,
             quota: (u64::from(vcpus) + 1) * PERIOD,
         }
+    }
+
+    /// The same as resources of the runtime-spec.
+    pub(super) fn resources(self) -> LinuxResources {
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let mut memory = LinuxMemory::default();
+        memory.set_limit(Some(signed(self.memory)));
+        let mut cpu = LinuxCpu::default();
+        cpu.set_quota(Some(signed(self.quota))).set_period(Some(PERIOD));
+        let mut pids = LinuxPids::default();
+        pids.set_limit(signed(THREADS));
+        let mut resources = LinuxResources::default();
+        resources
+            .set_memory(Some(memory))
+            .set_cpu(Some(cpu))
+            .set_pids(Some(pids));
+        resources
     }
 
     /// Puts a process, which has no children yet, under these limits, in the cgroups of its pod's init.

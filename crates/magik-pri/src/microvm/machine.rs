@@ -17,7 +17,7 @@ use crate::{HostPathKind, PodSpec, SpecError, VolumeSource, pods::Start};
 /// The file in the pod's sandbox.
 const FILE: &str = "machine.json";
 /// What a guest needs beside its containers, in MiB: kernel, init, the runtime.
-const OVERHEAD_MIB: u64 = 128;
+pub(super) const OVERHEAD_MIB: u64 = 128;
 /// What a container is taken to need that says nothing, in MiB.
 const UNSAID_MIB: u64 = 128;
 
@@ -38,15 +38,18 @@ pub(super) struct Machine {
     pub(super) shares: Vec<HostShare>,
 }
 
-/// A `hostPath` volume: a share of its own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A `hostPath` volume, or a mount of a container's, and the share it is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HostShare {
+    /// The share; those with a [`name`](Self::name) may have one together.
     pub(super) number: usize,
     pub(super) host_path: PathBuf,
     /// No container writes to it.
     pub(super) read_only: bool,
-    /// It is one file; machines share directories.
-    pub(super) is_file: bool,
+    /// Its name in the share, if it is one file: machines share directories.
+    pub(super) name: Option<PathBuf>,
+    /// It is a container's root.
+    pub(super) root: bool,
 }
 
 impl HostShare {
@@ -69,12 +72,14 @@ impl HostShare {
                 .map(|v| &v.name)
                 .collect();
             let mut all = spec.all_containers().flat_map(|c| &c.mounts);
+            let is_file =
+                matches!(host.kind, HostPathKind::File | HostPathKind::FileOrCreate) || host.path.is_file();
             shares.push(Self {
                 number: shares.len(),
                 host_path: host.path.clone(),
                 read_only: all.all(|m| m.read_only || !of_path.contains(&&m.volume)),
-                is_file: matches!(host.kind, HostPathKind::File | HostPathKind::FileOrCreate)
-                    || host.path.is_file(),
+                name: host.path.file_name().filter(|_| is_file).map(PathBuf::from),
+                root: false,
             });
         }
         shares
@@ -91,11 +96,18 @@ impl HostShare {
 
     /// Where the volume is in the guest.
     pub(super) fn in_guest(&self) -> PathBuf {
-        match self.host_path.file_name() {
-            Some(name) if self.is_file => self.mount_point().join(name),
-            _ => self.mount_point(),
+        match &self.name {
+            Some(name) => self.mount_point().join(name),
+            None => self.mount_point(),
         }
     }
+}
+
+/// So many processors as are asked for, but as are here and as a machine may have.
+pub(super) fn vcpus(asked: u64) -> u32 {
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = MAX_VCPUS.min(u32::try_from(here).unwrap_or(MAX_VCPUS));
+    u32::try_from(asked).unwrap_or(u32::MAX).clamp(1, most)
 }
 
 impl Machine {
@@ -122,16 +134,14 @@ impl Machine {
             .iter()
             .map(|c| c.limits.cpu_millis.unwrap_or(1000))
             .sum();
-        let here = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-        let vcpus = millis.div_ceil(1000).clamp(1, u64::from(MAX_VCPUS).min(here));
+        let vcpus = vcpus(millis.div_ceil(1000));
         if HostShare::all(spec).len() > MAX_SHARES {
             return Err(SpecError::invalid(
                 "spec.volumes",
                 format!("a machine takes {MAX_SHARES} hostPath volumes at most"),
             ));
         }
-        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok((narrow(memory_mib), narrow(vcpus)))
+        Ok((u32::try_from(memory_mib).unwrap_or(u32::MAX), vcpus))
     }
 
     /// The machine of a pod that is about to be started.
@@ -204,9 +214,15 @@ impl Machine {
                 source: POD.into(),
                 target: sandbox.to_owned(),
             }],
-            shares: self.shares.iter().map(guest_share).collect(),
+            shares: self.distinct_shares().map(guest_share).collect(),
             directories,
         }
+    }
+
+    /// One of each share's.
+    pub(super) fn distinct_shares(&self) -> impl Iterator<Item = &HostShare> {
+        let mut known = BTreeSet::new();
+        self.shares.iter().filter(move |share| known.insert(share.number))
     }
 }
 
@@ -214,6 +230,7 @@ fn guest_share(share: &HostShare) -> GuestShare {
     GuestShare {
         tag: share.tag(),
         target: share.mount_point(),
+        root: share.root,
     }
 }
 

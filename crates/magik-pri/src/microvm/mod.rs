@@ -8,6 +8,7 @@
 //! which the guest sees read-only, and below the data root what it writes, which stays in the guest's memory.
 
 mod bundle;
+mod container;
 mod driver;
 mod guest;
 mod limits;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub use self::{
+    container::run_container_if_asked,
     driver::DRIVER_VARIABLE,
     supervisor::{VM_SUPERVISOR, vm_supervisor_main},
 };

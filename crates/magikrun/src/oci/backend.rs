@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use magik_oci::OciRuntime;
+use magik_oci::{ContainerId, ContainerState, OciRuntime};
 
 use super::{life::Config, route::Globals};
 
@@ -45,6 +45,17 @@ impl Kind {
         }
     }
 
+    /// What made a container.
+    fn found(root: &Path, id: &ContainerId) -> Self {
+        #[cfg(feature = "native")]
+        if super::krun::is_one(root, id) {
+            return Self::Krun;
+        }
+        // One that runs WebAssembly is like any other once it is there.
+        let _ = (root, id);
+        Self::Native
+    }
+
     fn named(name: &str) -> Option<Self> {
         match name {
             "native" => Some(Self::Native),
@@ -61,6 +72,8 @@ pub(super) struct Backend {
     runtime: Box<dyn OciRuntime>,
     root: PathBuf,
     executor: tokio::runtime::Runtime,
+    /// Its containers run on a kernel of their own.
+    in_guest: bool,
 }
 
 impl Backend {
@@ -74,9 +87,17 @@ impl Backend {
         )
     }
 
-    /// The backend of containers that exist.
+    /// The backend of all containers that exist.
     pub(super) fn open(globals: &Globals) -> Result<Self> {
-        Self::new(globals, Kind::choose(globals.runtime.as_deref(), |_| None)?, None)
+        // What is said of new containers is checked, and has no meaning here.
+        Kind::choose(globals.runtime.as_deref(), |_| None)?;
+        Self::new(globals, Kind::Native, None)
+    }
+
+    /// The backend of a container that exists: what made it, whatever is said of new ones.
+    pub(super) fn of(globals: &Globals, id: &ContainerId) -> Result<Self> {
+        Kind::choose(globals.runtime.as_deref(), |_| None)?;
+        Self::new(globals, Kind::found(&root(globals)?, id), None)
     }
 
     /// `bundle`: of the container that is to be created.
@@ -84,7 +105,7 @@ impl Backend {
         let root = root(globals)?;
         let runtime = match kind {
             Kind::Native => native(globals, &root, None)?,
-            Kind::Krun => bail!("runtime krun: this build has no microVM backend: use --runtime native"),
+            Kind::Krun => krun(globals, &root)?,
             Kind::Wasm { only_modules } => native(globals, &root, bundle.map(|b| (b, only_modules)))?,
         };
         // One thread, and it is this one: the native backend forks.
@@ -96,7 +117,16 @@ impl Backend {
             runtime,
             root,
             executor,
+            in_guest: kind == Kind::Krun,
         })
+    }
+
+    /// Where a container's files are seen from here.
+    pub(super) fn root_of(&self, state: &ContainerState) -> Option<PathBuf> {
+        if self.in_guest {
+            return super::show::rootfs(&state.bundle).map(PathBuf::from);
+        }
+        state.pid.map(|pid| format!("/proc/{pid}/root").into())
     }
 
     pub(super) fn runtime(&self) -> &dyn OciRuntime {
@@ -114,9 +144,25 @@ impl Backend {
 }
 
 #[cfg(feature = "native")]
-fn native(globals: &Globals, root: &Path, wasm: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
+fn builder(globals: &Globals, root: &Path) -> oci_native::NativeRuntimeBuilder {
     let systemd = globals.systemd_cgroup || globals.cgroup_manager.as_deref() == Some("systemd");
-    let mut builder = oci_native::NativeRuntime::builder(root.to_owned()).systemd_cgroup(systemd);
+    oci_native::NativeRuntime::builder(root.to_owned()).systemd_cgroup(systemd)
+}
+
+#[cfg(feature = "native")]
+fn krun(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
+    let native = builder(globals, root).build();
+    let state = crate::roots::state_root(state_dir(globals).as_deref())?;
+    Ok(Box::new(super::krun::KrunRuntime::new(
+        native,
+        root.to_owned(),
+        state,
+    )))
+}
+
+#[cfg(feature = "native")]
+fn native(globals: &Globals, root: &Path, wasm: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
+    let mut builder = builder(globals, root);
     if let Some((bundle, only_modules)) = wasm
         && let Some(runner) = super::wasm::runner(bundle, root, only_modules)?
     {
@@ -138,19 +184,28 @@ pub(super) fn seal() -> Result<()> {
 }
 
 #[cfg(not(feature = "native"))]
+fn krun(_: &Globals, _: &Path) -> Result<Box<dyn OciRuntime>> {
+    bail!("runtime krun: this build has no native backend, on which it stands")
+}
+
+#[cfg(not(feature = "native"))]
 fn native(_: &Globals, _: &Path, _: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
     bail!("runtime native: this build has no native backend")
 }
 
 /// `--root`, else `oci` in `--state-dir` or its default.
 fn root(globals: &Globals) -> Result<PathBuf> {
-    let from_environment = || std::env::var_os("MAGIKRUN_STATE_DIR").map(PathBuf::from);
     let root = match &globals.root {
         Some(root) => root.clone(),
-        None => crate::roots::state_root(globals.state_dir.clone().or_else(from_environment).as_deref())?
-            .join("oci"),
+        None => crate::roots::state_root(state_dir(globals).as_deref())?.join("oci"),
     };
     std::path::absolute(&root).with_context(|| format!("--root {}", root.display()))
+}
+
+/// `--state-dir`, as an option or a variable.
+fn state_dir(globals: &Globals) -> Option<PathBuf> {
+    let from_environment = || std::env::var_os("MAGIKRUN_STATE_DIR").map(PathBuf::from);
+    globals.state_dir.clone().or_else(from_environment)
 }
 
 #[cfg(test)]

@@ -198,15 +198,14 @@ fn hand_down_sockets(options: &mut CreateOptions) {
 }
 
 /// `exec`.
-pub(super) fn exec(backend: &Backend, args: &ExecArgs) -> Result<ExitCode> {
-    let id = ContainerId::new(args.id.as_str())?;
-    exec_in(backend, args, &id).map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
+pub(super) fn exec(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
+    exec_in(backend, args, id).map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
 }
 
 fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
     let runtime = backend.runtime();
     let state = backend.block_on(runtime.state(id))?;
-    let process = process::build(args, &state)?;
+    let process = process::build(args, &state, backend.root_of(&state).as_deref())?;
     let terminal = process.terminal().unwrap_or(false);
     let (console, ours) = Console::choose(terminal, args.detach, args.console_socket.as_deref())?.split();
     // runc has no --no-new-keyring for exec: it joins the keyring that create made.

@@ -11,12 +11,16 @@ mod events;
 mod features;
 mod foreground;
 mod keyring;
+#[cfg(feature = "native")]
+mod krun;
 mod life;
 mod log;
 mod notify;
 mod process;
 mod route;
 mod show;
+#[cfg(feature = "native")]
+mod sibling;
 mod spec;
 mod terminal;
 mod update;
@@ -105,7 +109,8 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
         }),
         "exec" => parsed(rest, |args: ExecArgs| {
             life::check_preserved(args.preserve_fds)?;
-            life::exec(&Backend::open(globals)?, &args)
+            let id = ContainerId::new(args.id.as_str())?;
+            life::exec(&Backend::of(globals, &id)?, &args, &id)
         }),
         "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
         "state" => parsed(rest, |args: StateArgs| {
@@ -194,5 +199,5 @@ fn on(
     operation: impl FnOnce(&Backend, &ContainerId) -> Result<()>,
 ) -> Result<()> {
     let id = ContainerId::new(id)?;
-    operation(&Backend::open(globals)?, &id)
+    operation(&Backend::of(globals, &id)?, &id)
 }

@@ -15,8 +15,8 @@ use super::{args::ExecArgs, users};
 /// The longest process document that is read.
 const MAX_PROCESS_SIZE: u64 = 4 << 20;
 
-/// The process that the arguments ask for.
-pub(super) fn build(args: &ExecArgs, state: &ContainerState) -> Result<Process> {
+/// The process that the arguments ask for; names of users are looked up below `root`.
+pub(super) fn build(args: &ExecArgs, state: &ContainerState, root: Option<&Path>) -> Result<Process> {
     if let Some(cgroup) = &args.cgroup {
         bail!("--cgroup {cgroup}: a cgroup below the container's own is not supported");
     }
@@ -29,7 +29,7 @@ pub(super) fn build(args: &ExecArgs, state: &ContainerState) -> Result<Process> 
     let mut process = match &args.process {
         // runc ignores the other options then; --tty and --detach are about us, not about the process.
         Some(path) => parse(path)?,
-        None => from_options(args, state)?,
+        None => from_options(args, state, root)?,
     };
     if args.tty {
         process.set_terminal(Some(true));
@@ -60,7 +60,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn from_options(args: &ExecArgs, state: &ContainerState) -> Result<Process> {
+fn from_options(args: &ExecArgs, state: &ContainerState, root: Option<&Path>) -> Result<Process> {
     let config = state.bundle.join("config.json");
     let spec: Spec = serde_json::from_slice(&read(&config, MAX_PROCESS_SIZE)?)
         .with_context(|| format!("{}: not a runtime-spec configuration", config.display()))?;
@@ -80,7 +80,7 @@ fn from_options(args: &ExecArgs, state: &ContainerState) -> Result<Process> {
     }
     process.set_env(Some(env));
     if let Some(user) = &args.user {
-        users::apply(process.user_mut(), user, state.pid)?;
+        users::apply(process.user_mut(), user, root)?;
     }
     if !args.additional_gids.is_empty() {
         let mut gids = process.user().additional_gids().clone().unwrap_or_default();
@@ -189,6 +189,7 @@ mod tests {
         build(
             &ExecArgs::try_parse_from(line.split_whitespace()).unwrap(),
             &state(bundle),
+            None,
         )
     }
 

@@ -51,7 +51,7 @@ impl<'a> Shown<'a> {
 }
 
 /// The absolute path of the bundle's root file system, if the bundle can still say.
-fn rootfs(bundle: &Path) -> Option<String> {
+pub(super) fn rootfs(bundle: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Config {
         root: Root,

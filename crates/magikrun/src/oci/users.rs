@@ -3,7 +3,7 @@
 //! The files are the container's and so hostile: they are opened below its root by the kernel (`RESOLVE_IN_ROOT`),
 //! must be regular files, and are read up to a bound.
 
-use std::{fs::File, io::Read as _, os::fd::OwnedFd};
+use std::{fs::File, io::Read as _, os::fd::OwnedFd, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::User;
@@ -12,16 +12,16 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 /// The longest passwd or group file that is read.
 const MAX_FILE_SIZE: u64 = 4 << 20;
 
-/// Applies `USER[:GROUP]` to `user`, with names looked up below `/proc/<pid>/root`.
-pub(super) fn apply(user: &mut User, text: &str, pid: Option<i32>) -> Result<()> {
+/// Applies `USER[:GROUP]` to `user`, with names looked up below the container's root.
+pub(super) fn apply(user: &mut User, text: &str, root: Option<&Path>) -> Result<()> {
     let (name, group) = match text.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (text, None),
     };
     let numeric = name.parse::<u32>().is_ok() && group.is_none_or(|g| g.parse::<u32>().is_ok());
-    let files = match (numeric, pid) {
+    let files = match (numeric, root) {
         (true, _) | (_, None) => None,
-        (false, Some(pid)) => Some(root_of(pid)?),
+        (false, Some(root)) => Some(open(root)?),
     };
     let read = |path: &str| {
         files
@@ -57,14 +57,9 @@ pub(super) fn apply(user: &mut User, text: &str, pid: Option<i32>) -> Result<()>
     Ok(())
 }
 
-fn root_of(pid: i32) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/root");
-    rustix::fs::open(
-        &path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .with_context(|| path)
+fn open(root: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(root, flags, Mode::empty()).with_context(|| root.display().to_string())
 }
 
 fn read_below(root: &OwnedFd, path: &str) -> Result<String> {

@@ -20,6 +20,7 @@ use rustix::net::{
 };
 use serde::Deserialize;
 
+use super::sibling;
 use crate::roots;
 
 /// The binary that runs WebAssembly; it lies beside `magikrun`.
@@ -68,8 +69,7 @@ pub(super) fn runner(bundle: &Path, state: &Path, only_modules: bool) -> Result<
 }
 
 fn ask(bundle: &Path, cache: &Path, only_modules: bool) -> Result<(Answer, Vec<OwnedFd>)> {
-    let binary = beside()
-        .with_context(|| format!("runtime wasm: {BINARY} is not installed: it belongs beside magikrun"))?;
+    let binary = sibling::beside(BINARY, "wasm")?;
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -115,21 +115,6 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         }
     }
     Ok((text, descriptors))
-}
-
-/// The binary's path. This process's own is not known from the kernel once it is sealed, but whoever called it knew it.
-fn beside() -> Option<PathBuf> {
-    let called = PathBuf::from(env::args_os().next()?);
-    let own = if called.components().count() > 1 {
-        called
-    } else {
-        let search = env::var_os("PATH")?;
-        env::split_paths(&search)
-            .map(|dir| dir.join(&called))
-            .find(|path| path.is_file())?
-    };
-    let binary = own.canonicalize().ok()?.with_file_name(BINARY);
-    binary.is_file().then_some(binary)
 }
 
 /// Where machine code is kept: with that of pods, or, for root in a user namespace, who is another user on the host, with the

@@ -1,0 +1,211 @@
+//! What a container's machine will be, decided and written down before there is one.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
+    path::Path,
+    process::ExitCode,
+};
+
+use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
+use oci_krun::VmFiles;
+use oci_spec::runtime::Spec;
+use rustix::fs::{CWD, FileType, Mode};
+use serde::Serialize;
+
+use super::{
+    BUNDLE, DATA, PLAN, ROOT, SANDBOX, STARTED, SUPERVISE, at,
+    bundle::{self, Parts},
+    text,
+};
+use crate::{
+    microvm::{driver::Drivers, machine::Machine},
+    pods::environment,
+};
+
+/// The longest `config.json` that is read, in bytes.
+const MAX_CONFIG: u64 = 4 << 20;
+/// The longest host name there is.
+const MAX_HOSTNAME: usize = 64;
+/// What of the host's root the supervisor is started with: its program's libraries.
+const SYSTEM: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "nix", "sbin", "usr"];
+
+/// What magikrun is answered, in JSON on standard output.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Answer {
+    /// The container on the host.
+    Spec(Box<Spec>),
+    /// What is wrong with the bundle, naming the field.
+    Bundle(String),
+    /// Why there can be no machine.
+    Refused(String),
+}
+
+/// Prepares the machine of a bundle's container in an existing, empty directory; what is known of drivers is in `state`.
+pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> ExitCode {
+    let answer = answer(bundle, id, dir, state).unwrap_or_else(|e| Answer::Refused(e.to_string()));
+    let said = serde_json::to_vec(&answer).map_err(io::Error::from);
+    match said.and_then(|json| io::stdout().write_all(&json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Answer> {
+    let id = text(id)?;
+    if !rustix::process::geteuid().is_root() || !in_first_user_namespace() {
+        return Ok(Answer::Refused("machines need root on the host".to_owned()));
+    }
+    let spec = match read(bundle) {
+        Ok(spec) => spec,
+        Err(error) => return Ok(Answer::Bundle(format!("config.json: {error}"))),
+    };
+    let parts = match Parts::of(bundle, &spec) {
+        Ok(parts) => parts,
+        Err(reason) => return Ok(Answer::Bundle(reason)),
+    };
+    let files = VmFiles::find();
+    let drivers = Drivers::new(files.clone(), state.to_owned());
+    let driver = drivers.kind()?;
+    files
+        .vminit()
+        .and_then(|_| driver.find(&files))
+        .map_err(io::Error::other)?;
+
+    for (name, mode) in [
+        (SANDBOX, 0o700),
+        (DATA, 0o700),
+        ("data/logs", 0o700),
+        (ROOT, 0o755),
+    ] {
+        make(&dir.join(name), mode)?;
+    }
+    let plan = plan(&dir.join(SANDBOX), &dir.join(DATA), id, &parts)?;
+    write(&dir.join(SANDBOX).join(PLAN), &plan)?;
+    let hostname = parts.hostname.clone().filter(|name| !name.is_empty());
+    let machine = Machine {
+        memory_mib: parts.memory_mib,
+        vcpus: if driver.is_emulated() { 1 } else { parts.vcpus },
+        driver,
+        hello_time: driver.hello_time(),
+        files: files.into_directory(),
+        data: dir.join(DATA),
+        hostname: hostname.unwrap_or_else(|| id.chars().take(MAX_HOSTNAME).collect()),
+        containers: if parts.writable.is_none() {
+            vec![id.to_owned()]
+        } else {
+            vec![]
+        },
+        empty_dirs: vec![],
+        shares: parts.shares.clone(),
+    };
+    machine.write(&dir.join(SANDBOX))?;
+    lay_out(&dir.join(ROOT))?;
+    let started = dir.join(STARTED);
+    rustix::fs::mknodat(CWD, &started, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .map_err(|e| at(&started)(e.into()))?;
+    let own = std::env::current_exe()?;
+    let program = [&own, Path::new(SUPERVISE), dir];
+    let host = bundle::on_host(&spec, &parts, &dir.join(ROOT), &program, &environment());
+    Ok(match host {
+        Ok(host) => Answer::Spec(Box::new(host)),
+        Err(reason) => Answer::Bundle(reason),
+    })
+}
+
+fn read(bundle: &Path) -> io::Result<Spec> {
+    let mut json = Vec::new();
+    let file = fs::File::open(bundle.join("config.json"))?;
+    file.take(MAX_CONFIG + 1).read_to_end(&mut json)?;
+    if json.len() as u64 > MAX_CONFIG {
+        return Err(io::Error::other(format!("has more than {MAX_CONFIG} bytes")));
+    }
+    Ok(serde_json::from_slice(&json)?)
+}
+
+fn in_first_user_namespace() -> bool {
+    fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// Writes the guest's bundle, and says how its container is created.
+fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodPlan> {
+    let bundle = sandbox.join(BUNDLE);
+    make(&bundle, 0o700)?;
+    make(&bundle.join("rootfs"), 0o755)?;
+    let mut guest = parts.guest.clone();
+    let rootfs = match &parts.writable {
+        Some(path) => RootfsPlan::Directory { path: path.clone() },
+        // Mount points that the image lacks are made in the guest's memory.
+        None => {
+            let rw = data.join("rw").join(id);
+            RootfsPlan::Overlay {
+                lower: vec![parts.rootfs.clone()],
+                upper: Some(UpperPlan {
+                    upper: rw.join("upper"),
+                    work: rw.join("work"),
+                }),
+            }
+        }
+    };
+    if let Some(root) = guest.root_mut() {
+        root.set_path(match &parts.writable {
+            Some(path) => path.clone(),
+            None => "rootfs".into(),
+        });
+    }
+    write(&bundle.join("config.json"), &guest)?;
+    Ok(PodPlan {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        namespace: "default".to_owned(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        tmpfs: vec![],
+        init_containers: vec![],
+        containers: vec![ContainerPlan {
+            name: id.to_owned(),
+            image: String::new(),
+            bundle,
+            rootfs,
+            log: data.join("logs").join("none"),
+            attach: Some(AttachPlan {
+                terminal: parts.terminal,
+            }),
+        }],
+        grace_period_s: 0,
+        active_deadline_s: None,
+    })
+}
+
+/// The root that the supervisor starts on: places for mounts, and links to the host's libraries.
+fn lay_out(root: &Path) -> io::Result<()> {
+    for name in ["dev", "host", "proc"] {
+        make(&root.join(name), 0o755)?;
+    }
+    for name in SYSTEM {
+        if Path::new("/").join(name).exists() {
+            let link = root.join(name);
+            symlink(Path::new("host").join(name), &link).map_err(at(&link))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(path).map_err(at(path))
+}
+
+fn write(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(at(path))?;
+    Ok(serde_json::to_writer(file, what)?)
+}

@@ -1,0 +1,509 @@
+//! Containers in virtual machines of their own.
+//!
+//! On the host such a container is a native one whose program supervises its machine: engines find its pid, cgroup, network
+//! namespace, streams and exit code where they look for them. What there is to know about machines is in another binary, which lies
+//! beside this one: it says what the native container is made of, is its program, and carries signals and further programs to the
+//! guest.
+//!
+//! `<root>/.krun/<id>/` is the machine's; that it is there tells such a container from others.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio as ChildStdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use magik_oci::{
+    ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, OciRuntime, Result, Signal,
+    Stats, Status, Stdio,
+};
+use oci_native::{NativeRuntime, write_pid_file};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FlockOperation, MemfdFlags, Mode, OFlags},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use serde::Deserialize;
+
+use super::sibling;
+
+/// The binary that knows machines.
+const BINARY: &str = "magikrun-vm";
+/// What it is asked to do.
+const PREPARE: &str = "container-prepare";
+const EXEC: &str = "container-exec";
+const SIGNAL: &str = "container-signal";
+/// Below the root: one directory per container. No container's id begins with a dot.
+const DIRECTORY: &str = ".krun";
+/// In a container's directory: where it is said whether the program runs.
+const STARTED: &str = "started";
+/// The longest answer in bytes: that to `create` holds a spec.
+const MAX_ANSWER_SIZE: u64 = 4 << 20;
+/// How long a guest may take to obey SIGKILL before its machine ends.
+const KILL_TIME: Duration = Duration::from_secs(10);
+
+/// What is answered about a bundle.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Answer {
+    Spec(Box<Spec>),
+    Bundle(String),
+    Refused(String),
+}
+
+/// What is said of a program that was to be started.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Report {
+    Started,
+    CannotExecute { program: String, reason: String },
+    Failed(String),
+}
+
+/// Containers in machines; see the [module](self).
+#[derive(Debug)]
+pub(super) struct KrunRuntime {
+    root: PathBuf,
+    /// Where it is known which machines boot here.
+    state: PathBuf,
+    native: NativeRuntime,
+    /// What carries programs that `exec` has started.
+    children: Mutex<HashMap<i32, Child>>,
+}
+
+/// Whether a container is in a machine.
+pub(super) fn is_one(root: &Path, id: &ContainerId) -> bool {
+    root.join(DIRECTORY).join(id).is_dir()
+}
+
+impl KrunRuntime {
+    /// Containers below `root`, which `native` has, too.
+    pub(super) fn new(native: NativeRuntime, root: PathBuf, state: PathBuf) -> Self {
+        Self {
+            native,
+            root,
+            state,
+            children: Mutex::default(),
+        }
+    }
+
+    fn dir(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(DIRECTORY).join(id)
+    }
+
+    /// What the container is made of on the host.
+    fn prepare(&self, id: &ContainerId, bundle: &Path, dir: &Path) -> Result<Spec> {
+        let failed = |reason: String| failed(id, "create", reason);
+        let arguments: [&OsStr; 5] = [
+            PREPARE.as_ref(),
+            bundle.as_os_str(),
+            id.as_str().as_ref(),
+            dir.as_os_str(),
+            self.state.as_os_str(),
+        ];
+        let asked = program(id)?
+            .args(arguments)
+            .stdin(ChildStdio::null())
+            .stdout(ChildStdio::piped())
+            .spawn();
+        let mut child = asked.map_err(Error::io(BINARY))?;
+        let mut text = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout
+                .take(MAX_ANSWER_SIZE)
+                .read_to_end(&mut text)
+                .map_err(Error::io(BINARY))?;
+        }
+        let status = child.wait().map_err(Error::io(BINARY))?;
+        let answer = serde_json::from_slice(&text);
+        match answer.map_err(|e| failed(format!("{BINARY}: no answer of use ({status}): {e}")))? {
+            Answer::Spec(spec) => Ok(*spec),
+            Answer::Bundle(reason) => Err(Error::InvalidBundle {
+                bundle: bundle.to_owned(),
+                reason: format!("{reason} (runtime krun)"),
+            }),
+            Answer::Refused(reason) => Err(failed(format!("runtime krun: {reason}"))),
+        }
+    }
+
+    async fn running(&self, id: &ContainerId, operation: &'static str) -> Result<()> {
+        let status = self.native.state(id).await?.status;
+        if status == Status::Running {
+            return Ok(());
+        }
+        let id = id.clone();
+        Err(Error::WrongState {
+            id,
+            operation,
+            status,
+        })
+    }
+
+    /// Sends a signal to the program in the guest.
+    fn signal(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
+        let sent = program(id)?
+            .arg(SIGNAL)
+            .arg(self.dir(id))
+            .args([
+                id.as_str(),
+                &signal.0.to_string(),
+                if all { "all" } else { "first" },
+            ])
+            .stdin(ChildStdio::null())
+            .output()
+            .map_err(Error::io(BINARY))?;
+        if sent.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&sent.stderr);
+        Err(failed(id, "kill", said.trim().to_owned()))
+    }
+}
+
+fn program(id: &ContainerId) -> Result<Command> {
+    let found = sibling::beside(BINARY, "krun");
+    Ok(Command::new(
+        found.map_err(|e| failed(id, "krun", e.to_string()))?,
+    ))
+}
+
+fn failed(id: &ContainerId, operation: &'static str, reason: String) -> Error {
+    Error::Failed {
+        id: id.clone(),
+        operation,
+        reason,
+    }
+}
+
+fn unsupported(what: &str, why: &str) -> Error {
+    Error::Unsupported {
+        what: format!("{what} with runtime krun"),
+        why: why.to_owned(),
+    }
+}
+
+/// A new container's directory: removed unless the container is made.
+struct Reserved {
+    dir: PathBuf,
+    /// Held while it is being made.
+    _lock: OwnedFd,
+    keep: bool,
+}
+
+impl Reserved {
+    /// `None`: there is one already, which may be of a container, or of one that is being made.
+    fn new(dir: &Path) -> io::Result<Option<Self>> {
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700);
+        if let Some(parent) = dir.parent() {
+            builder.recursive(true).create(parent)?;
+        }
+        match builder.recursive(false).create(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            made => made?,
+        }
+        let lock = lock(dir)?;
+        Ok(lock.map(|lock| Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+            keep: false,
+        }))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// `None`: somebody else has it.
+fn lock(dir: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Reads what is said of a program; `None`: nothing was, and nobody will. `process` is whose end is waited for, too.
+fn read_report(pipe: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Option<Report>> {
+    let mut line = Vec::new();
+    loop {
+        let mut fds = vec![PollFd::new(pipe, PollFlags::IN)];
+        fds.extend(process.map(|process| PollFd::new(process, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            polled => polled?,
+        };
+        let ended = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        let mut buffer = [0; 4096];
+        let read = match rustix::io::read(pipe, &mut buffer) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) if !ended => continue,
+            Err(rustix::io::Errno::AGAIN) => 0,
+            read => read?,
+        };
+        line.extend_from_slice(&buffer[..read]);
+        if line.ends_with(b"\n") {
+            return Ok(Some(serde_json::from_slice(&line)?));
+        }
+        // A pipe by name has no writer before there is one, too: then only the process's end counts.
+        if ended || (read == 0 && process.is_none()) || line.len() as u64 > MAX_ANSWER_SIZE {
+            return Ok(None);
+        }
+    }
+}
+
+impl Report {
+    fn check(self, id: &ContainerId, operation: &'static str) -> Result<()> {
+        match self {
+            Self::Started => Ok(()),
+            Self::CannotExecute { program, reason } => Err(Error::CannotExecute {
+                id: id.clone(),
+                program,
+                reason,
+            }),
+            Self::Failed(reason) => Err(failed(id, operation, reason)),
+        }
+    }
+}
+
+fn wait_for_end(pid: i32, limit: Duration) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return Ok(true);
+    };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        opened => opened?,
+    };
+    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+    Ok(poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))? > 0)
+}
+
+#[async_trait]
+impl OciRuntime for KrunRuntime {
+    fn name(&self) -> &'static str {
+        "krun"
+    }
+
+    async fn create(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdio,
+        options: CreateOptions,
+    ) -> Result<ContainerState> {
+        if options.preserve_fds > 0 {
+            return Err(unsupported("--preserve-fds", "no descriptor reaches a machine"));
+        }
+        if !options.mounts.is_empty() {
+            return Err(unsupported(
+                "NOTIFY_SOCKET",
+                "no socket reaches a machine: unset it",
+            ));
+        }
+        if self.native.state(id).await.is_ok() {
+            return Err(Error::AlreadyExists(id.clone()));
+        }
+        let dir = self.dir(id);
+        let named = || Error::io(dir.display().to_string());
+        let mut reserved = match Reserved::new(&dir).map_err(named())? {
+            Some(reserved) => reserved,
+            // Left by somebody who was killed, unless it is being made now.
+            None if lock(&dir).map_err(named())?.is_some() => {
+                fs::remove_dir_all(&dir).map_err(named())?;
+                let again = Reserved::new(&dir).map_err(named())?;
+                again.ok_or_else(|| Error::AlreadyExists(id.clone()))?
+            }
+            None => return Err(Error::AlreadyExists(id.clone())),
+        };
+        let spec = self.prepare(id, bundle, &dir)?;
+        let created = self.native.create_from(id, bundle, spec, stdio, options).await?;
+        reserved.keep = true;
+        Ok(created)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<()> {
+        let path = self.dir(id).join(STARTED);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let pipe = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|e| Error::io(path.display().to_string())(e.into()))?;
+        let pid = self.native.state(id).await?.pid.and_then(Pid::from_raw);
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        self.native.start(id).await?;
+        // The guest boots.
+        match read_report(&pipe, process.as_ref()).map_err(Error::io(path.display().to_string()))? {
+            Some(report) => report.check(id, "start"),
+            None => Err(failed(
+                id,
+                "start",
+                "its machine ended before the program was started".to_owned(),
+            )),
+        }
+    }
+
+    async fn state(&self, id: &ContainerId) -> Result<ContainerState> {
+        self.native.state(id).await
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<Exit> {
+        self.native.wait(id).await
+    }
+
+    async fn kill(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
+        let state = self.native.state(id).await?;
+        // Before it runs there is no machine, and nobody in a frozen one listens.
+        let Some(pid) = state.pid.filter(|_| state.status == Status::Running) else {
+            return self.native.kill(id, signal, false).await;
+        };
+        let sent = self.signal(id, signal, all);
+        if signal != Signal::KILL {
+            return sent;
+        }
+        // The guest's programs end first, so that nothing they wrote is lost; if not, the machine ends.
+        let obeyed =
+            sent.is_ok() && wait_for_end(pid, KILL_TIME).map_err(Error::io("waiting for the machine"))?;
+        match self.native.kill(id, signal, false).await {
+            Err(Error::WrongState { .. }) if obeyed => Ok(()),
+            killed => killed,
+        }
+    }
+
+    async fn delete(&self, id: &ContainerId, force: bool) -> Result<()> {
+        let deleted = self.native.delete(id, force).await;
+        if matches!(deleted, Ok(()) | Err(Error::NotFound(_))) {
+            let dir = self.dir(id);
+            match fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(dir.display().to_string())(e));
+                }
+                _ => {}
+            }
+        }
+        deleted
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        process: &Process,
+        io: ExecIo,
+        options: ExecOptions,
+    ) -> Result<i32> {
+        if options.preserve_fds > 0 {
+            return Err(unsupported("--preserve-fds", "no descriptor reaches a machine"));
+        }
+        self.running(id, "exec").await?;
+        let broken = || Error::io(format!("exec in container {id}"));
+        let json = serde_json::to_vec(process).map_err(|e| broken()(e.into()))?;
+        // What the other program is to inherit is not closed when it is executed; this process has one thread.
+        let memory = rustix::fs::memfd_create("process", MemfdFlags::empty());
+        let mut document = fs::File::from(memory.map_err(|e| broken()(e.into()))?);
+        document.write_all(&json).map_err(broken())?;
+        let (started, theirs) = rustix::pipe::pipe().map_err(|e| broken()(e.into()))?;
+        rustix::io::fcntl_setfd(&started, rustix::io::FdFlags::CLOEXEC).map_err(|e| broken()(e.into()))?;
+        let stream = |fd: Option<OwnedFd>| fd.map_or_else(ChildStdio::null, ChildStdio::from);
+        let (streams, terminal) = match io {
+            ExecIo::Pipes(Stdio {
+                stdin,
+                stdout,
+                stderr,
+            }) => ([stdin, stdout, stderr], "pipes"),
+            ExecIo::Terminal { console } => ([Some(console), None, None], "terminal"),
+        };
+        let [stdin, stdout, stderr] = streams.map(stream);
+        let number = |fd: &dyn AsFd| fd.as_fd().as_raw_fd().to_string();
+        let mut command = program(id)?;
+        command
+            .arg(EXEC)
+            .arg(self.dir(id))
+            .args([id.as_str(), &number(&document), &number(&theirs), terminal])
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr);
+        let mut child = command.spawn().map_err(broken())?;
+        // Its streams are its own now.
+        drop((command, theirs, document));
+        let said = read_report(&started, None).map_err(broken());
+        let checked = said.and_then(|report| {
+            report.map_or_else(
+                || Err(failed(id, "exec", "the machine does not answer".to_owned())),
+                |report| report.check(id, "exec"),
+            )
+        });
+        if let Err(error) = checked {
+            let _ = child.wait();
+            return Err(error);
+        }
+        let pid = i32::try_from(child.id()).unwrap_or_default();
+        if let Some(file) = &options.pid_file {
+            write_pid_file(file, pid)?;
+        }
+        self.children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pid, child);
+        Ok(pid)
+    }
+
+    async fn wait_exec(&self, id: &ContainerId, pid: i32) -> Result<Exit> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = children.remove(&pid);
+        drop(children);
+        let mut child = child.ok_or_else(|| Error::Unsupported {
+            what: format!("waiting for process {pid} of container {id}"),
+            why: "another process started it".to_owned(),
+        })?;
+        let status = child
+            .wait()
+            .map_err(Error::io(format!("waiting for process {pid}")))?;
+        Ok(
+            match (
+                status.code(),
+                std::os::unix::process::ExitStatusExt::signal(&status),
+            ) {
+                (Some(code), _) => Exit::exited(code),
+                (None, signal) => Exit::signalled(signal.unwrap_or_default()),
+            },
+        )
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<()> {
+        self.native.pause(id).await
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<()> {
+        self.native.resume(id).await
+    }
+
+    async fn update(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
+        Err(unsupported("update", "a machine is as large as it was made"))
+    }
+
+    async fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        self.native.stats(id).await
+    }
+
+    async fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {
+        self.native.processes(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerState>> {
+        self.native.list().await
+    }
+}

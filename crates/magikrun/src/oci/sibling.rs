@@ -1,0 +1,29 @@
+//! The binaries that lie beside this one.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// The path of a binary that belongs beside this one, for a backend. This process's own path is not known from the kernel once it is
+/// sealed, but whoever called it knew it.
+pub(super) fn beside(binary: &str, backend: &str) -> Result<PathBuf> {
+    find(binary)
+        .with_context(|| format!("runtime {backend}: {binary} is not installed: it belongs beside magikrun"))
+}
+
+fn find(binary: &str) -> Option<PathBuf> {
+    let called = PathBuf::from(env::args_os().next()?);
+    let own = if called.components().count() > 1 {
+        called
+    } else {
+        let search = env::var_os("PATH")?;
+        env::split_paths(&search)
+            .map(|dir| dir.join(&called))
+            .find(|path| path.is_file())?
+    };
+    let beside = |own: &Path| Some(own.canonicalize().ok()?.with_file_name(binary));
+    beside(&own).filter(|path| path.is_file())
+}
