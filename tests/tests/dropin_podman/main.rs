@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 mod exec;
+mod krun;
 mod life;
 mod mounts;
 mod namespaces;
@@ -54,7 +55,11 @@ fn all_checks(stage: &Stage) {
     ]
     .map(str::to_owned);
     fs::create_dir(path("hooks")).expect("hooks");
-    let environment = [("CONTAINERS_CONF", path("containers.conf")), ("TMPDIR", path(""))];
+    let environment = [
+        ("CONTAINERS_CONF", path("containers.conf")),
+        ("TMPDIR", path("")),
+        ("MAGIKRUN_VM_DRIVER", "qemu-tcg".to_owned()),
+    ];
     let podman = Client::new("podman", &globals, &environment, stage.dir.clone());
     write_hooks(&podman).expect("hooks");
     let tar = busybox_tar(&stage.dir).expect("image");
@@ -68,6 +73,11 @@ fn all_checks(stage: &Stage) {
     let ours = stage.runtime == magikrun_tests::binary();
     let checks = [
         if ours { wasm::CHECKS } else { &[] },
+        if ours && krun::can_run(&podman) {
+            krun::CHECKS
+        } else {
+            &[]
+        },
         running::CHECKS,
         namespaces::CHECKS,
         mounts::CHECKS,

@@ -17,6 +17,7 @@ use super::{
     keyring,
     notify::{self, Notify},
     process,
+    route::Globals,
     terminal::{Console, Foreground},
 };
 use crate::failure;
@@ -198,8 +199,12 @@ fn hand_down_sockets(options: &mut CreateOptions) {
 }
 
 /// `exec`.
-pub(super) fn exec(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
-    exec_in(backend, args, id).map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
+pub(super) fn exec(globals: &Globals, args: &ExecArgs) -> Result<ExitCode> {
+    let exec = || {
+        let id = ContainerId::new(args.id.as_str())?;
+        exec_in(&Backend::of(globals, &id)?, args, &id)
+    };
+    exec().map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
 }
 
 fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {

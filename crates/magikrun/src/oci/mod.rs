@@ -109,8 +109,7 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
         }),
         "exec" => parsed(rest, |args: ExecArgs| {
             life::check_preserved(args.preserve_fds)?;
-            let id = ContainerId::new(args.id.as_str())?;
-            life::exec(&Backend::of(globals, &id)?, &args, &id)
+            life::exec(globals, &args)
         }),
         "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
         "state" => parsed(rest, |args: StateArgs| {
