@@ -32,7 +32,7 @@ pub(crate) enum Output {
 #[derive(Debug)]
 pub(crate) enum Watched {
     /// Nobody: this is where it goes.
-    Log(LogPump),
+    Log(Box<LogPump>),
     /// Who has attached, and wants to know the end.
     Attached(watch::Sender<Option<Exit>>),
 }

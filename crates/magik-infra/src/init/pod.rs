@@ -221,7 +221,7 @@ impl Pod {
     ) -> (ContainerId, Option<i32>) {
         let Created { id, pid, output } = created;
         let watched = match output {
-            Output::Log(pump) => Watched::Log(pump),
+            Output::Log(pump) => Watched::Log(Box::new(pump)),
             Output::Attached(streams) => {
                 let (exited, exit) = watch::channel(None);
                 let (attached, is_attached) = oneshot::channel();

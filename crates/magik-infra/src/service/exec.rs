@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::timeout};
 use ttrpc::{Code, r#async::ServerStream};
 
 pub(crate) use self::io::Streams;
-use self::session::{Call, output, serve};
+use self::session::{Call, Target, output, serve, signal};
 use super::status;
 use crate::{init::shared::Shared, rpc::control as proto, status::ContainerPhase, wire::Meter};
 
@@ -89,10 +89,6 @@ pub(super) async fn exec(
     };
     tokio::pin!(wait);
     let exited = watch::Sender::new(false);
-    let signalled = async |number| match rustix::process::Signal::from_named_raw(number) {
-        Some(number) => signal(handle.as_ref(), number),
-        None => tracing::debug!(number, "no signal for an exec'd process"),
-    };
     let served = serve(
         &call,
         &mut receiver,
@@ -100,7 +96,7 @@ pub(super) async fn exec(
         (input, outputs),
         &mut wait,
         &exited,
-        signalled,
+        Target::Process(handle.as_ref()),
     );
     let Some(exit) = served.await else {
         if !*exited.borrow() {
@@ -113,13 +109,6 @@ pub(super) async fn exec(
         return Ok(());
     };
     sender.send(&output(|o| o.set_exit_code(exit.code))).await
-}
-
-fn signal(process: Option<&std::os::fd::OwnedFd>, signal: rustix::process::Signal) {
-    if let Some(process) = process {
-        // It may have ended by itself.
-        let _ = rustix::process::pidfd_send_signal(process, signal);
-    }
 }
 
 fn refusal(container: &str, error: &magik_oci::Error) -> ttrpc::Error {

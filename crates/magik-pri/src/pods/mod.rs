@@ -295,6 +295,7 @@ impl<B: Backend> PodRuntime for Pods<B> {
             tty: request.tty.is_some(),
             stdin: request.stdin,
             size: request.tty.map(|size| (size.rows, size.columns)),
+            process: None,
         };
         let session = client.exec(&request).await.map_err(|e| context.error(&e))?;
         Ok(streams::exec(session, context))

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use magik_oci::{ContainerId, ContainerState, OciRuntime};
 
 use super::{life::Config, route::Globals};
@@ -185,12 +185,12 @@ pub(super) fn seal() -> Result<()> {
 
 #[cfg(not(feature = "native"))]
 fn krun(_: &Globals, _: &Path) -> Result<Box<dyn OciRuntime>> {
-    bail!("runtime krun: this build has no native backend, on which it stands")
+    anyhow::bail!("runtime krun: this build has no native backend, on which it stands")
 }
 
 #[cfg(not(feature = "native"))]
 fn native(_: &Globals, _: &Path, _: Option<(&Path, bool)>) -> Result<Box<dyn OciRuntime>> {
-    bail!("runtime native: this build has no native backend")
+    anyhow::bail!("runtime native: this build has no native backend")
 }
 
 /// `--root`, else `oci` in `--state-dir` or its default.

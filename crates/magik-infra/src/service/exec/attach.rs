@@ -6,7 +6,7 @@ use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::sync::watch;
 use ttrpc::{Code, r#async::ServerStream};
 
-use super::session::{Call, output, serve};
+use super::session::{Call, Target, kill, output, serve};
 use crate::{
     init::shared::{Attachable, Shared},
     rpc::control as proto,
@@ -63,18 +63,12 @@ pub(in crate::service) async fn attach(
         pid = started => pid.map_err(|_| refused("it was not started"))?,
         () = meter.closed() => return Ok(()),
     };
-    let kill = async |signal, all| {
-        if let Err(error) = runtime.kill(&id, signal, all).await {
-            tracing::debug!(container = %id, %error, "a signal did not arrive");
-        }
-    };
     let ended = async {
         let end = exit.wait_for(Option::is_some).await;
         end.ok().and_then(|end| *end).unwrap_or(Exit::exited(255))
     };
     tokio::pin!(ended);
     let exited = watch::Sender::new(false);
-    let signalled = async |number| kill(Signal(number), false).await;
     let served = serve(
         &call,
         &mut receiver,
@@ -82,11 +76,11 @@ pub(in crate::service) async fn attach(
         connected,
         &mut ended,
         &exited,
-        signalled,
+        Target::Container(runtime, &id),
     );
     let Some(exit) = served.await else {
         // Nobody is left to whom it matters.
-        kill(Signal::KILL, true).await;
+        kill(runtime, &id, Signal::KILL, true).await;
         return Ok(());
     };
     // Its host may take the machine away as soon as it knows: what was written to files is in this kernel's memory only.

@@ -1,6 +1,8 @@
 //! The client's side of a process, from its start to its end.
 
-use magik_oci::Exit;
+use std::os::fd::OwnedFd;
+
+use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::sync::watch;
 use ttrpc::{
     Code,
@@ -19,6 +21,40 @@ enum InputEnd {
     Finished,
     /// The client gave the call up.
     GaveUp,
+}
+
+/// Where signals go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// To a process.
+    Process(Option<&'a OwnedFd>),
+    /// To a container's first process.
+    Container(&'a dyn OciRuntime, &'a ContainerId),
+}
+
+impl Target<'_> {
+    async fn signal(self, number: i32) {
+        match self {
+            Self::Process(process) => match rustix::process::Signal::from_named_raw(number) {
+                Some(number) => signal(process, number),
+                None => tracing::debug!(number, "no signal for an exec'd process"),
+            },
+            Self::Container(runtime, id) => kill(runtime, id, Signal(number), false).await,
+        }
+    }
+}
+
+pub(super) fn signal(process: Option<&OwnedFd>, signal: rustix::process::Signal) {
+    if let Some(process) = process {
+        // It may have ended by itself.
+        let _ = rustix::process::pidfd_send_signal(process, signal);
+    }
+}
+
+pub(super) async fn kill(runtime: &dyn OciRuntime, id: &ContainerId, signal: Signal, all: bool) {
+    if let Err(error) = runtime.kill(id, signal, all).await {
+        tracing::debug!(container = %id, %error, "a signal did not arrive");
+    }
 }
 
 /// One call.
@@ -63,13 +99,13 @@ pub(super) async fn serve(
     (input, outputs): (Input, (Output, Option<Output>)),
     wait: &mut (impl Future<Output = Exit> + Unpin),
     exited: &watch::Sender<bool>,
-    signal: impl AsyncFn(i32),
+    target: Target<'_>,
 ) -> Option<Exit> {
     let serve = async {
         call.sender.send(&output(|o| o.set_pid(pid))).await?;
         send_outputs(call.sender, outputs, exited).await
     };
-    let inputs = take_inputs(call, receiver, input, signal);
+    let inputs = take_inputs(call, receiver, input, target);
     tokio::pin!(serve, inputs);
     let (mut exit, mut drained, mut reading) = (None, false, true);
     loop {
@@ -99,7 +135,7 @@ async fn take_inputs(
     call: &Call<'_>,
     receiver: &mut Receiver,
     mut input: Input,
-    signal: impl AsyncFn(i32),
+    target: Target<'_>,
 ) -> InputEnd {
     let Call { meter, call, sender } = *call;
     loop {
@@ -125,7 +161,7 @@ async fn take_inputs(
                 meter.release(Some(call), 0);
             }
             Some(proto::exec_input::Input::Signal(number)) => {
-                signal(number).await;
+                target.signal(number).await;
                 meter.release(Some(call), 0);
             }
             Some(_) | None => return InputEnd::Finished,

@@ -182,7 +182,7 @@ fn size(spec: &Spec) -> Result<(u32, u32), String> {
 fn in_guest(host: &LinuxResources) -> LinuxResources {
     let mut guest = LinuxResources::default();
     guest.set_devices(host.devices().clone());
-    guest.set_pids(host.pids().clone());
+    guest.set_pids(*host.pids());
     guest.set_memory(host.memory().as_ref().map(|memory| {
         let mut own = LinuxMemory::default();
         own.set_limit(memory.limit())

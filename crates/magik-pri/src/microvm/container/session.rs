@@ -56,7 +56,7 @@ impl Signals {
                 None => input.signal(number).await,
             };
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

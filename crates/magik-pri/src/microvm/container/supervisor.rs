@@ -3,7 +3,7 @@
 use std::{fs, future::Future, io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use magik_infra::{
-    CONTROL_SOCKET, ControlClient, ControlError, ExecSession, Launch, StateDir,
+    ControlClient, ControlError, ExecSession, Launch, StateDir,
     guest::{Guest, Relay},
     plan::PodPlan,
 };
