@@ -80,12 +80,20 @@ fn create(magikrun: &Magikrun, args: &[&str]) -> Streams {
         .stderr(Stdio::piped())
         .spawn();
     let mut child: Child = child.expect("magikrun");
-    assert!(child.wait().expect("magikrun").success(), "{args:?}");
-    Streams {
+    // Before it is waited for, which would close its input.
+    let streams = Streams {
         stdin: child.stdin.take().expect("a pipe"),
         stdout: child.stdout.take().expect("a pipe"),
         stderr: child.stderr.take().expect("a pipe"),
+    };
+    let status = child.wait().expect("magikrun");
+    if !status.success() {
+        let mut said = String::new();
+        let mut streams = streams;
+        let _ = streams.stderr.read_to_string(&mut said);
+        panic!("{args:?}: {status}: {said}");
     }
+    streams
 }
 
 /// Reads up to a text.
@@ -146,7 +154,9 @@ while :; do sleep 1; done";
 
 isolated!(
     fn a_container_lives_as_the_runtime_spec_says(scene) {
-        let Some((magikrun, bundle)) = prepared(scene) else { return };
+        let Some((magikrun, bundle)) = prepared(scene) else {
+            return;
+        };
         let (shared, fixed) = (scene.dir().join("shared"), scene.dir().join("fixed"));
         for dir in [&shared, &fixed] {
             fs::create_dir(dir).expect("a directory");
@@ -170,12 +180,23 @@ isolated!(
         let pid_file = scene.dir().join("pid");
         let mut streams = create(
             &magikrun,
-            &["create", "-b", bundle.to_str().expect("UTF-8"), "--pid-file", pid_file.to_str().expect("UTF-8"), "c"],
+            &[
+                "create",
+                "-b",
+                bundle.to_str().expect("UTF-8"),
+                "--pid-file",
+                pid_file.to_str().expect("UTF-8"),
+                "c",
+            ],
         );
         let state = || -> Value { serde_json::from_str(&magikrun.ok(&["state", "c"])).expect("JSON") };
         let created = state();
         assert_eq!(
-            (&created["status"], &created["bundle"], &created["annotations"]["run.oci.handler"]),
+            (
+                &created["status"],
+                &created["bundle"],
+                &created["annotations"]["run.oci.handler"]
+            ),
             (&json!("created"), &json!(bundle), &json!("krun"))
         );
         let pid = fs::read_to_string(&pid_file).expect("the pid");
@@ -188,35 +209,91 @@ isolated!(
         assert_eq!(state()["status"], "running");
         streams.stdin.write_all(b"what was written\n").expect("a pipe");
         let said = read_until(&mut streams.stdout, "up\n");
-        assert_eq!(said, "read what was written\nrefused\ngiven\none file\n104857600\ninside\nup\n");
+        assert_eq!(
+            said,
+            "read what was written\nrefused\ngiven\none file\n104857600\ninside\nup\n"
+        );
         read_until(&mut streams.stderr, "to stderr\n");
         // What is written to the root and to a mount is there on the host.
-        assert_eq!(fs::read_to_string(bundle.join("rootfs/made")).expect("a file"), "made\n");
-        assert_eq!(fs::read_to_string(shared.join("made")).expect("a file"), "shared\n");
+        assert_eq!(
+            fs::read_to_string(bundle.join("rootfs/made")).expect("a file"),
+            "made\n"
+        );
+        assert_eq!(
+            fs::read_to_string(shared.join("made")).expect("a file"),
+            "shared\n"
+        );
         assert!(!fixed.join("x").exists());
 
         let exec = magikrun.run(&["exec", "c", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-        assert_eq!((exec.code, exec.stdout.as_str(), exec.stderr.as_str()), (7, "out\n", "err\n"));
-        let exec = with_input(&magikrun, &["exec", "-u", "5:6", "-e", "A=b", "--cwd", "/tmp", "c", "sh", "-c", "id -u; id -g; echo $A; pwd; cat"], b"input");
-        assert_eq!((exec.code, exec.stdout.as_str()), (0, "5\n6\nb\n/tmp\ninput"), "{}", exec.stderr);
+        assert_eq!(
+            (exec.code, exec.stdout.as_str(), exec.stderr.as_str()),
+            (7, "out\n", "err\n")
+        );
+        let exec = with_input(
+            &magikrun,
+            &[
+                "exec",
+                "-u",
+                "5:6",
+                "-e",
+                "A=b",
+                "--cwd",
+                "/tmp",
+                "c",
+                "sh",
+                "-c",
+                "id -u; id -g; echo $A; pwd; cat",
+            ],
+            b"input",
+        );
+        assert_eq!(
+            (exec.code, exec.stdout.as_str()),
+            (0, "5\n6\nb\n/tmp\ninput"),
+            "{}",
+            exec.stderr
+        );
         assert_eq!(magikrun.run(&["exec", "c", "nosuch"]).code, 127);
         assert_eq!(magikrun.run(&["exec", "c", "sh", "-c", "kill -9 $$"]).code, 137);
         let terminal = magikrun.run(&["exec", "-t", "c", "tty"]);
-        assert_eq!((terminal.code, terminal.stdout.as_str()), (0, "/dev/pts/0\r\n"), "{}", terminal.stderr);
+        assert_eq!(
+            (terminal.code, terminal.stdout.as_str()),
+            (0, "/dev/pts/0\r\n"),
+            "{}",
+            terminal.stderr
+        );
         // Another kernel, in which the program is the first of its container.
-        assert_ne!(magikrun.ok(&["exec", "c", "uname", "-r"]), Command::new("uname").arg("-r").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).expect("uname"));
-        assert!(magikrun.ok(&["exec", "c", "cat", "/proc/1/cmdline"]).starts_with("sh\0-c"));
+        assert_ne!(
+            magikrun.ok(&["exec", "c", "uname", "-r"]),
+            Command::new("uname")
+                .arg("-r")
+                .output()
+                .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+                .expect("uname")
+        );
+        assert!(
+            magikrun
+                .ok(&["exec", "c", "cat", "/proc/1/cmdline"])
+                .starts_with("sh\0-c")
+        );
 
         magikrun.ok(&["kill", "c", "USR1"]);
         read_until(&mut streams.stdout, "usr1\n");
         let listed: Value = serde_json::from_str(&magikrun.ok(&["list", "--format", "json"])).expect("JSON");
-        assert_eq!((&listed[0]["id"], &listed[0]["status"]), (&json!("c"), &json!("running")));
+        assert_eq!(
+            (&listed[0]["id"], &listed[0]["status"]),
+            (&json!("c"), &json!("running"))
+        );
         assert!(magikrun.ok(&["ps", "--format", "json", "c"]).contains(&pid));
         magikrun.ok(&["pause", "c"]);
         assert_eq!(state()["status"], "paused");
         exec_refused(&magikrun, "paused");
         magikrun.ok(&["resume", "c"]);
-        assert!(magikrun.error(&["update", "--memory", "1g", "c"]).contains("not supported"));
+        assert!(
+            magikrun
+                .error(&["update", "--memory", "1g", "c"])
+                .contains("not supported")
+        );
         assert!(magikrun.error(&["delete", "c"]).contains("running"));
 
         // As conmon does it: to the process itself.
@@ -235,7 +312,9 @@ isolated!(
 
 isolated!(
     fn a_container_is_run_with_its_exit_code_and_leaves_nothing(scene) {
-        let Some((magikrun, bundle)) = prepared(scene) else { return };
+        let Some((magikrun, bundle)) = prepared(scene) else {
+            return;
+        };
         let before = Census::take(&magikrun.roots());
         let path = bundle.to_str().expect("UTF-8");
         // A terminal, and a root that is read-only and lacks a mount point.
@@ -244,11 +323,15 @@ isolated!(
             c["root"]["readonly"] = json!(true);
             c["process"]["args"] = json!(["sh", "-c", "tty; touch /x; touch /extra/x && echo extra; exit 5"]);
             let mounts = c["mounts"].as_array_mut().expect("mounts");
-            mounts.push(json!({"destination": "/extra", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}));
+            mounts.push(
+                json!({"destination": "/extra", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}),
+            );
         });
         let ran = magikrun.run(&["--runtime", "krun", "run", "-b", path, "c"]);
         assert!(
-            ran.stdout.starts_with("/dev/pts/0\r\n") && ran.stdout.contains("Read-only") && ran.stdout.contains("extra\r\n"),
+            ran.stdout.starts_with("/dev/pts/0\r\n")
+                && ran.stdout.contains("Read-only")
+                && ran.stdout.contains("extra\r\n"),
             "{ran:?}"
         );
         assert_eq!(ran.code, 5, "{ran:?}");
@@ -259,7 +342,9 @@ isolated!(
 
 isolated!(
     fn what_ends_a_machine_ends_its_container_with_a_word(scene) {
-        let Some((magikrun, bundle)) = prepared(scene) else { return };
+        let Some((magikrun, bundle)) = prepared(scene) else {
+            return;
+        };
         let path = bundle.to_str().expect("UTF-8");
         script(&bundle, "echo up; sleep 1000");
         let before = Census::take(&magikrun.roots());
@@ -268,7 +353,10 @@ isolated!(
         magikrun.ok(&["start", "c"]);
         read_until(&mut streams.stdout, "up\n");
         assert_eq!(MachinePart::Qemu.kill(), 1);
-        read_until(&mut streams.stderr, "the machine is lost: QEMU ended (signal: 9 (SIGKILL))");
+        read_until(
+            &mut streams.stderr,
+            "the machine is lost: QEMU ended (signal: 9 (SIGKILL))",
+        );
         wait_for("the end", || magikrun.ok(&["state", "c"]).contains("stopped"));
         magikrun.ok(&["delete", "c"]);
         no_machine("after its monitor was killed");
@@ -278,13 +366,18 @@ isolated!(
 
 isolated!(
     fn sigkill_and_forced_deletion_leave_nothing(scene) {
-        let Some((magikrun, bundle)) = prepared(scene) else { return };
+        let Some((magikrun, bundle)) = prepared(scene) else {
+            return;
+        };
         let path = bundle.to_str().expect("UTF-8");
         configure(&bundle, |c| c["process"]["args"] = json!(["nosuch"]));
         let before = Census::take(&magikrun.roots());
         let ran = magikrun.run(&["--runtime", "krun", "run", "-b", path, "none"]);
         assert_eq!(ran.code, 127, "{ran:?}");
-        assert!(ran.stderr.contains("nosuch") && ran.stderr.lines().count() == 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains("nosuch") && ran.stderr.lines().count() == 1,
+            "{ran:?}"
+        );
         no_machine("of a program that is not there");
         before.assert_same("of a program that is not there");
 
@@ -303,17 +396,36 @@ isolated!(
 
 isolated!(
     fn what_no_machine_can_have_is_one_line_and_leaves_nothing(scene) {
-        let Some((magikrun, bundle)) = prepared(scene) else { return };
+        let Some((magikrun, bundle)) = prepared(scene) else {
+            return;
+        };
         let path = bundle.to_str().expect("UTF-8");
         let original = fs::read(bundle.join("config.json")).expect("config.json");
         let before = Census::take(&magikrun.roots());
         type Change = fn(&mut Value);
         let cases: [(Change, &str); 7] = [
-            (|c| c["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]), "without network"),
-            (|c| c["linux"]["resources"]["memory"] = json!({"limit": 64_u64 << 30}), "memory.limit"),
-            (|c| c["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]}), "hooks.startContainer"),
-            (|c| c["mounts"][0] = json!({"destination": "/x", "type": "bind", "source": "/dev/null", "options": ["bind"]}), "is a device"),
-            (|c| c["mounts"][0] = json!({"destination": "/x", "type": "ext4", "source": "/dev/vda"}), "ext4"),
+            (
+                |c| c["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]),
+                "without network",
+            ),
+            (
+                |c| c["linux"]["resources"]["memory"] = json!({"limit": 64_u64 << 30}),
+                "memory.limit",
+            ),
+            (
+                |c| c["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]}),
+                "hooks.startContainer",
+            ),
+            (
+                |c| {
+                    c["mounts"][0] = json!({"destination": "/x", "type": "bind", "source": "/dev/null", "options": ["bind"]})
+                },
+                "is a device",
+            ),
+            (
+                |c| c["mounts"][0] = json!({"destination": "/x", "type": "ext4", "source": "/dev/vda"}),
+                "ext4",
+            ),
             (|c| c["root"]["path"] = json!("none"), "root.path"),
             (|c| c["process"]["args"] = json!([]), "process.args"),
         ];
@@ -328,9 +440,15 @@ isolated!(
         magikrun.error(&["--runtime", "krun", "create", "-b", path, "c"]);
         fs::write(bundle.join("config.json"), &original).expect("config.json");
         let mut command = magikrun.command(&["--runtime", "krun", "create", "-b", path, "c"]);
-        let out = command.env("MAGIKRUN_VM_FILES", "/no/such/directory").output().expect("magikrun");
+        let out = command
+            .env("MAGIKRUN_VM_FILES", "/no/such/directory")
+            .output()
+            .expect("magikrun");
         let line = String::from_utf8_lossy(&out.stderr);
-        assert!(!out.status.success() && line.contains("/no/such/directory") && line.lines().count() == 1, "{line}");
+        assert!(
+            !out.status.success() && line.contains("/no/such/directory") && line.lines().count() == 1,
+            "{line}"
+        );
         before.assert_same("without a machine's files");
     }
 );
