@@ -1,5 +1,6 @@
 //! What a pod init promises: a pod's life here, the calls into it in [`calls`].
 
+mod attach;
 mod calls;
 
 use std::{fs, future::Future, os::unix::fs::PermissionsExt, time::Duration};
@@ -41,6 +42,8 @@ cases![
     calls::exec_takes_more_input_than_the_window,
     calls::logs_follow_until_the_container_ends,
     calls::logs_tail_and_timestamps,
+    attach::who_attaches_starts_a_container_and_is_its_streams,
+    attach::who_lets_go_of_a_container_kills_it,
     stop_kills_who_ignores_it,
     two_stops_get_the_same_answer,
     sigterm_to_init_stops_the_pod,
