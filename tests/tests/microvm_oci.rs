@@ -359,6 +359,7 @@ isolated!(
         );
         wait_for("the end", || magikrun.ok(&["state", "c"]).contains("stopped"));
         magikrun.ok(&["delete", "c"]);
+        drop(streams);
         no_machine("after its monitor was killed");
         before.assert_same("after its monitor was killed");
     }
@@ -389,6 +390,7 @@ isolated!(
         wait_for("the end", || magikrun.ok(&["state", "c"]).contains("stopped"));
         magikrun.ok(&["delete", "--force", "c"]);
         magikrun.ok(&["delete", "--force", "c"]);
+        drop(streams);
         no_machine("once it is deleted by force");
         before.assert_same("once it is deleted by force");
     }

@@ -57,6 +57,10 @@ impl Parts {
     /// It asks for what no machine has; the field is named.
     pub(super) fn of(bundle: &Path, spec: &Spec) -> Result<Self, String> {
         let process = spec.process().as_ref().ok_or("process: missing")?;
+        let program = process.args().as_ref().and_then(|args| args.first());
+        if program.is_none_or(String::is_empty) {
+            return Err("process.args: names no program".to_owned());
+        }
         let root = spec.root().as_ref().ok_or("root: missing")?;
         let path = bundle.join(root.path());
         let rootfs = path
@@ -376,5 +380,6 @@ mod tests {
         let memory = refused(|c| c["linux"]["resources"]["memory"]["limit"] = json!(4_u64 << 30));
         assert!(memory.contains("4224 MiB"), "{memory}");
         assert!(refused(|c| c["root"]["path"] = json!("none")).contains("root.path"));
+        assert!(refused(|c| c["process"]["args"] = json!([])).contains("process.args"));
     }
 }
