@@ -67,7 +67,7 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// The program that is started as a pod's init; for messages.
     fn binary(&self) -> &Path;
 
-    /// Starts a pod's init, which finds the descriptors as its 0 to 5 and nothing else open.
+    /// Starts a pod's init, which finds the descriptors as its 0 to 5, the listeners as those from 6 on, and nothing else open.
     ///
     /// # Errors
     /// It cannot be started.
@@ -91,6 +91,8 @@ pub(crate) struct Start<'a> {
     pub(crate) cgroups: &'a Hierarchies,
     /// Null twice, the init's log, the launch socket, the lock, the state directory.
     pub(crate) descriptors: [OwnedFd; 6],
+    /// The host's listeners for the pod's ports.
+    pub(crate) listeners: Vec<OwnedFd>,
 }
 
 /// A binary of that name beside this program's own.

@@ -117,6 +117,7 @@ impl<'a> PodFiles<'a> {
             namespace: self.spec.namespace.clone(),
             labels: self.spec.labels.clone(),
             annotations: self.spec.annotations.clone(),
+            published: super::publish::ports(self.spec),
             tmpfs,
             init_containers: plans,
             containers,
