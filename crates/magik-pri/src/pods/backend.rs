@@ -86,7 +86,10 @@ pub(crate) struct Start<'a> {
     /// `sandboxes/<id>`.
     pub(crate) sandbox: PathBuf,
     /// The data root.
-    #[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "where machine code is kept"))]
+    #[cfg_attr(
+        not(feature = "wasm"),
+        expect(dead_code, reason = "where machine code is kept")
+    )]
     pub(crate) data: &'a Path,
     /// Where cgroups are made.
     pub(crate) cgroups: &'a Hierarchies,
