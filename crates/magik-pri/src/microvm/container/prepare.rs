@@ -164,6 +164,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
         namespace: "default".to_owned(),
         labels: Default::default(),
         annotations: Default::default(),
+        published: vec![],
         tmpfs: vec![],
         init_containers: vec![],
         containers: vec![ContainerPlan {
