@@ -56,7 +56,7 @@ isolated!(
             (changed(|m| m["metadata"]["name"] = json!("..")), "metadata.name"),
             (changed(|m| m["metadata"]["namespace"] = json!("a/b")), "metadata.namespace"),
             (changed(|m| m["spec"]["restartPolicy"] = json!("Always")), "spec.restartPolicy"),
-            (changed(|m| m["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 80}])), "hostPort"),
+            (changed(|m| m["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 65536}])), "hostPort"),
             (changed(|m| m["spec"]["runtimeClassName"] = json!("gvisor")), "spec.runtimeClassName"),
             (changed(|m| m["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "lots"}})), "memory"),
         ];

@@ -20,6 +20,7 @@ pub mod logs;
 #[cfg(target_os = "linux")]
 mod loopback;
 pub mod plan;
+mod publish;
 mod rpc;
 mod service;
 mod state_dir;
@@ -36,5 +37,6 @@ pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExt
 pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
 #[cfg(target_os = "linux")]
 pub use loopback::raise_loopback;
+pub use publish::MAX_PUBLISHED_CONNECTIONS;
 pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
 pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};

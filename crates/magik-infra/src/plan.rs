@@ -20,6 +20,9 @@ pub struct PodPlan {
     /// `metadata.annotations`.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// The pod's ports that the host listens for, in the order of the listeners that the init was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<u16>,
     /// File systems to mount before the first container, in this order.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsPlan>,

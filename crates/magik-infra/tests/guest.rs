@@ -144,6 +144,7 @@ fn plan(dir: &Path) -> PodPlan {
         namespace: "default".into(),
         labels: [("app".to_owned(), "web".to_owned())].into(),
         annotations: Default::default(),
+        published: vec![],
         tmpfs: vec![],
         init_containers: vec![],
         containers: vec![ContainerPlan {

@@ -14,6 +14,8 @@ pub const MAX_PODS: usize = 1024;
 pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// The largest manifest that is read, in bytes.
 pub const MAX_SPEC_SIZE: usize = 1 << 20;
+/// The most ports of a pod that the host listens for (`hostPort`).
+pub const MAX_HOST_PORTS_PER_POD: usize = 64;
 /// The longest `metadata.name`, in bytes: `<namespace>_<name>` has to be a file name.
 pub const MAX_POD_NAME_LEN: usize = 191;
 /// The most bytes of a container's command, arguments and environment together once `$(NAME)` is expanded.

@@ -173,7 +173,7 @@ fn backends_that_cannot_run_it_say_so() {
     let wasm = bundle("w", "module.wasm.image/variant", "compat");
     let refused = host.run(&["create", "-b", wasm.to_str().unwrap(), "c"]).fails(1);
     assert!(
-        refused.contains("not WebAssembly") || refused.contains("magikrun-wasm is not installed"),
+        refused.contains("it is machine code") || refused.contains("magikrun-wasm is not installed"),
         "{refused}"
     );
     // The option goes before the annotation.

@@ -101,6 +101,20 @@ pub async fn an_undefined_volume_is_named_and_leaves_nothing(t: &Contract<'_>) {
     before.assert_same("after a missing hostPath");
 }
 
+/// Nothing of the pod listens, not even at those of its ports that were free.
+pub async fn a_host_port_in_use_is_named_and_leaves_nothing(t: &Contract<'_>) {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port();
+    let mut manifest = t.pod("ports", &[("a", "sleep 100"), ("b", "sleep 100")]);
+    manifest["spec"]["containers"][1]["ports"] =
+        json!([{"containerPort": 80, "hostIP": "127.0.0.1", "hostPort": port}]);
+    let text = fails(t, &manifest, Step::Launch, "b").await;
+    assert!(
+        text.contains(&format!("ports[0].hostPort: listen on 127.0.0.1:{port}")),
+        "{text}"
+    );
+}
+
 /// The pod that has the name goes on as if nothing had happened.
 pub async fn a_name_in_use_is_named_and_leaves_nothing(t: &Contract<'_>) {
     let first = t.run("taken", &[("c", "sleep 100")]).await.expect("run");

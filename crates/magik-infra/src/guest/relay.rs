@@ -4,7 +4,7 @@
 //! says, so that they outlive it and so that a guest can lie about nothing but its own containers: ids, names, labels and
 //! times of the pod are the host's. Exec, stats and ports are passed on.
 
-use std::{collections::BTreeSet, fmt::Debug, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, io, net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -30,6 +30,7 @@ use crate::{
     },
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
+    publish,
     service::Acceptor,
     state_dir::StateDir,
     status::{ContainerPhase, Phase, PodStatus},
@@ -69,6 +70,7 @@ pub struct Relay {
     guest: Arc<dyn Guest>,
     state_dir: StateDir,
     runtime_class: String,
+    listeners: Vec<TcpListener>,
     committed: CommitCheck,
 }
 
@@ -89,8 +91,17 @@ impl Relay {
             guest,
             state_dir,
             runtime_class,
+            listeners: Vec::new(),
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
         }
+    }
+
+    /// Listeners of the host for the plan's [`published`](PodPlan::published) ports, in that order. They are served once the
+    /// pod has started.
+    #[must_use]
+    pub fn publish(mut self, listeners: Vec<TcpListener>) -> Self {
+        self.listeners = listeners;
+        self
     }
 
     /// Serves the launch connection and the control connections until the pod is over.
@@ -111,14 +122,20 @@ impl Relay {
             commands,
         ));
         let inputs = Inputs::new(receiver, self.committed)?;
-        let guest = self.guest;
-        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, shared, inputs).await;
+        let (guest, listeners) = (self.guest, self.listeners);
+        let life =
+            async |shared: &Arc<Shared>, inputs: &mut Inputs| live(guest, shared, inputs, listeners).await;
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
 }
 
 /// A pod's whole life, as the host sees it.
-async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) -> PodOutcome {
+async fn live(
+    guest: Arc<dyn Guest>,
+    shared: &Arc<Shared>,
+    inputs: &mut Inputs,
+    listeners: Vec<TcpListener>,
+) -> PodOutcome {
     let Some((plan, updates)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
@@ -150,6 +167,7 @@ async fn live(guest: Arc<dyn Guest>, shared: &Arc<Shared>, inputs: &mut Inputs) 
             return PodOutcome::Failed(error);
         }
     };
+    let _published = publish::serve(listeners, &pod.plan.published, &shared.place);
     match pod.supervise(&client, events, inputs).await {
         Some(status) if inputs.settled(shared).await => PodOutcome::Finished(Box::new(status)),
         _ => PodOutcome::Abandoned,

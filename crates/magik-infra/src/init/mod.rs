@@ -8,7 +8,7 @@ pub(crate) mod shared;
 
 pub use rootfs::mount_layers;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, net::TcpListener, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use magik_oci::OciRuntime;
@@ -23,6 +23,7 @@ use crate::{
     extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
+    publish,
     service::{self, Acceptor},
     state_dir::StateDir,
     status::PodStatus,
@@ -94,6 +95,7 @@ pub struct PodInit {
     state_dir: StateDir,
     options: InitOptions,
     extensions: Vec<Box<dyn InfraExtension>>,
+    listeners: Vec<TcpListener>,
     committed: CommitCheck,
     preparation: Option<Preparation>,
 }
@@ -118,6 +120,7 @@ impl PodInit {
             state_dir,
             options,
             extensions: Vec::new(),
+            listeners: Vec::new(),
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
             preparation: None,
@@ -128,6 +131,14 @@ impl PodInit {
     #[must_use]
     pub fn extension(mut self, extension: Box<dyn InfraExtension>) -> Self {
         self.extensions.push(extension);
+        self
+    }
+
+    /// Listeners of the host for the plan's [`published`](PodPlan::published) ports, in that order. They are served once the
+    /// pod has started.
+    #[must_use]
+    pub fn publish(mut self, listeners: Vec<TcpListener>) -> Self {
+        self.listeners = listeners;
         self
     }
 
@@ -169,9 +180,9 @@ impl PodInit {
         ));
         let inputs = Inputs::new(receiver, self.committed)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let (runtime, preparation) = (self.runtime, self.preparation);
+        let (runtime, preparation, listeners) = (self.runtime, self.preparation, self.listeners);
         let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
-            live(runtime, shared, inputs, extensions, preparation).await
+            live(runtime, shared, inputs, extensions, preparation, listeners).await
         };
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
@@ -211,10 +222,12 @@ async fn live(
     inputs: &mut Inputs,
     extensions: Extensions,
     preparation: Option<Preparation>,
+    listeners: Vec<TcpListener>,
 ) -> PodOutcome {
     let Some((plan, progress)) = inputs.launch_request(shared).await else {
         return PodOutcome::Abandoned;
     };
+    let ports = plan.published.clone();
     let mut pod = Pod::new(runtime, shared.clone(), plan, extensions, progress);
     inputs.deadline = pod.deadline();
     inputs.extension_failures = pod.extension_failures();
@@ -230,6 +243,7 @@ async fn live(
         pod.launch_failed(&error).await;
         return PodOutcome::Failed(error);
     }
+    let _published = publish::serve(listeners, &ports, &shared.place);
     match pod.supervise(inputs).await {
         Some(status) if inputs.settled(shared).await => PodOutcome::Finished(Box::new(status)),
         _ => PodOutcome::Abandoned,

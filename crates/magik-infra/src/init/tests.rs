@@ -226,6 +226,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         namespace: "default".into(),
         labels: Default::default(),
         annotations: Default::default(),
+        published: vec![],
         tmpfs: Vec::new(),
         init_containers: Vec::new(),
         containers: containers.iter().map(container).collect(),

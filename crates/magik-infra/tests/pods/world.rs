@@ -65,6 +65,7 @@ impl World {
             namespace: "default".into(),
             labels: [("app".to_owned(), "test".to_owned())].into(),
             annotations: Default::default(),
+            published: vec![],
             tmpfs: Vec::new(),
             init_containers: Vec::new(),
             containers: Vec::new(),

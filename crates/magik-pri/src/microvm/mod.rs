@@ -174,6 +174,7 @@ impl Backend for MicroVm {
             arguments: &arguments,
             environment: &environment(),
             descriptors: start.descriptors,
+            listeners: start.listeners,
             cgroup: start.cgroups.make_init(start.id)?,
             namespaces: Some(spawn::Namespaces {
                 user: false,

@@ -17,7 +17,7 @@ pub const VM_SUPERVISOR: &str = "vm-supervisor";
 /// Runs this process as the supervisor of a microVM pod, and returns how it ended.
 ///
 /// The `main` of the program that starts pods calls it when its first argument is [`VM_SUPERVISOR`], before it has made a
-/// thread or opened anything. Descriptors 3 to 5 are those that the launcher gave it.
+/// thread or opened anything. Descriptors from 3 on are those that the launcher gave it.
 #[must_use]
 pub fn vm_supervisor_main() -> ExitCode {
     init::report(run())
@@ -38,6 +38,7 @@ fn run() -> io::Result<ExitCode> {
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         let guest = Arc::new(MachineGuest::new(machine, sandbox));
         Relay::new(guest, state, RuntimeClass::MicroVm.as_str().to_owned())
+            .publish(descriptors.listeners)
             .run(launch, control)
             .await
     })?;

@@ -21,7 +21,7 @@ pub(super) const OWN_NETWORK: &str = "own-network";
 /// Runs this process as the init of a pod, and returns how it ended.
 ///
 /// The `main` of the program that starts pods calls it when its first argument is [`POD_INIT`], before it has made a
-/// thread or opened anything. Descriptors 3 to 5 are those that the launcher gave it.
+/// thread or opened anything. Descriptors from 3 on are those that the launcher gave it.
 #[must_use]
 pub fn pod_init_main() -> ExitCode {
     init::report(run())
@@ -66,6 +66,7 @@ fn run() -> io::Result<ExitCode> {
         descriptors.launch.set_nonblocking(true)?;
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         PodInit::new(Arc::new(runtime), state, options)
+            .publish(descriptors.listeners)
             .extension(Box::new(super::trim::Trim))
             .run(launch, control)
             .await

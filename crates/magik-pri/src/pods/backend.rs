@@ -67,7 +67,7 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// The program that is started as a pod's init; for messages.
     fn binary(&self) -> &Path;
 
-    /// Starts a pod's init, which finds the descriptors as its 0 to 5 and nothing else open.
+    /// Starts a pod's init, which finds the descriptors as its 0 to 5, the listeners as those from 6 on, and nothing else open.
     ///
     /// # Errors
     /// It cannot be started.
@@ -86,11 +86,17 @@ pub(crate) struct Start<'a> {
     /// `sandboxes/<id>`.
     pub(crate) sandbox: PathBuf,
     /// The data root.
+    #[cfg_attr(
+        not(feature = "wasm"),
+        expect(dead_code, reason = "where machine code is kept")
+    )]
     pub(crate) data: &'a Path,
     /// Where cgroups are made.
     pub(crate) cgroups: &'a Hierarchies,
     /// Null twice, the init's log, the launch socket, the lock, the state directory.
     pub(crate) descriptors: [OwnedFd; 6],
+    /// The host's listeners for the pod's ports.
+    pub(crate) listeners: Vec<OwnedFd>,
 }
 
 /// A binary of that name beside this program's own.

@@ -117,6 +117,7 @@ impl<'a> PodFiles<'a> {
             namespace: self.spec.namespace.clone(),
             labels: self.spec.labels.clone(),
             annotations: self.spec.annotations.clone(),
+            published: super::publish::ports(self.spec),
             tmpfs,
             init_containers: plans,
             containers,
@@ -133,7 +134,8 @@ impl<'a> PodFiles<'a> {
         Ok(())
     }
 
-    /// Unpacks an image into a directory that does not exist, for hosts without overlays.
+    /// Unpacks an image into a directory that does not exist, for pods that can mount nothing.
+    #[cfg(feature = "wasm")]
     pub(crate) fn copy_image(&self, image: &Image, dir: &Path) -> Result<(), Failure> {
         self.images.unpack_flat(image, dir).map_err(Failure::new)
     }

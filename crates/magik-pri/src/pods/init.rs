@@ -3,8 +3,9 @@
 use std::{
     ffi::OsStr,
     io,
+    net::TcpListener,
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     process::ExitCode,
@@ -18,6 +19,8 @@ pub(crate) use super::paths::is_id;
 const LAUNCH: RawFd = 3;
 const LOCK: RawFd = 4;
 const STATE: RawFd = 5;
+/// The first of the listeners.
+const LISTENERS: RawFd = 6;
 
 /// What every init is given by its launcher, beside its standard streams.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct Descriptors {
     pub(crate) lock: OwnedFd,
     /// The pod's state directory.
     pub(crate) state: OwnedFd,
+    /// The host's listeners for the pod's ports.
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
 impl Descriptors {
@@ -35,7 +40,8 @@ impl Descriptors {
     #[allow(unsafe_code, reason = "descriptors that come from the parent are numbers")]
     pub(crate) fn take() -> io::Result<Self> {
         let take = |number: RawFd, name: &str, kind: FileType| {
-            // SAFETY: by the contract of `pod_init_main` nobody in this process owns 3 to 5; that they are open is checked.
+            // SAFETY: by the contract of `pod_init_main` nobody in this process owns those from 3 on; that they are open is
+            // checked.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
             let checked = rustix::fs::fstat(&fd)
                 .map_err(io::Error::from)
@@ -64,8 +70,18 @@ impl Descriptors {
             launch: take(LAUNCH, "launch socket", FileType::Socket)?.into(),
             lock: take(LOCK, "lock", FileType::RegularFile)?,
             state: take(STATE, "state directory", FileType::Directory)?,
+            listeners: (LISTENERS..)
+                .take_while(|number| is_open(*number))
+                .map(|number| Ok(take(number, "listener of a port", FileType::Socket)?.into()))
+                .collect::<io::Result<_>>()?,
         })
     }
+}
+
+#[allow(unsafe_code, reason = "whether a number is a descriptor is asked by number")]
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: borrowed for one system call, which changes nothing, and says so if the number is no descriptor.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok()
 }
 
 /// The exit status of an init whose pod is over. The lock is given up with the process, and not before.

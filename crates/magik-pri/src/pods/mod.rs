@@ -16,6 +16,7 @@ pub(crate) mod linux_bundle;
 mod lock;
 mod paths;
 mod process;
+mod publish;
 mod reserve;
 mod run;
 #[cfg(target_os = "linux")]

@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     Backend, INIT_LOG, Start, blocking,
     files::{ContainerImage, PodFiles},
-    hooks,
+    hooks, publish,
     reserve::{Intent, Pending},
     store::{PodDir, Store},
 };
@@ -203,8 +203,12 @@ impl<B: Backend> Run<'_, B> {
                 Ok(plan) => plan,
                 Err(failure) => return Ok(Err((failure.container, failure.reason))),
             };
+            let listeners = match publish::listen(&spec) {
+                Ok(listeners) => listeners,
+                Err(failure) => return Ok(Err((failure.container, failure.reason))),
+            };
             let hostname = files.hostname.clone();
-            match start_init(&store, &*backend, &spec, &hostname, &mut pending) {
+            match start_init(&store, &*backend, &spec, &hostname, listeners, &mut pending) {
                 Ok(socket) => Ok(Ok((pending, plan, socket))),
                 Err(e) => Ok(Err((
                     None,
@@ -275,6 +279,7 @@ fn start_init<B: Backend>(
     backend: &B,
     spec: &PodSpec,
     hostname: &str,
+    listeners: Vec<OwnedFd>,
     pending: &mut Pending,
 ) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -302,6 +307,7 @@ fn start_init<B: Backend>(
         data: store.paths.data_root(),
         cgroups: &store.cgroups,
         descriptors,
+        listeners,
     })?;
     // From here on dropping `pending` kills it.
     let dir = pending.dir();

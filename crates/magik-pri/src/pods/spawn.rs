@@ -1,4 +1,4 @@
-//! Starting the pod init: one `clone3` into new namespaces, then our own binary with exactly six descriptors.
+//! Starting the pod init: one `clone3` into new namespaces, then our own binary with exactly the descriptors that it is given.
 
 use std::{
     ffi::{CStr, CString, OsStr},
@@ -16,12 +16,14 @@ use rustix::{
 };
 
 use super::process::Process;
+use crate::limits::MAX_HOST_PORTS_PER_POD;
 
 /// linux/sched.h; libc has it as a number that does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// Where the descriptors wait for their numbers: above all of these.
-const LOWEST: RawFd = 16;
+const LOWEST: RawFd = 128;
+const _: () = assert!(6 + MAX_HOST_PORTS_PER_POD < LOWEST as usize);
 /// The exit status of a child that could not become the init.
 const CANNOT_EXECUTE: i32 = 127;
 
@@ -38,6 +40,8 @@ pub(crate) struct Init<'a> {
     pub(crate) environment: &'a [String],
     /// Descriptors 0 to 5.
     pub(crate) descriptors: [OwnedFd; 6],
+    /// Those from 6 on: the host's listeners for the pod's ports.
+    pub(crate) listeners: Vec<OwnedFd>,
     /// The cgroup it starts in (v2).
     pub(crate) cgroup: Option<OwnedFd>,
     /// What it gets of its own beside processes, mounts, IPC and host name; `None`: nothing at all.
@@ -79,10 +83,12 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     let moved = init
         .descriptors
         .iter()
+        .chain(&init.listeners)
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, LOWEST))
         .collect::<Result<Vec<_>, _>>()?;
     let binary = rustix::io::fcntl_dupfd_cloexec(&binary, LOWEST)?;
-    drop(init.descriptors);
+    drop((init.descriptors, init.listeners));
+    let numbers: Vec<RawFd> = moved.iter().map(AsRawFd::as_raw_fd).collect();
 
     let mut flags = u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
     if let Some(own) = init.namespaces {
@@ -93,7 +99,7 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     }
     let maps = init.namespaces.is_some_and(|own| own.user).then(IdMaps::own);
     let child = Child {
-        moved: std::array::from_fn(|i| moved[i].as_raw_fd()),
+        moved: &numbers,
         binary: binary.as_raw_fd(),
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
@@ -117,8 +123,8 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 }
 
 /// What the child works with: numbers and pointers to what the parent allocated.
-struct Child {
-    moved: [RawFd; 6],
+struct Child<'a> {
+    moved: &'a [RawFd],
     binary: RawFd,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
@@ -140,7 +146,7 @@ impl IdMaps {
 }
 
 #[allow(unsafe_code, reason = "there is no safe clone3")]
-fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<Process> {
+fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child<'_>) -> io::Result<Process> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data, for which zeroes mean "not used".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -172,7 +178,7 @@ fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child) -> io::Result<Proc
 /// # Safety
 /// Only in the child of a clone, with `child` as [`spawn`] makes it.
 #[allow(unsafe_code, reason = "nothing but raw system calls is allowed here")]
-unsafe fn become_init(child: &Child) -> ! {
+unsafe fn become_init(child: &Child<'_>) -> ! {
     // SAFETY: plain system calls on numbers, and on memory that the parent prepared.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -189,14 +195,19 @@ unsafe fn become_init(child: &Child) -> ! {
             }
         }
         let mut number = 0;
-        while number < 6 {
-            if libc::dup2(child.moved[number as usize], number) < 0 {
+        for moved in child.moved {
+            if libc::dup2(*moved, number) < 0 {
                 libc::_exit(CANNOT_EXECUTE);
             }
             number += 1;
         }
         // Whatever the program around us has open without O_CLOEXEC is not the pod's.
-        libc::syscall(libc::SYS_close_range, 6_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        libc::syscall(
+            libc::SYS_close_range,
+            number.cast_unsigned(),
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
         libc::syscall(
             libc::SYS_execveat,
             child.binary,

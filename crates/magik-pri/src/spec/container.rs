@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
 
@@ -268,15 +269,17 @@ fn mounts(list: Vec<k8s::VolumeMount>, volumes: &[Volume], path: &str) -> Result
     Ok(mounts)
 }
 
+fn port_number(number: i32) -> std::result::Result<u16, String> {
+    let number_or_none = u16::try_from(number).ok().filter(|n| *n > 0);
+    number_or_none.ok_or_else(|| format!("{number} is not between 1 and 65535"))
+}
+
 fn ports(list: Vec<k8s::ContainerPort>, path: &str) -> Result<Vec<Port>> {
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     let mut ports = Vec::with_capacity(list.len());
     for (i, port) in list.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
-        let number = u16::try_from(port.container_port).ok().filter(|n| *n > 0);
-        let container_port = number
-            .ok_or_else(|| format!("{} is not between 1 and 65535", port.container_port))
-            .at(&format!("{path}.containerPort"))?;
+        let container_port = port_number(port.container_port).at(&format!("{path}.containerPort"))?;
         let protocol = match port.protocol.as_deref() {
             None | Some("TCP" | "") => Protocol::Tcp,
             Some("UDP") => Protocol::Udp,
@@ -304,9 +307,28 @@ fn ports(list: Vec<k8s::ContainerPort>, path: &str) -> Result<Vec<Port>> {
                 format!("{container_port} is listed twice"),
             ));
         }
+        let host = match port.host_port {
+            // Kubernetes' own meaning of 0.
+            None | Some(0) => None,
+            Some(_) if protocol != Protocol::Tcp => {
+                return Err(SpecError::unsupported(
+                    format!("{path}.hostPort"),
+                    "only TCP is forwarded; use hostNetwork",
+                ));
+            }
+            Some(number) => Some(port_number(number).at(&format!("{path}.hostPort"))?),
+        };
+        let address = match port.host_ip.as_deref() {
+            None | Some("") => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Some(text) => text
+                .parse()
+                .map_err(|_| format!("{text:?} is no IP address"))
+                .at(&format!("{path}.hostIP"))?,
+        };
         ports.push(Port {
             name,
             container_port,
+            host: host.map(|number| SocketAddr::new(address, number)),
             protocol,
         });
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    net::SocketAddr,
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +14,8 @@ use super::{
     quantity,
 };
 use crate::limits::{
-    DEFAULT_GRACE_PERIOD, MAX_ANNOTATIONS_SIZE, MAX_CONTAINERS_PER_POD, MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
+    DEFAULT_GRACE_PERIOD, MAX_ANNOTATIONS_SIZE, MAX_CONTAINERS_PER_POD, MAX_HOST_PORTS_PER_POD,
+    MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
 };
 
 pub(super) type Result<T> = std::result::Result<T, SpecError>;
@@ -76,6 +78,12 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
     let init_containers = all(init, "initContainers")?;
     let containers = all(spec.containers, "containers")?;
 
+    let host_network = spec.host_network.unwrap_or(false);
+    check_host_ports(
+        &[("initContainers", &init_containers), ("containers", &containers)],
+        host_network,
+    )?;
+
     let grace = spec
         .termination_grace_period_seconds
         .map(|s| seconds(s, 0))
@@ -87,7 +95,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         labels,
         annotations,
         hostname: spec.hostname,
-        host_network: spec.host_network.unwrap_or(false),
+        host_network,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         init_containers,
         containers,
@@ -98,6 +106,38 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         active_deadline: deadline.at("spec.activeDeadlineSeconds")?,
         runtime_class,
     })
+}
+
+/// Each address and port of the host is one container port's; on the host's network they are the same (Kubernetes' own rules).
+fn check_host_ports(lists: &[(&str, &[ContainerSpec])], host_network: bool) -> Result<()> {
+    let mut seen: Vec<SocketAddr> = Vec::new();
+    for (list, containers) in lists {
+        for (i, container) in containers.iter().enumerate() {
+            for (j, port) in container.ports.iter().enumerate() {
+                let Some(host) = port.host else { continue };
+                let invalid = |reason| {
+                    Err(SpecError::invalid(
+                        format!("spec.{list}[{i}].ports[{j}].hostPort"),
+                        reason,
+                    ))
+                };
+                if host_network && host.port() != port.container_port {
+                    return invalid(format!(
+                        "with hostNetwork it is the containerPort, {}",
+                        port.container_port
+                    ));
+                }
+                if seen.contains(&host) {
+                    return invalid(format!("{host} is another port's, too"));
+                }
+                if seen.len() == MAX_HOST_PORTS_PER_POD {
+                    return invalid(format!("more than {MAX_HOST_PORTS_PER_POD} of them"));
+                }
+                seen.push(host);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_labels(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> Result<()> {

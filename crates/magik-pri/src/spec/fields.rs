@@ -93,17 +93,14 @@ static ENV: Schema = Schema {
 };
 
 static PORT: Schema = Schema {
-    supported: &[("containerPort", Plain), ("name", Plain), ("protocol", Plain)],
-    refused: &[
-        (
-            "hostPort",
-            "pods have no network of their own to the outside yet; use hostNetwork or port-forward",
-        ),
-        (
-            "hostIP",
-            "pods have no network of their own to the outside yet; use hostNetwork or port-forward",
-        ),
+    supported: &[
+        ("containerPort", Plain),
+        ("hostIP", Plain),
+        ("hostPort", Plain),
+        ("name", Plain),
+        ("protocol", Plain),
     ],
+    refused: &[],
     known: known::<k8s::ContainerPort>,
 };
 

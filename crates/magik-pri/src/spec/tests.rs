@@ -77,6 +77,7 @@ fn reads_every_supported_field() {
         Port {
             name: Some("http".into()),
             container_port: 80,
+            host: Some(([127, 0, 0, 1], 8080).into()),
             protocol: Protocol::Tcp
         }
     );
@@ -189,8 +190,8 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         ),
         (
             "",
-            "ports: [{containerPort: 80, hostPort: 80}]",
-            "spec.containers[0].ports[0].hostPort: not supported: ",
+            "ports: [{containerPort: 80, hostPort: 80, protocol: UDP}]",
+            "spec.containers[0].ports[0].hostPort: not supported: only TCP",
         ),
         (
             "",
@@ -377,6 +378,26 @@ fn wrong_values_are_named_by_path() {
             "spec.containers[0].ports[0].protocol: \"tcp\" is none of",
         ),
         (
+            "",
+            "ports: [{containerPort: 80, hostPort: 65536}]",
+            "spec.containers[0].ports[0].hostPort: 65536 is not between",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 80, hostPort: 80, hostIP: nowhere}]",
+            "spec.containers[0].ports[0].hostIP: \"nowhere\" is no IP address",
+        ),
+        (
+            "",
+            "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}]",
+            "spec.containers[0].ports[1].hostPort: 0.0.0.0:8080 is another port's",
+        ),
+        (
+            "hostNetwork: true",
+            "ports: [{containerPort: 80, hostPort: 8080}]",
+            "spec.containers[0].ports[0].hostPort: with hostNetwork it is the containerPort, 80",
+        ),
+        (
             "restartPolicy: Perhaps",
             "",
             "spec.restartPolicy: \"Perhaps\" is none of",
@@ -542,6 +563,12 @@ fn counts_at_their_bounds() {
     let env = |n| format!("env: [{}]", list(n, &|i| format!("{{name: E{i}, value: x}}")));
     assert_eq!(parse("", &env(256)).containers[0].env.len(), 256);
     assert!(error("", &env(257)).starts_with("spec.containers[0].env: 257 variables"));
+    let ports = |n| {
+        let port = |i| format!("{{containerPort: {}, hostPort: {}}}", i + 1, i + 1);
+        format!("ports: [{}]", list(n, &port))
+    };
+    assert_eq!(parse("", &ports(64)).containers[0].ports.len(), 64);
+    assert!(error("", &ports(65)).starts_with("spec.containers[0].ports[64].hostPort: more than 64"));
     let named = |n: usize| {
         manifest("", "").replace(
             "name: p",

@@ -1,6 +1,6 @@
 //! The types of a parsed pod.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use magik_image::source::ImageSource;
 use serde::{Serialize, Serializer};
@@ -216,6 +216,8 @@ pub struct Port {
     pub name: Option<String>,
     /// 1 to 65535.
     pub container_port: u16,
+    /// Where the host listens for it (`hostIP` and `hostPort`; any address where there is only a port).
+    pub host: Option<SocketAddr>,
     /// Its protocol.
     pub protocol: Protocol,
 }

@@ -29,7 +29,7 @@ pub(super) const READ_WRITE: &str = "rw";
 /// Runs this process as a WebAssembly pod, and returns how it ended.
 ///
 /// The `main` of the program that pods are calls it, after [`oci_wasm::run_compiler_if_asked`] and before it has made a thread
-/// or opened anything. Descriptors 3 to 5 are those that the launcher gave it.
+/// or opened anything. Descriptors from 3 on are those that the launcher gave it.
 #[must_use]
 pub fn pod_main() -> ExitCode {
     init::report(run())
@@ -125,6 +125,7 @@ fn run() -> io::Result<ExitCode> {
         let state_fd = rustix::io::fcntl_dupfd_cloexec(&state, 0)?;
         let prepared = runtime.clone();
         PodInit::new(Arc::new(runtime), state, options)
+            .publish(descriptors.listeners)
             .prepare(async move |plan| {
                 prepare(prepared, &plan).await?;
                 #[cfg(target_os = "linux")]

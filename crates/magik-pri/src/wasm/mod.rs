@@ -152,6 +152,7 @@ impl Backend for Wasm {
             arguments: &arguments.iter().map(OsString::as_os_str).collect::<Vec<_>>(),
             environment: &environment(),
             descriptors: start.descriptors,
+            listeners: start.listeners,
             // Without root there is none to be made.
             cgroup: if self.isolation.kind() == isolation::Kind::Root {
                 cgroup?
