@@ -12,6 +12,7 @@ mod host;
 mod krun;
 mod test;
 mod vm;
+mod vminit;
 
 use clap::{Parser, Subcommand};
 
@@ -30,7 +31,7 @@ enum Command {
     /// Installs what the tests need and runs every check there is: what CI runs.
     Test(test::Args),
     /// Builds the init of virtual machines, static, and checks it.
-    BuildVminit(vm::VminitArgs),
+    BuildVminit(vminit::VminitArgs),
     /// Finds or fetches libkrunfw and takes the guest kernel out of it.
     FetchKernel,
     /// Everything virtual machines need here: kernel, init, vsock device; with --krun the monitor for libkrun.
@@ -44,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
-        Command::BuildVminit(args) => vm::build_vminit(&args),
+        Command::BuildVminit(args) => vminit::run(&args),
         Command::FetchKernel => vm::fetch_kernel(&host::shell()?),
         Command::Vm(args) => vm::run(&args),
         Command::Bench(command) => bench::run(&command),

@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use oci_krun::kernel::GuestKernel;
 use sha2::{Digest, Sha256};
 use xshell::{Shell, cmd};
 
-use crate::{apt, host};
+use crate::{apt, host, vminit};
 
 /// Needed to run virtual machines without libkrun.
 pub(crate) const PACKAGES: &[&str] = &["qemu-system-x86"];
@@ -35,25 +35,6 @@ const LIBRARY_DIRECTORIES: &[&str] = &[
 /// The vsock device for QEMU, from crates.io.
 const VSOCK_DEVICE: &str = "vhost-device-vsock";
 const VSOCK_DEVICE_VERSION: &str = "0.3.0";
-
-/// The largest vminit that is accepted, in bytes: every guest reads it once. It is to be 6 MiB (issue 5); with this profile,
-/// which CI can afford, it is 7.1.
-const MAX_VMINIT: u64 = 8 << 20;
-
-/// Static; without tables for unwinding, which a program that aborts on panic has no use for; with relocations in the short
-/// form.
-const VMINIT_FLAGS: &str =
-    "-C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,-z,pack-relative-relocs";
-
-const GNU: &str = "x86_64-unknown-linux-gnu";
-
-/// Options of `cargo xtask build-vminit`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct VminitArgs {
-    /// The target it is built for.
-    #[arg(long, default_value = GNU)]
-    target: String,
-}
 
 /// Options of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -98,7 +79,7 @@ pub(crate) fn build_monitor(sh: &Shell) -> Result<()> {
 }
 
 /// Puts a program in its place; somebody may be executing the one that is there.
-fn replace(built: &Path, installed: &Path) -> Result<()> {
+pub(crate) fn replace(built: &Path, installed: &Path) -> Result<()> {
     let new = installed.with_extension("new");
     fs::copy(built, &new).with_context(|| built.display().to_string())?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
@@ -110,7 +91,7 @@ pub(crate) fn prepare() -> Result<()> {
     let sh = host::shell()?;
     fetch_kernel(&sh)?;
     install_vsock_device(&sh)?;
-    build(&sh, GNU)
+    vminit::cheaply(&sh)
 }
 
 /// Finds or fetches libkrunfw and takes the kernel out of it.
@@ -186,62 +167,5 @@ fn install_vsock_device(sh: &Shell) -> Result<()> {
     install.env("CARGO_PROFILE_DEV_DEBUG", "0").quiet().run()?;
     fs::copy(root.join("bin").join(VSOCK_DEVICE), &installed)?;
     let _ = fs::remove_dir_all(build);
-    Ok(())
-}
-
-/// `cargo xtask build-vminit`.
-pub(crate) fn build_vminit(args: &VminitArgs) -> Result<()> {
-    build(&host::shell()?, &args.target)
-}
-
-fn build(sh: &Shell, target: &str) -> Result<()> {
-    ensure!(target == GNU, "vminit is built for {GNU}, not for {target}");
-    println!("vminit: {target}, static glibc, this toolchain's own");
-    cmd!(
-        sh,
-        "cargo build --quiet --locked --package vminit --profile vminit --target {target}"
-    )
-    .env("RUSTFLAGS", VMINIT_FLAGS)
-    .env("LIBSECCOMP_LINK_TYPE", "static")
-    .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu")
-    .quiet()
-    .run()?;
-    let built = host::target_dir(sh)?.join(target).join("vminit/vminit");
-    check(&built)?;
-    let installed = directory(sh)?.join("vminit");
-    replace(&built, &installed)?;
-    println!(
-        "{}, {} bytes",
-        installed.display(),
-        fs::metadata(&installed)?.len()
-    );
-    Ok(())
-}
-
-/// A guest has no shared libraries: the program must need none, and must be small.
-fn check(program: &Path) -> Result<()> {
-    use object::{Object, ObjectSection};
-    let bytes = fs::read(program).with_context(|| program.display().to_string())?;
-    let size = bytes.len() as u64;
-    ensure!(
-        size <= MAX_VMINIT,
-        "{} has {size} bytes, more than {MAX_VMINIT}",
-        program.display()
-    );
-    let elf = object::File::parse(&*bytes)?;
-    for section in elf.sections() {
-        let name = section.name()?;
-        ensure!(
-            name != ".interp",
-            "{} is not static: it has an interpreter",
-            program.display()
-        );
-    }
-    let libraries = elf.imports()?;
-    ensure!(
-        libraries.is_empty(),
-        "{} is not static: it needs symbols of libraries",
-        program.display()
-    );
     Ok(())
 }

@@ -91,7 +91,7 @@ mod host {
 
     use super::Capability;
 
-    fn needs_linux() -> Capability {
+    pub(super) fn needs_linux() -> Capability {
         Capability::no(format!("needs Linux; this is {}", std::env::consts::OS))
     }
 

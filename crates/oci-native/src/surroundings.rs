@@ -269,14 +269,15 @@ fn loopback_up() -> io::Result<()> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?;
-    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member this ioctl reads.
+    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member this ioctl reads. The kind of
+    // request is an int in musl, a long elsewhere.
     let answer = unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
             *to = from.cast_signed();
         }
         request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
-        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
     };
     if answer == 0 {
         Ok(())
