@@ -77,7 +77,7 @@ fn reads_every_supported_field() {
         Port {
             name: Some("http".into()),
             container_port: 80,
-            host: Some(([127, 0, 0, 1], 8080).into()),
+            host: Some(([127, 0, 0, 1], 80).into()),
             protocol: Protocol::Tcp
         }
     );
