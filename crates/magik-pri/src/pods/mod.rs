@@ -29,7 +29,7 @@ mod tree;
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -58,6 +58,10 @@ pub(crate) use self::{
 
 /// The log of a pod's init among those of its containers; no container is called that.
 const INIT_LOG: &str = "_init";
+/// How long somebody else may take to delete a pod that one would stop.
+const DELETION_TIME: Duration = Duration::from_secs(10);
+/// How long is waited before the pod is looked for once more.
+const DELETION_PAUSE: Duration = Duration::from_millis(10);
 
 /// The pods below one pair of roots, and how one backend adds to them.
 ///
@@ -234,13 +238,19 @@ impl<B: Backend> PodRuntime for Pods<B> {
             Ok(status) => Ok(status),
             // Others may have stopped it, or killed its init, while we tried: then it is stopped, which is what was asked.
             Err(error @ (Error::WrongState { .. } | Error::Control { .. })) => {
-                let (_, found) = self.find(pod).await?;
-                wait_for_end(&found).await?;
-                let status = found.status()?;
-                if status.phase.is_final() {
-                    Ok(status)
-                } else {
-                    Err(error)
+                let begun = Instant::now();
+                loop {
+                    let (_, found) = self.find(pod).await?;
+                    wait_for_end(&found).await?;
+                    let status = found.status()?;
+                    if status.phase.is_final() {
+                        return Ok(status);
+                    }
+                    // Its init is gone and its lock is not free: somebody is deleting it.
+                    if begun.elapsed() > DELETION_TIME {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(DELETION_PAUSE).await;
                 }
             }
             Err(error) => Err(error),
