@@ -420,7 +420,7 @@ isolated!(
             ),
             (
                 |c| {
-                    c["mounts"][0] = json!({"destination": "/x", "type": "bind", "source": "/dev/null", "options": ["bind"]})
+                    c["mounts"][0] = json!({"destination": "/x", "type": "bind", "source": "/dev/null", "options": ["bind"]});
                 },
                 "is a device",
             ),
