@@ -1,4 +1,4 @@
-//! `cargo xtask test --krun`: a pod under libkrun, for real.
+//! `cargo xtask test --krun`: the tests of the monitor with libkrun in it, and pods under libkrun, for real.
 //!
 //! Where KVM runs ordinary kernels, libkrunfw's is used. On the machines of this project it does not: there a kernel is made
 //! that it runs, whose own code is emulated. That is for function only.
@@ -32,9 +32,7 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
         "libkrun needs root and /dev/kvm"
     );
     let directory = vm::directory(sh)?;
-    if !directory.join("vminit").is_file() {
-        vm::prepare()?;
-    }
+    vm::prepare()?;
     vm::build_monitor(sh)?;
     let kernel = kernel(sh, &directory)?;
     let files = directory.join("krun");
@@ -44,6 +42,14 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
         symlink(directory.join(name), files.join(name))?;
     }
     symlink(kernel, files.join(LIBRARY))?;
+    let monitor = cmd!(
+        sh,
+        "cargo test --locked -p magikrun-vmm --features libkrun -- --nocapture"
+    );
+    monitor
+        .env("MAGIKRUN_KRUN_KERNEL", &files)
+        .env("MAGIKRUN_VM_FILES", &directory)
+        .run()?;
     let features = "magikrun-cli/test-hooks";
     cmd!(
         sh,
@@ -54,7 +60,8 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
         sh,
         "cargo test --locked -p magikrun-tests --test krun_pod -- --nocapture"
     );
-    Ok(test.env("MAGIKRUN_KRUN_FILES", &files).run()?)
+    let test = test.env("MAGIKRUN_KRUN_FILES", &files);
+    Ok(test.env("MAGIKRUN_KRUN_STOCK_FILES", &directory).run()?)
 }
 
 /// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is absent and can be; else that of
