@@ -21,7 +21,7 @@ mod yaml;
 pub use census::Census;
 pub use images::{BUSYBOX, busybox_layout, redis_nginx_layout};
 pub use isolation::{Scene, as_root, run_isolated};
-pub use machine::{MachinePart, PATIENCE, wait_for};
+pub use machine::{MachinePart, PATIENCE, has_machines, wait_for};
 pub use magikrun::{Magikrun, Output, binary};
 pub use registry::Registry;
 pub use yaml::{container, pod};

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -10,6 +11,29 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// An emulated machine on a busy one: nothing is asserted about how long anything takes.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Whether there is what machines are made of; says so when not, and what is skipped: the test in this directory.
+#[must_use]
+pub fn has_machines(test: &Path) -> bool {
+    // target/debug/magikrun: target/vm.
+    let vminit = crate::binary()
+        .ancestors()
+        .nth(2)
+        .expect("target")
+        .join("vm/vminit");
+    #[expect(
+        clippy::print_stderr,
+        reason = "a skipped test says so where the runner shows it"
+    )]
+    if !vminit.is_file() {
+        eprintln!(
+            "SKIPPED {}: {} is missing: cargo xtask vm",
+            test.display(),
+            vminit.display()
+        );
+    }
+    vminit.is_file()
+}
 
 /// A process of a pod's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,26 +7,14 @@ use std::{
 };
 
 use magikrun_tests::{
-    BUSYBOX, Census, MachinePart, Magikrun, Scene, binary, busybox_layout, container, isolated, pod, wait_for,
+    BUSYBOX, Census, MachinePart, Magikrun, Scene, busybox_layout, container, has_machines, isolated, pod,
+    wait_for,
 };
 use serde_json::{Value, json};
 
 /// magikrun with a busybox image that is unpacked already; `None`, and said, where no machine can be had.
 fn prepared(scene: &Scene) -> Option<Magikrun> {
-    // target/debug/magikrun: target/vm.
-    let vm = binary().ancestors().nth(2).expect("target").join("vm/vminit");
-    if !vm.is_file() {
-        #[expect(
-            clippy::print_stderr,
-            reason = "a skipped test says so where the runner shows it"
-        )]
-        {
-            eprintln!(
-                "SKIPPED {}: {} is missing: cargo xtask vm",
-                scene.dir().display(),
-                vm.display()
-            );
-        }
+    if !has_machines(scene.dir()) {
         return None;
     }
     let magikrun = Magikrun::new(scene);

@@ -8,26 +8,13 @@ use std::{
 };
 
 use magikrun_tests::{
-    BUSYBOX, Census, MachinePart, Magikrun, Output, Scene, binary, busybox_layout, isolated, wait_for,
+    BUSYBOX, Census, MachinePart, Magikrun, Output, Scene, busybox_layout, has_machines, isolated, wait_for,
 };
 use serde_json::{Value, json};
 
 /// magikrun and a bundle of busybox; `None`, and said, where no machine can be had.
 fn prepared(scene: &Scene) -> Option<(Magikrun, PathBuf)> {
-    // target/debug/magikrun: target/vm.
-    let vm = binary().ancestors().nth(2).expect("target").join("vm/vminit");
-    if !vm.is_file() {
-        #[expect(
-            clippy::print_stderr,
-            reason = "a skipped test says so where the runner shows it"
-        )]
-        {
-            eprintln!(
-                "SKIPPED {}: {} is missing: cargo xtask vm",
-                scene.dir().display(),
-                vm.display()
-            );
-        }
+    if !has_machines(scene.dir()) {
         return None;
     }
     let magikrun = Magikrun::new(scene);

@@ -11,32 +11,14 @@ use std::{
 use magik_infra::MAX_EXECS;
 use magikrun_test_world::cgroup_file;
 use magikrun_tests::{
-    BUSYBOX, Census, MachinePart, Magikrun, PATIENCE, Scene, binary, busybox_layout, container, isolated,
-    pod, redis_nginx_layout, wait_for,
+    BUSYBOX, Census, MachinePart, Magikrun, PATIENCE, busybox_layout, container, has_machines, isolated, pod,
+    redis_nginx_layout, wait_for,
 };
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
 use serde_json::json;
-
-/// Whether there is what machines are made of; says so when not.
-fn can_run(scene: &Scene) -> bool {
-    // target/debug/magikrun: target/vm.
-    let vminit = binary().ancestors().nth(2).expect("target").join("vm/vminit");
-    #[expect(
-        clippy::print_stderr,
-        reason = "a skipped test says so where the runner shows it"
-    )]
-    if !vminit.is_file() {
-        eprintln!(
-            "SKIPPED {}: {} is missing: cargo xtask vm",
-            scene.dir().display(),
-            vminit.display()
-        );
-    }
-    vminit.is_file()
-}
 
 /// As a user would write it.
 fn manifest(image: &dyn Fn(&str) -> String) -> String {
@@ -178,7 +160,7 @@ fn shell_on_a_terminal_that_is_resized(magikrun: &Magikrun) {
 
 isolated!(
     fn debian_nginx_and_redis_run_as_a_pod_in_a_machine(scene) {
-        if !can_run(scene) {
+        if !has_machines(scene.dir()) {
             return;
         }
         let magikrun = Magikrun::new(scene);
@@ -252,7 +234,7 @@ fn contents(dir: &std::path::Path) -> Vec<(String, String)> {
 
 isolated!(
     fn a_pod_that_does_its_worst_harms_nobody_but_itself(scene) {
-        if !can_run(scene) {
+        if !has_machines(scene.dir()) {
             return;
         }
         let magikrun = Magikrun::new(scene);

@@ -8,27 +8,6 @@ use crate::support::{Sleeper, contains, equal};
 /// crun's annotation.
 const KRUN: &str = "--annotation run.oci.handler=krun";
 
-/// Whether there is what machines are made of; says so when not.
-#[expect(
-    clippy::print_stderr,
-    reason = "skipped checks are said where the runner shows it"
-)]
-pub(crate) fn can_run(client: &Client) -> bool {
-    // target/debug/magikrun: target/vm.
-    let vminit = magikrun_tests::binary()
-        .ancestors()
-        .nth(2)
-        .map(|target| target.join("vm/vminit"));
-    let found = vminit.is_some_and(|vminit| vminit.is_file());
-    if !found {
-        eprintln!(
-            "SKIPPED podman's checks of krun in {}: cargo xtask vm",
-            client.dir.display()
-        );
-    }
-    found
-}
-
 pub(crate) const CHECKS: &[Check<Client>] = &[
     ("krun: output, exit code, files, a volume, an environment", |p| {
         let dir = p.directory()?;

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use magik_oci::{ContainerId, Exit, OciRuntime};
+use magik_oci::{Exit, OciRuntime};
 use tokio::{sync::watch, time::timeout};
 use ttrpc::{Code, r#async::ServerStream};
 
 pub(crate) use self::io::Streams;
 use self::session::{Call, Target, output, serve, signal};
-use super::status;
-use crate::{init::shared::Shared, rpc::control as proto, status::ContainerPhase, wire::Meter};
+use super::{running, status};
+use crate::{init::shared::Shared, rpc::control as proto, wire::Meter};
 
 pub(super) mod attach;
 mod io;
@@ -43,23 +43,7 @@ pub(super) async fn exec(
             format!("{MAX_EXECS} exec'd processes run already: wait for one to end"),
         )
     })?;
-    let unknown = || {
-        status(
-            Code::NOT_FOUND,
-            format!("the pod has no container {:?}", start.container),
-        )
-    };
-    let container = shared.container(&start.container).ok_or_else(unknown)?;
-    if !matches!(
-        shared.container_status(&start.container),
-        Some(ContainerPhase::Running { .. })
-    ) {
-        return Err(status(
-            Code::FAILED_PRECONDITION,
-            format!("container {} is not running", start.container),
-        ));
-    }
-    let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
+    let (container, id) = running(shared, &start.container)?;
     let process = process::process(&container.bundle, &start)
         .map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
 

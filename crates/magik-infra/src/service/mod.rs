@@ -32,7 +32,7 @@ use crate::{
     events::Event,
     guest::forward,
     init::shared::{Command, LaunchUpdate, Place, Shared},
-    plan::PodPlan,
+    plan::{ContainerPlan, PodPlan},
     rpc::{control as proto, control_ttrpc::Control},
     status::ContainerPhase,
     wire::Meter,
@@ -41,6 +41,27 @@ use crate::{
 /// An answer that is an error.
 pub(crate) fn status(code: Code, message: impl Into<String>) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, message.into()))
+}
+
+/// A container of the pod, and its id at the runtime.
+fn known<'a>(shared: &'a Shared, name: &str) -> ttrpc::Result<(&'a ContainerPlan, ContainerId)> {
+    let unknown = || status(Code::NOT_FOUND, format!("the pod has no container {name:?}"));
+    let container = shared.container(name).ok_or_else(unknown)?;
+    let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
+    Ok((container, id))
+}
+
+/// One that runs.
+fn running<'a>(shared: &'a Shared, name: &str) -> ttrpc::Result<(&'a ContainerPlan, ContainerId)> {
+    let found = known(shared, name)?;
+    if !matches!(
+        shared.container_status(name),
+        Some(ContainerPhase::Running { .. })
+    ) {
+        let message = format!("container {name} is not running");
+        return Err(status(Code::FAILED_PRECONDITION, message));
+    }
+    Ok(found)
 }
 
 /// The service as one connection sees it.
@@ -235,16 +256,9 @@ impl Control for Connection {
             let message = format!("there is no signal {}", request.signal);
             return Err(status(Code::INVALID_ARGUMENT, message));
         }
-        let phase = self.shared.container_status(name);
-        let phase =
-            phase.ok_or_else(|| status(Code::NOT_FOUND, format!("the pod has no container {name:?}")))?;
-        if !matches!(phase, ContainerPhase::Running { .. }) {
-            let message = format!("container {name} is not running");
-            return Err(status(Code::FAILED_PRECONDITION, message));
-        }
+        let (_, id) = running(&self.shared, name)?;
         match &self.shared.place {
             Place::Here(runtime) => {
-                let id = ContainerId::new(name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
                 let sent = runtime.kill(&id, Signal(request.signal), request.all).await;
                 sent.map_err(|e| status(Code::FAILED_PRECONDITION, e.to_string()))?;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
+use magik_oci::{Exit, OciRuntime, Signal};
 use tokio::sync::watch;
 use ttrpc::{Code, r#async::ServerStream};
 
@@ -10,7 +10,7 @@ use super::session::{Call, Target, kill, output, serve};
 use crate::{
     init::shared::{Attachable, Shared},
     rpc::control as proto,
-    service::status,
+    service::{known, status},
     wire::Meter,
 };
 
@@ -32,16 +32,10 @@ pub(in crate::service) async fn attach(
     };
     let name = &start.container;
     let refused = |why: &str| status(Code::FAILED_PRECONDITION, format!("container {name}: {why}"));
-    let Some(container) = shared.container(name) else {
-        return Err(status(
-            Code::NOT_FOUND,
-            format!("the pod has no container {name:?}"),
-        ));
-    };
+    let (container, id) = known(shared, name)?;
     if container.attach.is_none() {
         return Err(refused("it is not there to be attached to"));
     }
-    let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
     // It may still be being created.
     let offered = tokio::select! {
         offered = shared.take_offered(name) => offered,
