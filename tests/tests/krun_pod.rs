@@ -170,15 +170,17 @@ isolated!(
         assert_eq!(status["runtimeClass"], "microvm", "{status}");
         assert_eq!(status["phase"], "Running", "{status}");
 
-        let out = krun.run(&["pod", "exec", "-c", "talker", "two", "--", "sh", "-c", "echo out; echo err >&2; exit 42"]);
-        assert_eq!((out.code, out.stdout.as_str(), out.stderr.as_str()), (42, "out\n", "err\n"));
+        // One program at a time: this KVM's emulation has been seen to fail those that start together.
         let status = krun.ended("two", 1);
         assert_eq!(status["containers"][1]["state"]["exit"]["code"], 7, "{status}");
+        let out = krun.run(&["pod", "exec", "-c", "talker", "two", "--", "sh", "-c", "echo out; echo err >&2; exit 42"]);
+        assert_eq!((out.code, out.stdout.as_str(), out.stderr.as_str()), (42, "out\n", "err\n"));
         let log = krun.ok(&["pod", "logs", "-c", "talker", "two"]);
         let kernel = log.strip_prefix("hello from ").expect("the log").trim();
         let own = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the host's kernel");
         assert_ne!(kernel, own.trim(), "a kernel of its own");
-        assert_eq!(krun.ok(&["pod", "logs", "-c", "job", "two"]), "working\n");
+        let log = krun.run(&["pod", "logs", "-c", "job", "two"]);
+        assert_eq!((log.stdout.as_str(), log.stderr.as_str()), ("", "working\n"), "kept apart");
 
         krun.ok(&["pod", "stop", "-t", "120", "two"]);
         let status = krun.status("two");

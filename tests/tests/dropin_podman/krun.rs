@@ -1,7 +1,7 @@
 //! Containers in machines of their own, which podman asks for by an annotation.
 
 use anyhow::Result;
-use magikrun_tests::dropin::{Check, Client};
+use magikrun_tests::dropin::{Check, Client, eventually};
 
 use crate::support::{Sleeper, contains, equal};
 
@@ -25,7 +25,10 @@ pub(crate) const CHECKS: &[Check<Client>] = &[
 fn krun_life(p: &Client) -> Result<()> {
     let script = "sh -c \"trap 'echo term; exit 3' TERM; echo up; while :; do sleep 0.1; done\"";
     let c = Sleeper::running(p, KRUN, script)?;
-    equal(&c.ok("logs", "")?, "up")?;
+    // It runs, and what it writes comes when the guest gets to it.
+    eventually("the program's first line", || {
+        c.ok("logs", "").is_ok_and(|log| log == "up")
+    })?;
     equal(&c.exec("", "sh -c 'echo inside; touch /made'")?, "inside")?;
     p.exits(&format!("exec {} sh -c 'exit 9'", c.name), 9)?;
     equal(
