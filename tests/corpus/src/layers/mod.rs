@@ -5,6 +5,7 @@ mod bombs;
 mod escapes;
 mod format;
 mod nodes;
+mod sparse;
 mod whiteouts;
 
 use sha2::{Digest, Sha256};
@@ -81,6 +82,7 @@ pub fn cases(canary: &str, bounds: Bounds) -> Vec<Case> {
     across::add(&mut cases);
     nodes::add(&mut cases);
     format::add(&mut cases);
+    sparse::add(&mut cases);
     bombs::add(&mut cases, bounds);
     cases.0
 }
