@@ -1,11 +1,23 @@
 //! Directories, OCI archives and Docker archives that are not as they should be.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Cases, Form, LAYER, Parts, config, damaged, plain, position};
 use crate::tarball::{Entry, Tar, gzip};
+
+/// Writes a good image whose layer something else is made in the place of.
+fn layer_that_is(make: impl Fn(&Path) -> Result<()>) -> impl Fn(&Path) -> Result<()> {
+    move |path| {
+        let parts = Parts::good();
+        parts.write(path)?;
+        let layer = path.join(&parts.files[position(LAYER)].0);
+        fs::remove_file(&layer)?;
+        make(&layer)
+    }
+}
 
 pub(super) fn directories(cases: &mut Cases, canary: &str) {
     cases.push(
@@ -22,43 +34,27 @@ pub(super) fn directories(cases: &mut Cases, canary: &str) {
         "blob-that-is-a-symlink-out",
         Form::Directory,
         "sha256:",
-        move |path| {
-            let parts = Parts::good();
-            parts.write(path)?;
-            let layer = path.join(&parts.files[position(LAYER)].0);
-            fs::remove_file(&layer)?;
-            Ok(symlink(&secret, layer)?)
-        },
+        layer_that_is(move |path| Ok(symlink(&secret, path)?)),
     );
     cases.push(
         "blob-that-is-a-fifo",
         Form::Directory,
         "not a regular file",
-        |path| {
-            let parts = Parts::good();
-            parts.write(path)?;
-            let layer = path.join(&parts.files[position(LAYER)].0);
-            fs::remove_file(&layer)?;
+        layer_that_is(|path| {
             Ok(rustix::fs::mknodat(
                 rustix::fs::CWD,
-                &layer,
+                path,
                 rustix::fs::FileType::Fifo,
                 rustix::fs::Mode::RUSR,
                 0,
             )?)
-        },
+        }),
     );
     cases.push(
         "blob-that-is-a-directory",
         Form::Directory,
         "not a regular file",
-        |path| {
-            let parts = Parts::good();
-            parts.write(path)?;
-            let layer = path.join(&parts.files[position(LAYER)].0);
-            fs::remove_file(&layer)?;
-            Ok(fs::create_dir(layer)?)
-        },
+        layer_that_is(|path| Ok(fs::create_dir(path)?)),
     );
     cases.push(
         "index-that-has-no-end",
