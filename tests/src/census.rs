@@ -33,9 +33,31 @@ pub struct Census {
 }
 
 impl Census {
-    /// Takes it, with the files below `roots`.
+    /// Takes it, with the files below `roots`, as what the world will be compared with: once every process that is
+    /// ending has been waited for. A pod's init, say, is a zombie until the world's reaper, whose child it became, gets
+    /// to run; whoever deleted the pod has returned by then.
+    ///
+    /// # Panics
+    /// Naming the processes, if they are not gone within seconds.
     #[must_use]
     pub fn take(roots: &[&Path]) -> Self {
+        let begun = Instant::now();
+        loop {
+            let ending = as_root(ending);
+            if ending.is_empty() {
+                return Self::now(roots);
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "ended, and nobody waits for them: {ending:?}"
+            );
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Takes it as the world is at this instant, zombies included.
+    #[must_use]
+    pub fn now(roots: &[&Path]) -> Self {
         as_root(|| Self::take_all(roots))
     }
 
@@ -73,7 +95,7 @@ impl Census {
         let roots: Vec<&Path> = self.roots.iter().map(PathBuf::as_path).collect();
         let begun = Instant::now();
         loop {
-            let now = Self::take(&roots);
+            let now = Self::now(&roots);
             if now == *self {
                 return;
             }
@@ -148,6 +170,29 @@ fn files_below(dir: &Path, depth: u32, found: &mut BTreeSet<String>) {
             found.insert(format!("{} {}", entry.path().display(), meta.len()));
         }
     }
+}
+
+/// The processes that have begun to end and are still there: `pid comm`.
+fn ending() -> Vec<String> {
+    /// A task's flag in `/proc/PID/stat`: it is on its way out (`PF_EXITING`, linux/sched.h).
+    const EXITING: u32 = 4;
+    let mut found = vec![];
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // `pid (comm) state ppid pgrp session tty tpgid flags …`; a comm may contain anything.
+        let Some((name, rest)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut fields = rest.split(' ');
+        let state = fields.next();
+        let flags = fields.nth(5).and_then(|f| f.parse::<u32>().ok());
+        if state == Some("Z") || flags.is_some_and(|f| f & EXITING != 0) {
+            found.push(name.replacen('(', "", 1));
+        }
+    }
+    found
 }
 
 fn descriptors() -> BTreeSet<String> {

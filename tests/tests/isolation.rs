@@ -3,13 +3,16 @@
 use std::{
     fs,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use magikrun_tests::{Census, isolated};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// Whether the census, taken now, differs from `before`.
 fn differs(before: &Census, scene: &magikrun_tests::Scene) -> bool {
-    Census::take(&[scene.dir()]) != *before
+    Census::now(&[scene.dir()]) != *before
 }
 
 isolated!(
@@ -43,6 +46,22 @@ isolated!(
         assert!(differs(&before, scene), "a descriptor");
         drop(open);
         before.assert_same("at the end");
+    }
+);
+
+isolated!(
+    fn what_the_world_is_compared_with_has_no_process_that_is_ending(scene) {
+        let empty = Census::take(&[scene.dir()]);
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = WaitId::Pid(Pid::from_child(&child));
+        waitid(pid, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        let late = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            child.wait().unwrap()
+        });
+        let before = Census::take(&[scene.dir()]);
+        assert!(late.join().unwrap().success());
+        assert_eq!(before, empty, "the child is gone");
     }
 );
 
