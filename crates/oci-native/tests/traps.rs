@@ -57,14 +57,16 @@ async fn trap_04_a_signal_to_a_paused_container_leaves_it_paused() {
     if !can_run("trap_04_a_signal_to_a_paused_container_leaves_it_paused") {
         return;
     }
-    let f = Fixture::new("trap 'exit 5' TERM; while :; do sleep 0.05; done");
+    let f = Fixture::new("trap 'exit 5' TERM; : >/up; while :; do sleep 0.05; done");
     let status = async || f.runtime.state(&f.id).await.unwrap().status;
     f.create(Stdio::default()).await.unwrap();
     // The init of a pid namespace takes no signal it has no handler for; the state must not say otherwise.
     f.runtime.kill(&f.id, Signal::TERM, false).await.unwrap();
     assert_eq!(status().await, Status::Created);
     f.runtime.start(&f.id).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while !f.rootfs().join("up").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 
     f.runtime.pause(&f.id).await.unwrap();
     assert_eq!(status().await, Status::Paused);

@@ -141,7 +141,11 @@ async fn no_more_requests_than_allowed_run_at_a_time() {
     let mut busy = TcpStream::connect(("127.0.0.1", port)).unwrap();
     busy.write_all(b"GET /spin HTTP/1.1\r\nHost: test\r\n\r\n")
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let used = async || host.runtime.stats(&id("c")).await.unwrap().cpu.usage_ns;
+    let idle = used().await;
+    while used().await < idle + 50_000_000 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let waiting = tokio::time::timeout(Duration::from_millis(500), ask(port, "/")).await;
     assert!(waiting.is_err(), "it waits for its turn");
     host.runtime.kill(&id("c"), Signal::KILL, false).await.unwrap();
