@@ -4,10 +4,11 @@
 use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use magikrun_test_world::cgroup_file;
+use magikrun_test_world::{catches, cgroup_file};
 use magikrun_tests::dropin::{
     BOX, Check, Client, Containerd, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
 };
+use rustix::process::Signal;
 
 const PROGRAMS: [&str; 4] = ["containerd", "ctr", "unshare", "busybox"];
 
@@ -197,6 +198,8 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("kill and its exit code", |c| {
         let task = Task::new(c, "")?;
+        let pid = task.pid()?;
+        eventually("it handles SIGTERM", || catches(pid, Signal::TERM.as_raw()))?;
         task.ok("kill", "--signal SIGTERM")?;
         task.until("STOPPED")
     }),

@@ -9,9 +9,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use magikrun_test_world::catches;
 use magikrun_tests::dropin::{
     BOX, Check, Client, Stage, busybox_tar, docker_archive, documented, eventually, on_stage, run_checks,
 };
+use rustix::process::Signal;
 
 const PROGRAMS: [&str; 5] = ["dockerd", "containerd", "docker", "unshare", "busybox"];
 /// Debian's own client: another one in PATH may be too new for its daemon.
@@ -162,6 +164,13 @@ impl<'a> Sleeper<'a> {
     fn inspect(&self, field: &str) -> Result<String> {
         self.docker
             .ok(&format!("inspect --format '{{{{.{field}}}}}' {}", self.name))
+    }
+
+    /// Waits until its program handles SIGTERM.
+    fn listens(self) -> Result<Self> {
+        let pid = self.inspect("State.Pid")?.parse()?;
+        eventually("it handles SIGTERM", || catches(pid, Signal::TERM.as_raw()))?;
+        Ok(self)
     }
 
     fn is(&self, field: &str, value: &str) -> Result<()> {
@@ -428,7 +437,7 @@ const CHECKS: &[Check<Dockerd>] = &[
             .map(drop)
     }),
     ("stop, start, restart and kill", |d| {
-        let c = Sleeper::new(d, "")?;
+        let c = Sleeper::new(d, "")?.listens()?;
         c.ok("stop", "-t 10")?;
         c.is("State.ExitCode", "3")?;
         c.ok("start", "")?;
@@ -516,7 +525,7 @@ const CHECKS: &[Check<Dockerd>] = &[
 ];
 
 const RESTART_CHECKS: &[Check<Dockerd>] = &[("containers live on when the daemon is killed", |d| {
-    let c = Sleeper::new(d, "")?;
+    let c = Sleeper::new(d, "")?.listens()?;
     let paused = Sleeper::new(d, "")?;
     paused.ok("pause", "")?;
     let pid = c.inspect("State.Pid")?;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use magikrun_test_images::{proxy_wasm, tool_wasm};
+use magikrun_test_world::catches;
 use magikrun_tests::{Census, Magikrun, Output, Scene, isolated};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// A bundle whose root has a module `/bin/tool.wasm`, a text `/etc/text`, and nothing else: no libraries, no shell.
@@ -227,11 +229,8 @@ fn running(magikrun: &Magikrun) {
         let argument = |pid: &Value| fs::read_to_string(format!("/proc/{pid}/cmdline"));
         if state["status"] == "running" && argument(&state["pid"]).is_ok_and(|a| a.contains("tool.wasm")) {
             // It waits for signals before anything else; give it that.
-            let pid = &state["pid"];
-            let caught = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let caught = caught.lines().find_map(|l| l.strip_prefix("SigCgt:"));
-            let caught = caught.and_then(|c| u64::from_str_radix(c.trim(), 16).ok());
-            if caught.is_some_and(|c| c & (1 << 14) != 0) {
+            let pid = state["pid"].as_u64();
+            if pid.is_some_and(|pid| catches(pid, Signal::TERM.as_raw())) {
                 return;
             }
         }

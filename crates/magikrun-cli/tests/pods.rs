@@ -67,7 +67,7 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
-const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+const SLEEP: &str = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done";
 
 #[test]
 fn a_pod_lives_from_run_to_delete() {
@@ -125,6 +125,9 @@ fn a_pod_lives_from_run_to_delete() {
     assert!(refused.contains("still running"), "{refused}");
     let events = host.run(&["pod", "events", "life"]).ok();
     assert!(events.contains("container.started"), "{events}");
+    for container in ["one", "two"] {
+        wait_for_log(&host, &["-c", container, "life"], "up");
+    }
     host.run(&["pod", "stop", "life"]).ok();
     let status = json(&host.run(&["pod", "status", "life", "--format", "json"]).ok());
     assert_eq!(status["phase"], "Succeeded", "{status}");
@@ -198,21 +201,26 @@ fn interrupting_a_waiting_run_stops_the_pod_gracefully() {
         host: &host,
         id: id.trim().to_owned(),
     };
-    wait_for_log(&host, &pod.id, "up");
+    wait_for_log(&host, &[&pod.id], "up");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(5));
     assert_eq!(host.run(&["pod", "logs", "wait"]).ok(), "up\nstopped\n");
 }
 
-fn wait_for_log(host: &Host, pod: &str, text: &str) {
+/// Waits until a log (`magikrun pod logs` with these arguments) contains `text`.
+fn wait_for_log(host: &Host, arguments: &[&str], text: &str) {
     for _ in 0..200 {
-        if host.run(&["pod", "logs", pod]).ok().contains(text) {
+        if host
+            .run(&[&["pod", "logs"], arguments].concat())
+            .ok()
+            .contains(text)
+        {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    panic!("{pod} never wrote {text}");
+    panic!("{arguments:?} never wrote {text}");
 }
 
 #[test]

@@ -70,6 +70,9 @@ fn a_container_is_created_runs_stops_and_is_gone() {
     assert!(host.run(&["start", "c"]).fails(1).contains("running"));
     assert!(host.run(&["delete", "c"]).fails(1).contains("running"));
 
+    eventually("it handles SIGTERM", || {
+        fs::read_to_string(host.path("out")).unwrap().contains("up")
+    });
     host.run(&["kill", "c"]).ok();
     host.until("c", "stopped");
     assert_eq!(host.state("c")["pid"], 0);

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{Check, eventually};
-use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    process::Signal,
+};
 
 use crate::{
     api::{self, propagation, state},
@@ -152,10 +155,8 @@ pub(crate) const CHECKS: &[Check<Node>] = &[
     }),
     ("stop sends SIGTERM", |n| {
         let pod = n.pod()?;
-        let container = pod.start(&format!("echo ready; {SLEEPER}"), |_| {})?;
-        eventually("it is ready", || {
-            container.stdout().is_ok_and(|t| t.contains("ready"))
-        })?;
+        let container = pod.start(SLEEPER, |_| {})?;
+        container.catching(Signal::TERM)?;
         container.stop(20)?;
         ensure!(container.status()?.exit_code == 3, "{:?}", container.status());
         container.stop(20).context("a second time")

@@ -7,9 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use magikrun_test_world::catches;
 use magikrun_tests::dropin::{
     BOX, Client, Containerd, Stage, busybox_tar, docker_archive, documented, eventually,
 };
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tonic::{Request, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -333,6 +335,13 @@ impl Container<'_> {
                 container_id: self.id.clone(),
             })
             .map(drop)
+    }
+
+    /// Waits until its program handles a signal, and returns [`pid`](Self::pid).
+    pub(crate) fn catching(&self, signal: Signal) -> Result<u64> {
+        let pid = self.pid()?;
+        eventually("the signal is handled", || catches(pid, signal.as_raw()))?;
+        Ok(pid)
     }
 
     /// Stops it with a grace period in seconds.

@@ -4,12 +4,13 @@ use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{Check, Client, eventually};
+use rustix::process::Signal;
 
 use crate::support::{Sleeper, contains, equal};
 
 pub(crate) const CHECKS: &[Check<Client>] = &[
     ("stop sends SIGTERM", |p| {
-        let c = Sleeper::new(p, "")?;
+        let c = Sleeper::new(p, "")?.catching(Signal::TERM)?;
         c.ok("stop", "")?;
         equal(&c.inspect("State.ExitCode")?, "3")
     }),
@@ -23,7 +24,8 @@ pub(crate) const CHECKS: &[Check<Client>] = &[
             p,
             "--stop-signal USR1",
             "sh -c \"trap 'exit 8' USR1; while :; do sleep 0.1; done\"",
-        )?;
+        )?
+        .catching(Signal::USR1)?;
         c.ok("stop", "")?;
         equal(&c.inspect("State.ExitCode")?, "8")
     }),

@@ -1,7 +1,9 @@
 //! What the checks share.
 
 use anyhow::{Result, ensure};
+use magikrun_test_world::catches;
 use magikrun_tests::dropin::{Client, eventually};
+use rustix::process::Signal;
 
 /// A detached container that sleeps, removed at the end of its check.
 pub(crate) struct Sleeper<'a> {
@@ -20,12 +22,24 @@ impl<'a> Sleeper<'a> {
     }
 
     pub(crate) fn running(podman: &'a Client, options: &str, command: &str) -> Result<Self> {
+        Self::of(podman, &format!("{options} box {command}"))
+    }
+
+    /// With the options, image and command of `line`.
+    pub(crate) fn of(podman: &'a Client, line: &str) -> Result<Self> {
         let sleeper = Self {
             podman,
             name: podman.name(),
         };
-        podman.ok(&format!("run -d --name {} {options} box {command}", sleeper.name))?;
+        podman.ok(&format!("run -d --name {} {line}", sleeper.name))?;
         Ok(sleeper)
+    }
+
+    /// Waits until its program handles a signal.
+    pub(crate) fn catching(self, signal: Signal) -> Result<Self> {
+        let pid = self.inspect("State.Pid")?.parse()?;
+        eventually("the signal is handled", || catches(pid, signal.as_raw()))?;
+        Ok(self)
     }
 
     pub(crate) fn ok(&self, command: &str, arguments: &str) -> Result<String> {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use magikrun_test_images::tool_wasm;
 use magikrun_tests::dropin::{Check, Client, eventually};
 
-use crate::support::{contains, equal};
+use crate::support::{Sleeper, contains, equal};
 
 /// crun's annotation.
 const WASM: &str = "--annotation run.oci.handler=wasm";
@@ -33,39 +33,13 @@ pub(crate) fn import(podman: &Client) -> Result<()> {
         .map(drop)
 }
 
-/// A detached program that sleeps, removed at the end of its check.
-struct Sleeper<'a> {
-    podman: &'a Client,
-    name: String,
-}
-
-impl<'a> Sleeper<'a> {
-    fn new(podman: &'a Client) -> Result<Self> {
-        let sleeper = Self {
-            podman,
-            name: podman.name(),
-        };
-        podman.ok(&format!("run -d --name {} {WASM} wasm sleep 100", sleeper.name))?;
-        eventually("its output", || {
-            sleeper.ok("logs", "").is_ok_and(|o| o.contains("sleeping"))
-        })?;
-        Ok(sleeper)
-    }
-
-    fn ok(&self, command: &str, arguments: &str) -> Result<String> {
-        self.podman.ok(&format!("{command} {} {arguments}", self.name))
-    }
-
-    fn inspect(&self, field: &str) -> Result<String> {
-        self.podman
-            .ok(&format!("inspect --format '{{{{.{field}}}}}' {}", self.name))
-    }
-}
-
-impl Drop for Sleeper<'_> {
-    fn drop(&mut self) {
-        let _ = self.podman.run(&format!("rm -f -t 0 {}", self.name));
-    }
+/// A program that sleeps, and has said so.
+fn sleeper(podman: &Client) -> Result<Sleeper<'_>> {
+    let sleeper = Sleeper::of(podman, &format!("{WASM} wasm sleep 100"))?;
+    eventually("its output", || {
+        sleeper.ok("logs", "").is_ok_and(|o| o.contains("sleeping"))
+    })?;
+    Ok(sleeper)
 }
 
 pub(crate) const CHECKS: &[Check<Client>] = &[
@@ -113,12 +87,12 @@ pub(crate) const CHECKS: &[Check<Client>] = &[
         Ok(())
     }),
     ("wasm: stop", |p| {
-        let c = Sleeper::new(p)?;
+        let c = sleeper(p)?;
         c.ok("stop", "")?;
         equal(&c.inspect("State.ExitCode")?, "143")
     }),
     ("wasm: kill, exec, pause", |p| {
-        let c = Sleeper::new(p)?;
+        let c = sleeper(p)?;
         ensure!(c.ok("exec", "sh").is_err(), "there is no shell");
         c.ok("pause", "")?;
         equal(&c.inspect("State.Status")?, "paused")?;

@@ -4,7 +4,9 @@
 //! inside. What the program sees is then what it made, and the kernel removes it when the program ends, however it ends.
 
 mod cgroups;
+mod processes;
 mod world;
 
 pub use cgroups::{all_cgroups, cgroup_file, cgroup_of, cgroups_named};
+pub use processes::catches;
 pub use world::{World, enter, mount_tmpfs};

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_magikrun");
 
 /// A program that ends at SIGTERM with 3; as PID 1 a plain one would ignore the signal.
-pub const SLEEPER: &str = "trap 'exit 3' TERM; while :; do sleep 0.1; done";
+pub const SLEEPER: &str = "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done";
 
 /// A runtime root and cgroups of its own; what is left in them is deleted with it.
 pub struct Host {
@@ -180,6 +180,7 @@ impl Host {
     pub fn sleeper(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let bundle = self.bundle(name, SLEEPER, change);
         self.detached(name, &bundle);
+        eventually("it handles SIGTERM", || self.log(name).contains("up"));
     }
 
     /// `create` and `start` with streams that nobody waits for.
