@@ -39,11 +39,11 @@ pub async fn containers_of_a_pod_share_network_hostname_and_volumes(t: &Contract
         &[
             (
                 "server",
-                "touch /mine; hostname; echo page > /shared/index.html; exec httpd -f -p 8080 -h /shared",
+                "touch /mine; hostname; echo page > /shared/index.html; touch /shared/written; exec httpd -f -p 8080 -h /shared",
             ),
             (
                 "client",
-                "while ! test -e /shared/index.html; do sleep 0.05; done; \
+                "while ! test -e /shared/written; do sleep 0.05; done; \
                  cat /shared/index.html; hostname; test -e /mine || echo apart; echo done; sleep 100",
             ),
         ],
