@@ -78,7 +78,7 @@ pub(crate) const CHECKS: &[Check<Client>] = &[
              command: [sh, -c, 'echo ready >/work/f; sleep 100']\n    env: [{{name: A, value: b}}]\n    \
              resources: {{limits: {{memory: 32Mi}}}}\n    securityContext: {{readOnlyRootFilesystem: true}}\n    \
              volumeMounts: [{{name: work, mountPath: /work}}]\n  - name: reader\n    image: localhost/box\n    \
-             command: [sh, -c, 'until cat /work/f; do sleep 0.1; done; sleep 100']\n    securityContext: {{runAsUser: 33}}\n    \
+             command: [sh, -c, 'until grep ready /work/f; do sleep 0.1; done; sleep 100']\n    securityContext: {{runAsUser: 33}}\n    \
              volumeMounts: [{{name: work, mountPath: /work}}]\n  volumes: [{{name: work, emptyDir: {{}}}}]\n"
         );
         fs::write(&file, yaml)?;
