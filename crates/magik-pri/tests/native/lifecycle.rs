@@ -33,7 +33,8 @@ async fn a_pod_runs_logs_execs_stops_and_is_deleted(w: &World) {
     );
     let status = w.run(&spec).await.unwrap();
     assert_eq!(status.phase, Phase::Running);
-    assert_eq!(w.log("web", "a").await, "hello\n");
+    assert_eq!(w.log_until("web", "a", "\n").await, "hello\n");
+    assert_eq!(w.log_until("web", "b", "\n").await, "err\n");
     assert_eq!(
         w.exec("web", "a", "hostname; exit 7").await,
         ("web\n".to_owned(), 7)
