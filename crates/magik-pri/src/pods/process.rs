@@ -36,11 +36,15 @@ impl Process {
 
     /// The init recorded in a pod's directory; `None` if it is gone.
     pub(crate) fn recorded(dir: &Path) -> io::Result<Option<Self>> {
-        let text = match fs::read_to_string(dir.join(RECORD)) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
+        match fs::read_to_string(dir.join(RECORD)) {
+            Ok(text) => Self::identified(&text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The process of an [`identity`]; `None` if it is gone.
+    pub(crate) fn identified(text: &str) -> io::Result<Option<Self>> {
         let mut fields = text.split_whitespace();
         let pid = fields
             .next()
@@ -60,11 +64,8 @@ impl Process {
 
     /// Records an init that was just started, and not waited for.
     pub(crate) fn record(&self, dir: &Path) -> io::Result<()> {
-        let started = start_time(self.pid).ok_or_else(|| io::Error::other("the pod init ended at once"))?;
-        fs::write(
-            dir.join(RECORD),
-            format!("{} {started}\n", self.pid.as_raw_nonzero()),
-        )
+        let identity = identity(self.pid).ok_or_else(|| io::Error::other("the pod init ended at once"))?;
+        fs::write(dir.join(RECORD), identity)
     }
 
     /// Sends SIGKILL; one that has ended is no error.
@@ -120,6 +121,11 @@ pub(crate) async fn ended(process: Process) -> io::Result<Process> {
         unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
     process.readable().await?.retain_ready();
     Ok(process.into_inner())
+}
+
+/// What tells a process from all others of this boot, as a line: its pid and when it was started. `None` if it is gone.
+pub(crate) fn identity(pid: Pid) -> Option<String> {
+    Some(format!("{} {}\n", pid.as_raw_nonzero(), start_time(pid)?))
 }
 
 /// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).

@@ -54,7 +54,11 @@ impl Store {
                 Err(io::ErrorKind::WouldBlock.into())
             }
         };
-        let locks = locked(LOCK).and_then(|lock| Ok((lock, locked(CALLER)?)));
+        let locks = locked(LOCK).and_then(|lock| {
+            let caller = locked(CALLER)?;
+            lock::sign(&caller)?;
+            Ok((lock, caller))
+        });
         let (lock, caller) = locks.map_err(|e| {
             let _ = tree::remove(&dir);
             Error::io(context())(e)
@@ -97,6 +101,7 @@ impl Intent {
             lock::exclusive(&lock).map_err(Error::io(context()))?;
             // A sweep may have come between.
             if lock::is_at(&lock, &path).map_err(Error::io(context()))? {
+                lock::sign(&lock).map_err(Error::io(context()))?;
                 return Ok(Self {
                     store: store.clone(),
                     id: id.to_owned(),

@@ -213,6 +213,7 @@ impl Store {
         if !lock::is_at(&caller, &path).map_err(Error::io(context()))? {
             return Ok(());
         }
+        lock::sign(&caller).map_err(Error::io(context()))?;
         if pod.is_alive()? && !force && !pod.status()?.phase.is_final() {
             let why = "is still running: stop it first, or use force".to_owned();
             return Err(Error::WrongState {

@@ -84,7 +84,7 @@ impl Store {
             Err(e) => return Err(Error::io(context())(e)),
         };
         if let Some(caller) = &caller {
-            if !lock::try_exclusive(caller).map_err(Error::io(context()))?
+            if !lock::try_exclusive_of_the_dead(caller).map_err(Error::io(context()))?
                 || !lock::is_at(caller, &path).map_err(Error::io(context()))?
             {
                 return Ok(false);
@@ -110,7 +110,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(Error::io(context())(e)),
         };
-        if !lock::try_exclusive(&file).map_err(Error::io(context()))?
+        if !lock::try_exclusive_of_the_dead(&file).map_err(Error::io(context()))?
             || !lock::is_at(&file, &path).map_err(Error::io(context()))?
         {
             return Ok(false);
