@@ -42,9 +42,9 @@ pub(crate) fn try_exclusive(file: &OwnedFd) -> io::Result<bool> {
 pub(crate) fn sign(file: &OwnedFd) -> io::Result<()> {
     let own = process::identity(rustix::process::getpid());
     let own = own.ok_or_else(|| io::Error::other("/proc does not show this process"))?;
-    rustix::fs::ftruncate(file, 0)?;
-    rustix::io::pwrite(file, own.as_bytes(), 0)?;
-    Ok(())
+    // Over what is there, which takes no space on a full disk.
+    let length = rustix::io::pwrite(file, own.as_bytes(), 0)?;
+    Ok(rustix::fs::ftruncate(file, length as u64)?)
 }
 
 /// Takes a lock if it is free, or if who signed it is gone and only children that have yet to become another program hold

@@ -87,7 +87,7 @@ pub(crate) struct Intent {
     store: Arc<Store>,
     id: String,
     path: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
     /// The lease belongs to the reserved pod now.
     reserved: AtomicBool,
 }
@@ -101,14 +101,15 @@ impl Intent {
             lock::exclusive(&lock).map_err(Error::io(context()))?;
             // A sweep may have come between.
             if lock::is_at(&lock, &path).map_err(Error::io(context()))? {
-                lock::sign(&lock).map_err(Error::io(context()))?;
-                return Ok(Self {
+                let intent = Self {
                     store: store.clone(),
                     id: id.to_owned(),
-                    path,
-                    _lock: lock,
+                    path: path.clone(),
+                    lock,
                     reserved: AtomicBool::new(false),
-                });
+                };
+                lock::sign(&intent.lock).map_err(Error::io(context()))?;
+                return Ok(intent);
             }
         }
     }
