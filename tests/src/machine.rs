@@ -84,6 +84,17 @@ impl MachinePart {
         found
     }
 
+    /// Waits until nothing of any machine is there.
+    ///
+    /// # Panics
+    /// If something stays.
+    #[track_caller]
+    pub fn all_end(when: &str) {
+        wait_for(&format!("the end of every process {when}"), || {
+            Self::ALL.iter().all(|part| part.pids().is_empty())
+        });
+    }
+
     /// Kills them all, and says how many there were.
     pub fn kill(self) -> usize {
         let pids = self.pids();

@@ -39,14 +39,6 @@ fn runs(magikrun: &Magikrun, name: &str, script: &str) {
     assert_eq!(run.code, 0, "{}", run.stderr);
 }
 
-/// Nothing of a machine is there.
-#[track_caller]
-fn no_machine(when: &str) {
-    wait_for(&format!("the end of every process {when}"), || {
-        MachinePart::ALL.iter().all(|part| part.pids().is_empty())
-    });
-}
-
 /// A command that goes on until the pod ends.
 fn long(magikrun: &Magikrun, args: &[&str]) -> Child {
     let mut command = magikrun.command(args);
@@ -91,7 +83,7 @@ isolated!(
             assert!(code != 0 && said.lines().count() == 1, "{part:?}: exec: {code} {said}");
             let (_, log, _) = end_of("logs -f", logs);
             assert_eq!(log, "ready\n", "{part:?}");
-            no_machine("after one was killed");
+            MachinePart::all_end("after one was killed");
             let (phase, reason, message) = phase(&magikrun, "victim");
             let expected = if part == MachinePart::Supervisor { "InitDied" } else { "GuestDied" };
             assert_eq!((phase.as_str(), reason.as_str()), ("Failed", expected), "{part:?}: {message}");
@@ -189,7 +181,7 @@ isolated!(
                     magikrun.ok(&["pod", "delete", "-f", "victim"]);
                 }
                 assert_eq!(magikrun.pods(), Vec::<String>::new(), "{step}: {part:?}");
-                no_machine(step);
+                MachinePart::all_end(step);
                 before.assert_same(&format!("after step {step}, killed: {part:?}, None is the caller"));
             }
         }
@@ -210,7 +202,7 @@ isolated!(
             for pod in magikrun.pods() {
                 magikrun.ok(&["pod", "delete", "-f", &pod]);
             }
-            no_machine("after the caller");
+            MachinePart::all_end("after the caller");
             before.assert_same(&format!("after the caller was killed after {milliseconds} ms"));
         }
     }
@@ -242,7 +234,7 @@ isolated!(
         let (_, _, said) = end_of("stop", stop);
         let (phase, reason, message) = phase(&magikrun, "victim");
         assert_eq!((phase.as_str(), reason.as_str()), ("Failed", "GuestDied"), "{message}; stop: {said}");
-        no_machine("after QEMU was killed during stop");
+        MachinePart::all_end("after QEMU was killed during stop");
         let mut delete = long(&magikrun, &["pod", "delete", "-f", "victim"]);
         delete.kill().expect("kill");
         delete.wait().expect("wait");

@@ -41,16 +41,6 @@ fn script(bundle: &Path, script: &str) {
     configure(bundle, |c| c["process"]["args"] = json!(["sh", "-c", script]));
 }
 
-/// Nothing of a machine is there.
-#[track_caller]
-fn no_machine(when: &str) {
-    wait_for(&format!("the end of every process {when}"), || {
-        [MachinePart::Qemu, MachinePart::Virtiofsd, MachinePart::Vsock]
-            .iter()
-            .all(|part| part.pids().is_empty())
-    });
-}
-
 /// A container's streams, as whoever ran `create` has them.
 struct Streams {
     stdin: ChildStdin,
@@ -290,7 +280,7 @@ isolated!(
         wait_for("the end", || state()["status"] == "stopped");
         assert!(magikrun.error(&["kill", "c", "TERM"]).contains("stopped"));
         magikrun.ok(&["delete", "c"]);
-        no_machine("once it is deleted");
+        MachinePart::all_end("once it is deleted");
         drop(streams);
         fs::remove_file(bundle.join("rootfs/made")).expect("a file");
         before.assert_same("once it is deleted");
@@ -322,7 +312,7 @@ isolated!(
             "{ran:?}"
         );
         assert_eq!(ran.code, 5, "{ran:?}");
-        no_machine("of a container that was run");
+        MachinePart::all_end("of a container that was run");
         before.assert_same("of a container that was run");
     }
 );
@@ -347,7 +337,7 @@ isolated!(
         wait_for("the end", || magikrun.ok(&["state", "c"]).contains("stopped"));
         magikrun.ok(&["delete", "c"]);
         drop(streams);
-        no_machine("after its monitor was killed");
+        MachinePart::all_end("after its monitor was killed");
         before.assert_same("after its monitor was killed");
     }
 );
@@ -366,7 +356,7 @@ isolated!(
             ran.stderr.contains("nosuch") && ran.stderr.lines().count() == 1,
             "{ran:?}"
         );
-        no_machine("of a program that is not there");
+        MachinePart::all_end("of a program that is not there");
         before.assert_same("of a program that is not there");
 
         script(&bundle, "trap '' TERM; echo up; while :; do sleep 1; done");
@@ -378,7 +368,7 @@ isolated!(
         magikrun.ok(&["delete", "--force", "c"]);
         magikrun.ok(&["delete", "--force", "c"]);
         drop(streams);
-        no_machine("once it is deleted by force");
+        MachinePart::all_end("once it is deleted by force");
         before.assert_same("once it is deleted by force");
     }
 );

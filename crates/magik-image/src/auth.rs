@@ -13,15 +13,14 @@ mod helper;
 
 use std::{
     collections::HashMap,
-    fmt,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, alphabet, engine::general_purpose};
 use serde::Deserialize;
 
-use crate::{Reference, reference::DEFAULT_REGISTRY};
+use crate::{Reference, bounded, reference::DEFAULT_REGISTRY};
 
 /// The largest auth file that is read, in bytes.
 pub const MAX_AUTH_FILE_SIZE: u64 = 1024 * 1024;
@@ -185,13 +184,7 @@ impl AuthFile {
             }
             Err(e) => return Err(bad(e.to_string())),
         };
-        let mut text = Vec::new();
-        file.take(MAX_AUTH_FILE_SIZE + 1)
-            .read_to_end(&mut text)
-            .map_err(|e| bad(e.to_string()))?;
-        if text.len() as u64 > MAX_AUTH_FILE_SIZE {
-            return Err(bad(format!("is larger than {MAX_AUTH_FILE_SIZE} bytes")));
-        }
+        let text = bounded::read(file, MAX_AUTH_FILE_SIZE).map_err(|e| bad(e.to_string()))?;
         if text.is_empty() {
             return Ok(None);
         }

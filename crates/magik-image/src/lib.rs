@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;
+mod bounded;
 pub mod bundle;
 pub mod connect;
 mod error;

@@ -22,13 +22,12 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use crate::{ImageSource, Reference};
+use crate::{ImageSource, Reference, bounded};
 
 /// The largest file that is read, in bytes.
 pub const MAX_POLICY_SIZE: u64 = 1024 * 1024;
@@ -297,23 +296,10 @@ fn system_files(env: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, PolicyError> {
-    let bad = |reason: String| PolicyError::File {
+    bounded::text_if_any(path, MAX_POLICY_SIZE).map_err(|e| PolicyError::File {
         path: path.to_owned(),
-        reason,
-    };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(bad(e.to_string())),
-    };
-    let mut text = String::new();
-    file.take(MAX_POLICY_SIZE + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| bad(e.to_string()))?;
-    if text.len() as u64 > MAX_POLICY_SIZE {
-        return Err(bad(format!("is larger than {MAX_POLICY_SIZE} bytes")));
-    }
-    Ok(Some(text))
+        reason: e.to_string(),
+    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Policy, PolicyError> {

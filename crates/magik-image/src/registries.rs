@@ -14,11 +14,11 @@
 mod parse;
 
 use std::{
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
-use crate::Reference;
+use crate::{Reference, bounded};
 
 /// The largest file that is read, in bytes.
 pub const MAX_CONF_SIZE: u64 = 1024 * 1024;
@@ -204,23 +204,10 @@ fn missing(path: &Path) -> RegistriesError {
 
 /// A configuration file's text; `None` if there is none.
 fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
-    let bad = |reason: String| RegistriesError {
+    bounded::text_if_any(path, MAX_CONF_SIZE).map_err(|e| RegistriesError {
         path: path.to_owned(),
-        reason,
-    };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(bad(e.to_string())),
-    };
-    let mut text = String::new();
-    file.take(MAX_CONF_SIZE + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| bad(e.to_string()))?;
-    if text.len() as u64 > MAX_CONF_SIZE {
-        return Err(bad(format!("is larger than {MAX_CONF_SIZE} bytes")));
-    }
-    Ok(Some(text))
+        reason: e.to_string(),
+    })
 }
 
 impl Registries {

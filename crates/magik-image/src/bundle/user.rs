@@ -1,11 +1,12 @@
 //! Users and groups of an image, resolved as docker does.
 
 use std::{
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use super::{BundleError, merged};
+use crate::bounded;
 
 /// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 pub const MAX_USER_FILE_SIZE: u64 = 1024 * 1024;
@@ -159,14 +160,7 @@ fn read(layers: &[PathBuf], file: &'static str) -> Result<String, BundleError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(e) => return Err(bad(e.to_string())),
     };
-    let mut bytes = Vec::new();
-    opened
-        .take(MAX_USER_FILE_SIZE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| bad(e.to_string()))?;
-    if bytes.len() as u64 > MAX_USER_FILE_SIZE {
-        return Err(bad(format!("is larger than {MAX_USER_FILE_SIZE} bytes")));
-    }
+    let bytes = bounded::read(opened, MAX_USER_FILE_SIZE).map_err(|e| bad(e.to_string()))?;
     // Comments may be in any encoding; names that matter are ASCII.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -14,6 +14,7 @@ use reqwest::{
 };
 
 use super::is_loopback;
+use crate::bounded;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -261,13 +262,7 @@ fn default_dirs(host: &str) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path)?;
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_CERT_SIZE + 1), &mut bytes)?;
-    if bytes.len() as u64 > MAX_CERT_SIZE {
-        return Err(io::Error::other(format!("larger than {MAX_CERT_SIZE} bytes")));
-    }
-    Ok(bytes)
+    bounded::read(std::fs::File::open(path)?, MAX_CERT_SIZE)
 }
 
 /// A client that does not step down from HTTPS to HTTP and goes nowhere that `guard` does not allow; reqwest itself keeps

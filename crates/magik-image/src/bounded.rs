@@ -1,0 +1,53 @@
+//! Small files of others, read up to a limit.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// All of it.
+///
+/// # Errors
+/// If it is larger than `limit` bytes or cannot be read.
+pub(crate) fn read(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The text of a file that need not be there.
+///
+/// # Errors
+/// Those of [`read`], or if it is not UTF-8.
+pub(crate) fn text_if_any(path: &Path, limit: u64) -> io::Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    String::from_utf8(read(file, limit)?)
+        .map(Some)
+        .map_err(|_| io::Error::other("is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_larger_than_the_limit_or_no_text_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert_eq!(text_if_any(&path, 4).unwrap(), None);
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(text_if_any(&path, 4).unwrap().as_deref(), Some("four"));
+        let error = text_if_any(&path, 3).unwrap_err();
+        assert_eq!(error.to_string(), "is larger than 3 bytes");
+        std::fs::write(&path, b"\xff").unwrap();
+        assert_eq!(text_if_any(&path, 3).unwrap_err().to_string(), "is not UTF-8");
+    }
+}
