@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use magikrun_test_world::has_ended;
 use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, isolated, pod};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -92,10 +93,14 @@ fn pod_inits() -> Vec<Pid> {
     found
 }
 
+/// Kills them, and waits until they are dead: a pod lives as long as its init does.
 fn kill_inits() {
-    for pid in pod_inits() {
-        let _ = kill_process(pid, Signal::KILL);
+    let pids = pod_inits();
+    for pid in &pids {
+        let _ = kill_process(*pid, Signal::KILL);
     }
+    let is_over = |pid: &Pid| has_ended(pid.as_raw_nonzero().get().unsigned_abs().into());
+    wait_for("the end of the pod inits", || pids.iter().all(is_over));
 }
 
 /// Who is killed.

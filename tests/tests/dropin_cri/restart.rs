@@ -1,6 +1,7 @@
 //! containerd ends and comes back while containers live.
 
 use anyhow::{Result, ensure};
+use magikrun_test_world::has_ended;
 use magikrun_tests::dropin::{Check, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -23,9 +24,7 @@ pub(crate) const CHECKS: &[Check<Node>] = &[(
         let (living, ending) = (lives.catching(Signal::USR1)?, ends.catching(Signal::USR1)?);
         n.containerd.kill()?;
         signal(ending)?;
-        eventually("it ends", || {
-            !std::fs::read_to_string(format!("/proc/{ending}/stat")).is_ok_and(|s| !s.contains(") Z "))
-        })?;
+        eventually("it ends", || has_ended(ending))?;
         n.containerd.start_again()?;
         n.wait_until_ready()?;
         ensure!(pod.status()?.state == sandbox::READY, "{:?}", pod.status());

@@ -321,6 +321,13 @@ fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|e| ControlError::Protocol(clean(&format!("{what}: {e}"))))
 }
 
+/// How ttrpc 0.10 begins the message when a connection was over before it could send: it has no variant for that.
+const CLOSED: [&str; 3] = [
+    "reserve channel capacity failed",
+    "send to wire channel failed",
+    "writer task dropped result channel",
+];
+
 /// What went wrong, by the status code that the service uses for it.
 fn error(error: ttrpc::Error) -> ControlError {
     match error {
@@ -336,6 +343,9 @@ fn error(error: ttrpc::Error) -> ControlError {
         | ttrpc::Error::Eof
         | ttrpc::Error::RemoteClosed
         | ttrpc::Error::LocalClosed => ControlError::Disconnected,
+        ttrpc::Error::Others(message) if CLOSED.iter().any(|text| message.starts_with(text)) => {
+            ControlError::Disconnected
+        }
         other => ControlError::Protocol(clean(&other.to_string())),
     }
 }
@@ -351,6 +361,20 @@ pub(crate) fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_over_is_told_from_a_wrong_answer_at_any_time() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let calls = control_ttrpc::ControlClient::new(Client::new(Socket::new(ours)));
+        drop(theirs);
+        // Before ttrpc has noticed, meanwhile, and after.
+        for _ in 0..20 {
+            let request = proto::HelloRequest::new();
+            let answer = calls.hello(context::with_timeout(0), &request);
+            let error = within(CALL_TIMEOUT, answer).await.unwrap_err();
+            assert!(matches!(error, ControlError::Disconnected), "{error}");
+        }
+    }
 
     #[test]
     fn messages_of_the_other_side_cannot_drive_the_terminal() {
