@@ -1,6 +1,10 @@
 //! `cargo xtask test`: everything that must hold, in the order that fails soonest.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
@@ -33,6 +37,9 @@ const PACKAGES: &[&str] = &[
     "xfsprogs",
 ];
 
+/// Busy loops beside the tests, with `--busy`: one more than the processors of a small machine.
+const NEIGHBOURS: u64 = 3;
+
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -45,6 +52,9 @@ pub(crate) struct Args {
     /// Only a pod under libkrun, for real: makes a guest kernel that KVM runs here where it runs no other (minutes).
     #[arg(long)]
     krun: bool,
+    /// Runs the tests eight at a time beside busy neighbours: a test that depends on when it runs fails now and then.
+    #[arg(long)]
+    busy: bool,
     /// Only the steps whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -85,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .run()?)
     })?;
     steps.run("vm", vm::prepare)?;
-    steps.run("nextest", || nextest(&sh))?;
+    steps.run("nextest", || nextest(&sh, args.busy))?;
     steps.run("doctest", || {
         Ok(cmd!(sh, "cargo test --locked --workspace --doc --quiet").run()?)
     })?;
@@ -188,12 +198,43 @@ fn deny(sh: &Shell) -> Result<()> {
     .run()?)
 }
 
-fn nextest(sh: &Shell) -> Result<()> {
-    let run = cmd!(
-        sh,
-        "cargo nextest run --locked --workspace --no-fail-fast --features magikrun-cli/test-hooks"
-    );
+fn nextest(sh: &Shell, busy: bool) -> Result<()> {
     // Every binary is built for the tests of its own package.
-    let run = run.env("MAGIKRUN_BINARIES_BUILT", "1");
-    Ok(run.env("NEXTEST_HIDE_PROGRESS_BAR", "1").run()?)
+    let run = || {
+        let run = cmd!(
+            sh,
+            "cargo nextest run --locked --workspace --no-fail-fast --features magikrun-cli/test-hooks"
+        );
+        run.env("MAGIKRUN_BINARIES_BUILT", "1")
+            .env("NEXTEST_HIDE_PROGRESS_BAR", "1")
+    };
+    if !busy {
+        return Ok(run().run()?);
+    }
+    run().arg("--no-run").run()?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for neighbour in 0..NEIGHBOURS {
+            let over = &over;
+            scope.spawn(move || keep_busy(neighbour, over));
+        }
+        let ran = run().arg("--test-threads=8").run();
+        over.store(true, Ordering::Relaxed);
+        Ok(ran?)
+    })
+}
+
+/// Works for up to a second and a half, sleeps for up to half a second, and so on.
+fn keep_busy(neighbour: u64, over: &AtomicBool) {
+    // Steps that have no common divisor with 1000 visit every length in an order of their own.
+    for turn in (neighbour + 1..).map(|turn| turn * 617 % 1000) {
+        let until = Instant::now() + Duration::from_millis(turn * 3 / 2);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        thread::sleep(Duration::from_millis((turn * 7 + neighbour * 131) % 500));
+    }
 }

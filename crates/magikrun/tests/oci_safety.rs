@@ -6,9 +6,10 @@ mod oci_support;
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use oci_support::{BINARY, Host, capabilities, eventually};
@@ -29,6 +30,9 @@ fn nosy(c: &mut Value) {
     ]);
 }
 
+/// What an attacked process runs.
+const VICTIM: &str = "echo runs; exec sleep 60";
+
 /// Waits for a process that executes the file of this inode, holds it open until the process is gone, then tries to write
 /// to it. Reading is the only way to open it while it runs (ETXTBSY).
 fn overwriter(file: &Path) -> String {
@@ -40,12 +44,18 @@ fn overwriter(file: &Path) -> String {
     )
 }
 
-/// Lets a container attack a process that executes a copy of a program, and says what it said in the end.
+/// Lets a container of the host's pid namespace attack a process that executes a copy of a program and runs `VICTIM`, and
+/// says what it said in the end. It begins when `VICTIM` runs: whoever sees the host's processes can open the file of
+/// any of them, this one's too until it has executed itself once more from where nobody can write.
 fn attack(host: &Host, name: &str, file: &Path, victim: &mut Command) -> String {
+    let victim = victim.args(["sh", "-c", VICTIM]).stdin(Stdio::null());
+    let mut victim = victim.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(victim.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "runs\n");
     let bundle = host.bundle(name, &overwriter(file), nosy);
     host.detached(name, &bundle);
-    eventually("ready", || host.log(name).contains("ready"));
-    let mut victim = victim.stdin(std::process::Stdio::null()).spawn().unwrap();
     eventually("the attacker holds it", || host.log(name).contains("holding"));
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -61,12 +71,7 @@ fn a_container_cannot_overwrite_the_runtime_cve_2019_5736() {
     // The attack works on a process without protection.
     let plain = host.path("plain");
     fs::copy("/bin/busybox", &plain).unwrap();
-    let said = attack(
-        &host,
-        "control",
-        &plain,
-        Command::new(&plain).arg0("sleep").arg("60"),
-    );
+    let said = attack(&host, "control", &plain, Command::new(&plain).arg0("busybox"));
     assert!(said.contains("written"), "{said}");
 
     // A copy, so that a runtime without protection loses no more than that.
@@ -74,11 +79,27 @@ fn a_container_cannot_overwrite_the_runtime_cve_2019_5736() {
     fs::copy(BINARY, &copy).unwrap();
     host.sleeper("target", |_| {});
     let mut exec = Command::new(&copy);
-    exec.arg("--root")
-        .arg(host.path("root"))
-        .args(["exec", "target", "sleep", "60"]);
+    exec.arg("--root").arg(host.path("root")).args(["exec", "target"]);
     let said = attack(&host, "attacker", &copy, &mut exec);
     assert!(said.contains("refused"), "{said}");
+
+    // One with pids of its own sees what enters it, from the first instant.
+    let bundle = host.bundle("inside", &overwriter(&copy), |c| {
+        nosy(c);
+        c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}]);
+    });
+    host.detached("inside", &bundle);
+    eventually("ready", || host.log("inside").contains("ready"));
+    for _ in 0..20 {
+        let mut exec = Command::new(&copy);
+        exec.arg("--root").arg(host.path("root"));
+        let status = exec.args(["exec", "inside", "true"]).status().unwrap();
+        assert!(
+            status.success() || host.log("inside").contains("refused"),
+            "{status}"
+        );
+    }
+    assert!(!host.log("inside").contains("written"), "{}", host.log("inside"));
     assert!(
         fs::read(&copy).unwrap() == fs::read(BINARY).unwrap(),
         "the runtime was overwritten"
