@@ -60,12 +60,19 @@ pub(crate) fn try_exclusive_of_the_dead(file: &OwnedFd) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether the process that signed a lock file is there; so it is taken to be while the file is not signed.
+/// Whether the process that signed a lock file has not ended; so it is taken to be while the file is not signed.
 fn is_signer_alive(file: &OwnedFd) -> io::Result<bool> {
     let mut bytes = [0; SIGNATURE];
     let length = rustix::io::pread(file, &mut bytes, 0)?;
     let text = String::from_utf8_lossy(&bytes[..length]);
-    Ok(!text.ends_with('\n') || Process::identified(&text)?.is_some())
+    if !text.ends_with('\n') {
+        return Ok(true);
+    }
+    match Process::identified(&text)? {
+        // A zombie is no longer at anything.
+        Some(signer) => Ok(!signer.wait(Duration::ZERO)?),
+        None => Ok(false),
+    }
 }
 
 /// Whether nobody is responsible for a pod: the lock is taken shared for an instant, so that several may ask at once.
@@ -142,15 +149,23 @@ mod tests {
         );
         sign(&holder).unwrap();
         assert!(!try_exclusive_of_the_dead(&other).unwrap(), "the signer lives");
-        // A process that has ended, whose descriptors a child still has.
-        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        // A process that has ended, whose descriptors a child still has; first nobody has waited for it.
+        let mut gone = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let identity = process::identity(rustix::process::Pid::from_child(&gone)).unwrap();
-        gone.wait().unwrap();
         std::fs::write(&path, identity).unwrap();
-        let child = std::thread::spawn(move || {
-            sleep(Duration::from_millis(50));
-            drop(holder);
-        });
+        gone.kill().unwrap();
+        let let_go = |holder: OwnedFd| {
+            std::thread::spawn(move || {
+                sleep(Duration::from_millis(50));
+                drop(holder);
+            })
+        };
+        let child = let_go(holder);
+        assert!(try_exclusive_of_the_dead(&other).unwrap(), "a zombie's");
+        child.join().unwrap();
+        gone.wait().unwrap();
+        let (holder, other) = (other, open(&path, false).unwrap());
+        let child = let_go(holder);
         assert!(try_exclusive_of_the_dead(&other).unwrap());
         child.join().unwrap();
     }
