@@ -152,8 +152,10 @@ mod tests {
         // A process that has ended, whose descriptors a child still has; first nobody has waited for it.
         let mut gone = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let identity = process::identity(rustix::process::Pid::from_child(&gone)).unwrap();
-        std::fs::write(&path, identity).unwrap();
+        std::fs::write(&path, &identity).unwrap();
+        let process = Process::identified(&identity).unwrap().unwrap();
         gone.kill().unwrap();
+        assert!(process.wait(Duration::from_secs(60)).unwrap());
         let let_go = |holder: OwnedFd| {
             std::thread::spawn(move || {
                 sleep(Duration::from_millis(50));
