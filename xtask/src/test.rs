@@ -203,13 +203,13 @@ fn nextest(sh: &Shell, busy: bool) -> Result<()> {
     let run = || {
         let run = cmd!(
             sh,
-            "cargo nextest run --locked --workspace --no-fail-fast --features magikrun-cli/test-hooks"
+            "cargo nextest run --locked --workspace --features magikrun-cli/test-hooks"
         );
         run.env("MAGIKRUN_BINARIES_BUILT", "1")
             .env("NEXTEST_HIDE_PROGRESS_BAR", "1")
     };
     if !busy {
-        return Ok(run().run()?);
+        return Ok(run().arg("--no-fail-fast").run()?);
     }
     run().arg("--no-run").run()?;
     let over = AtomicBool::new(false);
@@ -218,7 +218,7 @@ fn nextest(sh: &Shell, busy: bool) -> Result<()> {
             let over = &over;
             scope.spawn(move || keep_busy(neighbour, over));
         }
-        let ran = run().arg("--test-threads=8").run();
+        let ran = run().args(["--no-fail-fast", "--test-threads=8"]).run();
         over.store(true, Ordering::Relaxed);
         Ok(ran?)
     })
