@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use magikrun_test_world::all_cgroups;
+use magikrun_test_world::{all_cgroups, ending};
 
 use crate::as_root;
 
@@ -170,29 +170,6 @@ fn files_below(dir: &Path, depth: u32, found: &mut BTreeSet<String>) {
             found.insert(format!("{} {}", entry.path().display(), meta.len()));
         }
     }
-}
-
-/// The processes that have begun to end and are still there: `pid comm`.
-fn ending() -> Vec<String> {
-    /// A task's flag in `/proc/PID/stat`: it is on its way out (`PF_EXITING`, linux/sched.h).
-    const EXITING: u32 = 4;
-    let mut found = vec![];
-    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        // `pid (comm) state ppid pgrp session tty tpgid flags …`; a comm may contain anything.
-        let Some((name, rest)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let mut fields = rest.split(' ');
-        let state = fields.next();
-        let flags = fields.nth(5).and_then(|f| f.parse::<u32>().ok());
-        if state == Some("Z") || flags.is_some_and(|f| f & EXITING != 0) {
-            found.push(name.replacen('(', "", 1));
-        }
-    }
-    found
 }
 
 fn descriptors() -> BTreeSet<String> {

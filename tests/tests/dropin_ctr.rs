@@ -4,9 +4,10 @@
 use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use magikrun_test_world::{catches, cgroup_file};
+use magikrun_test_world::cgroup_file;
 use magikrun_tests::dropin::{
     BOX, Check, Client, Containerd, Stage, busybox_tar, docker_archive, eventually, on_stage, run_checks,
+    until_caught,
 };
 use rustix::process::Signal;
 
@@ -198,8 +199,7 @@ const CHECKS: &[Check<Ctr>] = &[
     }),
     ("kill and its exit code", |c| {
         let task = Task::new(c, "")?;
-        let pid = task.pid()?;
-        eventually("it handles SIGTERM", || catches(pid, Signal::TERM.as_raw()))?;
+        until_caught(task.pid()?, Signal::TERM)?;
         task.ok("kill", "--signal SIGTERM")?;
         task.until("STOPPED")
     }),

@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use magikrun_test_world::catches;
 use magikrun_tests::dropin::{
     BOX, Check, Client, Stage, busybox_tar, docker_archive, documented, eventually, on_stage, run_checks,
+    until_caught,
 };
 use rustix::process::Signal;
 
@@ -168,8 +168,7 @@ impl<'a> Sleeper<'a> {
 
     /// Waits until its program handles SIGTERM.
     fn listens(self) -> Result<Self> {
-        let pid = self.inspect("State.Pid")?.parse()?;
-        eventually("it handles SIGTERM", || catches(pid, Signal::TERM.as_raw()))?;
+        until_caught(self.inspect("State.Pid")?.parse()?, Signal::TERM)?;
         Ok(self)
     }
 

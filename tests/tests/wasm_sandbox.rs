@@ -230,7 +230,7 @@ fn running(magikrun: &Magikrun) {
         if state["status"] == "running" && argument(&state["pid"]).is_ok_and(|a| a.contains("tool.wasm")) {
             // It waits for signals before anything else; give it that.
             let pid = state["pid"].as_u64();
-            if pid.is_some_and(|pid| catches(pid, Signal::TERM.as_raw())) {
+            if pid.is_some_and(|pid| catches(pid, Signal::TERM)) {
                 return;
             }
         }

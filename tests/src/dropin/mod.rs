@@ -19,8 +19,11 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use magikrun_test_world::mount_tmpfs;
-use rustix::mount::{UnmountFlags, unmount};
+use magikrun_test_world::{catches, mount_tmpfs};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::Signal,
+};
 
 pub use client::{Client, Outcome};
 pub use containerd::Containerd;
@@ -122,6 +125,14 @@ pub fn run_checks<C: Sync>(what: &str, client: &C, threads: usize, checks: &[Che
         start.elapsed().as_secs()
     );
     assert!(failed.is_empty(), "{what}: failed: {}", failed.join(", "));
+}
+
+/// Waits until a process handles a signal, as [`eventually`] does.
+///
+/// # Errors
+/// It does not.
+pub fn until_caught(pid: u64, signal: Signal) -> Result<()> {
+    eventually("the signal is handled", || catches(pid, signal))
 }
 
 /// Waits until `condition` holds, at most 20 seconds.

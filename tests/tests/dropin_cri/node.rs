@@ -7,9 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use magikrun_test_world::catches;
 use magikrun_tests::dropin::{
-    BOX, Client, Containerd, Stage, busybox_tar, docker_archive, documented, eventually,
+    BOX, Client, Containerd, Stage, busybox_tar, docker_archive, documented, eventually, until_caught,
 };
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
@@ -340,7 +339,7 @@ impl Container<'_> {
     /// Waits until its program handles a signal, and returns [`pid`](Self::pid).
     pub(crate) fn catching(&self, signal: Signal) -> Result<u64> {
         let pid = self.pid()?;
-        eventually("the signal is handled", || catches(pid, signal.as_raw()))?;
+        until_caught(pid, signal)?;
         Ok(pid)
     }
 

@@ -1,8 +1,7 @@
 //! What the checks share.
 
 use anyhow::{Result, ensure};
-use magikrun_test_world::catches;
-use magikrun_tests::dropin::{Client, eventually};
+use magikrun_tests::dropin::{Client, eventually, until_caught};
 use rustix::process::Signal;
 
 /// A detached container that sleeps, removed at the end of its check.
@@ -37,8 +36,7 @@ impl<'a> Sleeper<'a> {
 
     /// Waits until its program handles a signal.
     pub(crate) fn catching(self, signal: Signal) -> Result<Self> {
-        let pid = self.inspect("State.Pid")?.parse()?;
-        eventually("the signal is handled", || catches(pid, signal.as_raw()))?;
+        until_caught(self.inspect("State.Pid")?.parse()?, signal)?;
         Ok(self)
     }
 

@@ -8,5 +8,5 @@ mod processes;
 mod world;
 
 pub use cgroups::{all_cgroups, cgroup_file, cgroup_of, cgroups_named};
-pub use processes::{catches, has_ended};
+pub use processes::{catches, ending, has_ended};
 pub use world::{World, enter, mount_tmpfs};
