@@ -1,0 +1,1 @@
+//! The attacker is root in a pod's virtual machine, or a WebAssembly program.

@@ -1,0 +1,1 @@
+//! The attacker is another user of the host.

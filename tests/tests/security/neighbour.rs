@@ -1,0 +1,1 @@
+//! The attacker reaches a pod over the network, or shares the host with it.

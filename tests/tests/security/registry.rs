@@ -1,0 +1,1 @@
+//! The attacker is a registry, or somebody between it and us.
