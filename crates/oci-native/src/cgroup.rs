@@ -15,10 +15,8 @@ mod enter;
 mod join;
 mod limits;
 mod stats;
-mod warm_up;
 
-pub(crate) use enter::Entry;
-pub(crate) use warm_up::WarmUp;
+pub(crate) use enter::{Entry, directory};
 
 use serde::{Deserialize, Serialize};
 

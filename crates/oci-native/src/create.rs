@@ -2,25 +2,24 @@
 
 use std::{
     fs,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use magik_oci::{ContainerId, ContainerState, CreateOptions, Error, Result, Status, Stdio};
-use oci_spec::runtime::{Hook, Spec};
-use rustix::fs::{Mode, OFlags};
+use oci_spec::runtime::{Hook, Process as SpecProcess, Spec};
 
 use crate::{
-    cgroup::{self, Layout, PathError, WarmUp},
-    direct,
-    lifecycle::state,
-    proc::Process,
+    cgroup::{self, PathError},
+    container::INIT_PID,
+    failure::Failure,
+    job::{CreateJob, Descriptors, Job, Request},
+    proc::{Process, write_pid_file},
+    process::owner::host_uid,
     runtime::NativeRuntime,
-    seccomp::keep_for_exec,
+    seccomp::{Filter, keep_for_exec},
     spec::{self, Prepared},
     store::{Locked, Record},
-    surroundings::host_uid,
-    worker::{self, CreateJob, Descriptors, Failure, INIT_PID, Job, Request},
+    worker,
 };
 
 /// What exists where systemd is the init (sd_booted(3)).
@@ -45,30 +44,18 @@ impl NativeRuntime {
             reason: e.to_string(),
         })?;
         let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
-        let root = if config.systemd {
-            self.systemd_root()?
-        } else {
-            Some(config.cgroup_root.as_path())
-        };
-        let other = given.is_some();
+        if config.systemd {
+            self.check_systemd()?;
+        }
         let mut spec = match given {
             Some(spec) => spec,
             None => spec::load(&bundle)?,
         };
-        let added = spec::add(&mut spec, &options.env, &options.mounts) || other;
-        let mut prepared = spec::prepare(id, &bundle, spec, root, &own, self.layout()?)?;
-        prepared.adapted |= added;
+        spec::add(&mut spec, &options.env, &options.mounts);
+        let prepared = spec::prepare(id, &bundle, spec, &config.cgroup_root, &own)?;
         check_terminal(&bundle, &prepared.spec, &options)?;
-        // Where a write to `tasks` does, nothing has to be waited for.
-        let direct = prepared.direct;
-        let _warm_up = if direct && matches!(self.layout()?, Layout::V1(_)) {
-            None
-        } else {
-            WarmUp::begin(self.layout()?, config.children.reaps_orphans())
-        };
-        let filter = self.take_filter(&bundle, &mut prepared)?;
-        make_cwd(&prepared.spec);
-        let mut descriptors = descriptors(stdio, options.console)?;
+        let filter = self.filter(&bundle, &prepared.spec)?;
+        let mut descriptors = Descriptors::new(stdio, options.console)?;
 
         let locked = config.store.reserve(id)?;
         let mut undo = Undo {
@@ -76,13 +63,12 @@ impl NativeRuntime {
             cgroup: None,
             locked: Some(locked),
         };
-        if !config.systemd
-            && self
-                .cgroup(&prepared.cgroup)?
-                .is_occupied()
-                .map_err(Error::io("looking into the cgroup"))?
+        if self
+            .cgroup(&prepared.cgroup)?
+            .is_occupied()
+            .map_err(Error::io("looking into the cgroup"))?
         {
-            // Deleting the container would kill them (trap 9).
+            // Deleting the container would kill them.
             return Err(spec::cgroup_refused(
                 &bundle,
                 &prepared.cgroup,
@@ -93,25 +79,32 @@ impl NativeRuntime {
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
-        let resources = prepared.spec.linux().as_ref().and_then(|l| l.resources().clone());
-        let placement = if direct {
-            let placement = direct::take(&mut prepared, self.layout()?, locked.dir());
-            Some(placement.map_err(Error::io(format!("preparing container {id}")))?)
-        } else {
-            None
+        keep(locked.dir(), &prepared.spec, filter.as_ref())?;
+        let runner = match &config.runner {
+            Some(runner) => {
+                let (job, fds) = runner
+                    .for_worker()
+                    .map_err(Error::io(format!("creating container {id}")))?;
+                descriptors.runner = fds;
+                Some(job)
+            }
+            None => None,
         };
-        let mut job = create_job(locked, &bundle, &mut prepared, options.no_pivot, config.systemd)?;
-        job.placement = placement;
-        if let Some((load, process)) = filter {
-            keep_for_exec(locked.dir(), &load.filter, &process)?;
-            job.filter = Some(load);
-        }
-        if let Some(runner) = &config.runner {
-            let (runner, fds) = runner
-                .for_worker()
-                .map_err(Error::io(format!("creating container {id}")))?;
-            (job.runner, descriptors.runner) = (Some(runner), fds);
-        }
+        let resources = prepared.spec.linux().as_ref().and_then(|l| l.resources().clone());
+        let user = prepared.spec.process().as_ref().map(|p| p.user().uid());
+        let job = CreateJob {
+            id: id.to_string(),
+            dir: locked.dir().to_owned(),
+            bundle,
+            owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),
+            spec: prepared.spec,
+            cgroup: prepared.cgroup,
+            layout: self.layout()?.clone(),
+            no_pivot: options.no_pivot,
+            new_keyring: config.new_keyrings,
+            filter,
+            runner,
+        };
         let request = Request {
             caller: rustix::process::getpid().as_raw_nonzero().get(),
             preserve_fds: options.preserve_fds,
@@ -119,32 +112,23 @@ impl NativeRuntime {
             runner: descriptors.runner.len(),
             job: Job::Create(Box::new(job)),
         };
+        let failed = |failure: Failure| failure.of_container(id, "create");
         let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
         let done = answer
             .map_err(Error::io(format!("creating container {id}")))?
-            .map_err(|e| failed(id, "create", e))?;
+            .map_err(failed)?;
         let process = done
             .process
-            .ok_or_else(|| failed(id, "create", Failure::Other("there is no init".into())))?;
+            .ok_or_else(|| failed(Failure::Other("there is no init".into())))?;
         config
             .children
             .adopt_container(id, process.pid)
             .map_err(Error::io(format!("watching container {id}")))?;
-        if config.systemd {
-            record.cgroup = systemd_cgroup(process.pid)?;
-        }
         if let Some(resources) = &resources {
             // Not before all that makes the container has left its cgroup, or is about to: limits are for the container.
-            let cgroup = self.cgroup(&record.cgroup)?;
-            let limited = if direct {
-                cgroup.limit(resources)
-            } else if direct::in_first_user_namespace() {
-                cgroup.restrict_devices(resources)
-            } else {
-                // As in runc: whoever is root in a user namespace only can load no program.
-                Ok(())
-            };
-            limited.map_err(|e| failed(id, "create", Failure::Other(e)))?;
+            self.cgroup(&record.cgroup)?
+                .limit(resources)
+                .map_err(|e| failed(Failure::Other(e)))?;
         }
         record.init = Some(process);
         locked.write(&record)?;
@@ -152,19 +136,25 @@ impl NativeRuntime {
             write_pid_file(file, process.pid)?;
         }
         undo.locked = None;
-        Ok(state(record, Status::Created))
+        Ok(record.state(Status::Created))
     }
 
-    /// systemd makes v2 cgroups only, and only where it is the init.
-    fn systemd_root(&self) -> Result<Option<&'static Path>> {
+    /// The filter of a new container.
+    fn filter(&self, bundle: &Path, spec: &Spec) -> Result<Option<Filter>> {
+        let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+        let compiled = profile.map(|p| self.config.filters.get(p)).transpose();
+        compiled.map_err(|e| Error::InvalidBundle {
+            bundle: bundle.to_owned(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// A cgroup that systemd makes: none of the hosts that this runs on today can have one.
+    fn check_systemd(&self) -> Result<()> {
         let why = match self.layout()? {
-            crate::cgroup::Layout::V1(_) => {
-                "libcgroups does it on cgroup v2 only; leave --systemd-cgroup out"
-            }
-            crate::cgroup::Layout::V2(_) if !Path::new(SYSTEMD_BOOTED).is_dir() => {
-                "this host's init is not systemd"
-            }
-            crate::cgroup::Layout::V2(_) => return Ok(None),
+            cgroup::Layout::V1(_) => "it is there on cgroup v2 only; leave --systemd-cgroup out",
+            cgroup::Layout::V2(_) if !Path::new(SYSTEMD_BOOTED).is_dir() => "this host's init is not systemd",
+            cgroup::Layout::V2(_) => "this build has no D-Bus; leave --systemd-cgroup out",
         };
         Err(Error::Unsupported {
             what: "a cgroup made by systemd".into(),
@@ -209,7 +199,7 @@ impl Drop for Undo<'_> {
     }
 }
 
-/// Kills the process whose pid libcontainer wrote to a file, and reaps it where that is ours to do. It is a child of this
+/// Kills the process whose pid the worker wrote to a file, and reaps it where that is ours to do. It is a child of this
 /// process, so its pid cannot have become another's.
 fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     let Some(pid) = fs::read_to_string(pid_file)
@@ -225,43 +215,11 @@ fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     }
 }
 
-/// Makes the working directory where the image lacks it, as runc does. Whatever cannot be made now may be there once the
-/// container's mounts are; if not, libcontainer says so.
-fn make_cwd(spec: &Spec) {
-    use rustix::fs::{ResolveFlags, mkdirat, openat2};
-    let (Some(process), Some(root)) = (spec.process(), spec.root()) else {
-        return;
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(root) = rustix::fs::open(root.path(), flags, Mode::empty()) else {
-        return;
-    };
-    // The kernel resolves every step inside the root: a symlink of the image leads nowhere else.
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut dir = root.as_fd().try_clone_to_owned();
-    let mut path = PathBuf::new();
-    for component in process.cwd().components() {
-        let std::path::Component::Normal(name) = component else {
-            continue;
-        };
-        let Ok(parent) = &dir else { return };
-        path.push(name);
-        let open = || openat2(&root, &path, flags, Mode::empty(), resolve);
-        let opened = match open() {
-            Err(rustix::io::Errno::NOENT) => {
-                mkdirat(parent, name, Mode::from_raw_mode(0o755)).and_then(|()| open())
-            }
-            other => other,
-        };
-        dir = opened.map_err(std::io::Error::from);
-    }
-}
-
 fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result<()> {
     let wanted = spec
         .process()
         .as_ref()
-        .and_then(oci_spec::runtime::Process::terminal)
+        .and_then(SpecProcess::terminal)
         .unwrap_or(false);
     let reason = match (wanted, options.console.is_some()) {
         (true, false) => "process.terminal: needs a console socket",
@@ -271,27 +229,6 @@ fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result
     Err(Error::InvalidBundle {
         bundle: bundle.to_owned(),
         reason: reason.into(),
-    })
-}
-
-/// With a terminal there are no streams: until the terminal is there, the container has the worker's `/dev/null`.
-pub(crate) fn descriptors(stdio: Stdio, console: Option<OwnedFd>) -> Result<Descriptors> {
-    if console.is_some() {
-        return Ok(Descriptors {
-            console,
-            ..Descriptors::default()
-        });
-    }
-    let null = || {
-        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| Error::io("opening /dev/null")(e.into()))
-    };
-    let stdio = [stdio.stdin, stdio.stdout, stdio.stderr]
-        .into_iter()
-        .map(|fd| fd.map_or_else(null, Ok));
-    Ok(Descriptors {
-        stdio: stdio.collect::<Result<_>>()?,
-        ..Descriptors::default()
     })
 }
 
@@ -315,81 +252,10 @@ fn record(id: &ContainerId, bundle: &Path, prepared: &Prepared) -> Record {
     }
 }
 
-/// Writes the spec into the container's directory, from where exec reads it later and libcontainer now.
-fn create_job(
-    locked: &Locked,
-    bundle: &Path,
-    prepared: &mut Prepared,
-    no_pivot: bool,
-    systemd: bool,
-) -> Result<CreateJob> {
-    let file = locked.dir().join("config.json");
-    serde_json::to_vec(&prepared.spec)
-        .map_err(std::io::Error::from)
-        .and_then(|json| fs::write(&file, json))
-        .map_err(Error::io(format!("writing {}", file.display())))?;
-    // Hooks are told the bundle's path: the original serves them where nothing had to be adapted.
-    let original = prepared.spec.hooks().is_some() && !prepared.adapted;
-    let user = prepared.spec.process().as_ref().map(|p| p.user().uid());
-    let label = prepared
-        .spec
-        .process()
-        .as_ref()
-        .and_then(|p| p.selinux_label().clone());
-    Ok(CreateJob {
-        id: locked.id().to_string(),
-        dir: locked.dir().to_owned(),
-        bundle: if original {
-            bundle.to_owned()
-        } else {
-            locked.dir().to_owned()
-        },
-        no_pivot,
-        systemd,
-        label: label.filter(|l| !l.is_empty() && worker::selinux_is_enabled()),
-        placement: None,
-        surroundings: std::mem::take(&mut prepared.surroundings),
-        filter: None,
-        runner: None,
-        owner: user.and_then(|uid| host_uid(&prepared.spec, uid)),
-    })
-}
-
-pub(crate) fn failed(id: &ContainerId, operation: &'static str, failure: Failure) -> Error {
-    match failure {
-        Failure::Executable(why) => Error::CannotExecute {
-            id: id.clone(),
-            program: why.program,
-            reason: why.reason,
-        },
-        Failure::Other(reason) => Error::Failed {
-            id: id.clone(),
-            operation,
-            reason,
-        },
-    }
-}
-
-/// The cgroup systemd chose, as the kernel tells it.
-fn systemd_cgroup(pid: i32) -> Result<PathBuf> {
-    let failed = Error::io(format!("reading /proc/{pid}/cgroup"));
-    match cgroup::paths_of(Some(pid)) {
-        Ok(paths) => paths
-            .into_iter()
-            .next_back()
-            .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into())),
-        Err(e) => Err(failed(e)),
-    }
-}
-
-/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
-///
-/// # Errors
-/// It cannot be written.
-pub fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
-    let mut new = file.to_owned().into_os_string();
-    new.push(".new");
-    fs::write(&new, pid.to_string())
-        .and_then(|()| fs::rename(&new, file))
-        .map_err(Error::io(format!("writing {}", file.display())))
+/// Writes into the container's directory what exec reads later.
+fn keep(dir: &Path, spec: &Spec, filter: Option<&Filter>) -> Result<()> {
+    let json = serde_json::to_vec(spec).map_err(std::io::Error::from);
+    json.and_then(|json| fs::write(dir.join("config.json"), json))
+        .and_then(|()| filter.map_or(Ok(()), |filter| keep_for_exec(dir, filter)))
+        .map_err(Error::io(format!("writing into {}", dir.display())))
 }

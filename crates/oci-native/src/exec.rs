@@ -1,16 +1,10 @@
 //! `exec`: another process in a running container.
 //!
-//! libcontainer's tenant would need two processes more and read the configuration four times; it leaves the user namespace,
-//! the filter and the identity to us anyway ([trap 3](crate)). So all of it is here: [`spawn`] makes one child in the
-//! container's pid namespace and cgroup, which enters everything else and executes the program ([`inside`]). A process with
-//! several threads cannot fork so: its worker does, and the child becomes its own all the same.
+//! [`spawn`] makes one child in the container's cgroup, which enters the container and executes the program ([`inside`]). A
+//! process with several threads cannot fork so: its worker does, and the child becomes its own all the same.
 
-mod attributes;
-pub(crate) mod home;
 mod inside;
 mod spawn;
-mod terminal;
-mod user;
 
 use std::io;
 
@@ -20,17 +14,17 @@ use rustix::{
     process::{Pid, Signal, WaitOptions},
     thread::ThreadNameSpaceType,
 };
-pub(crate) use spawn::spawn;
+pub(crate) use spawn::{Made, spawn};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 
 use crate::{
-    create::{descriptors, failed, write_pid_file},
-    lifecycle::not_ours,
-    proc::is_single_threaded,
+    failure::{Failure, not_ours},
+    job::{Descriptors, ExecJob, Job, Request},
+    proc::{is_single_threaded, write_pid_file},
+    process::owner::host_uid,
     runtime::NativeRuntime,
-    seccomp, spec,
-    surroundings::host_uid,
-    worker::{self, Descriptors, ExecJob, Failure, Job, Request},
+    seccomp::{Filter, kept_for_exec},
+    spec, worker,
 };
 
 /// The most that is read of why a program could not be executed, in bytes.
@@ -60,7 +54,7 @@ impl NativeRuntime {
                 status,
             });
         };
-        let spec = spec::load_original(locked.dir())?;
+        let spec = spec::load(locked.dir())?;
         let mut process = complete(id, process, &spec)?;
         let (stdio, console) = match io {
             ExecIo::Pipes(stdio) => (stdio, None),
@@ -68,7 +62,7 @@ impl NativeRuntime {
         };
         process.set_terminal(Some(console.is_some()));
         let owner = host_uid(&spec, process.user().uid());
-        let descriptors = descriptors(stdio, console)?;
+        let descriptors = Descriptors::new(stdio, console)?;
         let linux = spec.linux().as_ref();
         let job = ExecJob {
             init,
@@ -76,6 +70,7 @@ impl NativeRuntime {
             cgroup: self.cgroup(&record.cgroup)?.entry(),
             process,
             filter: self.filter_for_exec(id, locked.dir(), &spec)?,
+            new_keyring: config.new_keyrings,
             owner,
             personality: linux
                 .and_then(|l| l.personality().as_ref())
@@ -86,7 +81,7 @@ impl NativeRuntime {
             .launch(job, descriptors)
             .await
             .map_err(Error::io(format!("exec in container {id}")))?
-            .map_err(|failure| failed(id, "exec", failure))?;
+            .map_err(|failure| failure.of_container(id, "exec"))?;
         config
             .children
             .adopt_exec(pid)
@@ -109,8 +104,12 @@ impl NativeRuntime {
         let report = pipe::Receiver::from_owned_fd(report)?;
         descriptors.report = Some(reports);
         let preserve_fds = job.preserve_fds;
-        let pid = if is_single_threaded() {
-            spawn(&job, preserve_fds, descriptors, false)?
+        let mut started = Started {
+            made: None,
+            reaped_elsewhere: config.children.reaps_orphans(),
+        };
+        if is_single_threaded() {
+            started.made = Some(spawn(&job, preserve_fds, descriptors, false)?);
         } else {
             let request = Request {
                 runner: 0,
@@ -120,23 +119,49 @@ impl NativeRuntime {
                 job: Job::Exec(Box::new(job)),
             };
             let answer = worker::run(&config.children, &config.helper, request, descriptors).await?;
-            match answer.map(|done| done.process) {
-                Ok(Some(process)) => process.pid,
-                Ok(None) => return Err(io::Error::other("the worker names no process")),
+            match answer {
+                // What prepared it was reaped with the worker.
+                Ok(done) => started.made = done.process.map(|process| Made::known(process.pid)),
                 Err(failure) => return Ok(Err(failure)),
             }
-        };
-        let started = Started {
-            pid,
-            reaped_elsewhere: config.children.reaps_orphans(),
-        };
+        }
         let mut answer = Vec::new();
         // Its end comes when execve closes the child's descriptor, or the child has died.
         report.take(MAX_FAILURE_SIZE).read_to_end(&mut answer).await?;
-        if answer.is_empty() {
-            return Ok(Ok(started.keep()));
+        if !answer.is_empty() {
+            return Ok(Err(serde_json::from_slice(&answer).map_err(io::Error::other)?));
         }
-        Ok(Err(serde_json::from_slice(&answer).map_err(io::Error::other)?))
+        match started.keep() {
+            Some(pid) => Ok(Ok(pid)),
+            None => Ok(Err(Failure::Other("its process ended while it was made".into()))),
+        }
+    }
+
+    /// The filter of a container that a process is added to.
+    fn filter_for_exec(
+        &self,
+        id: &ContainerId,
+        dir: &std::path::Path,
+        spec: &Spec,
+    ) -> Result<Option<Filter>> {
+        let failed = |reason: String| Failure::Other(reason).of_container(id, "exec");
+        // A process must never run without the filter that the container has.
+        let kept = kept_for_exec(dir).map_err(|e| failed(e.to_string()))?;
+        let filter = match (kept, spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())) {
+            (None, Some(profile)) => {
+                let filter = self.config.filters.get(profile);
+                Some(filter.map_err(|e| failed(e.to_string()))?)
+            }
+            (kept, _) => kept,
+        };
+        if filter.as_ref().is_some_and(Filter::notifies) {
+            let what = format!("exec in container {id}, whose seccomp profile notifies a listener");
+            return Err(Error::Unsupported {
+                what,
+                why: "only a container's own process can be given a listener".into(),
+            });
+        }
+        Ok(filter)
     }
 
     pub(crate) async fn wait_process(&self, id: &ContainerId, pid: i32) -> Result<Exit> {
@@ -157,29 +182,17 @@ impl NativeRuntime {
 
 /// What an exec'd process is to be, all of it.
 fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process> {
-    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-    if profile.is_some_and(seccomp::notifies) {
-        let what = format!("exec in container {id}, whose seccomp profile notifies a listener");
-        return Err(Error::Unsupported {
-            what,
-            why: "only a container's own process can be given a listener".into(),
-        });
-    }
     let own = spec
         .process()
         .as_ref()
-        .ok_or_else(|| failed(id, "exec", Failure::Other("it has no process".into())))?;
+        .ok_or_else(|| Failure::Other("it has no process".into()).of_container(id, "exec"))?;
     if process
         .args()
         .as_ref()
         .and_then(|a| a.first())
         .is_none_or(String::is_empty)
     {
-        return Err(failed(
-            id,
-            "exec",
-            Failure::Other("process.args: names no program".into()),
-        ));
+        return Err(Failure::Other("process.args: names no program".into()).of_container(id, "exec"));
     }
     Ok(spec::inherit(process, own))
 }
@@ -200,35 +213,35 @@ fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
     listed.unwrap_or_default().iter().map(|n| flag(n.typ())).collect()
 }
 
-impl ExecJob {
-    fn namespaces(&self) -> ThreadNameSpaceType {
-        ThreadNameSpaceType::from_bits_retain(self.namespaces)
-    }
-}
-
 /// A process that has not executed its program yet: killed, and reaped where that is ours to do, unless it is kept. It is
 /// a child of this process, so its pid cannot have become another's.
 struct Started {
-    pid: i32,
+    made: Option<Made>,
     reaped_elsewhere: bool,
 }
 
 impl Started {
-    fn keep(self) -> i32 {
-        let pid = self.pid;
-        std::mem::forget(self);
-        pid
+    /// The process that executes the program; what prepared it, if that was another, has ended.
+    fn keep(mut self) -> Option<i32> {
+        let made = self.made.take()?;
+        if let (Some(before), false) = (made.before(), self.reaped_elsewhere) {
+            let _ = rustix::process::waitpid(Some(before), WaitOptions::empty());
+        }
+        made.pid()
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let Some(pid) = Pid::from_raw(self.pid) else {
-            return;
+        let Some(made) = self.made.take() else { return };
+        let kill = |pid: Pid| {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            if !self.reaped_elsewhere {
+                let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+            }
         };
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-        if !self.reaped_elsewhere {
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
-        }
+        // First what may still make the other.
+        made.before().into_iter().for_each(kill);
+        made.pid().and_then(Pid::from_raw).into_iter().for_each(kill);
     }
 }

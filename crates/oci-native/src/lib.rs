@@ -1,14 +1,18 @@
-//! Linux containers as an [`OciRuntime`](magik_oci::OciRuntime), over youki's libcontainer and libcgroups.
+//! Linux containers as an [`OciRuntime`](magik_oci::OciRuntime).
 //!
 //! [`NativeRuntime`] is for a pod's init (one thread, PID 1), for an OCI command line (one operation per process) and for
 //! programs with many threads alike:
 //!
-//! - What forks runs in a short-lived **worker** (`worker`): a plain fork of a process with one thread, else a re-exec of
-//!   a helper binary, whose `main` begins with [`run_worker_if_asked`]. A container's parent is the process that asked.
-//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups (`cgroup`),
-//!   because libcontainer's own versions trust a recorded status, or a pid, that may be wrong by then.
+//! - A container is made in one short-lived **worker** (`worker`): a plain fork of a process with one thread, else a re-exec
+//!   of a helper binary, whose `main` begins with [`run_worker_if_asked`]. The worker prepares and clones the container's
+//!   process, whose parent is the process that asked (`container`, which says what always holds). `exec` takes the same last
+//!   steps (`process`).
+//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups (`cgroup`).
 //! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written atomically, and a
 //!   process is known by pid *and* start time.
+//!
+//! From youki's libcontainer and libcgroups come capabilities, hooks, network devices, memory policies, the spec's validator
+//! and cgroup v2's limits.
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
 //! started it (CVE-2019-5736).
@@ -17,28 +21,28 @@
 
 mod cgroup;
 mod children;
+mod container;
 mod copy_up;
 mod create;
-mod direct;
 mod exec;
-mod executor;
+mod failure;
+mod fork;
+mod job;
 mod lifecycle;
 mod masks;
 mod mounts;
-mod own_dev;
-mod premounts;
 mod proc;
 mod proc_mounts;
+mod process;
 mod runner;
 mod runtime;
 mod seal;
 mod seccomp;
 mod spec;
 mod store;
-mod surroundings;
 mod worker;
 
-pub use create::write_pid_file;
+pub use proc::write_pid_file;
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
 pub use seal::{SealError, seal_self_exe, sealed_binary};

@@ -17,13 +17,15 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::{
     cgroup,
-    create::failed,
-    executor::{CannotExecute, EXECUTING},
+    container::{EXEC_FIFO, START_SOCKET},
+    failure::{Failure, not_ours},
+    job::{Descriptors, HooksJob, Job, Request},
     proc::{Process, watch_readable},
+    process::program::EXECUTING,
     runtime::NativeRuntime,
     spec,
     store::{Locked, Record},
-    worker::{self, Descriptors, EXEC_FIFO, Failure, HooksJob, Job, Request},
+    worker,
 };
 
 /// The exec fifo once `start` was called: it is read by nobody else.
@@ -32,19 +34,6 @@ const STARTED_FIFO: &str = "exec.fifo.started";
 const MAX_REASON_SIZE: u64 = 64 << 10;
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
-
-/// A record as the runtime-spec's state.
-pub(crate) fn state(record: Record, status: Status) -> ContainerState {
-    ContainerState {
-        oci_version: record.oci_version,
-        id: record.id,
-        status,
-        pid: record.init.filter(|_| status != Status::Stopped).map(|p| p.pid),
-        bundle: record.bundle,
-        annotations: record.annotations,
-        created: Some(record.created),
-    }
-}
 
 fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Error {
     Error::WrongState {
@@ -93,7 +82,7 @@ impl NativeRuntime {
         let mut fifo = pipe::OpenOptions::new()
             .open_receiver(&started)
             .map_err(failed_io("exec fifo"))?;
-        notify(&locked).map_err(failed_io("notify socket"))?;
+        say_start(&locked).map_err(failed_io("start socket"))?;
         // The answer may take as long as a startContainer hook does; killing and deleting must be possible meanwhile.
         drop(locked);
 
@@ -104,16 +93,16 @@ impl NativeRuntime {
             .read_to_end(&mut answer)
             .await
             .map_err(failed_io("exec fifo"))?;
-        let text = String::from_utf8_lossy(answer.strip_prefix(&[EXECUTING]).unwrap_or(&answer)).into_owned();
+        let text = answer.strip_prefix(&[EXECUTING]).unwrap_or(&answer);
         if !text.is_empty() {
-            let why = CannotExecute::find(&text).map_or(Failure::Other(text), Failure::Executable);
-            return Err(failed(id, "start", why));
+            let failure = serde_json::from_slice(text).unwrap_or_else(|e| Failure::Other(e.to_string()));
+            return Err(failure.of_container(id, "start"));
         }
         let executed = !answer.is_empty() || record.init.is_some_and(Process::is_alive);
         if !executed {
             let reason =
                 "its init ended before executing the program: a startContainer hook failed, or it was killed";
-            return Err(failed(id, "start", Failure::Other(reason.into())));
+            return Err(Failure::Other(reason.into()).of_container(id, "start"));
         }
         if record.poststart
             && let Err(e) = self.run_hooks(&record, HookKind::Poststart).await
@@ -225,14 +214,13 @@ impl NativeRuntime {
     }
 
     /// A container whose record cannot be read: cut short while it was created, or damaged. What is known is its id, so
-    /// its default cgroup, and the pid libcontainer wrote down.
+    /// its default cgroup, and perhaps its spec.
     async fn delete_damaged(&self, locked: Locked) -> Result<()> {
         let id = locked.id().clone();
         let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
-        let recorded = worker::of_decoy(locked.dir()).or_else(|| {
-            let spec = spec::load(locked.dir()).ok()?;
-            spec.linux().as_ref()?.cgroups_path().clone()
-        });
+        let recorded = spec::load(locked.dir())
+            .ok()
+            .and_then(|spec| spec.linux().as_ref()?.cgroups_path().clone());
         for path in recorded.into_iter().chain([self.config.cgroup_root.join(&id)]) {
             if let Ok(path) = cgroup::check_path(&path, &own) {
                 self.cgroup(&path)?
@@ -266,7 +254,7 @@ impl NativeRuntime {
         if let status @ (Status::Stopped | Status::Creating) = self.status(&record)? {
             return Err(wrong_state(id, "update", status));
         }
-        let failure = |e: &dyn std::error::Error| failed(id, "update", Failure::Other(e.to_string()));
+        let failure = |e: &dyn std::error::Error| Failure::Other(e.to_string()).of_container(id, "update");
         let config = CgroupConfig {
             cgroup_path: record.cgroup,
             systemd_cgroup: false,
@@ -291,7 +279,7 @@ impl NativeRuntime {
                 .read(&id)
                 .and_then(|record| Ok((self.status(&record)?, record)))
             {
-                Ok((status, record)) => states.push(state(record, status)),
+                Ok((status, record)) => states.push(record.state(status)),
                 // Deleted since.
                 Err(Error::NotFound(_)) => {}
                 // Shown all the same: somebody has to delete it.
@@ -349,7 +337,9 @@ impl NativeRuntime {
         } else {
             "poststart hook"
         };
-        answer.map(drop).map_err(|e| failed(&record.id, operation, e))
+        answer
+            .map(drop)
+            .map_err(|e| e.of_container(&record.id, operation))
     }
 }
 
@@ -359,28 +349,16 @@ enum HookKind {
     Poststop,
 }
 
-pub(crate) fn not_ours(id: &ContainerId) -> Error {
-    Error::Unsupported {
-        what: format!("waiting for container {id}"),
-        why: "another process created it".into(),
-    }
-}
-
 /// Whether the init still waits for `start`: it holds the exec fifo open for reading, so opening it for writing succeeds.
 fn waits_for_start(dir: &Path) -> bool {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::open(dir.join(EXEC_FIFO), flags, Mode::empty()).is_ok()
 }
 
-/// What libcontainer's `Container::start` does, without changing the working directory: the socket's path is short when
-/// it goes through a descriptor.
-fn notify(locked: &Locked) -> io::Result<()> {
-    let path = format!(
-        "/proc/self/fd/{}/{}/notify.sock",
-        locked.fd().as_raw_fd(),
-        locked.id()
-    );
-    UnixStream::connect(path)?.write_all(b"start container")
+/// Tells the container's process to execute its program. A socket's path is short when it goes through a descriptor.
+fn say_start(locked: &Locked) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}/{START_SOCKET}", locked.fd().as_raw_fd());
+    UnixStream::connect(path)?.write_all(b"start")
 }
 
 async fn wait_for_death(process: Process) -> io::Result<()> {

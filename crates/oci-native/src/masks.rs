@@ -1,8 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 //!
-//! libcontainer 0.7 does them in the container's init, where each costs it a walk of its own through the file system; here
-//! all are done in one pass, by a worker that has entered the finished container, by descriptor. Where they are not safe
-//! to do from outside (a user namespace), they stay libcontainer's.
+//! All are done in one pass by descriptor, on the finished root, before anything of the container's runs.
 
 use std::{
     io,
@@ -12,32 +10,26 @@ use std::{
 
 use oci_spec::runtime::Linux;
 use rustix::{fs::OFlags, mount::MountAttrFlags};
-use serde::{Deserialize, Serialize};
 
-use crate::mounts::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes};
+use crate::{
+    mounts::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes},
+    process::streams::is_null,
+};
 
 /// The paths, as the container names them.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Masks {
     masked: Vec<PathBuf>,
     readonly: Vec<PathBuf>,
 }
 
 impl Masks {
-    /// Takes them out of a spec, so that libcontainer finds none.
-    pub(crate) fn take(linux: &mut Linux) -> Self {
+    pub(crate) fn of(linux: &Linux) -> Self {
         let paths = |list: &Option<Vec<String>>| list.iter().flatten().map(PathBuf::from).collect();
-        let this = Self {
+        Self {
             masked: paths(linux.masked_paths()),
             readonly: paths(linux.readonly_paths()),
-        };
-        linux.set_masked_paths(None);
-        linux.set_readonly_paths(None);
-        this
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.masked.is_empty() && self.readonly.is_empty()
+        }
     }
 
     /// Applies them in the mount namespace this process is in, whose root is `root`.
@@ -70,7 +62,7 @@ fn target(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// As runc and libcontainer do, what is mounted below keeps its own attributes.
+/// As with runc, what is mounted below keeps its own attributes.
 fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let Some(target) = target(root, path)? else {
         return Ok(());
@@ -99,10 +91,7 @@ struct Cover {
 impl Cover {
     fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
         let null = open_inside(root, Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW)?;
-        let stat = rustix::fs::fstat(&null)?;
-        let is_device =
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
-        if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
+        if !is_null(&null) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the container's /dev/null is not the null device",
@@ -137,19 +126,6 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-
-    #[test]
-    fn takes_the_paths_away_from_libcontainer() {
-        let mut linux: Linux = serde_json::from_value(
-            serde_json::json!({"maskedPaths": ["/proc/keys"], "readonlyPaths": ["/proc/sys"]}),
-        )
-        .unwrap();
-        let masks = Masks::take(&mut linux);
-        assert_eq!(masks.masked, [Path::new("/proc/keys")]);
-        assert_eq!(masks.readonly, [Path::new("/proc/sys")]);
-        assert!(linux.masked_paths().is_none() && linux.readonly_paths().is_none());
-        assert!(Masks::take(&mut linux).is_empty());
-    }
 
     #[test]
     fn a_cover_needs_the_real_null_device() {

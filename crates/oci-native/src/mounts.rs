@@ -13,8 +13,6 @@ use rustix::{
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
-use serde::{Deserialize, Serialize};
-
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
     .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
     .union(OpenTreeFlags::AT_EMPTY_PATH);
@@ -24,6 +22,8 @@ const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
 pub(crate) struct Attributes {
     /// `MOUNT_ATTR_*`.
     pub(crate) set: u64,
+    /// Those taken away.
+    pub(crate) clear: u64,
     /// `MS_PRIVATE`, … or 0.
     pub(crate) propagation: u64,
     /// Also of every mount below.
@@ -31,20 +31,31 @@ pub(crate) struct Attributes {
 }
 
 /// Sets attributes of the mount a descriptor is in, of whose root it must be.
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
 pub(crate) fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Result<()> {
     let request = libc::mount_attr {
         attr_set: attributes.set,
-        attr_clr: 0,
+        attr_clr: attributes.clear,
         propagation: attributes.propagation,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH
-        | if attributes.recursive {
-            libc::AT_RECURSIVE
-        } else {
-            0
-        };
+    change(mount, request, attributes.recursive)
+}
+
+/// Has a mount that is mounted nowhere yet show its files' owners as the user namespace maps them.
+pub(crate) fn map_ids(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
+    let userns_fd = u64::try_from(namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    let request = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd,
+    };
+    change(mount, request, recursive)
+}
+
+#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+fn change(mount: impl AsFd, request: libc::mount_attr, recursive: bool) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
     let answer = unsafe {
         libc::syscall(
@@ -64,7 +75,7 @@ pub(crate) fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Re
 }
 
 /// An option of a file system.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FsOption {
     Flag(String),
     Value(String, String),
@@ -72,19 +83,42 @@ pub(crate) enum FsOption {
 
 /// A new file system of its own, mounted nowhere yet.
 pub(crate) fn new_mount(kind: &str, options: &[FsOption], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    finish(&begin(kind, options)?, attributes)
+}
+
+/// A file system in the making (fsopen(2)).
+pub(crate) fn begin(kind: &str, options: &[FsOption]) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for option in options {
-        match option {
-            FsOption::Flag(name) => fsconfig_set_flag(context.as_fd(), name)?,
-            FsOption::Value(name, value) => fsconfig_set_string(context.as_fd(), name, value)?,
-        }
+        let set = match option {
+            FsOption::Flag(name) => fsconfig_set_flag(context.as_fd(), name),
+            FsOption::Value(name, value) => fsconfig_set_string(context.as_fd(), name, value),
+        };
+        set.map_err(|e| explained(&context, e.into()))?;
     }
-    fsconfig_create(context.as_fd())?;
+    Ok(context)
+}
+
+/// Makes it, mounted nowhere yet.
+pub(crate) fn finish(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    fsconfig_create(context.as_fd()).map_err(|e| explained(context, e.into()))?;
     Ok(fsmount(
         context.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
         attributes,
     )?)
+}
+
+/// An error with what the kernel says about it, which can be read from the file system in the making: `e message`.
+fn explained(context: &OwnedFd, e: io::Error) -> io::Error {
+    let mut text = [0_u8; 256];
+    match rustix::io::read(context, &mut text) {
+        Ok(read) if read > 2 => {
+            let text = String::from_utf8_lossy(&text[2..read]);
+            io::Error::new(e.kind(), format!("{}: {e}", text.trim()))
+        }
+        _ => e,
+    }
 }
 
 /// A copy of what is at a place, mounted nowhere yet: a bind mount in the making.

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Read},
     os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
 };
 
 use rustix::process::{Pid, PidfdFlags};
@@ -122,6 +123,18 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 pub(crate) fn is_single_threaded() -> bool {
     // Each thread is a directory below task: "." and ".." and one link per thread.
     fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)
+}
+
+/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_pid_file(file: &Path, pid: i32) -> magik_oci::Result<()> {
+    let mut new = file.to_owned().into_os_string();
+    new.push(".new");
+    fs::write(&new, pid.to_string())
+        .and_then(|()| fs::rename(&new, file))
+        .map_err(magik_oci::Error::io(format!("writing {}", file.display())))
 }
 
 #[cfg(test)]

@@ -18,13 +18,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
     io::{FdFlags, fcntl_setfd},
     net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
         sendmsg, socketpair,
     },
-    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use serde::{Deserialize, Serialize};
 
@@ -196,78 +194,37 @@ impl RunnerCommand {
     }
 }
 
-/// The container's root, on its way to the runner. It can be had only once the container's mounts are made, and only by
-/// somebody with rights in it, so it follows through a socket while the container waits for its start.
+/// The container's root, on its way to the runner: in a socket, from which the runner takes it.
 pub(crate) struct RootView {
-    ours: OwnedFd,
     theirs: OwnedFd,
 }
 
-/// A container's root, and the namespaces in which it may be cloned.
-pub(crate) struct Found {
-    root: OwnedFd,
-    users: Option<OwnedFd>,
-    mounts: OwnedFd,
-}
-
 impl RootView {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A view of the root of this process, which is the container's.
+    pub(crate) fn of(root: &OwnedFd) -> io::Result<Self> {
+        let view = clone_mount(root, Path::new(""))?;
+        let attributes = Attributes {
+            set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID,
+            propagation: libc::MS_PRIVATE,
+            ..Attributes::default()
+        };
+        set_attributes(&view, attributes)?;
+        Self::holding(view)
+    }
+
+    fn holding(view: OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )?;
-        Ok(Self { ours, theirs })
-    }
-
-    /// The worker's own end.
-    pub(crate) fn sender(&self) -> RawFd {
-        self.ours.as_raw_fd()
-    }
-
-    /// Opens the root of a container whose init waits; to be called while /proc is still the host's.
-    pub(crate) fn find(init: i32) -> io::Result<Found> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty())?;
-        let namespace = |name: &str| {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            rustix::fs::open(format!("/proc/{init}/ns/{name}"), flags, Mode::empty())
-        };
-        let users = (!rustix::process::geteuid().is_root()).then(|| namespace("user"));
-        Ok(Found {
-            root,
-            users: users.transpose()?,
-            mounts: namespace("mnt")?,
-        })
-    }
-
-    /// Sends it. Leaves this process in the container's mount namespace.
-    pub(crate) fn send(&self, Found { root, users, mounts }: Found) -> io::Result<()> {
-        if let Some(users) = users {
-            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
-        }
-        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        let view = clone_mount(&root, Path::new(""))?;
-        set_attributes(
-            &view,
-            Attributes {
-                set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID,
-                propagation: libc::MS_PRIVATE,
-                recursive: false,
-            },
-        )?;
         let fds = [view.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(
-            &self.ours,
-            &[IoSlice::new(b"/")],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
-        Ok(())
+        sendmsg(&ours, &[IoSlice::new(b"/")], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(Self { theirs })
     }
 }
 
@@ -292,7 +249,7 @@ mod tests {
     fn a_dynamic_program_is_started_by_its_loader_with_all_its_libraries() {
         let fds = descriptors(5);
         let number = |i: usize| fds[i].as_raw_fd();
-        let view = RootView::new().unwrap();
+        let view = RootView::holding(descriptors(1).remove(0)).unwrap();
         let command = RunnerCommand::new(&job(true, 2), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", number(1)));
         let expected = [
@@ -320,7 +277,7 @@ mod tests {
     #[test]
     fn a_static_program_is_started_itself() {
         let fds = descriptors(2);
-        let view = RootView::new().unwrap();
+        let view = RootView::holding(descriptors(1).remove(0)).unwrap();
         let command = RunnerCommand::new(&job(false, 0), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", fds[0].as_raw_fd()));
         let inputs = format!("{},{}", fds[1].as_raw_fd(), view.theirs.as_raw_fd());

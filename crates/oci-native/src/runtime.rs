@@ -23,7 +23,7 @@ use crate::{
 /// The cgroup below which containers go whose bundle names none.
 pub const DEFAULT_CGROUP_ROOT: &str = "/magikrun";
 
-/// Linux containers over libcontainer; see the [crate's documentation](crate).
+/// Linux containers; see the [crate's documentation](crate).
 ///
 /// Cloning it is cheap, and clones share what they know of their children. Its operations need a tokio runtime with I/O
 /// and time enabled.
@@ -57,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) children: Arc<Children>,
     pub(crate) filters: Filters,
     pub(crate) runner: Option<Runner>,
+    pub(crate) new_keyrings: bool,
     layout: OnceLock<Layout>,
 }
 
@@ -72,6 +73,7 @@ impl NativeRuntime {
             reap_orphans: false,
             filters: None,
             runner: None,
+            new_keyrings: false,
         }
     }
 
@@ -115,6 +117,7 @@ pub struct NativeRuntimeBuilder {
     reap_orphans: bool,
     filters: Option<PathBuf>,
     runner: Option<Runner>,
+    new_keyrings: bool,
 }
 
 impl NativeRuntimeBuilder {
@@ -164,6 +167,14 @@ impl NativeRuntimeBuilder {
         self
     }
 
+    /// Gives every container, and every process that is executed in one, a new session keyring (keyrings(7)): the keys of
+    /// whoever started it are not theirs. Default: they have the caller's.
+    #[must_use]
+    pub fn new_keyrings(mut self, new_keyrings: bool) -> Self {
+        self.new_keyrings = new_keyrings;
+        self
+    }
+
     /// The runtime. Nothing is touched before its first operation.
     #[must_use]
     pub fn build(self) -> NativeRuntime {
@@ -176,6 +187,7 @@ impl NativeRuntimeBuilder {
                 systemd: self.systemd,
                 children: Arc::new(Children::new(self.reap_orphans)),
                 runner: self.runner,
+                new_keyrings: self.new_keyrings,
                 layout: OnceLock::new(),
             }),
         }
@@ -205,7 +217,7 @@ impl OciRuntime for NativeRuntime {
     async fn state(&self, id: &ContainerId) -> Result<ContainerState> {
         let record = self.config.store.read(id)?;
         let status = self.status(&record)?;
-        Ok(crate::lifecycle::state(record, status))
+        Ok(record.state(status))
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<Exit> {

@@ -1,42 +1,39 @@
 //! Seccomp filters, compiled once.
 //!
-//! libseccomp needs some milliseconds to make a BPF program of a profile such as podman's, and libcontainer has it do so in
-//! every container's init. The program depends on nothing but the profile, the machine and libseccomp's version, so it is
-//! kept, and loading it is one system call. Filters that notify a listener stay libcontainer's business.
+//! libseccomp needs some milliseconds to make a BPF program of a profile such as podman's. The program depends on nothing
+//! but the profile, the machine and libseccomp's version, so it is kept, and loading it is one system call.
 
 use std::{
     collections::HashSet,
     fs, io,
     io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall, ScmpVersion,
 };
-use magik_oci::{ContainerId, Error};
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
-    LinuxSyscall, Process, Spec,
+    LinuxSyscall,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    runtime::NativeRuntime,
-    spec::{PROCESS, Prepared},
-    worker::LoadFilter,
-};
-
 /// Part of every key: changes when the same profile would be compiled differently.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How many filters are kept; when there are more, all are dropped and made again as they are needed.
 const MAX_KEPT: usize = 64;
 /// `BPF_MAXINSNS`: no program the kernel takes has more instructions.
 const MAX_INSTRUCTIONS: usize = 4096;
 /// The size of a `struct sock_filter` in bytes.
 const INSTRUCTION: usize = 8;
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` of linux/seccomp.h.
+const NEW_LISTENER: u32 = 1 << 3;
 
 /// A profile that cannot be made into a filter.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +50,10 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`.
+    /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`. A filter that notifies gives the descriptor of
+    /// its listener.
     #[allow(unsafe_code, reason = "rustix has no seccomp(2)")]
-    pub(crate) fn load(&self) -> io::Result<()> {
+    pub(crate) fn load(&self) -> io::Result<Option<OwnedFd>> {
         let instructions: Vec<libc::sock_filter> = self
             .program
             .chunks_exact(INSTRUCTION)
@@ -79,11 +77,17 @@ impl Filter {
                 &raw const program,
             )
         };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
+        match i32::try_from(answer) {
+            Ok(0) => Ok(None),
+            // SAFETY: with the flag the answer is a new descriptor, which nobody else owns. It is close-on-exec.
+            Ok(fd) if fd > 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Whether it has a listener, which only a container's own process can be given.
+    pub(crate) fn notifies(&self) -> bool {
+        self.flags & NEW_LISTENER != 0
     }
 
     fn read(file: &Path) -> io::Result<Self> {
@@ -143,21 +147,18 @@ impl Filters {
         Self { dir }
     }
 
-    /// The filter of a profile; `None` if it notifies a listener.
-    pub(crate) fn get(&self, profile: &LinuxSeccomp) -> Result<Option<Filter>, ProfileError> {
-        if notifies(profile) {
-            return Ok(None);
-        }
+    /// The filter of a profile.
+    pub(crate) fn get(&self, profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
         let file = self.dir.join(key(profile)?);
         if let Ok(filter) = Filter::read(&file) {
-            return Ok(Some(filter));
+            return Ok(filter);
         }
         let filter = compile(profile)?;
         // Keeping it only saves time.
         if let Err(error) = self.keep(&filter, &file) {
             tracing::debug!(file = %file.display(), %error, "a seccomp filter is not kept");
         }
-        Ok(Some(filter))
+        Ok(filter)
     }
 
     fn keep(&self, filter: &Filter, file: &Path) -> io::Result<()> {
@@ -175,8 +176,8 @@ impl Filters {
     }
 }
 
-/// Whether the profile asks a listener, which only libcontainer can give, and only to a container's own process.
-pub(crate) fn notifies(profile: &LinuxSeccomp) -> bool {
+/// Whether the profile asks a listener.
+fn notifies(profile: &LinuxSeccomp) -> bool {
     let actions = profile.syscalls().iter().flatten().map(LinuxSyscall::action);
     actions
         .chain([profile.default_action()])
@@ -192,7 +193,7 @@ fn key(profile: &LinuxSeccomp) -> Result<String, ProfileError> {
     Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// As runc and libcontainer translate a profile: names libseccomp does not know are left out, as are rules that say what
+/// As runc translates a profile: names libseccomp does not know are left out, as are rules that say what
 /// the default says already.
 fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
     let failed = |e: libseccomp::error::SeccompError| ProfileError(e.to_string());
@@ -242,7 +243,7 @@ fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
         .iter()
         .flatten()
         .map(|f| flag(*f))
-        .fold(0, |all, f| all | f);
+        .fold(if notifies(profile) { NEW_LISTENER } else { 0 }, |all, f| all | f);
     Filter { flags, program }
         .checked()
         .ok_or_else(|| ProfileError("the program is larger than the kernel takes".into()))
@@ -298,76 +299,18 @@ fn flag(flag: LinuxSeccompFilterFlag) -> u32 {
 /// The compiled filter of a container, in its directory: exec loads it too.
 const FILTER: &str = "seccomp.bpf";
 
-impl NativeRuntime {
-    /// Takes the profile out of a spec and compiles it; what libcontainer then must not do either goes with it. With it
-    /// comes the process as the bundle has it.
-    pub(crate) fn take_filter(
-        &self,
-        bundle: &Path,
-        prepared: &mut Prepared,
-    ) -> Result<Option<(LoadFilter, Process)>, Error> {
-        let profile = prepared.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-        let (Some(profile), Some(process)) = (profile, prepared.spec.process().clone()) else {
-            return Ok(None);
-        };
-        let compiled = self
-            .config
-            .filters
-            .get(profile)
-            .map_err(|e| Error::InvalidBundle {
-                bundle: bundle.to_owned(),
-                reason: e.to_string(),
-            })?;
-        let Some(filter) = compiled else { return Ok(None) };
-        prepared.adapted = true;
-        if let Some(linux) = prepared.spec.linux_mut() {
-            linux.set_seccomp(None);
-        }
-        let mut capabilities = None;
-        if process.no_new_privileges() != Some(true)
-            && let Some(reduced) = prepared.spec.process_mut()
-        {
-            // Loading it is privileged then, and has to come before capabilities are dropped.
-            capabilities = Some(reduced.capabilities().clone().unwrap_or_default());
-            reduced.set_capabilities(None);
-        }
-        Ok(Some((LoadFilter { filter, capabilities }, process)))
-    }
-
-    /// The filter of a container that a process is added to.
-    pub(crate) fn filter_for_exec(
-        &self,
-        id: &ContainerId,
-        dir: &Path,
-        spec: &Spec,
-    ) -> Result<Option<Filter>, Error> {
-        let failed = |reason: String| Error::Failed {
-            id: id.clone(),
-            operation: "exec",
-            reason,
-        };
-        match Filter::read(&dir.join(FILTER)) {
-            Ok(filter) => Ok(Some(filter)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-                let compiled = profile.map(|p| self.config.filters.get(p)).transpose();
-                compiled.map(Option::flatten).map_err(|e| failed(e.to_string()))
-            }
-            // A process must never run without the filter that the container has.
-            Err(e) => Err(failed(format!("{FILTER}: {e}"))),
-        }
-    }
+/// Keeps it in a container's directory, for exec.
+pub(crate) fn keep_for_exec(dir: &Path, filter: &Filter) -> io::Result<()> {
+    filter.write(&dir.join(FILTER))
 }
 
-/// Keeps in a container's directory what an exec needs.
-pub(crate) fn keep_for_exec(dir: &Path, filter: &Filter, process: &Process) -> Result<(), Error> {
-    filter
-        .write(&dir.join(FILTER))
-        .map_err(Error::io(format!("writing {}", dir.join(FILTER).display())))?;
-    let file = dir.join(PROCESS);
-    let json = serde_json::to_vec(process).map_err(io::Error::from);
-    json.and_then(|json| fs::write(&file, json))
-        .map_err(Error::io(format!("writing {}", file.display())))
+/// What was kept; `None` where a container has no filter, or was made by a version that kept none.
+pub(crate) fn kept_for_exec(dir: &Path) -> io::Result<Option<Filter>> {
+    match Filter::read(&dir.join(FILTER)) {
+        Ok(filter) => Ok(Some(filter)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("{FILTER}: {e}"))),
+    }
 }
 
 #[cfg(test)]
@@ -389,21 +332,21 @@ mod tests {
     fn a_filter_is_compiled_once_and_read_back_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let filters = Filters::new(dir.path().join("filters"));
-        let first = filters.get(&plain()).unwrap().unwrap();
+        let first = filters.get(&plain()).unwrap();
         let kept: Vec<_> = fs::read_dir(&filters.dir)
             .unwrap()
             .map(|e| e.unwrap().path())
             .collect();
         assert_eq!(kept.len(), 1);
         assert_eq!(Filter::read(&kept[0]).unwrap(), first);
-        assert_eq!(filters.get(&plain()).unwrap().unwrap(), first);
+        assert_eq!(filters.get(&plain()).unwrap(), first);
     }
 
     #[test]
     fn a_damaged_filter_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let filters = Filters::new(dir.path().to_owned());
-        let first = filters.get(&plain()).unwrap().unwrap();
+        let first = filters.get(&plain()).unwrap();
         let file = dir.path().join(key(&plain()).unwrap());
         for damage in [
             &b""[..],
@@ -413,12 +356,7 @@ mod tests {
             &vec![0; MAX_INSTRUCTIONS * INSTRUCTION + 12],
         ] {
             fs::write(&file, damage).unwrap();
-            assert_eq!(
-                filters.get(&plain()).unwrap().unwrap(),
-                first,
-                "{} bytes",
-                damage.len()
-            );
+            assert_eq!(filters.get(&plain()).unwrap(), first, "{} bytes", damage.len());
         }
     }
 
@@ -439,19 +377,16 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_notifies_is_left_to_libcontainer() {
-        let dir = tempfile::tempdir().unwrap();
-        let rule = serde_json::json!({"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"});
-        let profile = profile(serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
-        assert!(
-            Filters::new(dir.path().to_owned())
-                .get(&profile)
-                .unwrap()
-                .is_none()
-        );
+    fn a_filter_that_notifies_has_a_listener() {
+        let rule = |action: &str| serde_json::json!({"names": ["mkdir"], "action": action, "errnoRet": 1});
+        let profile = |action: &str| {
+            profile(serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule(action)]}))
+        };
+        assert!(compile(&profile("SCMP_ACT_NOTIFY")).unwrap().notifies());
+        assert!(!compile(&profile("SCMP_ACT_ERRNO")).unwrap().notifies());
     }
 
-    /// runc's meaning, which libcontainer 0.7 has the other way round: `value` is the mask.
+    /// runc's meaning: `value` is the mask.
     #[test]
     fn masked_comparisons_mask_with_value() {
         let rule = |value: u64, two: u64| {

@@ -1,4 +1,4 @@
-//! The bundle's runtime spec: read, checked, and made into what libcontainer is given.
+//! The bundle's runtime spec: read and checked.
 
 use std::{
     fs,
@@ -6,13 +6,13 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use libcontainer::validator::Validator;
 use magik_oci::{ContainerId, Error, Result};
 use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
-    cgroup::{self, Layout, PathError},
-    direct, proc_mounts,
-    surroundings::Surroundings,
+    cgroup::{self, PathError},
+    proc_mounts,
 };
 
 /// The largest `config.json` that is read, in bytes.
@@ -42,23 +42,8 @@ pub(crate) fn load(bundle: &Path) -> Result<Spec> {
     serde_json::from_slice(&bytes).map_err(|e| invalid(bundle, format!("config.json: {e}")))
 }
 
-/// The process as it was before [`crate::seccomp`] took parts of it away from libcontainer.
-pub(crate) const PROCESS: &str = "process.json";
-
-/// Reads a container's `config.json`, with its process as the bundle has it.
-pub(crate) fn load_original(dir: &Path) -> Result<Spec> {
-    let mut spec = load(dir)?;
-    let file = dir.join(PROCESS);
-    if let Ok(json) = fs::read(&file) {
-        let process: Process =
-            serde_json::from_slice(&json).map_err(|e| invalid(dir, format!("{PROCESS}: {e}")))?;
-        spec.set_process(Some(process));
-    }
-    Ok(spec)
-}
-
-/// Adds variables and mounts to a spec; says whether there were any.
-pub(crate) fn add(spec: &mut Spec, env: &[String], mounts: &[Mount]) -> bool {
+/// Adds variables and mounts to a spec.
+pub(crate) fn add(spec: &mut Spec, env: &[String], mounts: &[Mount]) {
     if let (Some(process), false) = (spec.process_mut(), env.is_empty()) {
         let mut all = process.env().clone().unwrap_or_default();
         all.extend_from_slice(env);
@@ -69,21 +54,15 @@ pub(crate) fn add(spec: &mut Spec, env: &[String], mounts: &[Mount]) -> bool {
         all.extend_from_slice(mounts);
         spec.set_mounts(Some(all));
     }
-    !env.is_empty() || !mounts.is_empty()
 }
 
-/// A spec that is ready for libcontainer.
+/// A spec that was checked.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// With an absolute `root.path`, and the cgroup that is meant.
     pub(crate) spec: Spec,
-    /// Whether it says anything else than the bundle's own `config.json`.
-    pub(crate) adapted: bool,
     /// Absolute and canonical, as recorded and removed.
     pub(crate) cgroup: PathBuf,
-    /// Whether this crate does what [`direct`] says.
-    pub(crate) direct: bool,
-    /// What libcontainer would leave undone.
-    pub(crate) surroundings: Surroundings,
 }
 
 fn doubled<T: PartialEq>(mut all: impl Iterator<Item = T> + Clone) -> bool {
@@ -94,17 +73,13 @@ fn doubled<T: PartialEq>(mut all: impl Iterator<Item = T> + Clone) -> bool {
     })
 }
 
-/// Checks a bundle's spec and fills in what libcontainer would get wrong.
-///
-/// `cgroup_root` is where a container goes whose spec names no cgroup, or `None` if that is systemd's to decide; `own` are
-/// this process's cgroups.
+/// Checks a bundle's spec. `cgroup_root` is where a container goes whose spec names no cgroup; `own` are this process's cgroups.
 pub(crate) fn prepare(
     id: &ContainerId,
     bundle: &Path,
     mut spec: Spec,
-    cgroup_root: Option<&Path>,
+    cgroup_root: &Path,
     own: &[PathBuf],
-    layout: &Layout,
 ) -> Result<Prepared> {
     let bad = |reason: &str| invalid(bundle, reason);
     if !spec.version().starts_with("1.") {
@@ -138,7 +113,7 @@ pub(crate) fn prepare(
         return Err(bad(&format!("mounts[{index}].destination: is the root itself")));
     }
 
-    // The runtime-spec demands an error for both; libcontainer takes the last one.
+    // The runtime-spec demands an error for both.
     if doubled(linux.namespaces().iter().flatten().map(LinuxNamespace::typ)) {
         return Err(bad("linux.namespaces: has one type twice"));
     }
@@ -146,28 +121,16 @@ pub(crate) fn prepare(
         return Err(bad("process.rlimits: has one type twice"));
     }
 
-    let mut adapted = false;
-    let given = linux.cgroups_path().clone();
-    let cgroup = match cgroup_root {
-        Some(root) => {
-            let asked = given.clone().unwrap_or_else(|| root.join(id));
-            cgroup::check_path(&asked, own).map_err(|e| cgroup_refused(bundle, &asked, &e))?
-        }
-        None => given.clone().unwrap_or_else(|| format!(":magikrun:{id}").into()),
-    };
-    // An absolute path also keeps libcontainer from turning to systemd when there is a user namespace (trap 11).
-    if given.as_ref() != Some(&cgroup) {
-        adapted = true;
-        if let Some(linux) = spec.linux_mut() {
-            linux.set_cgroups_path(Some(cgroup.clone()));
-        }
+    if linux.intel_rdt().is_some() {
+        return Err(bad("linux.intelRdt: is not supported"));
     }
-    // libcontainer loads a filter that needs privilege after dropping it when the field is false rather than absent.
-    if let Some(process) = spec.process_mut()
-        && process.no_new_privileges() == Some(false)
-    {
-        adapted = true;
-        process.set_no_new_privileges(None);
+    Validator::validate_spec(&spec).map_err(|e| bad(&e.to_string()))?;
+
+    let given = linux.cgroups_path().clone();
+    let asked = given.unwrap_or_else(|| cgroup_root.join(id));
+    let cgroup = cgroup::check_path(&asked, own).map_err(|e| cgroup_refused(bundle, &asked, &e))?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_cgroups_path(Some(cgroup.clone()));
     }
     if let Some(root) = spec.root_mut() {
         root.set_path(rootfs);
@@ -178,15 +141,7 @@ pub(crate) fn prepare(
             destination.display()
         )));
     }
-    let direct = cgroup_root.is_some() && direct::can_take(&spec, layout);
-    let (surroundings, changed) = Surroundings::take(&mut spec, layout, direct);
-    Ok(Prepared {
-        spec,
-        direct,
-        adapted: adapted || changed,
-        cgroup,
-        surroundings,
-    })
+    Ok(Prepared { spec, cgroup })
 }
 
 pub(crate) fn cgroup_refused(bundle: &Path, path: &Path, why: &PathError) -> Error {

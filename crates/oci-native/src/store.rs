@@ -1,16 +1,16 @@
 //! What is kept of a container: `<root>/<id>/`.
 //!
 //! ```text
-//! <root>/<id>/record.json   ours: pid, start time, cgroup, bundle; replaced by rename, never rewritten in place
-//!             config.json   the runtime spec the container was made from, as it was given to libcontainer
-//!             process.json  its process before parts of it were kept from libcontainer; where there is a compiled filter
-//!             seccomp.bpf   the compiled filter
+//! <root>/<id>/record.json   pid, start time, cgroup, bundle; replaced by rename, never rewritten in place
+//!             config.json   the runtime spec the container was made from
+//!             seccomp.bpf   the compiled filter, if it has one
 //!             exec.fifo     held open for reading by the container's init until it has executed its program
-//!             <id>/         libcontainer's: state.json, youki_config.json, notify.sock
+//!             start.sock    through which the init is told to execute it
+//!             init.pid      the init's pid while it is made
 //! ```
 //!
 //! The lock of a container is an flock of its directory: it needs no file of its own, and vanishes with its holder.
-//! libcontainer's files are only ever read by libcontainer; a container whose record cannot be read can still be deleted.
+//! A container whose record cannot be read can still be deleted.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use magik_oci::{ContainerId, Error, Result};
+use magik_oci::{ContainerId, ContainerState, Error, Result, Status};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,21 @@ pub(crate) struct Record {
     pub(crate) poststart: bool,
     #[serde(default)]
     pub(crate) poststop: bool,
+}
+
+impl Record {
+    /// As the runtime-spec's state.
+    pub(crate) fn state(self, status: Status) -> ContainerState {
+        ContainerState {
+            oci_version: self.oci_version,
+            id: self.id,
+            status,
+            pid: self.init.filter(|_| status != Status::Stopped).map(|p| p.pid),
+            bundle: self.bundle,
+            annotations: self.annotations,
+            created: Some(self.created),
+        }
+    }
 }
 
 /// The directory of all containers.

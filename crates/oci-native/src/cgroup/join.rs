@@ -4,7 +4,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Cgroup, Layout};
+use super::{Cgroup, Entry, Layout};
 
 /// What a process of one thread writes itself to: `cgroup.procs` is for all threads of a process, so the kernel first keeps
 /// every process from forking, and waits an RCU grace period, some milliseconds, for that.
@@ -13,15 +13,14 @@ const TASKS: &str = "tasks";
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 impl Cgroup<'_> {
-    /// Makes the cgroup in every hierarchy, and moves this process there, where what it forks from now on is, too. It has
-    /// one thread.
-    pub(crate) fn make_and_join(&self) -> io::Result<()> {
+    /// Makes the cgroup in every hierarchy, and on v1 moves this process there, where what it forks from now on is, too. It has
+    /// one thread. On v2 the container's process is born there.
+    pub(crate) fn make_and_enter(&self) -> io::Result<Entry> {
         let named = |dir: &Path, e: &io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
         match self.layout {
             Layout::V2(root) => {
                 let dir = self.below(root);
-                self.make_v2(root, &dir).map_err(|e| named(&dir, &e))?;
-                join(&dir, "cgroup.procs").map_err(|e| named(&dir, &e))
+                self.make_v2(root, &dir).map_err(|e| named(&dir, &e))
             }
             Layout::V1(hierarchies) => hierarchies.iter().try_for_each(|hierarchy| {
                 let dir = self.below(&hierarchy.mount);
@@ -34,7 +33,8 @@ impl Cgroup<'_> {
                 }
                 join(&dir, TASKS).map_err(|e| named(&dir, &e))
             }),
-        }
+        }?;
+        Ok(self.entry())
     }
 
     /// Makes it and those above it, which hand their controllers down: a cgroup of v2 has those that its parent gives it.

@@ -1,75 +1,45 @@
-//! Workers: the short-lived processes in which libcontainer runs.
+//! Workers: the short-lived processes that make containers.
 //!
-//! libcontainer changes the process that calls it (working directory, `PR_SET_DUMPABLE`, `oom_score_adj`) and forks
-//! copies of everything it has open, so it is only ever called in a worker, which has one thread, nothing open but what
-//! the container is meant to get, default signal dispositions, and its own process group:
+//! Making a container changes the process that does it, and copies whatever it has open. So it is done in a worker, which has
+//! one thread, nothing open but what the container is meant to get, default signal dispositions, and its own process group:
 //!
 //! - From a process with one thread a worker is a fork, and answers over a pipe.
 //! - From one with several it is a re-exec of the helper binary: the request and the descriptors go to its stdin, a
 //!   socket, and the answer comes back on it.
 //!
-//! Containers are created `as_sibling`: they, and libcontainer's intermediate process, become children of the worker's
-//! parent, this process. The intermediate stays in the worker's process group while a container's init makes a session of
-//! its own, so waiting for the group reaps exactly the worker and the intermediate, and nothing else of this process's.
+//! Containers become children of the worker's parent, this process. Whatever else is made on the way stays in the worker's
+//! process group while a container's process makes a session of its own, so waiting for the group reaps exactly those, and
+//! nothing else of this process's.
 
-mod diagnosis;
-mod inside;
-mod operations;
-mod place;
-mod protocol;
+mod serve;
+mod wire;
 
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::Path,
     process::{Command, Stdio as ProcessStdio},
 };
 
-pub use inside::run_worker_if_asked;
-pub(crate) use inside::{
-    above, block_signals, close_others, exit, first_free, reset_signals, restore_signals,
-};
-pub(crate) use operations::{EXEC_FIFO, INIT_PID, selinux_is_enabled};
-pub(crate) use place::{Placement, of_decoy};
-pub(crate) use protocol::{Answer, CreateJob, Done, ExecJob, Failure, HooksJob, Job, LoadFilter, Request};
 use rustix::process::{Pid, Signal, WaitOptions};
+pub use serve::run_worker_if_asked;
 use tokio::{
     io::AsyncReadExt,
     net::{UnixStream, unix::pipe},
 };
 
-use crate::{children::Children, proc::is_single_threaded};
+use crate::{
+    children::Children,
+    fork,
+    job::{Answer, Descriptors, Request},
+    proc::is_single_threaded,
+};
 
 /// The most an answer may have in bytes.
 const MAX_ANSWER_SIZE: u64 = 1 << 20;
-
-/// The descriptors a worker works with.
-#[derive(Debug, Default)]
-pub(crate) struct Descriptors {
-    /// The container's standard streams.
-    pub(crate) stdio: Vec<OwnedFd>,
-    /// Where the master of its terminal goes.
-    pub(crate) console: Option<OwnedFd>,
-    /// Where an exec'd process says why it could not be executed.
-    pub(crate) report: Option<OwnedFd>,
-    /// What is executed instead of a program of the container's.
-    pub(crate) runner: Vec<OwnedFd>,
-}
-
-impl Descriptors {
-    fn all(&self) -> Vec<BorrowedFd<'_>> {
-        self.stdio
-            .iter()
-            .chain(&self.console)
-            .chain(&self.report)
-            .chain(&self.runner)
-            .map(AsFd::as_fd)
-            .collect()
-    }
-}
 
 /// Runs one job in a worker and returns its answer. Dropping the future kills the worker.
 pub(crate) async fn run(
@@ -80,9 +50,9 @@ pub(crate) async fn run(
 ) -> io::Result<Answer> {
     let single = is_single_threaded();
     let mut group = if single {
-        fork(&request, descriptors, children)?
+        by_fork(&request, descriptors, children)?
     } else {
-        exec(helper, &request, &descriptors, children)?
+        by_exec(helper, &request, &descriptors, children)?
     };
     let mut bytes = Vec::new();
     let read = match &mut group.answers {
@@ -114,7 +84,7 @@ enum Answers {
     Socket(UnixStream),
 }
 
-/// A worker and libcontainer's intermediate, as a process group.
+/// A worker and what it makes on the way, as a process group.
 struct Group {
     id: Pid,
     /// The reaper task waits for every child.
@@ -124,7 +94,7 @@ struct Group {
 }
 
 impl Group {
-    /// Waits for both: they have answered, and are about to end.
+    /// Waits for all: they have answered, and are about to end.
     fn finish(&mut self) {
         self.finished = true;
         if !self.reaped_elsewhere {
@@ -147,23 +117,23 @@ impl Drop for Group {
 
 /// A worker by fork; this process has one thread.
 #[allow(unsafe_code, reason = "there is no safe fork")]
-fn fork(request: &Request, descriptors: Descriptors, children: &Children) -> io::Result<Group> {
+fn by_fork(request: &Request, descriptors: Descriptors, children: &Children) -> io::Result<Group> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let receiver = pipe::Receiver::from_owned_fd(nonblocking(reader)?)?;
     let caller = rustix::process::getpid();
     // A handler that ran in the child would use descriptors and memory of the caller's event loop.
-    let mask = inside::block_signals();
+    let mask = fork::block_signals();
     // SAFETY: this process has one thread (checked by the caller), so the child finds no lock held by another; it runs
-    // only `inside::serve`, which never returns.
+    // only `serve::serve`, which never returns.
     match unsafe { libc::fork() } {
-        0 => inside::serve(request, descriptors, writer, caller),
+        0 => serve::serve(request, descriptors, writer, caller),
         -1 => {
             let error = io::Error::last_os_error();
-            inside::restore_signals(&mask);
+            fork::restore_signals(&mask);
             Err(error)
         }
         pid => {
-            inside::restore_signals(&mask);
+            fork::restore_signals(&mask);
             let id = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork returned no pid"))?;
             // Whoever of the two comes first: the group must exist before it is killed or waited for.
             let _ = rustix::process::setpgid(Some(id), Some(id));
@@ -179,7 +149,7 @@ fn fork(request: &Request, descriptors: Descriptors, children: &Children) -> io:
 }
 
 /// A worker by re-exec of the helper; this process has several threads.
-fn exec(
+fn by_exec(
     helper: &Path,
     request: &Request,
     descriptors: &Descriptors,
@@ -194,7 +164,7 @@ fn exec(
     )?;
     let child = Command::new(helper)
         .arg0("oci-native-worker")
-        .arg(inside::WORKER_ARGUMENT)
+        .arg(serve::WORKER_ARGUMENT)
         .env_clear()
         .stdin(ProcessStdio::from(theirs))
         .stdout(ProcessStdio::null())
@@ -212,7 +182,7 @@ fn exec(
     };
     let mut sent_along = descriptors.all();
     sent_along.extend(preserved(request.preserve_fds));
-    let sent = protocol::send(&ours, request, &sent_along);
+    let sent = wire::send(&ours, request, &sent_along);
     let socket = nonblocking(ours).and_then(|fd| UnixStream::from_std(fd.into()));
     match (sent, socket) {
         (Ok(()), Ok(socket)) => Ok(group(Answers::Socket(socket))),

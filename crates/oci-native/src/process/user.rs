@@ -6,11 +6,20 @@ use libcontainer::{capabilities, syscall::syscall::create_syscall};
 use oci_spec::runtime::User;
 
 /// Becomes the user, keeping every permitted capability, and takes those.
-pub(super) fn assume(user: &User) -> io::Result<()> {
+pub(crate) fn assume(user: &User) -> io::Result<()> {
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     set_ids(user.uid(), user.gid(), groups)?;
     // Another user than root keeps what it may have, but has to take it.
     capabilities::reset_effective(create_syscall().as_ref()).map_err(io::Error::other)
+}
+
+/// Becomes root of the user namespace this process is in, where it has one: what is made from now on belongs to it.
+pub(crate) fn become_root() -> io::Result<()> {
+    match set_ids(0, 0, &[]) {
+        // Nobody is mapped to it.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other,
+    }
 }
 
 /// Sets groups and ids, keeping permitted capabilities.

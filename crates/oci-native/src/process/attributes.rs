@@ -1,57 +1,84 @@
 //! What a process has that is neither its identity nor its files: limits, priorities, labels.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use oci_spec::runtime::{
     IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimit, Process,
     Scheduler,
 };
-use rustix::thread::CpuSet;
+use rustix::{process::Pid, thread::CpuSet};
 
-use crate::worker::{Failure, selinux_is_enabled};
+use crate::failure::Failure;
 
 /// linux/personality.h: `PER_LINUX` and `PER_LINUX32`.
 const PER_LINUX: libc::c_ulong = 0;
 const PER_LINUX32: libc::c_ulong = 8;
+/// Takes the label of the next execve.
+const EXEC_LABEL: &str = "/proc/thread-self/attr/exec";
 
-/// Applies them to this process, on the host's side of the namespaces.
-pub(super) fn apply(process: &Process) -> Result<(), Failure> {
+/// Applies them to a process, this one if none is named, from the host's side of its namespaces.
+pub(crate) fn apply(process: &Process, to: Option<Pid>) -> Result<(), Failure> {
     let failed = |field: &'static str| move |e: io::Error| Failure::Other(format!("process.{field}: {e}"));
+    let pid = to.map_or(0, |pid| pid.as_raw_nonzero().get());
     if let Some(adjust) = process.oom_score_adj() {
-        fs::write("/proc/self/oom_score_adj", adjust.to_string()).map_err(failed("oomScoreAdj"))?;
+        let name = to.map_or_else(|| "self".to_owned(), |_| pid.to_string());
+        fs::write(format!("/proc/{name}/oom_score_adj"), adjust.to_string())
+            .map_err(failed("oomScoreAdj"))?;
     }
     if let Some(priority) = process.io_priority() {
-        set_io_priority(priority.class(), priority.priority()).map_err(failed("ioPriority"))?;
+        set_io_priority(pid, priority.class(), priority.priority()).map_err(failed("ioPriority"))?;
     }
     if let Some(scheduler) = process.scheduler() {
-        set_scheduler(scheduler).map_err(failed("scheduler"))?;
+        set_scheduler(pid, scheduler).map_err(failed("scheduler"))?;
     }
     for limit in process.rlimits().iter().flatten() {
-        set_limit(limit).map_err(failed("rlimits"))?;
-    }
-    let given = |label: &Option<String>| label.clone().filter(|l| !l.is_empty());
-    if let Some(profile) = given(process.apparmor_profile()) {
-        set_apparmor(&profile).map_err(failed("apparmorProfile"))?;
-    }
-    if let Some(label) = given(process.selinux_label()).filter(|_| selinux_is_enabled()) {
-        fs::write("/proc/thread-self/attr/exec", label).map_err(failed("selinuxLabel"))?;
+        set_limit(pid, limit).map_err(failed("rlimits"))?;
     }
     Ok(())
 }
 
-/// The profile of the next execve, through AppArmor's own file where the kernel has one (5.8), else through the old one.
-fn set_apparmor(profile: &str) -> io::Result<()> {
-    let file = [
-        "/proc/thread-self/attr/apparmor/exec",
-        "/proc/thread-self/attr/exec",
-    ]
-    .into_iter()
-    .find(|file| Path::new(file).exists());
-    fs::write(file.ok_or(io::ErrorKind::NotFound)?, format!("exec {profile}"))
+/// The security labels that this process gets when it executes its program.
+#[derive(Debug, Default)]
+pub(crate) struct Labels(Vec<(&'static str, fs::File, String)>);
+
+impl Labels {
+    /// Opens the files that take them: on the host's side of the namespaces, as the host's user.
+    pub(crate) fn open(process: &Process) -> Result<Self, Failure> {
+        let given = |label: &Option<String>| label.clone().filter(|l| !l.is_empty());
+        let mut labels = Vec::new();
+        let mut add = |field: &'static str, file: &str, text: String| {
+            let opened = fs::OpenOptions::new().write(true).open(file);
+            let opened = opened.map_err(|e| Failure::Other(format!("process.{field}: {e}")))?;
+            labels.push((field, opened, text));
+            Ok::<_, Failure>(())
+        };
+        if let Some(profile) = given(process.apparmor_profile()) {
+            // AppArmor's own file where the kernel has one (5.8), else the one that all have in common.
+            let own = "/proc/thread-self/attr/apparmor/exec";
+            let file = if Path::new(own).exists() { own } else { EXEC_LABEL };
+            add("apparmorProfile", file, format!("exec {profile}"))?;
+        }
+        if let Some(label) = given(process.selinux_label()).filter(|_| selinux_is_enabled()) {
+            add("selinuxLabel", EXEC_LABEL, label)?;
+        }
+        Ok(Self(labels))
+    }
+
+    pub(crate) fn set(self) -> Result<(), Failure> {
+        for (field, mut file, text) in self.0 {
+            file.write_all(text.as_bytes())
+                .map_err(|e| Failure::Other(format!("process.{field}: {e}")))?;
+        }
+        Ok(())
+    }
 }
 
 /// Restricts this process to a list of processors, as `0-3,7`; `None` changes nothing.
-pub(super) fn set_affinity(list: Option<&str>) -> io::Result<()> {
+pub(crate) fn set_affinity(list: Option<&str>) -> io::Result<()> {
     let Some(list) = list else { return Ok(()) };
     let set = parse_cpus(list).ok_or_else(|| {
         io::Error::new(
@@ -87,19 +114,19 @@ fn checked(answer: libc::c_long) -> io::Result<()> {
     unsafe_code,
     reason = "rustix names limits, the runtime-spec's types are their numbers"
 )]
-fn set_limit(limit: &PosixRlimit) -> io::Result<()> {
+fn set_limit(pid: libc::pid_t, limit: &PosixRlimit) -> io::Result<()> {
     let values = libc::rlimit {
         rlim_cur: limit.soft(),
         rlim_max: limit.hard(),
     };
     // SAFETY: the structure is read for the call; an unknown limit is an error.
-    checked(unsafe { libc::setrlimit(limit.typ() as _, &raw const values) }.into())
+    checked(unsafe { libc::prlimit(pid, limit.typ() as _, &raw const values, std::ptr::null_mut()) }.into())
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", limit.typ())))
 }
 
-/// ioprio_set(2) of this process.
+/// ioprio_set(2).
 #[allow(unsafe_code, reason = "rustix has no ioprio_set")]
-fn set_io_priority(class: IOPriorityClass, priority: i64) -> io::Result<()> {
+fn set_io_priority(pid: libc::pid_t, class: IOPriorityClass, priority: i64) -> io::Result<()> {
     const WHO_PROCESS: libc::c_int = 1;
     let class: i64 = match class {
         IOPriorityClass::IoprioClassRt => 1,
@@ -107,7 +134,7 @@ fn set_io_priority(class: IOPriorityClass, priority: i64) -> io::Result<()> {
         IOPriorityClass::IoprioClassIdle => 3,
     };
     // SAFETY: passes numbers only.
-    checked(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, class << 13 | priority) })
+    checked(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, pid, class << 13 | priority) })
 }
 
 /// The kernel's `struct sched_attr` up to version 0 (sched_setattr(2)).
@@ -124,7 +151,7 @@ struct SchedAttr {
 }
 
 #[allow(unsafe_code, reason = "rustix has no sched_setattr")]
-fn set_scheduler(scheduler: &Scheduler) -> io::Result<()> {
+fn set_scheduler(pid: libc::pid_t, scheduler: &Scheduler) -> io::Result<()> {
     let policy = match scheduler.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
         LinuxSchedulerPolicy::SchedFifo => 1,
@@ -159,12 +186,12 @@ fn set_scheduler(scheduler: &Scheduler) -> io::Result<()> {
         period: scheduler.period().unwrap_or(0),
     };
     // SAFETY: the structure is as long as it says, and only read.
-    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) })
 }
 
 /// personality(2); `None` changes nothing.
 #[allow(unsafe_code, reason = "rustix has no personality")]
-pub(super) fn set_personality(domain: Option<LinuxPersonalityDomain>) -> io::Result<()> {
+pub(crate) fn set_personality(domain: Option<LinuxPersonalityDomain>) -> io::Result<()> {
     let Some(domain) = domain else { return Ok(()) };
     let number = match domain {
         LinuxPersonalityDomain::PerLinux => PER_LINUX,
@@ -172,6 +199,11 @@ pub(super) fn set_personality(domain: Option<LinuxPersonalityDomain>) -> io::Res
     };
     // SAFETY: passes a number only.
     checked(unsafe { libc::personality(number) }.into())
+}
+
+/// Whether the host has SELinux.
+pub(crate) fn selinux_is_enabled() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 #[cfg(test)]

@@ -1,0 +1,400 @@
+//! The container's process, from its birth to execve: each step needs what a later one takes away, so their order matters.
+
+use std::{
+    convert::Infallible,
+    io::{Read as _, Write as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+};
+
+use libcontainer::{
+    container::ContainerStatus, process::memory_policy::setup_memory_policy, syscall::syscall::create_syscall,
+};
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonality, Process};
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
+    net::{RecvFlags, SendFlags},
+    process::{Signal, chroot, fchdir, pivot_root, set_parent_process_death_signal},
+    thread::UnshareFlags,
+};
+
+use super::{
+    MOUNTED, Parts, devices, filesystems::Maker, hooks, listener, namespaces, namespaces::Namespaces,
+    options::propagation, say, spec_root,
+};
+use crate::{
+    failure::{CannotExecute, Failure, step},
+    fork::{self, EndsHere},
+    job::CreateJob,
+    masks::Masks,
+    mounts::{Attributes, attach, set_attributes},
+    process::{
+        Program, assume,
+        attributes::{self, Labels},
+        birth::{self, Shared},
+        confine, cwd, keyring,
+        program::{EXECUTING, execute},
+        streams,
+        terminal::{self, Terminal},
+        user,
+    },
+    runner::{RootView, RunnerCommand},
+};
+
+/// Becomes the container, or says why not and ends. `joins`: what is joined has yet to be entered.
+pub(super) fn run(mut parts: Parts<'_>, result: &Shared, joins: bool) -> ! {
+    let _end = EndsHere;
+    parts.close_others();
+    let failure = match become_container(&mut parts, joins) {
+        Ok(contained) => match contained.wait_and_execute(parts, result) {
+            Ok(never) => match never {},
+            Err(said) => said,
+        },
+        Err(failure) => Some((parts.maker, failure)),
+    };
+    if let Some((maker, failure)) = failure {
+        say(&maker, &failure);
+    }
+    fork::exit(1)
+}
+
+/// All that is done before `start`, but for what confines the process.
+fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Failure> {
+    let (job, process, linux) = (parts.job, parts.process, parts.linux);
+    // The maker blocked them all for its clone.
+    fork::reset_signals(false);
+    // The maker's group is waited for, and killed, as one.
+    rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
+    // Whoever asked for the container has to be there until it waits for its start.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
+    let pid = told_to_go_on(&parts.maker)?;
+
+    let labels = Labels::open(process)?;
+    if job.new_keyring {
+        keyring::renew().map_err(step("session keyring"))?;
+    }
+    if parts.namespaces.has(Kind::User) {
+        user::become_root().map_err(step("user namespace"))?;
+    }
+    enter_namespaces(job, &parts.namespaces, joins)?;
+    let joins_pid = parts.namespaces.set_pid_for_children()?;
+    if parts.console.is_none() {
+        streams::connect(&parts.stdio).map_err(step("standard streams"))?;
+    }
+    let (terminal, root) = make_root(parts)?;
+    enter_root(job, linux, &root)?;
+
+    let syscall = create_syscall();
+    setup_memory_policy(linux.memory_policy(), syscall.as_ref()).map_err(|e| Failure::of(&e))?;
+    let domain = linux.personality().as_ref().map(LinuxPersonality::domain);
+    attributes::set_personality(domain).map_err(step("personality"))?;
+    if process.no_new_privileges() == Some(true) {
+        rustix::thread::set_no_new_privs(true).map_err(|e| step("no_new_privs")(e.into()))?;
+    }
+    let runner = runner(parts, &root)?;
+    match (terminal, &parts.console) {
+        (Some(terminal), Some(console)) => terminal.connect(console).map_err(step("terminal"))?,
+        _ => streams::reopen_null(root.as_fd()).map_err(step("standard streams"))?,
+    }
+    drop(root);
+    rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
+    let program = assume(process, runner.is_none(), || Ok(()))?;
+    labels.set()?;
+    Ok(Contained {
+        pid,
+        joins_pid,
+        has_terminal: parts.console.is_some(),
+        program,
+        runner,
+    })
+}
+
+/// Waits for the maker, who tells this process its pid on the host.
+fn told_to_go_on(maker: &OwnedFd) -> Result<i32, Failure> {
+    let mut pid = [0_u8; 4];
+    match rustix::net::recv(maker, pid.as_mut_slice(), RecvFlags::empty()) {
+        Ok((_, 4)) => Ok(i32::from_ne_bytes(pid)),
+        // Nobody is there any more.
+        _ => fork::exit(1),
+    }
+}
+
+fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Result<(), Failure> {
+    if joins {
+        namespaces.join()?;
+    }
+    if namespaces.joined(Kind::Mount).is_some() {
+        // What is mounted for this container is not the others'.
+        namespaces::unshare(UnshareFlags::NEWNS).map_err(step("mount namespace"))?;
+    }
+    if namespaces.makes(Kind::Cgroup) {
+        // From inside of the container's cgroup, so that it is the root of what the container sees.
+        namespaces::unshare(UnshareFlags::NEWCGROUP).map_err(step("cgroup namespace"))?;
+    }
+    if namespaces.makes(Kind::Network) {
+        namespaces::loopback_up().map_err(step("loopback"))?;
+    }
+    if namespaces.makes(Kind::Uts) {
+        if let Some(name) = job.spec.hostname() {
+            rustix::system::sethostname(name.as_bytes()).map_err(|e| step("hostname")(e.into()))?;
+        }
+        if let Some(name) = job.spec.domainname() {
+            rustix::system::setdomainname(name.as_bytes()).map_err(|e| step("domainname")(e.into()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the mounts and devices on the root, and all else that needs the host's file system; returns the root.
+fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failure> {
+    let (job, process) = (parts.job, parts.process);
+    let path = spec_root(&job.spec);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &Path| {
+        rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|e| Failure::Other(format!("root.path {}: {e}", path.display())))
+    };
+    let sysctls = || match parts.linux.sysctl() {
+        Some(sysctls) => namespaces::set_sysctls(sysctls),
+        None => Ok(()),
+    };
+    if !parts.namespaces.has(Kind::Mount) {
+        sysctls()?;
+        wait_for_hooks(job, &parts.maker)?;
+        return Ok((None, open(path)?));
+    }
+    let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", downstream).map_err(|e| step("making mounts private")(e.into()))?;
+    let root = parts.sources.take_root(path).map_err(step("root.path"))?;
+    // Hooks find it where the bundle says. Who may not get there mounts it over their own root, which changes nothing for
+    // those that are in it already.
+    let place = open(path).or_else(|_| open(Path::new("/")))?;
+    attach(&root, place).map_err(step("mounting the root"))?;
+    Maker::new(root.as_fd(), &parts.namespaces, &job.spec).make_all(&job.spec, &mut parts.sources)?;
+    devices::make(root.as_fd(), &parts.devices)?;
+    let terminal = parts
+        .console
+        .is_some()
+        .then(|| Terminal::new(root.as_fd(), process, job.owner))
+        .transpose()
+        .map_err(step("terminal"))?;
+    if let Some(terminal) = &terminal {
+        devices::show_console(root.as_fd(), terminal).map_err(step("terminal"))?;
+    }
+    cwd::make(root.as_fd(), process);
+    sysctls()?;
+    wait_for_hooks(job, &parts.maker)?;
+    Ok((terminal, root))
+}
+
+/// Lets hooks of the host's see the container as it is, then runs those that belong in its namespaces.
+fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
+    if hooks::wait_outside(job) {
+        rustix::net::send(maker, MOUNTED, SendFlags::NOSIGNAL).map_err(|e| step("hooks")(e.into()))?;
+        told_to_go_on(maker)?;
+    }
+    let hooks = job
+        .spec
+        .hooks()
+        .as_ref()
+        .and_then(|h| h.create_container().as_ref());
+    hooks::run_inside(job, hooks, ContainerStatus::Creating, None)
+}
+
+/// Makes the container's root this process's: from here on there is no host any more.
+fn enter_root(job: &CreateJob, linux: &Linux, root: &OwnedFd) -> Result<(), Failure> {
+    let failed = |e: rustix::io::Errno| step("changing the root")(e.into());
+    let has_mounts = linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|n| n.typ() == Kind::Mount);
+    let before = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let before = before.map_err(failed)?;
+    fchdir(root).map_err(failed)?;
+    if !has_mounts {
+        chroot(".").map_err(failed)?;
+        return rustix::process::chdir("/").map_err(failed);
+    }
+    if job.no_pivot {
+        attach(root, &before).map_err(step("changing the root"))?;
+        chroot(".").map_err(failed)?;
+    } else {
+        pivot_root(".", ".").map_err(failed)?;
+        fchdir(&before).map_err(failed)?;
+        unmount(".", UnmountFlags::DETACH).map_err(failed)?;
+    }
+    rustix::process::chdir("/").map_err(failed)?;
+    Masks::of(linux).apply(root.as_fd()).map_err(step("masks"))?;
+    let readonly = job.spec.root().as_ref().and_then(|r| r.readonly()) == Some(true);
+    let asked = linux.rootfs_propagation().as_deref().and_then(propagation);
+    let (propagation, recursive) = asked.unwrap_or_default();
+    let changes = [
+        Attributes {
+            propagation,
+            recursive,
+            ..Attributes::default()
+        },
+        Attributes {
+            set: if readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
+            ..Attributes::default()
+        },
+    ];
+    let wanted = changes.into_iter().filter(|c| c.set != 0 || c.propagation != 0);
+    wanted
+        .into_iter()
+        .try_for_each(|change| set_attributes(root, change))
+        .map_err(step("root"))
+}
+
+/// How a program of the host's is executed in place of the container's, if one is; it gets the root without what is mounted
+/// in it.
+fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, RootView)>, Failure> {
+    let Some(job) = &parts.job.runner else {
+        return Ok(None);
+    };
+    let view = RootView::of(root).map_err(step("the runner's root"))?;
+    let command = RunnerCommand::new(job, &parts.runner, &view)
+        .ok_or_else(|| Failure::Other("a runner's descriptors are missing".into()))?;
+    // It is there by number; its libraries are found so, too.
+    if !Path::new("/proc/self/fd").exists() {
+        let name = Program::name(parts.process);
+        return Err(Failure::Executable(CannotExecute::new(
+            name,
+            "what runs it needs /proc mounted in the container",
+        )));
+    }
+    Ok(Some((command, view)))
+}
+
+/// In the container, as its user, with all capabilities still effective.
+struct Contained {
+    /// As the host numbers it.
+    pid: i32,
+    joins_pid: bool,
+    has_terminal: bool,
+    program: Program,
+    runner: Option<(RunnerCommand, RootView)>,
+}
+
+/// Why the process could not be executed, and who is still there to hear it.
+type Said = Option<(OwnedFd, Failure)>;
+
+impl Contained {
+    /// Waits for `start`, and executes the program.
+    fn wait_and_execute(self, parts: Parts<'_>, result: &Shared) -> Result<Infallible, Said> {
+        let Parts {
+            job,
+            process,
+            mut listener,
+            fifo,
+            start,
+            maker,
+            runner: _held,
+            stdio,
+            console,
+            namespaces,
+            sources,
+            devices,
+            ..
+        } = parts;
+        // While it waits it has nothing open that the container is not to have.
+        drop((stdio, console, namespaces, sources, devices));
+        let confine = |listener: &mut Option<OwnedFd>| {
+            confine::enter(process, job.filter.as_ref(), |fd| match listener.take() {
+                Some(socket) => listener::tell(socket, &fd, job, self.pid),
+                None => Err(Failure::Other("a seccomp filter without a listener".into())),
+            })
+        };
+        let mut ready = || {
+            set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
+            if self.joins_pid {
+                // Whoever is in that namespace sees this process only now that it may no more than the container may.
+                confine(&mut listener)?;
+                birth::join(result).map_err(step("pid namespace"))?;
+                rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
+            }
+            if self.has_terminal {
+                terminal::control().map_err(step("terminal"))?;
+            }
+            Ok(())
+        };
+        if let Err(failure) = ready() {
+            return Err(Some((maker, failure)));
+        }
+        result.set_ready();
+        drop(maker);
+        let failure = match wait_for_start(start) {
+            Err(failure) => failure,
+            Ok(()) => {
+                let confined = if self.joins_pid {
+                    Ok(())
+                } else {
+                    confine(&mut listener)
+                };
+                match confined.and_then(|()| self.execute(job, process, fifo.as_fd())) {
+                    Ok(never) => match never {},
+                    Err(failure) => failure,
+                }
+            }
+        };
+        let json = serde_json::to_vec(&failure).unwrap_or_default();
+        // Nobody is left to tell if it fails.
+        let _ = std::fs::File::from(fifo).write_all(&json);
+        Err(None)
+    }
+
+    fn execute(
+        &self,
+        job: &CreateJob,
+        process: &Process,
+        fifo: BorrowedFd<'_>,
+    ) -> Result<Infallible, Failure> {
+        let hooks = job
+            .spec
+            .hooks()
+            .as_ref()
+            .and_then(|h| h.start_container().as_ref());
+        hooks::run_inside(
+            job,
+            hooks,
+            ContainerStatus::Created,
+            Some(&self.program.environment),
+        )?;
+        if let Some((runner, _)) = &self.runner {
+            runner.let_inherit().map_err(step("handing down descriptors"))?;
+        }
+        // Its end, when execve closes it, says that all went well.
+        let _ = rustix::io::write(fifo, &[EXECUTING]);
+        Err(match &self.runner {
+            None => self.program.execute(process),
+            Some((runner, _)) => {
+                let args = process.args().as_deref().unwrap_or_default();
+                execute(
+                    Program::name(process),
+                    runner.path.as_ref(),
+                    &runner.arguments(args),
+                    &RunnerCommand::environment(&self.program.environment),
+                )
+            }
+        })
+    }
+}
+
+/// Until somebody connects and says so, or the connection ends.
+fn wait_for_start(start: UnixListener) -> Result<(), Failure> {
+    let failed = || step("waiting for the start");
+    let (mut connection, _) = start.accept().map_err(failed())?;
+    drop(start);
+    let mut told = Vec::new();
+    connection.read_to_end(&mut told).map_err(failed())?;
+    Ok(())
+}

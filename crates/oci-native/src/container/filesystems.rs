@@ -1,0 +1,252 @@
+//! The mounts of a container, made on its root in the order of the spec, before that root becomes its process's own.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use oci_spec::runtime::{LinuxNamespaceType as Kind, Mount, Spec};
+use rustix::{
+    fs::{CWD, FileType, Gid, Mode, OFlags, RawMode, Uid, fstat, mkdirat, symlinkat},
+    mount::{MountAttrFlags, fsconfig_set_fd},
+};
+
+use super::{
+    namespaces::Namespaces,
+    options::Options,
+    sources::Sources,
+    target::{Want, find, is, leads_elsewhere, open_or_make},
+};
+use crate::{
+    copy_up::copy_tree,
+    failure::Failure,
+    mounts::{
+        Attributes, FsOption, attach, begin, clone_mount, finish, new_mount, open_inside, set_attributes,
+    },
+    process::{attributes::selinux_is_enabled, birth},
+};
+
+/// The longest value that fsconfig(2) takes, in bytes.
+const MAX_VALUE: usize = 255;
+
+/// What a mount needs to know of the container.
+pub(super) struct Maker<'a> {
+    pub(super) root: BorrowedFd<'a>,
+    pub(super) namespaces: &'a Namespaces,
+    /// `linux.mountLabel`, where SELinux is enabled.
+    label: Option<String>,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>, namespaces: &'a Namespaces, spec: &Spec) -> Self {
+        let label = spec.linux().as_ref().and_then(|l| l.mount_label().clone());
+        Self {
+            root,
+            namespaces,
+            label: label.filter(|l| !l.is_empty() && selinux_is_enabled()),
+        }
+    }
+
+    /// Makes all mounts of the spec.
+    pub(super) fn make_all(&self, spec: &Spec, sources: &mut Sources) -> Result<(), Failure> {
+        for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+            self.make(index, mount, sources)
+                .map_err(|e| Failure::Other(format!("mount {}: {e}", mount.destination().display())))?;
+        }
+        Ok(())
+    }
+
+    fn make(&self, index: usize, mount: &Mount, sources: &mut Sources) -> io::Result<()> {
+        let options = Options::of(mount);
+        let destination = mount.destination();
+        if options.remount {
+            return self.change(destination, &options);
+        }
+        match (options.bind, mount.typ().as_deref()) {
+            (Some(recursive), _) => {
+                let source = sources.take_bind(index, mount, recursive)?;
+                change(&source, &options.keeping_readonly())?;
+                let want = if is(&source, FileType::Directory)? {
+                    Want::Directory
+                } else {
+                    Want::File
+                };
+                attach(&source, open_or_make(self.root, destination, want)?)
+            }
+            (None, Some("cgroup")) => self.make_cgroups(destination, &options, sources),
+            (None, Some(kind)) => self.make_new(mount, kind, options),
+            (None, None) => Err(io::Error::new(io::ErrorKind::InvalidInput, "has no type")),
+        }
+    }
+
+    fn change(&self, destination: &Path, options: &Options) -> io::Result<()> {
+        let there = find(self.root, destination)?.ok_or(io::ErrorKind::NotFound)?;
+        change(&there, options)
+    }
+
+    /// A file system of the container's own.
+    fn make_new(&self, mount: &Mount, kind: &str, mut options: Options) -> io::Result<()> {
+        let there = find(self.root, mount.destination())?;
+        if matches!(kind, "proc" | "sysfs") && leads_elsewhere(self.root, mount.destination())? {
+            return Err(io::Error::other(format!(
+                "{kind} must be mounted on an ordinary directory"
+            )));
+        }
+        if kind == "tmpfs"
+            && !options.has_data("mode")
+            && let Some(there) = &there
+        {
+            let mode = fstat(there)?.st_mode & 0o7777;
+            options
+                .data
+                .push(FsOption::Value("mode".into(), format!("{mode:o}")));
+        }
+        let covered = there.filter(|_| options.copy_up);
+        let target = open_or_make(self.root, mount.destination(), Want::Directory)?;
+        let set = options
+            .attributes()
+            .filter(|a| a.propagation == 0 && !a.recursive);
+        let attributes =
+            MountAttrFlags::from_bits_retain(set.map(|a| low_bits(a.set)).fold(0, |all, a| all | a));
+        let long = |o: &FsOption| matches!(o, FsOption::Value(_, value) if value.len() > MAX_VALUE);
+        if options.data.iter().any(long) {
+            return self.make_by_name(mount, kind, &options, &target);
+        }
+        let made = match kind {
+            "proc" => self.new_proc(&options.data, attributes)?,
+            _ => finish(&begin(kind, &self.told(mount, kind, &options))?, attributes)?,
+        };
+        attach(&made, &target)?;
+        for attributes in options.attributes().filter(|a| a.propagation != 0 || a.recursive) {
+            set_attributes(&made, attributes)?;
+        }
+        match covered {
+            Some(covered) if is(&covered, FileType::Directory)? => self.copy(&covered, mount, &options),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the file system is told: its options, where it comes from, and its SELinux label.
+    fn told(&self, mount: &Mount, kind: &str, options: &Options) -> Vec<FsOption> {
+        let value = |name: &str, value: &str| FsOption::Value(name.into(), value.into());
+        let source = mount.source().as_ref().and_then(|s| s.to_str());
+        let label = self
+            .label
+            .as_ref()
+            .filter(|_| !matches!(kind, "sysfs" | "cgroup2"));
+        let source = source.filter(|s| !s.is_empty() && s.len() <= MAX_VALUE);
+        let source = source.map(|source| value("source", source));
+        let label = label.map(|label| value("context", label));
+        options.data.iter().cloned().chain(source).chain(label).collect()
+    }
+
+    /// mount(2), for an option that is too long for fsconfig(2), as overlay's can be.
+    fn make_by_name(&self, mount: &Mount, kind: &str, options: &Options, target: &OwnedFd) -> io::Result<()> {
+        let text = |option: &FsOption| match option {
+            FsOption::Flag(name) => name.clone(),
+            FsOption::Value(name, value) => format!("{name}={value}"),
+        };
+        let data: Vec<String> = options.data.iter().map(text).collect();
+        let data = std::ffi::CString::new(data.join(","))?;
+        let none = Path::new("none");
+        let source = mount.source().as_deref().unwrap_or(none);
+        // By number in the host's /proc: this process has not changed its root yet.
+        let place = format!("/proc/self/fd/{}", target.as_raw_fd());
+        rustix::mount::mount(source, place, kind, rustix::mount::MountFlags::empty(), &*data)?;
+        self.change(mount.destination(), options)
+    }
+
+    /// A procfs shows the pid namespace of whoever makes it, or since Linux 6.17 the one that is named. A process that has
+    /// yet to join one where others are makes it by name, and else has a child make it, which is there for that moment only.
+    fn new_proc(&self, data: &[FsOption], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+        let make = || new_mount("proc", data, attributes);
+        let Some(pids) = self.namespaces.joined(Kind::Pid) else {
+            return make();
+        };
+        let context = begin("proc", data)?;
+        match fsconfig_set_fd(context.as_fd(), "pidns", pids.as_fd()) {
+            Ok(()) => finish(&context, attributes),
+            Err(_) => birth::made_inside(make),
+        }
+    }
+
+    /// Has a tmpfs begin with what it covers.
+    fn copy(&self, covered: &OwnedFd, mount: &Mount, options: &Options) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let from = rustix::fs::openat(covered, ".", flags | OFlags::CLOEXEC, Mode::empty())?;
+        let to = open_inside(self.root, mount.destination(), flags)?;
+        copy_tree(&from, &to)?;
+        let stat = fstat(&from)?;
+        rustix::fs::fchown(
+            &to,
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+        )?;
+        if mount.options().iter().flatten().all(|o| !o.starts_with("mode=")) {
+            rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode as RawMode))?;
+        }
+        if options.set & libc::MOUNT_ATTR_RDONLY != 0 {
+            self.change(mount.destination(), options)?;
+        }
+        Ok(())
+    }
+
+    /// The container's own cgroups. v1 as all runtimes show it: a tmpfs, in it a directory per hierarchy, links for
+    /// controllers that share one.
+    fn make_cgroups(&self, destination: &Path, options: &Options, sources: &mut Sources) -> io::Result<()> {
+        let target = open_or_make(self.root, destination, Want::Directory)?;
+        if sources.cgroups.is_empty() {
+            // Made anew in the host's cgroup namespace it would set the options of the host's own mount (such as
+            // nsdelegate) back to their defaults.
+            let made = if self.namespaces.has(Kind::Cgroup) {
+                new_mount("cgroup2", &[], MountAttrFlags::empty())
+            } else {
+                sources
+                    .unified
+                    .take()
+                    .map_or_else(|| clone_mount(CWD, Path::new(crate::cgroup::MOUNT_ROOT)), Ok)
+            }?;
+            change(&made, options)?;
+            return attach(&made, &target);
+        }
+        let tmpfs = new_mount(
+            "tmpfs",
+            &[FsOption::Value("mode".into(), "755".into())],
+            MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )?;
+        attach(&tmpfs, &target)?;
+        for (name, clone) in std::mem::take(&mut sources.cgroups) {
+            mkdirat(&tmpfs, &name, Mode::from_raw_mode(0o755))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let point = rustix::fs::openat(&tmpfs, &name, flags, Mode::empty())?;
+            change(&clone, options)?;
+            attach(&clone, &point)?;
+            if name.contains(',') {
+                for controller in name.split(',') {
+                    symlinkat(&name, &tmpfs, controller)?;
+                }
+            }
+        }
+        change(&tmpfs, options)
+    }
+}
+
+fn low_bits(attributes: u64) -> u32 {
+    u32::try_from(attributes).unwrap_or(0)
+}
+
+fn change(mount: &OwnedFd, options: &Options) -> io::Result<()> {
+    options
+        .attributes()
+        .try_for_each(|attributes| match set_attributes(mount, attributes) {
+            // A user namespace may not take away what its parent has set.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && attributes.clear != 0 => {
+                let clear = attributes.clear & libc::MOUNT_ATTR__ATIME;
+                set_attributes(mount, Attributes { clear, ..attributes })
+            }
+            other => other,
+        })
+}

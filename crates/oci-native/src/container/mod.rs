@@ -1,0 +1,298 @@
+//! Making a container: one process prepares, one becomes the container.
+//!
+//! [`make`] runs in a worker, a process of the host's that has one thread and nothing open but what it was given. It opens
+//! whatever the container is made of ([`sources`]), makes the cgroup, and clones the container's process into its new
+//! namespaces ([`child`]): that makes the mounts on the container's root by descriptor ([`filesystems`], [`devices`]),
+//! changes to that root, gives up what the container may not have, waits for `start`, and executes the program.
+//!
+//! What always holds:
+//! - Nothing of the container's file system is loaded, executed or resolved by a process that can still reach the host. Before
+//!   the change of root the image's files are only looked up, by the kernel and inside of the root ([`target`]); no library,
+//!   no name service and no program of the image's is used. After it there is no host any more.
+//! - No process that the container's pid namespace can see has the host's root, mounts, descriptors or capabilities. A new pid
+//!   namespace has nobody in it who could look. One that is joined is entered last ([`crate::process::birth`]).
+//! - No path of the image is resolved by its text: links lead where they would lead inside of the container.
+
+mod child;
+mod devices;
+mod filesystems;
+mod hooks;
+mod listener;
+mod namespaces;
+mod options;
+mod sources;
+mod target;
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+};
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Process, Spec};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair},
+    process::{DumpableBehavior, Pid, set_dumpable_behavior},
+};
+
+pub(crate) use self::hooks::run as run_hooks;
+use self::{devices::Device, namespaces::Namespaces, sources::Sources};
+use crate::{
+    cgroup::{Cgroup, Entry},
+    failure::{Failure, step},
+    fork::{self, EndsHere},
+    job::{Answer, CreateJob, Descriptors, Done},
+    proc,
+    process::{
+        attributes,
+        birth::{Clone, Shared},
+        owner::give,
+    },
+};
+
+/// The file through which `start` learns how execve went.
+pub(crate) const EXEC_FIFO: &str = "exec.fifo";
+/// The socket through which `start` says that the program is to be executed.
+pub(crate) const START_SOCKET: &str = "start.sock";
+/// Where the pid of the container's process is kept until it is recorded, so that a failed creation can be cleaned up.
+pub(crate) const INIT_PID: &str = "init.pid";
+/// The longest message of the container's process to its maker, in bytes.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// What the container's process says to its maker: that the mounts are made, or, as JSON, why it failed.
+const MOUNTED: &[u8] = b"mounted";
+
+/// All that the container's process is made from.
+struct Parts<'a> {
+    job: &'a CreateJob,
+    process: &'a Process,
+    linux: &'a Linux,
+    preserve_fds: u32,
+    stdio: Vec<OwnedFd>,
+    console: Option<OwnedFd>,
+    runner: Vec<OwnedFd>,
+    namespaces: Namespaces,
+    sources: Sources,
+    devices: Vec<Device>,
+    /// A connection to whoever listens to the seccomp filter.
+    listener: Option<OwnedFd>,
+    fifo: OwnedFd,
+    start: UnixListener,
+    /// To the maker, from which it is also told to go on.
+    maker: OwnedFd,
+}
+
+impl Parts<'_> {
+    /// Closes whatever else is open, but for what the container inherits.
+    fn close_others(&self) {
+        let runner = self.runner.iter().chain(&self.stdio).chain(&self.console);
+        let mut numbers: Vec<RawFd> = runner
+            .chain([&self.fifo, &self.maker])
+            .chain(&self.listener)
+            .chain(self.namespaces.descriptors())
+            .chain(self.sources.descriptors())
+            .chain(self.devices.iter().filter_map(Device::descriptor))
+            .map(AsRawFd::as_raw_fd)
+            .collect();
+        numbers.push(self.start.as_raw_fd());
+        fork::close_others(fork::first_free(self.preserve_fds), numbers);
+    }
+}
+
+/// Makes a container.
+pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors) -> Answer {
+    let spec = &job.spec;
+    let (Some(linux), Some(process)) = (spec.linux(), spec.process()) else {
+        return Err(Failure::Other("the spec has no linux or process".into()));
+    };
+    let namespaces = Namespaces::open(linux)?;
+    let cgroup = Cgroup::new(&job.layout, &job.cgroup);
+    let entry = cgroup.make_and_enter().map_err(step("cgroup"))?;
+    namespaces.make_time(linux).map_err(step("time namespace"))?;
+    let mut devices = devices::of(spec, linux);
+    let sources = Sources::open(spec, &namespaces, &cgroup, &mut devices)?;
+    descriptors
+        .stdio
+        .iter()
+        .for_each(|stream| give(stream, job.owner));
+
+    let packets = |flags| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let (child, maker) = packets(SocketFlags::CLOEXEC).map_err(|e| step("socket")(e.into()))?;
+    let parts = Parts {
+        job,
+        process,
+        linux,
+        preserve_fds,
+        stdio: descriptors.stdio,
+        console: descriptors.console,
+        runner: descriptors.runner,
+        namespaces,
+        sources,
+        devices,
+        listener: listener::connect(linux, job.filter.as_ref())?,
+        fifo: open_fifo(&job.dir).map_err(step("making the exec fifo"))?,
+        start: listen(&job.dir).map_err(step("making the start socket"))?,
+        maker,
+    };
+    let result = Shared::new().map_err(step("shared memory"))?;
+    // What this process has in memory is not the container's, whoever it shares its pids with.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| step("prctl")(e.into()))?;
+    let pid = give_birth(parts, &entry, &result)?;
+    keep_pid(&job.dir, pid).map_err(step("writing the pid"))?;
+    let made = raise(job, linux, process, pid, &child);
+    made.and_then(|()| {
+        // Whoever executes the program is another where it joined a pid namespace.
+        let pid = result.pid().unwrap_or(pid);
+        if !result.is_ready() && result.pid().is_none() {
+            return Err(Failure::Other("its process ended while it was made".into()));
+        }
+        keep_pid(&job.dir, pid).map_err(step("writing the pid"))?;
+        let process =
+            proc::Process::of(pid.as_raw_nonzero().get()).map_err(step("reading the start time"))?;
+        Ok(Done {
+            process: Some(process),
+        })
+    })
+}
+
+/// Clones the container's process, which becomes a child of this process's parent.
+fn give_birth(parts: Parts<'_>, entry: &Entry, result: &Shared) -> Result<Pid, Failure> {
+    let failed = |e: io::Error| Failure::Other(format!("making the container's process: {e}"));
+    let directory = entry.directory().map_err(failed)?;
+    let clone = Clone {
+        namespaces: parts.namespaces.born_in(),
+        cgroup: directory.as_ref().map(AsFd::as_fd),
+        sibling: true,
+        pid: None,
+    };
+    let mask = fork::block_signals();
+    let outcome = if parts.namespaces.need_intermediate() {
+        by_intermediate(parts, &clone, result)
+    } else {
+        match clone.fork() {
+            Ok(None) => child::run(parts, result, true),
+            Ok(Some(pid)) => Ok(pid),
+            Err(e) => Err(failed(e)),
+        }
+    };
+    fork::restore_signals(&mask);
+    outcome
+}
+
+/// Has a process that enters what is joined make the container's process: that is in the user namespace from its birth on, and
+/// could not. The intermediate is a child of this process's parent as well, so that the container's process is.
+fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Result<Pid, Failure> {
+    let failed = |e: io::Error| Failure::Other(format!("making the container's process: {e}"));
+    let born = Shared::new().map_err(failed)?;
+    let (ended, ends) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    let intermediate = Clone {
+        sibling: true,
+        ..Clone::default()
+    };
+    if intermediate.fork().map_err(failed)?.is_none() {
+        let _end = EndsHere;
+        let made = parts.namespaces.join().and_then(|()| {
+            let clone = Clone {
+                pid: Some(&born),
+                ..*clone
+            };
+            clone.fork().map_err(failed)
+        });
+        match made {
+            Ok(None) => child::run(parts, result, false),
+            Ok(Some(_)) => fork::exit(0),
+            Err(failure) => {
+                say(&parts.maker, &failure);
+                fork::exit(1)
+            }
+        }
+    }
+    drop(ends);
+    // The end comes with the intermediate's: what that made closes its copy at once.
+    let _ = rustix::io::read(&ended, &mut [0_u8; 1]);
+    drop(parts);
+    match born.pid() {
+        Some(pid) => Ok(pid),
+        None => Err(Failure::Other("the container's process could not be made".into())),
+    }
+}
+
+/// Gives the new process what only somebody outside can give, and waits until it has become the container.
+fn raise(
+    job: &CreateJob,
+    linux: &Linux,
+    process: &Process,
+    pid: Pid,
+    child: &OwnedFd,
+) -> Result<(), Failure> {
+    let new = |kind| {
+        let mut all = linux.namespaces().iter().flatten();
+        all.any(|n| n.typ() == kind && n.path().is_none())
+    };
+    if new(Kind::User) {
+        namespaces::map_ids(pid, linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref())
+            .map_err(step("user namespace"))?;
+    }
+    attributes::apply(process, Some(pid))?;
+    go_on(child, pid)?;
+    loop {
+        let mut message = vec![0_u8; MAX_MESSAGE];
+        let (_, length) = rustix::net::recv(child, message.as_mut_slice(), RecvFlags::empty())
+            .map_err(|e| step("the container's process")(e.into()))?;
+        match &message[..length] {
+            [] => return Ok(()),
+            MOUNTED => {
+                hooks::before_start(job, pid)?;
+                go_on(child, pid)?;
+            }
+            failure => {
+                return Err(serde_json::from_slice(failure).map_err(|e| Failure::Other(e.to_string()))?);
+            }
+        }
+    }
+}
+
+/// Tells the container's process to go on, and its pid out here. If it has ended, that is seen when it is read from.
+fn go_on(child: &OwnedFd, pid: Pid) -> Result<(), Failure> {
+    let pid = pid.as_raw_nonzero().get().to_ne_bytes();
+    match rustix::net::send(child, &pid, SendFlags::NOSIGNAL) {
+        Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
+        Err(e) => Err(step("the container's process")(e.into())),
+    }
+}
+
+fn say(maker: &OwnedFd, failure: &Failure) {
+    let json = serde_json::to_vec(failure).unwrap_or_default();
+    // Nobody is left to tell if it fails.
+    let _ = rustix::net::send(maker, &json, SendFlags::NOSIGNAL);
+}
+
+/// Opened for both directions, a fifo never blocks, and has a reader and a writer as long as the init has not executed.
+fn open_fifo(dir: &Path) -> io::Result<OwnedFd> {
+    let path = dir.join(EXEC_FIFO);
+    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+}
+
+fn listen(dir: &Path) -> io::Result<UnixListener> {
+    // A socket's address holds 108 bytes; by descriptor it is short wherever the directory lies.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = rustix::fs::open(dir, flags, Mode::empty())?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{START_SOCKET}", held.as_raw_fd()))
+}
+
+fn keep_pid(dir: &Path, pid: Pid) -> io::Result<()> {
+    let mut file = fs::File::create(dir.join(INIT_PID))?;
+    write!(file, "{}", pid.as_raw_nonzero())
+}
+
+fn spec_root(spec: &Spec) -> &Path {
+    spec.root().as_ref().map_or(Path::new("/"), |root| root.path())
+}

@@ -1,0 +1,240 @@
+//! What a container is made of that the host has: opened by the worker, before the container's process exists.
+//!
+//! So nothing of the host is looked up by a process that has anything of the container's, and a container in a user namespace
+//! gets what its own root may not reach. Whoever may not clone mounts, because they have no privilege outside of a user
+//! namespace, opens nothing here: the container's process then does it in that namespace, before it changes its root.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Kind, Mount, Spec};
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    process::{Signal, WaitOptions, kill_process, waitpid},
+};
+
+use super::{devices::Device, namespaces, namespaces::Namespaces, options::Options};
+use crate::{
+    cgroup::{Cgroup, MOUNT_ROOT},
+    failure::Failure,
+    fork,
+    mounts::{Attributes, clone_mount, clone_tree, map_ids, set_attributes},
+    process::birth::Clone,
+};
+
+/// Mounts that are mounted nowhere yet.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    root: Option<OwnedFd>,
+    /// One for each mount of the spec that shows another place.
+    binds: Vec<Option<OwnedFd>>,
+    /// The container's own cgroup in each hierarchy of v1, by the name of the hierarchy.
+    pub(super) cgroups: Vec<(String, OwnedFd)>,
+    /// The whole of v2's hierarchy.
+    pub(super) unified: Option<OwnedFd>,
+}
+
+impl Sources {
+    pub(super) fn open(
+        spec: &Spec,
+        namespaces: &Namespaces,
+        cgroup: &Cgroup<'_>,
+        devices: &mut [Device],
+    ) -> Result<Self, Failure> {
+        let mut this = Self::default();
+        let (Some(root), true) = (spec.root(), namespaces.has(Kind::Mount)) else {
+            return Ok(this);
+        };
+        match open_root(root.path()) {
+            Ok(tree) => this.root = Some(tree),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(this),
+            Err(e) => {
+                return Err(Failure::Other(format!(
+                    "root.path {}: {e}",
+                    root.path().display()
+                )));
+            }
+        }
+        let container = namespaces.joined(Kind::User);
+        for mount in spec.mounts().iter().flatten() {
+            let options = Options::of(mount);
+            let source = options
+                .bind
+                .map(|recursive| open_bind(mount, recursive))
+                .transpose();
+            let source = source.and_then(|source| {
+                if let (Some(source), Some((users, all))) = (&source, ids(spec, mount, &options, container)?)
+                {
+                    map_ids(source, users, all)?;
+                }
+                Ok(source)
+            });
+            let failed = |e| Failure::Other(format!("mount {}: {e}", mount.destination().display()));
+            this.binds.push(source.map_err(failed)?);
+        }
+        if spec
+            .mounts()
+            .iter()
+            .flatten()
+            .any(|m| m.typ().as_deref() == Some("cgroup"))
+        {
+            this.open_cgroups(cgroup)
+                .map_err(|e| Failure::Other(format!("opening the container's cgroups: {e}")))?;
+        }
+        if namespaces.has(Kind::User) {
+            devices.iter_mut().for_each(Device::open_host);
+        }
+        Ok(this)
+    }
+
+    fn open_cgroups(&mut self, cgroup: &Cgroup<'_>) -> io::Result<()> {
+        let named = named_hierarchies()?;
+        for (name, dir) in cgroup.v1_dirs().chain(named) {
+            if self.cgroups.iter().all(|(other, _)| *other != name) {
+                self.cgroups.push((name, private(clone_mount(CWD, &dir)?)?));
+            }
+        }
+        if self.cgroups.is_empty() {
+            self.unified = Some(private(clone_mount(CWD, Path::new(MOUNT_ROOT))?)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
+        let cgroups = self.cgroups.iter().map(|(_, fd)| fd);
+        self.root
+            .iter()
+            .chain(self.binds.iter().flatten())
+            .chain(cgroups)
+            .chain(&self.unified)
+    }
+
+    /// The root's file system with all that is mounted in it, as the host has it.
+    pub(super) fn take_root(&mut self, path: &Path) -> io::Result<OwnedFd> {
+        self.root.take().map_or_else(|| open_root(path), Ok)
+    }
+
+    /// What the mount of this index shows.
+    pub(super) fn take_bind(&mut self, index: usize, mount: &Mount, recursive: bool) -> io::Result<OwnedFd> {
+        let opened = self.binds.get_mut(index).and_then(Option::take);
+        opened.map_or_else(|| open_bind(mount, recursive), Ok)
+    }
+}
+
+/// What the host mounts there later arrives, nothing goes the other way.
+fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let tree = clone_tree(CWD, path)?;
+    let slave = Attributes {
+        propagation: libc::MS_SLAVE,
+        recursive: true,
+        ..Attributes::default()
+    };
+    set_attributes(&tree, slave)?;
+    Ok(tree)
+}
+
+fn private(mount: OwnedFd) -> io::Result<OwnedFd> {
+    let private = Attributes {
+        propagation: libc::MS_PRIVATE,
+        ..Attributes::default()
+    };
+    set_attributes(&mount, private)?;
+    Ok(mount)
+}
+
+/// The source of a mount. Only where the mount asks to share do its mounts arrive on the host.
+fn open_bind(mount: &Mount, recursive: bool) -> io::Result<OwnedFd> {
+    let source = mount.source().as_ref().filter(|s| s.is_absolute());
+    let source = source
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the source is no absolute path"))?;
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("source {}: {e}", source.display()));
+    let tree = if recursive {
+        clone_tree(CWD, source)
+    } else {
+        clone_mount(CWD, source)
+    }
+    .map_err(named)?;
+    let shares = Options::of(mount)
+        .propagation
+        .iter()
+        .any(|(propagation, _)| *propagation == libc::MS_SHARED);
+    if !shares {
+        let slave = Attributes {
+            propagation: libc::MS_SLAVE,
+            recursive,
+            ..Attributes::default()
+        };
+        set_attributes(&tree, slave)?;
+    }
+    Ok(tree)
+}
+
+/// The user namespace whose map the owners of a mount's files are shown by, and whether also below; `None` where as they are.
+fn ids(
+    spec: &Spec,
+    mount: &Mount,
+    options: &Options,
+    container: Option<&OwnedFd>,
+) -> io::Result<Option<(OwnedFd, bool)>> {
+    let given = |m: &Option<Vec<LinuxIdMapping>>| m.clone().filter(|m| !m.is_empty());
+    let own = given(mount.uid_mappings()).zip(given(mount.gid_mappings()));
+    let all = options.map_ids.unwrap_or(false);
+    if own.is_none() && options.map_ids.is_none() {
+        return Ok(None);
+    }
+    let of_container = || {
+        let linux = spec.linux().as_ref()?;
+        given(linux.uid_mappings()).zip(given(linux.gid_mappings()))
+    };
+    if own.is_none()
+        && let Some(container) = container
+    {
+        return Ok(Some((container.try_clone()?, all)));
+    }
+    let (uids, gids) = own
+        .or_else(of_container)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "idmap: there is no mapping"))?;
+    Ok(Some((user_namespace(&uids, &gids)?, all)))
+}
+
+/// A user namespace that nobody is in, for its maps.
+fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io::Result<OwnedFd> {
+    let clone = Clone {
+        namespaces: u64::try_from(libc::CLONE_NEWUSER).unwrap_or(0),
+        ..Clone::default()
+    };
+    let Some(pid) = clone.fork()? else {
+        // Until it is killed, or whoever made it has ended.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        std::thread::sleep(std::time::Duration::from_secs(10));
+        fork::exit(0);
+    };
+    let opened = namespaces::map_ids(pid, Some(uids), Some(gids)).and_then(|()| {
+        let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
+        Ok(rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    });
+    kill_process(pid, Signal::KILL)?;
+    waitpid(Some(pid), WaitOptions::empty())?;
+    opened
+}
+
+/// Hierarchies without controllers, such as systemd's: this process stays where it is in them, and so does the container.
+fn named_hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let named = |line: &str| {
+        let (names, path) = line.split_once(':')?.1.split_once(':')?;
+        let name = names.strip_prefix("name=")?;
+        let dir = Path::new(MOUNT_ROOT)
+            .join(name)
+            .join(path.trim_start_matches('/'));
+        (!name.contains('/') && dir.is_dir()).then(|| (name.to_owned(), dir))
+    };
+    Ok(text.lines().filter_map(named).collect())
+}

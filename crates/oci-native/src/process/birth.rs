@@ -1,0 +1,183 @@
+//! When a process becomes visible to a container.
+//!
+//! A process that is in a container's pid namespace can be looked into by whoever has `CAP_SYS_PTRACE` there: its root, its
+//! descriptors, its memory. So a process that joins one where others are already does so as the last thing: what prepared it
+//! stays outside, sets the namespace of its children, gives up all that the container may not have, and only then makes the
+//! child that executes the program ([`join`]).
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use crate::fork::exit;
+
+/// linux/sched.h; libc's constant is too small a type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Two numbers in memory that this process shares with those it makes: a filter that a container brings along may forbid
+/// every system call by which they could be told.
+#[derive(Debug)]
+pub(crate) struct Shared(NonNull<Numbers>);
+
+#[derive(Debug)]
+#[repr(C)]
+struct Numbers {
+    pid: AtomicI32,
+    ready: AtomicI32,
+}
+
+// SAFETY: what it points to is atomics, in a mapping of its own that lasts as long as the value.
+#[allow(unsafe_code, reason = "a pointer says nothing of what it points to")]
+unsafe impl Send for Shared {}
+
+impl Shared {
+    #[allow(unsafe_code, reason = "there is no safe anonymous mapping")]
+    pub(crate) fn new() -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, placed by the kernel; it is zeroed, and zeros are valid numbers.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Numbers>(),
+                protection,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(page.cast())
+            .map(Self)
+            .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    #[allow(unsafe_code, reason = "shared memory is known by its address")]
+    fn numbers(&self) -> &Numbers {
+        // SAFETY: mapped until this value is dropped, initialised, and only ever used as atomics (and by the kernel).
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The process that was made, as the one that made it numbers it.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(self.numbers().pid.load(Ordering::SeqCst).max(0))
+    }
+
+    /// Says that all went well.
+    pub(crate) fn set_ready(&self) {
+        self.numbers().ready.store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.numbers().ready.load(Ordering::SeqCst) == 1
+    }
+}
+
+impl Drop for Shared {
+    #[allow(unsafe_code, reason = "the mapping is known by its address")]
+    fn drop(&mut self) {
+        // SAFETY: this value made the mapping, and nobody has a reference to it any more.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<Numbers>()) };
+    }
+}
+
+/// How a process is made.
+#[derive(Debug, Default)]
+pub(crate) struct Clone<'a> {
+    /// The new namespaces it is in: `CLONE_NEW*`.
+    pub(crate) namespaces: u64,
+    /// The cgroup (v2) it is born in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Makes it a child of this process's parent.
+    pub(crate) sibling: bool,
+    /// Gets its pid.
+    pub(crate) pid: Option<&'a Shared>,
+}
+
+impl Clone<'_> {
+    /// clone3(2) without any sharing of memory, so a fork; `None` in the child. This process has one thread.
+    #[allow(unsafe_code, reason = "there is no safe fork")]
+    pub(crate) fn fork(&self) -> io::Result<Option<Pid>> {
+        // SAFETY: all zero is a valid `clone_args`.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = self.namespaces;
+        if let Some(cgroup) = self.cgroup {
+            arguments.flags |= CLONE_INTO_CGROUP;
+            arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+        }
+        if let Some(shared) = self.pid {
+            arguments.flags |= libc::CLONE_PARENT_SETTID as u64;
+            arguments.parent_tid = shared.0.as_ptr().expose_provenance() as u64;
+        }
+        if self.sibling {
+            arguments.flags |= libc::CLONE_PARENT as u64;
+        } else {
+            arguments.exit_signal = libc::SIGCHLD as u64;
+        }
+        // SAFETY: this process has one thread, so its copy finds no lock held; the structure has the size that is said, and
+        // the address in it is that of the first of the shared numbers.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw mut arguments,
+                size_of::<libc::clone_args>(),
+            )
+        };
+        match i32::try_from(answer) {
+            Ok(0) => Ok(None),
+            Ok(pid) if pid > 0 => Ok(Pid::from_raw(pid)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Goes on as a child in the pid namespace that was set for children, while the process that was outside of it ends. The
+/// child has the same parent.
+pub(crate) fn join(shared: &Shared) -> io::Result<()> {
+    let clone = Clone {
+        sibling: true,
+        pid: Some(shared),
+        ..Clone::default()
+    };
+    match clone.fork()? {
+        None => Ok(()),
+        Some(_) => exit(0),
+    }
+}
+
+/// Has a child in the pid namespace that was set for children open something for this process. It is there for that moment
+/// only, but with all that this process may; nobody without `CAP_SYS_PTRACE` can look into it.
+#[allow(
+    unsafe_code,
+    reason = "the child shares the descriptors, so the one it opened is this process's"
+)]
+pub(crate) fn made_inside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    let opened = Shared::new()?;
+    let clone = Clone {
+        namespaces: u64::try_from(libc::CLONE_FILES).unwrap_or(0),
+        ..Clone::default()
+    };
+    let Some(child) = clone.fork()? else {
+        let (answer, code) = match make() {
+            Ok(fd) => (fd.into_raw_fd(), 0),
+            Err(e) => (e.raw_os_error().unwrap_or(libc::EIO), 1),
+        };
+        opened.numbers().pid.store(answer, Ordering::SeqCst);
+        exit(code);
+    };
+    let status = waitpid(Some(child), WaitOptions::empty())?;
+    let answer = opened.numbers().pid.load(Ordering::SeqCst);
+    match status.and_then(|(_, status)| status.exit_status()) {
+        // SAFETY: the child opened it in the table of descriptors that both have, and has ended: nobody else owns it.
+        Some(0) => Ok(unsafe { OwnedFd::from_raw_fd(answer) }),
+        Some(1) => Err(io::Error::from_raw_os_error(answer)),
+        _ => Err(io::Error::other("the child that was to open it ended")),
+    }
+}

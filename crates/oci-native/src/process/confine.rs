@@ -1,0 +1,33 @@
+//! The last of what confines a process: its filter, and the loss of its capabilities.
+
+use std::os::fd::OwnedFd;
+
+use libcontainer::{capabilities, syscall::syscall::create_syscall};
+use oci_spec::runtime::Process;
+
+use crate::{failure::Failure, seccomp::Filter};
+
+/// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is privileged;
+/// with it, it comes last. `listens` gets the descriptor of a filter that asks a listener.
+pub(crate) fn enter(
+    process: &Process,
+    filter: Option<&Filter>,
+    listens: impl FnOnce(OwnedFd) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let load = || match filter.map(Filter::load).transpose() {
+        Ok(listener) => listener.flatten().map_or(Ok(()), listens),
+        Err(e) => Err(Failure::Other(format!("loading the seccomp filter: {e}"))),
+    };
+    let drop_capabilities = || match process.capabilities() {
+        Some(capabilities) => capabilities::drop_privileges(capabilities, create_syscall().as_ref())
+            .map_err(|e| Failure::Other(format!("dropping capabilities: {e}"))),
+        None => Ok(()),
+    };
+    if process.no_new_privileges() == Some(true) {
+        drop_capabilities()?;
+        load()
+    } else {
+        load()?;
+        drop_capabilities()
+    }
+}

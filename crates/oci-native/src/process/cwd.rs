@@ -1,0 +1,77 @@
+//! A process's working directory.
+
+use std::{io, os::fd::BorrowedFd, path::PathBuf};
+
+use oci_spec::runtime::Process;
+use rustix::{
+    fs::{Mode, OFlags, mkdirat},
+    io::Errno,
+};
+
+use crate::{failure::Failure, mounts::open_inside};
+
+/// Makes the working directory where the image lacks it, as runc does; what cannot be made is missed when it is entered.
+pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let Ok(mut dir) = open_inside(root, "/".as_ref(), flags) else {
+        return;
+    };
+    let mut path = PathBuf::from("/");
+    for component in process.cwd().components() {
+        let std::path::Component::Normal(name) = component else {
+            continue;
+        };
+        path.push(name);
+        // The kernel resolves every step inside the root: a symlink of the image leads nowhere else.
+        let opened = match open_inside(root, &path, flags) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                match mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => open_inside(root, &path, flags),
+                    Err(e) => Err(e.into()),
+                }
+            }
+            other => other,
+        };
+        let Ok(next) = opened else { return };
+        dir = next;
+    }
+}
+
+/// Entering it takes two steps.
+pub(crate) struct Cwd {
+    /// Only its user may enter it.
+    later: bool,
+}
+
+impl Cwd {
+    /// Before the user changes: root may enter directories that the user may not, as a home whose owner is another.
+    pub(crate) fn enter(process: &Process) -> Result<Self, Failure> {
+        match rustix::process::chdir(process.cwd()) {
+            Ok(()) => Ok(Self { later: false }),
+            Err(Errno::PERM | Errno::ACCESS) => Ok(Self { later: true }),
+            Err(e) => Err(failed(process, e)),
+        }
+    }
+
+    /// As its user; and wherever it is, it has to be inside the container's root (CVE-2024-21626).
+    pub(crate) fn verify(self, process: &Process) -> Result<(), Failure> {
+        if self.later {
+            rustix::process::chdir(process.cwd()).map_err(|e| failed(process, e))?;
+        }
+        let path = rustix::process::getcwd(Vec::new()).map_err(|e| failed(process, e))?;
+        // The kernel says "(unreachable)/…" of a directory that is not below this process's root.
+        if path.to_bytes().first() == Some(&b'/') {
+            Ok(())
+        } else {
+            let cwd = process.cwd().display();
+            Err(Failure::Other(format!(
+                "process.cwd {cwd}: is outside of the container"
+            )))
+        }
+    }
+}
+
+fn failed(process: &Process, e: Errno) -> Failure {
+    let e = io::Error::from(e);
+    Failure::Other(format!("process.cwd {}: {e}", process.cwd().display()))
+}

@@ -1,0 +1,67 @@
+//! What a container's first process and an exec'd one have in common: the way from a process of the host's to a program of
+//! the container's.
+//!
+//! Both take these steps, in this order: attributes ([`attributes`]), a terminal ([`terminal`]), the user ([`user`]), the
+//! program is looked up ([`program`]), filter and capabilities ([`confine`]), and only then the container's pid namespace
+//! if others are in it already ([`birth`]). So whoever is there sees a process that may no more than they may.
+
+pub(crate) mod attributes;
+pub(crate) mod birth;
+pub(crate) mod confine;
+pub(crate) mod cwd;
+pub(crate) mod home;
+pub(crate) mod keyring;
+pub(crate) mod owner;
+pub(crate) mod program;
+pub(crate) mod streams;
+pub(crate) mod terminal;
+pub(crate) mod user;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Process;
+
+use self::cwd::Cwd;
+use crate::failure::{CannotExecute, Failure};
+
+/// The program of a process.
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) environment: Vec<String>,
+}
+
+impl Program {
+    /// As the container names it: `process.args[0]`.
+    pub(crate) fn name(process: &Process) -> &str {
+        process.args().iter().flatten().next().map_or("", String::as_str)
+    }
+
+    /// Executes it, which only returns to say why not.
+    pub(crate) fn execute(&self, process: &Process) -> Failure {
+        let args = process.args().as_deref().unwrap_or_default();
+        program::execute(Self::name(process), &self.path, args, &self.environment)
+    }
+}
+
+/// Becomes the process's user in its working directory, in the container's root, and finds its program with all
+/// capabilities still effective. `between` is done after the directory was entered as root, before the user is assumed.
+pub(crate) fn assume(
+    process: &Process,
+    find: bool,
+    between: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Program, Failure> {
+    let cwd = Cwd::enter(process)?;
+    between()?;
+    user::assume(process.user()).map_err(|e| Failure::Other(format!("process.user: {e}")))?;
+    cwd.verify(process)?;
+    let mut environment = process.env().clone().unwrap_or_default();
+    home::add(&mut environment, process.user().uid(), Path::new("/"));
+    let name = Program::name(process);
+    let path = if find {
+        program::find_program(name, program::search_path(&environment))
+            .map_err(|reason| Failure::Executable(CannotExecute::new(name, reason)))?
+    } else {
+        name.into()
+    };
+    Ok(Program { path, environment })
+}

@@ -1,0 +1,128 @@
+//! Finding a program inside of the container, and executing it.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use crate::failure::{CannotExecute, Failure};
+
+/// Where programs are looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The first byte that a container's process says to `start`: everything went well up to execve itself.
+pub(crate) const EXECUTING: u8 = b'E';
+
+/// execve, which only returns to say why not.
+pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: &[String]) -> Failure {
+    let c_strings = |strings: &[String]| -> Result<Vec<CString>, std::ffi::NulError> {
+        strings.iter().map(|s| CString::new(s.as_bytes())).collect()
+    };
+    let path = CString::new(program.as_os_str().as_bytes());
+    let (Ok(path), Ok(argv), Ok(envp)) = (path, c_strings(args), c_strings(environment)) else {
+        return Failure::Other("an argument or variable holds a NUL byte".into());
+    };
+    // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
+    default_sigpipe();
+    let why = match execve(&path, &argv, &envp) {
+        // A script's interpreter, or a dynamic loader, that is missing.
+        e if e.raw_os_error() == Some(libc::ENOENT) && program.exists() => {
+            "its interpreter or loader does not exist".to_owned()
+        }
+        e => os_reason(&e),
+    };
+    Failure::Executable(CannotExecute::new(name, why))
+}
+
+/// Where programs are looked for; of several the last one is meant.
+pub(crate) fn search_path(environment: &[String]) -> &str {
+    let given = environment.iter().rev().find_map(|v| v.strip_prefix("PATH="));
+    given.unwrap_or(DEFAULT_PATH)
+}
+
+/// As execvp finds it, but saying why not.
+pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
+    let check = |program: &Path| -> io::Result<()> {
+        if fs::metadata(program)?.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+        }
+        let access = rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::accessat(
+            rustix::fs::CWD,
+            program,
+            access,
+            rustix::fs::AtFlags::EACCESS,
+        )?)
+    };
+    if name.contains('/') {
+        return check(Path::new(name))
+            .map(|()| name.into())
+            .map_err(|e| os_reason(&e));
+    }
+    let mut denied = None;
+    for dir in path.split(':') {
+        let program = Path::new(if dir.is_empty() { "." } else { dir }).join(name);
+        match check(&program) {
+            Ok(()) => return Ok(program),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => denied = Some(os_reason(&e)),
+            Err(_) => {}
+        }
+    }
+    Err(denied.unwrap_or_else(|| "executable file not found in $PATH".into()))
+}
+
+/// The kernel's words without Rust's "(os error n)".
+fn os_reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}
+
+#[allow(unsafe_code, reason = "rustix has no signal dispositions")]
+fn default_sigpipe() {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Returns only when it failed.
+#[allow(
+    unsafe_code,
+    reason = "rustix keeps execve in its experimental runtime module"
+)]
+fn execve(path: &CString, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_why_a_program_cannot_be_executed() {
+        assert_eq!(find_program("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
+        assert_eq!(find_program("/bin/sh", ""), Ok("/bin/sh".into()));
+        assert_eq!(
+            find_program("nosuch", "/bin"),
+            Err("executable file not found in $PATH".into())
+        );
+        assert_eq!(
+            find_program("/nosuch", "/bin"),
+            Err("no such file or directory".into())
+        );
+        assert_eq!(find_program("/bin", "/"), Err("is a directory".into()));
+        assert_eq!(find_program("passwd", "/etc"), Err("permission denied".into()));
+    }
+}
