@@ -360,6 +360,7 @@ pub(crate) fn failed(id: &ContainerId, operation: &'static str, failure: Failure
         Failure::Executable(why) => Error::CannotExecute {
             id: id.clone(),
             program: why.program,
+            failure: why.failure,
             reason: why.reason,
         },
         Failure::Other(reason) => Error::Failed {

@@ -151,8 +151,7 @@ fn become_program(job: &ExecJob) -> Result<Infallible, Failure> {
         .map_or("", String::as_str);
     let mut environment = process.env().clone().unwrap_or_default();
     home::add(&mut environment, process.user().uid(), Path::new("/"));
-    let program = find_program(name, search_path(&environment))
-        .map_err(|reason| Failure::Executable(crate::executor::CannotExecute::new(name, reason)))?;
+    let program = find_program(name, search_path(&environment)).map_err(Failure::Executable)?;
     let sandbox = Sandbox {
         filter: job.filter.clone(),
         capabilities: process.capabilities().clone(),
