@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::client::{MAJOR, MINOR};
+use crate::{
+    CannotExecute,
+    client::{MAJOR, MINOR},
+};
 
 /// Why a pod did not start: which container, at which step, and what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct LaunchError {
     pub step: String,
     /// What happened, in one line.
     pub message: String,
+    /// The program that cannot be executed, where that is what happened.
+    pub program: Option<CannotExecute>,
 }
 
 impl LaunchError {
@@ -21,6 +26,7 @@ impl LaunchError {
             container: None,
             step: step.to_owned(),
             message: message.to_string(),
+            program: None,
         }
     }
 
@@ -29,20 +35,23 @@ impl LaunchError {
             container: Some(name.to_owned()),
             step: step.to_owned(),
             message: message.to_string(),
+            program: None,
         }
     }
 
     /// From the runtime; the container is named once, by this error.
     #[must_use]
     pub fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
-        let message = match error {
-            magik_oci::Error::CannotExecute { program, reason, .. } => {
-                format!("cannot execute {program}: {reason}")
-            }
-            magik_oci::Error::Failed { reason, .. } => reason.clone(),
-            other => other.to_string(),
+        let program = CannotExecute::of(error);
+        let message = match (&program, error) {
+            (Some(program), _) => program.to_string(),
+            (None, magik_oci::Error::Failed { reason, .. }) => reason.clone(),
+            (None, other) => other.to_string(),
         };
-        Self::container(name, step, &message)
+        Self {
+            program,
+            ..Self::container(name, step, &message)
+        }
     }
 }
 
@@ -83,8 +92,13 @@ pub enum ControlError {
     #[error("{0}")]
     Refused(String),
     /// A program could not be executed in a container.
-    #[error("{0}")]
-    CannotExecute(String),
+    #[error("{message}")]
+    CannotExecute {
+        /// What happened, naming the container.
+        message: String,
+        /// Which program, and what kind of failure it is.
+        why: CannotExecute,
+    },
     /// There is no such container in the pod.
     #[error("{0}")]
     NotFound(String),

@@ -25,6 +25,7 @@ mod rpc;
 mod service;
 mod state_dir;
 pub mod status;
+mod unexecutable;
 mod wire;
 
 pub use client::{
@@ -40,3 +41,4 @@ pub use loopback::raise_loopback;
 pub use publish::MAX_PUBLISHED_CONNECTIONS;
 pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
 pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};
+pub use unexecutable::CannotExecute;

@@ -18,7 +18,7 @@ mod runtime;
 mod state;
 mod stats;
 
-pub use error::{Error, Result};
+pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
 pub use log::event_text;

@@ -103,6 +103,8 @@ pub enum Error {
     CannotExecute {
         /// The pod.
         pod: String,
+        /// What kind of failure it is: for programs, which must not read `reason`.
+        failure: magik_oci::ExecFailure,
         /// The container, the program, and why not, as the kernel said it.
         reason: String,
     },

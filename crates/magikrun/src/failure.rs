@@ -6,10 +6,6 @@ use crate::output::{self, StdoutClosed};
 
 /// magikrun's own failure in a command that otherwise passes a program's exit code on (as podman and docker have it).
 pub const OWN_FAILURE: u8 = 125;
-/// `exec`: the program cannot be executed.
-pub const CANNOT_EXECUTE: u8 = 126;
-/// `exec`: there is no such program.
-pub const NOT_FOUND: u8 = 127;
 /// A command line that makes no sense.
 pub const USAGE: u8 = 2;
 
@@ -102,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_first_exit_code_stands() {
-        let error = with_code(OWN_FAILURE, with_code(NOT_FOUND, anyhow!("x")));
-        assert_eq!(error.downcast_ref::<WithCode>().map(|e| e.code), Some(NOT_FOUND));
+        let error = with_code(OWN_FAILURE, with_code(127, anyhow!("x")));
+        assert_eq!(error.downcast_ref::<WithCode>().map(|e| e.code), Some(127));
     }
 }

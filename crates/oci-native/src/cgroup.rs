@@ -125,14 +125,15 @@ pub(crate) enum PathError {
     Parent,
     #[error("is this process's own cgroup, or one above it")]
     Own,
-    #[error("is of the form slice:prefix:name, which needs systemd cgroups")]
-    Systemd,
     #[error("has processes in it that are not this container's")]
     Occupied,
 }
 
 /// Makes a cgroup path absolute and canonical, refusing those below which something else must not be killed:
 /// the root, anything with `..`, and the cgroup of this process or of what it lives in.
+///
+/// `slice:prefix:name` is systemd's form only where systemd makes the cgroups; everywhere else it is a name like any other,
+/// as in runc and crun. containerd gives such a path for every pod whose parent is called `….slice`.
 ///
 /// `own` holds the paths of `/proc/self/cgroup`.
 pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathError> {
@@ -146,17 +147,6 @@ pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathEr
     }
     if clean.as_os_str() == "/" {
         return Err(PathError::Root);
-    }
-    if !path.is_absolute()
-        && path
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .filter(|b| **b == b':')
-            .count()
-            == 2
-    {
-        return Err(PathError::Systemd);
     }
     if own.iter().any(|o| o.starts_with(&clean)) {
         return Err(PathError::Own);
@@ -472,7 +462,10 @@ mod tests {
         for above in ["/user.slice", "/user.slice/", "user.slice/session-1.scope"] {
             assert_eq!(check(above), Err(PathError::Own), "{above:?}");
         }
-        assert_eq!(check("system.slice:libpod:x"), Err(PathError::Systemd));
+        assert_eq!(
+            check("system.slice:libpod:x"),
+            Ok("/system.slice:libpod:x".into())
+        );
         assert_eq!(
             check("/user.slice/session-1.scope/ctr"),
             Ok("/user.slice/session-1.scope/ctr".into())

@@ -1,6 +1,6 @@
 //! Why a container, or a process in one, could not be made, in a form that passes between processes.
 
-use magik_oci::{ContainerId, Error};
+use magik_oci::{ContainerId, Error, ExecFailure};
 use serde::{Deserialize, Serialize};
 
 /// A job that failed.
@@ -16,13 +16,15 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CannotExecute {
     pub(crate) program: String,
+    pub(crate) failure: ExecFailure,
     pub(crate) reason: String,
 }
 
 impl CannotExecute {
-    pub(crate) fn new(program: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(program: &str, failure: ExecFailure, reason: impl Into<String>) -> Self {
         Self {
             program: program.to_owned(),
+            failure,
             reason: reason.into(),
         }
     }
@@ -49,6 +51,7 @@ impl Failure {
             Self::Executable(why) => Error::CannotExecute {
                 id: id.clone(),
                 program: why.program,
+                failure: why.failure,
                 reason: why.reason,
             },
             Self::Other(reason) => Error::Failed {

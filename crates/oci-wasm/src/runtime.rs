@@ -9,8 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use magik_oci::{
-    ContainerId, ContainerState, CpuStats, CreateOptions, Error, ExecIo, ExecOptions, Exit, MemoryStats,
-    OciRuntime, PidsStats, Result, Signal, Stats, Status, Stdio,
+    ContainerId, ContainerState, CpuStats, CreateOptions, Error, ExecFailure, ExecIo, ExecOptions, Exit,
+    MemoryStats, OciRuntime, PidsStats, Result, Signal, Stats, Status, Stdio,
 };
 use oci_spec::runtime::{LinuxResources, Process};
 use tokio::sync::watch;
@@ -157,9 +157,14 @@ impl WasmtimeRuntime {
         let bundle =
             Bundle::open(&directory, &options.env, &options.mounts).map_err(|refusal| match refusal {
                 Refusal::Field(reason) => invalid(reason),
-                Refusal::Program { program, reason } => Error::CannotExecute {
+                Refusal::Program {
+                    program,
+                    failure,
+                    reason,
+                } => Error::CannotExecute {
                     id: id.clone(),
                     program,
+                    failure,
                     reason,
                 },
             })?;
@@ -176,6 +181,7 @@ impl WasmtimeRuntime {
         let cannot = |error: LoadError| Error::CannotExecute {
             id: id.clone(),
             program: program_name.clone(),
+            failure: ExecFailure::NotExecutable,
             reason: format!("it {error}"),
         };
         let metering = if bundle.fuel.is_some() {

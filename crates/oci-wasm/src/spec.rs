@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
+use magik_oci::ExecFailure;
 use oci_spec::runtime::{Mount, Process, Spec};
 
 use crate::{
@@ -43,7 +44,11 @@ pub(crate) enum Refusal {
     /// A field is missing, malformed or asks for what this runtime does not do.
     Field(String),
     /// The program is not there, or cannot be opened.
-    Program { program: String, reason: String },
+    Program {
+        program: String,
+        failure: ExecFailure,
+        reason: String,
+    },
 }
 
 impl From<String> for Refusal {
@@ -170,19 +175,20 @@ fn open_program(rootfs: &Path, program: &str, cwd: &str, env: &[(String, String)
     if !program.contains('/') {
         places.extend(path.split(':').filter(|p| !p.is_empty()));
     }
-    let mut reason = "no such file".to_owned();
+    let (mut failure, mut reason) = (ExecFailure::NotFound, "no such file".to_owned());
     for place in places {
         match open_beneath(rootfs, &Path::new(place).join(program)) {
             Ok(file) => return Ok(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                reason = error.to_string();
+                (failure, reason) = (ExecFailure::of(&error), error.to_string());
                 break;
             }
         }
     }
     Err(Refusal::Program {
         program: program.to_owned(),
+        failure,
         reason,
     })
 }

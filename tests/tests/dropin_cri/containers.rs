@@ -161,6 +161,19 @@ pub(crate) const CHECKS: &[Check<Node>] = &[
         ensure!(container.status()?.exit_code == 3, "{:?}", container.status());
         container.stop(20).context("a second time")
     }),
+    (
+        "a container that ends by itself in the moment it is stopped",
+        |n| {
+            let pod = n.pod()?;
+            for nap in ["0", "0.005", "0.01", "0.02", "0.03", "0.05", "0.08"] {
+                let container = pod.start(&format!("sleep {nap}"), |_| {})?;
+                container.stop(20).with_context(|| format!("after {nap} s"))?;
+                ensure!(container.ended()?.state == state::EXITED);
+                container.remove()?;
+            }
+            Ok(())
+        },
+    ),
     ("after the grace period stop sends SIGKILL", |n| {
         let pod = n.pod()?;
         let container = pod.start("exec sleep 1000", |_| {})?;

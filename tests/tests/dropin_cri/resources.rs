@@ -79,6 +79,46 @@ pub(crate) const CHECKS: &[Check<Node>] = &[
             Ok(())
         },
     ),
+    (
+        "a pod whose parent is a slice, where systemd makes no cgroups",
+        |n| {
+            // As of a kubelet with systemd's driver: containerd then gives `SLICE:cri-containerd:ID`, whoever makes the cgroup.
+            let slice = format!("kubepods-{}.slice", n.ctr.name());
+            let pod = n.pod_with(|p| {
+                p.linux.get_or_insert_default().cgroup_parent = format!("/kubepods.slice/{slice}");
+            })?;
+            let container = pod.start(SLEEPER, limited(memory(64 * MIB)))?;
+            for (id, pid) in [(&pod.id, pod.pid()?), (&container.id, container.pid()?)] {
+                let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+                let name = format!("/{slice}:cri-containerd:{id}");
+                ensure!(cgroups.lines().any(|l| l.ends_with(&name)), "{name}: {cgroups}");
+            }
+            ensure!(
+                memory_limit(&container)? == "67108864",
+                "{:?}",
+                memory_limit(&container)
+            );
+            ensure!(container.exec("echo inside")? == "inside");
+            n.call(api::UpdateContainerResourcesRequest {
+                container_id: container.id.clone(),
+                linux: Some(memory(96 * MIB)),
+            })?;
+            ensure!(
+                memory_limit(&container)? == "100663296",
+                "{:?}",
+                memory_limit(&container)
+            );
+            let statistics = n.call(api::ContainerStatsRequest {
+                container_id: container.id.clone(),
+            })?;
+            let memory = statistics.stats.and_then(|s| s.memory).unwrap_or_default();
+            ensure!(memory.working_set_bytes.is_some(), "{memory:?}");
+            container.catching(rustix::process::Signal::TERM)?;
+            container.stop(20)?;
+            ensure!(container.status()?.exit_code == 3, "{:?}", container.status());
+            container.remove()
+        },
+    ),
     ("the limits of a running container are changed", |n| {
         let pod = n.pod()?;
         let container = pod.start(SLEEPER, limited(memory(64 * MIB)))?;

@@ -34,6 +34,7 @@ use ttrpc::{
 };
 
 use crate::{
+    CannotExecute,
     error::ControlError,
     logs::LogOptions,
     plan::PodPlan,
@@ -335,7 +336,10 @@ fn error(error: ttrpc::Error) -> ControlError {
             let message = clean(status.message());
             match status.code() {
                 Code::NOT_FOUND => ControlError::NotFound(message),
-                Code::ABORTED => ControlError::CannotExecute(message),
+                Code::ABORTED => match CannotExecute::from_details(&status.details) {
+                    Some(why) => ControlError::CannotExecute { message, why },
+                    None => ControlError::Refused(message),
+                },
                 _ => ControlError::Refused(message),
             }
         }

@@ -6,6 +6,7 @@ use ttrpc::r#async::ClientStreamReceiver;
 
 use super::{ControlClient, Result, clean, error};
 use crate::{
+    CannotExecute,
     error::{ControlError, LaunchError},
     events::{Event, EventKind},
     logs::{LogChunk, LogStream},
@@ -74,6 +75,7 @@ impl Launch {
                 container: Some(clean(&f.container)).filter(|c| !c.is_empty()),
                 step: clean(&f.step),
                 message: clean(&f.message),
+                program: f.program.as_ref().map(CannotExecute::from_message),
             })),
             None => Err(ControlError::Protocol(
                 "a launch event of an unknown kind".to_owned(),

@@ -9,7 +9,7 @@ use ttrpc::{Code, r#async::ServerStream};
 pub(crate) use self::io::Streams;
 use self::session::{Call, Target, output, serve, signal};
 use super::{running, status};
-use crate::{init::shared::Shared, rpc::control as proto, wire::Meter};
+use crate::{CannotExecute, init::shared::Shared, rpc::control as proto, wire::Meter};
 
 pub(super) mod attach;
 mod io;
@@ -96,11 +96,12 @@ pub(super) async fn exec(
 }
 
 fn refusal(container: &str, error: &magik_oci::Error) -> ttrpc::Error {
+    if let Some(why) = CannotExecute::of(error) {
+        let mut status = ttrpc::get_status(Code::ABORTED, format!("container {container}: {why}"));
+        status.details.push(why.to_detail());
+        return ttrpc::Error::RpcStatus(status);
+    }
     match error {
-        magik_oci::Error::CannotExecute { program, reason, .. } => status(
-            Code::ABORTED,
-            format!("container {container}: cannot execute {program}: {reason}"),
-        ),
         magik_oci::Error::NotFound(_) | magik_oci::Error::WrongState { .. } => status(
             Code::FAILED_PRECONDITION,
             format!("container {container} is not running"),

@@ -384,6 +384,7 @@ fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {
             failed.container = error.container.unwrap_or_default();
             failed.step = error.step;
             failed.message = error.message;
+            failed.program = error.program.map(|p| p.to_message()).into();
             event.set_failed(failed);
             true
         }

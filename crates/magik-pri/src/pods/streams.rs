@@ -30,9 +30,10 @@ impl Context {
                 pod: self.pod.clone(),
                 reason: reason.clone(),
             },
-            ControlError::CannotExecute(reason) => Error::CannotExecute {
+            ControlError::CannotExecute { message, why } => Error::CannotExecute {
                 pod: self.pod.clone(),
-                reason: reason.clone(),
+                failure: why.failure,
+                reason: message.clone(),
             },
             other => Error::Control {
                 pod: self.pod.clone(),

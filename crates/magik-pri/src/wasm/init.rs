@@ -162,6 +162,7 @@ fn prepare_all(runtime: &WasmtimeRuntime, plan: &PodPlan) -> Result<(), LaunchEr
                 container: Some(container.name.clone()),
                 step: "create".into(),
                 message,
+                program: None,
             };
             let id = ContainerId::new(&container.name).map_err(|e| failed(e.to_string()))?;
             let prepared = runtime.prepare(&id, &container.bundle).await;
@@ -176,5 +177,6 @@ fn pod_error(message: &dyn std::fmt::Display) -> LaunchError {
         container: None,
         step: "confine".into(),
         message: message.to_string(),
+        program: None,
     }
 }

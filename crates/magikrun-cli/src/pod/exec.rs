@@ -72,14 +72,9 @@ pub(super) async fn run(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode
 
 /// The exit code of a program that was not started, as shells have it, or of our own failure.
 fn exec_failure(error: &anyhow::Error) -> u8 {
-    let Some(magik_pri::Error::CannotExecute { reason, .. }) = error.downcast_ref() else {
-        return failure::OWN_FAILURE;
-    };
-    let reason = reason.to_lowercase();
-    if reason.contains("no such file") || reason.contains("not found") {
-        failure::NOT_FOUND
-    } else {
-        failure::CANNOT_EXECUTE
+    match error.downcast_ref() {
+        Some(magik_pri::Error::CannotExecute { failure, .. }) => failure.exit_code(),
+        _ => failure::OWN_FAILURE,
     }
 }
 

@@ -24,8 +24,8 @@ use std::{
 
 use async_trait::async_trait;
 use magik_oci::{
-    ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, OciRuntime, Result, Signal,
-    Stats, Status, Stdio,
+    ContainerId, ContainerState, CreateOptions, Error, ExecFailure, ExecIo, ExecOptions, Exit, OciRuntime,
+    Result, Signal, Stats, Status, Stdio,
 };
 use oci_native::{NativeRuntime, write_pid_file};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -67,7 +67,11 @@ enum Answer {
 #[serde(rename_all = "camelCase")]
 enum Report {
     Started,
-    CannotExecute { program: String, reason: String },
+    CannotExecute {
+        program: String,
+        failure: ExecFailure,
+        reason: String,
+    },
     Failed(String),
 }
 
@@ -273,9 +277,14 @@ impl Report {
     fn check(self, id: &ContainerId, operation: &'static str) -> Result<()> {
         match self {
             Self::Started => Ok(()),
-            Self::CannotExecute { program, reason } => Err(Error::CannotExecute {
+            Self::CannotExecute {
+                program,
+                failure,
+                reason,
+            } => Err(Error::CannotExecute {
                 id: id.clone(),
                 program,
+                failure,
                 reason,
             }),
             Self::Failed(reason) => Err(failed(id, operation, reason)),

@@ -19,6 +19,7 @@ use super::{
     process,
     route::Globals,
     terminal::{Console, Foreground},
+    users,
 };
 use crate::failure;
 
@@ -26,8 +27,8 @@ use crate::failure;
 const MAX_CONFIG_SIZE: u64 = 16 << 20;
 /// runc's exit code of an `exec` that could not start its program.
 const EXEC_FAILED: u8 = 255;
-/// runc's exit code of a `run` that could not.
-const RUN_FAILED: u8 = 1;
+/// runc's exit code of every other command that could not do what it was asked.
+const FAILED: u8 = 1;
 
 /// What we need of a bundle's configuration before it is handed to the backend.
 #[derive(Debug, Default, Deserialize)]
@@ -42,14 +43,19 @@ pub(super) struct Config {
 struct ConfigProcess {
     #[serde(default)]
     terminal: bool,
+    user: Option<oci_spec::runtime::User>,
 }
 
 impl Config {
     /// Reads the bundle's configuration.
     pub(super) fn read(bundle: &Path) -> Result<Self> {
         let path = bundle.join("config.json");
-        serde_json::from_slice(&process::read(&path, MAX_CONFIG_SIZE)?)
-            .with_context(|| format!("{}: not a runtime-spec configuration", path.display()))
+        let config: Self = serde_json::from_slice(&process::read(&path, MAX_CONFIG_SIZE)?)
+            .with_context(|| format!("{}: not a runtime-spec configuration", path.display()))?;
+        if let Some(user) = config.process.as_ref().and_then(|p| p.user.as_ref()) {
+            users::check(user).with_context(|| path.display().to_string())?;
+        }
+        Ok(config)
     }
 
     fn terminal(&self) -> bool {
@@ -60,7 +66,9 @@ impl Config {
 /// `create`.
 pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> Result<()> {
     let id = ContainerId::new(args.id.as_str())?;
-    create_with(backend, &id, &args.init, config, true).map(drop)
+    create_with(backend, &id, &args.init, config, true)
+        .map(drop)
+        .map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
 }
 
 /// Creates the container; returns the end where the master of its terminal arrives, if that is ours.
@@ -102,7 +110,7 @@ fn create_with(
 
 /// `run`.
 pub(super) fn run(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
-    run_container(backend, args, config).map_err(|e| failure::with_code(failure_code(&e, RUN_FAILED), e))
+    run_container(backend, args, config).map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
 }
 
 fn run_container(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
@@ -144,6 +152,10 @@ fn start_and_wait(
 
 /// `start`: with `NOTIFY_SOCKET`, returns when the container is ready.
 pub(super) fn start(backend: &Backend, id: &ContainerId) -> Result<()> {
+    start_and_notify(backend, id).map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
+}
+
+fn start_and_notify(backend: &Backend, id: &ContainerId) -> Result<()> {
     let notify = Notify::listen(backend.root(), id)?;
     backend.block_on(backend.runtime().start(id))?;
     if let Some(notify) = notify {
@@ -236,12 +248,7 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
 /// 127 and 126 as a shell says that a program is missing or cannot be run, else what runc says.
 fn failure_code(error: &anyhow::Error, otherwise: u8) -> u8 {
     match error.downcast_ref::<Error>() {
-        Some(Error::CannotExecute { reason, .. })
-            if reason.contains("No such file") || reason.contains("not found") =>
-        {
-            failure::NOT_FOUND
-        }
-        Some(Error::CannotExecute { .. }) => failure::CANNOT_EXECUTE,
+        Some(Error::CannotExecute { failure, .. }) => failure.exit_code(),
         _ => otherwise,
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn build(args: &ExecArgs, state: &ContainerState, root: Option<&Path>
     if args.tty {
         process.set_terminal(Some(true));
     }
+    users::check(process.user())?;
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         bail!("exec needs a program: give it after the container id, or --process FILE");
     }

@@ -269,6 +269,7 @@ fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, Ro
         let name = Program::name(parts.process);
         return Err(Failure::Executable(CannotExecute::new(
             name,
+            magik_oci::ExecFailure::Other,
             "what runs it needs /proc mounted in the container",
         )));
     }

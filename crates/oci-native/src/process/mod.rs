@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Process;
 
 use self::cwd::Cwd;
-use crate::failure::{CannotExecute, Failure};
+use crate::failure::Failure;
 
 /// The program of a process.
 pub(crate) struct Program {
@@ -58,8 +58,7 @@ pub(crate) fn assume(
     home::add(&mut environment, process.user().uid(), Path::new("/"));
     let name = Program::name(process);
     let path = if find {
-        program::find_program(name, program::search_path(&environment))
-            .map_err(|reason| Failure::Executable(CannotExecute::new(name, reason)))?
+        program::find_program(name, program::search_path(&environment)).map_err(Failure::Executable)?
     } else {
         name.into()
     };

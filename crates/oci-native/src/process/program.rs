@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use magik_oci::ExecFailure;
+
 use crate::failure::{CannotExecute, Failure};
 
 /// Where programs are looked for when the environment has no PATH.
@@ -25,14 +27,13 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     };
     // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
     default_sigpipe();
-    let why = match execve(&path, &argv, &envp) {
-        // A script's interpreter, or a dynamic loader, that is missing.
-        e if e.raw_os_error() == Some(libc::ENOENT) && program.exists() => {
-            "its interpreter or loader does not exist".to_owned()
-        }
-        e => os_reason(&e),
-    };
-    Failure::Executable(CannotExecute::new(name, why))
+    let error = execve(&path, &argv, &envp);
+    let mut why = because(name, &error);
+    if why.failure == ExecFailure::NotFound && program.exists() {
+        // A script's interpreter, or a dynamic loader.
+        why.reason = format!("its interpreter or loader: {}", why.reason);
+    }
+    Failure::Executable(why)
 }
 
 /// Where programs are looked for; of several the last one is meant.
@@ -42,7 +43,7 @@ pub(crate) fn search_path(environment: &[String]) -> &str {
 }
 
 /// As execvp finds it, but saying why not.
-pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
+pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, CannotExecute> {
     let check = |program: &Path| -> io::Result<()> {
         if fs::metadata(program)?.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EISDIR));
@@ -58,18 +59,31 @@ pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, String> {
     if name.contains('/') {
         return check(Path::new(name))
             .map(|()| name.into())
-            .map_err(|e| os_reason(&e));
+            .map_err(|e| because(name, &e));
     }
     let mut denied = None;
     for dir in path.split(':') {
         let program = Path::new(if dir.is_empty() { "." } else { dir }).join(name);
         match check(&program) {
             Ok(()) => return Ok(program),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => denied = Some(os_reason(&e)),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => denied = Some(e),
             Err(_) => {}
         }
     }
-    Err(denied.unwrap_or_else(|| "executable file not found in $PATH".into()))
+    Err(match denied {
+        Some(e) => because(name, &e),
+        None => CannotExecute::new(name, ExecFailure::NotFound, "executable file not found in $PATH"),
+    })
+}
+
+/// From the kernel's answer. Its words are those that engines look for.
+fn because(program: &str, error: &io::Error) -> CannotExecute {
+    let mut reason = os_reason(error);
+    // The kernel says EACCES of a directory, and so does runc; access(2) does not.
+    if error.raw_os_error() == Some(libc::EISDIR) {
+        reason = format!("permission denied: {reason}");
+    }
+    CannotExecute::new(program, ExecFailure::of(error), reason)
 }
 
 /// The kernel's words without Rust's "(os error n)".
@@ -114,15 +128,30 @@ mod tests {
     fn says_why_a_program_cannot_be_executed() {
         assert_eq!(find_program("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
         assert_eq!(find_program("/bin/sh", ""), Ok("/bin/sh".into()));
-        assert_eq!(
-            find_program("nosuch", "/bin"),
-            Err("executable file not found in $PATH".into())
-        );
-        assert_eq!(
-            find_program("/nosuch", "/bin"),
-            Err("no such file or directory".into())
-        );
-        assert_eq!(find_program("/bin", "/"), Err("is a directory".into()));
-        assert_eq!(find_program("passwd", "/etc"), Err("permission denied".into()));
+        for (name, path, failure, reason) in [
+            (
+                "nosuch",
+                "/bin",
+                ExecFailure::NotFound,
+                "executable file not found in $PATH",
+            ),
+            (
+                "/nosuch",
+                "/bin",
+                ExecFailure::NotFound,
+                "no such file or directory",
+            ),
+            ("/etc/passwd/x", "/", ExecFailure::NotFound, "not a directory"),
+            (
+                "/bin",
+                "/",
+                ExecFailure::Denied,
+                "permission denied: is a directory",
+            ),
+            ("passwd", "/etc", ExecFailure::Denied, "permission denied"),
+        ] {
+            let why = CannotExecute::new(name, failure, reason);
+            assert_eq!(find_program(name, path), Err(why));
+        }
     }
 }

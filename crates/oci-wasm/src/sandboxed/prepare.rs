@@ -81,7 +81,7 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
         Ok(bundle) => bundle,
         // It may be there once the container's mounts are.
         Err(Refusal::Program { .. }) if only_modules => return native(),
-        Err(Refusal::Program { program, reason }) => {
+        Err(Refusal::Program { program, reason, .. }) => {
             return Err(format!(
                 "{program}: {reason}: the image has no such WebAssembly program"
             ));

@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use magik_infra::{ControlError, ExecEvent, ExecRequest, logs::LogOptions};
+use magik_oci::ExecFailure;
 
 use super::exit_code;
 use crate::world::World;
@@ -98,7 +99,8 @@ pub(super) async fn exec_of_a_missing_program_says_so() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, ControlError::CannotExecute(m) if m.contains("cannot execute /no/such")),
+        matches!(&error, ControlError::CannotExecute { message, why }
+            if message.contains("cannot execute /no/such") && why.failure == ExecFailure::NotFound),
         "{error}"
     );
 }

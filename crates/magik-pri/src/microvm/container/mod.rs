@@ -29,7 +29,8 @@ use std::{
     process::ExitCode,
 };
 
-use magik_infra::ControlError;
+use magik_infra::{ControlError, LaunchError};
+use magik_oci::ExecFailure;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
@@ -93,7 +94,11 @@ enum Report<'a> {
     /// It runs.
     Started,
     /// It cannot be executed.
-    CannotExecute { program: &'a str, reason: &'a str },
+    CannotExecute {
+        program: &'a str,
+        failure: ExecFailure,
+        reason: &'a str,
+    },
     /// It was not started.
     Failed(&'a str),
 }
@@ -120,6 +125,18 @@ impl Reporter {
     }
 
     fn failed(&mut self, error: &ControlError) {
+        let program = match error {
+            ControlError::Launch(LaunchError { program, .. }) => program.as_ref(),
+            ControlError::CannotExecute { why, .. } => Some(why),
+            _ => None,
+        };
+        if let Some(why) = program {
+            return self.say(&Report::CannotExecute {
+                program: &why.program,
+                failure: why.failure,
+                reason: &why.reason,
+            });
+        }
         let text = match error {
             // The container is the only one, and who reads this knows which.
             ControlError::Launch(error) if error.step == "start" || error.step == "create" => {
@@ -128,13 +145,7 @@ impl Reporter {
             ControlError::Launch(error) => format!("{}: {}", error.step, error.message),
             other => other.to_string(),
         };
-        let executed = text
-            .split_once("cannot execute ")
-            .and_then(|(_, what)| what.split_once(": "));
-        self.say(&match executed {
-            Some((program, reason)) => Report::CannotExecute { program, reason },
-            None => Report::Failed(&text),
-        });
+        self.say(&Report::Failed(&text));
     }
 }
 

@@ -1,0 +1,119 @@
+//! A program that cannot be executed, and how that travels: with its kind, so that nobody reads it out of a text.
+
+use std::fmt;
+
+use magik_oci::ExecFailure;
+use protobuf::{EnumOrUnknown, Message as _};
+use ttrpc::proto::Any;
+
+use crate::{client::clean, rpc::control as proto};
+
+/// What the details of a status that hold one are called.
+const TYPE_URL: &str = "magikrun.control.v1.CannotExecute";
+
+/// A program that cannot be executed in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CannotExecute {
+    /// `args[0]`.
+    pub program: String,
+    /// What kind of failure it is.
+    pub failure: ExecFailure,
+    /// Why not, for people.
+    pub reason: String,
+}
+
+impl fmt::Display for CannotExecute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot execute {}: {}", self.program, self.reason)
+    }
+}
+
+impl CannotExecute {
+    pub(crate) fn of(error: &magik_oci::Error) -> Option<Self> {
+        match error {
+            magik_oci::Error::CannotExecute {
+                program,
+                failure,
+                reason,
+                ..
+            } => Some(Self {
+                program: program.clone(),
+                failure: *failure,
+                reason: reason.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn to_message(&self) -> proto::CannotExecute {
+        let failure = match self.failure {
+            ExecFailure::NotFound => proto::ExecFailure::NOT_FOUND,
+            ExecFailure::Denied => proto::ExecFailure::DENIED,
+            ExecFailure::NotExecutable => proto::ExecFailure::NOT_EXECUTABLE,
+            _ => proto::ExecFailure::OTHER,
+        };
+        proto::CannotExecute {
+            program: self.program.clone(),
+            failure: EnumOrUnknown::new(failure),
+            reason: self.reason.clone(),
+            ..proto::CannotExecute::default()
+        }
+    }
+
+    pub(crate) fn from_message(message: &proto::CannotExecute) -> Self {
+        let failure = match message.failure.enum_value() {
+            Ok(proto::ExecFailure::NOT_FOUND) => ExecFailure::NotFound,
+            Ok(proto::ExecFailure::DENIED) => ExecFailure::Denied,
+            Ok(proto::ExecFailure::NOT_EXECUTABLE) => ExecFailure::NotExecutable,
+            // Also a kind that a newer init knows and this program does not.
+            Ok(proto::ExecFailure::OTHER) | Err(_) => ExecFailure::Other,
+        };
+        Self {
+            program: clean(&message.program),
+            failure,
+            reason: clean(&message.reason),
+        }
+    }
+
+    /// For the details of a status.
+    pub(crate) fn to_detail(&self) -> Any {
+        let mut detail = Any::new();
+        TYPE_URL.clone_into(&mut detail.type_url);
+        // Writing to memory fails for messages of 2 GiB only.
+        detail.value = self.to_message().write_to_bytes().unwrap_or_default();
+        detail
+    }
+
+    /// From the details of a status.
+    pub(crate) fn from_details(details: &[Any]) -> Option<Self> {
+        let detail = details.iter().find(|d| d.type_url == TYPE_URL)?;
+        let message = proto::CannotExecute::parse_from_bytes(&detail.value).ok()?;
+        Some(Self::from_message(&message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_kind_survives_the_details_of_a_status() {
+        for failure in [
+            ExecFailure::NotFound,
+            ExecFailure::Denied,
+            ExecFailure::NotExecutable,
+            ExecFailure::Other,
+        ] {
+            let why = CannotExecute {
+                program: "/no/such".into(),
+                failure,
+                reason: "for people".into(),
+            };
+            assert_eq!(
+                CannotExecute::from_details(&[Any::new(), why.to_detail()]),
+                Some(why)
+            );
+        }
+        assert_eq!(CannotExecute::from_details(&[Any::new()]), None);
+    }
+}
