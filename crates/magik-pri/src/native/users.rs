@@ -1,0 +1,206 @@
+//! A user namespace for a pod: root in it is nobody on the host.
+//!
+//! The pod's init makes it, stays outside of it, and makes the pod's network, IPC and UTS namespaces in it, so that they are
+//! the pod's own. Containers join it by its file in the sandbox's directory. Image layers and volumes keep their owners
+//! on disk: the init mounts the data root, and the sandbox's own directory, once more with ids mapped to the pod's range
+//! (mount_setattr(2)), and the pod's mounts are made from there. All of these are in the init's mount namespace, and end with
+//! it.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+use crate::pods::users::SIZE;
+
+/// In a sandbox's directory: the user namespace, and what is seen through its map.
+const NAMESPACE: &str = "users";
+const DATA: &str = "mapped-data";
+const SANDBOX: &str = "mapped-sandbox";
+
+/// Where a pod's init has what its user namespace sees.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    sandbox: PathBuf,
+}
+
+impl Places {
+    pub(super) fn of(sandbox: &Path) -> Self {
+        Self {
+            sandbox: sandbox.to_owned(),
+        }
+    }
+
+    /// The file of the namespace.
+    pub(super) fn namespace(&self) -> PathBuf {
+        self.sandbox.join(NAMESPACE)
+    }
+
+    /// Where a path of the data root's, or of the sandbox's, is with its owners mapped; any other is as it is.
+    pub(super) fn mapped(&self, data_root: &Path, path: &Path) -> PathBuf {
+        let places = [(data_root, DATA), (self.sandbox.as_path(), SANDBOX)];
+        let mapped = places.into_iter().find_map(|(root, name)| {
+            let below = path.strip_prefix(root).ok()?;
+            Some(self.sandbox.join(name).join(below))
+        });
+        mapped.unwrap_or_else(|| path.to_owned())
+    }
+
+    /// Makes what is mounted over: a file and two directories.
+    pub(super) fn make(&self) -> io::Result<()> {
+        fs::write(self.namespace(), "")?;
+        fs::create_dir(self.sandbox.join(DATA))?;
+        fs::create_dir(self.sandbox.join(SANDBOX))
+    }
+}
+
+/// Makes the namespaces, enters all but the user namespace, and maps the directories; `first` is the host's id of root. This
+/// process has one thread.
+pub(super) fn enter(sandbox: &Path, data_root: &Path, first: u32, hostname: &OsStr) -> io::Result<()> {
+    let places = Places::of(sandbox);
+    let held = Held::new(first)?;
+    let users = held.open("user")?;
+    for (name, kind) in [
+        ("net", LinkNameSpaceType::Network),
+        ("ipc", LinkNameSpaceType::InterProcessCommunication),
+        ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+    ] {
+        let namespace = held.open(name)?;
+        move_into_link_name_space(namespace.as_fd(), Some(kind))
+            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("enter the {name} namespace: {e}")))?;
+    }
+    rustix::system::sethostname(hostname.as_bytes())?;
+    let named = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+    // By its number in /proc, while the process that holds it is there.
+    let file = held.path("user");
+    rustix::mount::mount_bind(file, places.namespace()).map_err(|e| named("keep the user namespace")(e.into()))?;
+    for (root, name) in [(data_root, DATA), (sandbox, SANDBOX)] {
+        map(root, &users, &sandbox.join(name)).map_err(named("map the owners of files"))?;
+    }
+    Ok(())
+}
+
+/// Mounts a directory once more, with owners as the user namespace has them; what is mounted below it is left out.
+fn map(dir: &Path, users: &OwnedFd, at: &Path) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, dir, flags)?;
+    set_map(&tree, users)?;
+    Ok(move_mount(
+        &tree,
+        "",
+        CWD,
+        at,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
+fn set_map(mount: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+    let request = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?,
+    };
+    // SAFETY: the descriptors are open, the path is an empty C string, and the size is the structure's.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const request,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A process that is in the new namespaces, until they are open. It runs nothing.
+struct Held(Pid);
+
+impl Held {
+    #[allow(unsafe_code, reason = "there is no safe clone3")]
+    fn new(first: u32) -> io::Result<Self> {
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        // SAFETY: clone_args is plain data, for which zeroes mean "not used".
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.flags = u64::from(flags.cast_unsigned());
+        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+        // SAFETY: without CLONE_VM this is a fork of a process with one thread; the child makes two system calls, and never
+        // returns.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+        if pid == 0 {
+            // SAFETY: plain system calls on numbers. It is killed, or ends with its parent.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+        let pid = i32::try_from(pid).ok().and_then(|pid| Pid::from_raw(pid.max(0)));
+        let held = Self(pid.ok_or_else(io::Error::last_os_error)?);
+        for map in ["uid_map", "gid_map"] {
+            let file = format!("/proc/{}/{map}", held.0.as_raw_nonzero());
+            fs::write(&file, format!("0 {first} {SIZE}"))
+                .map_err(|e| io::Error::new(e.kind(), format!("write {map}: {e}")))?;
+        }
+        Ok(held)
+    }
+
+    fn path(&self, namespace: &str) -> String {
+        format!("/proc/{}/ns/{namespace}", self.0.as_raw_nonzero())
+    }
+
+    fn open(&self, namespace: &str) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open(
+            self.path(namespace),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+        let _ = waitpid(Some(self.0), WaitOptions::empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_the_pods_or_an_images_is_mapped() {
+        let places = Places::of(Path::new("/run/m/sandboxes/a"));
+        let mapped = |path: &str| places.mapped(Path::new("/var/lib/m"), Path::new(path));
+        assert_eq!(
+            mapped("/var/lib/m/layers/x"),
+            Path::new("/run/m/sandboxes/a/mapped-data/layers/x")
+        );
+        assert_eq!(
+            mapped("/run/m/sandboxes/a/mount-points"),
+            Path::new("/run/m/sandboxes/a/mapped-sandbox/mount-points")
+        );
+        assert_eq!(mapped("/srv/x"), Path::new("/srv/x"));
+    }
+}
