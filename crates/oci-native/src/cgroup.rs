@@ -108,12 +108,20 @@ fn parse_v1_mounts(mountinfo: &str) -> Vec<Hierarchy> {
         // libcgroups finds a hierarchy by the last component of its mount point: one mounted elsewhere is not used.
         let name = Path::new(point).file_name()?.to_str()?;
         let known = name.split(',').any(|n| controllers.iter().any(|c| c == n));
-        known.then(|| Hierarchy {
+        // A hierarchy may be mounted many times: for a chroot with a `/sys` of its own, say.
+        let ours = Path::new(point).parent() == Some(Path::new(MOUNT_ROOT));
+        (known && ours).then(|| Hierarchy {
             controllers,
             mount: point.into(),
         })
     };
-    mountinfo.lines().filter_map(hierarchy).collect()
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for hierarchy in mountinfo.lines().filter_map(hierarchy) {
+        if found.iter().all(|other| other.mount != hierarchy.mount) {
+            found.push(hierarchy);
+        }
+    }
+    found
 }
 
 /// Why a cgroup path is refused.
@@ -480,6 +488,8 @@ mod tests {
             35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
             42 31 0:39 / /mnt/elsewhere rw - cgroup cgroup rw,pids\n\
+            43 31 0:32 / /chroot/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            44 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let found: Vec<_> = parse_v1_mounts(mountinfo)
             .into_iter()
