@@ -29,6 +29,16 @@ impl Phase {
     }
 }
 
+/// Which of the host's ids a pod's users have: 0 in the pod is `host_id`, and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserNamespace {
+    /// The host's id of the pod's root, for users and groups alike.
+    pub host_id: u32,
+    /// How many ids there are.
+    pub size: u32,
+}
+
 /// A pod as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +70,9 @@ pub struct PodStatus {
     /// When the last container ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+    /// The user namespace that its containers share; absent: users are the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<UserNamespace>,
     /// Init containers, in order.
     #[serde(default)]
     pub init_containers: Vec<ContainerStatus>,
@@ -87,6 +100,7 @@ impl PodStatus {
             created_at: Timestamp::now(),
             started_at: None,
             finished_at: None,
+            user_namespace: None,
             init_containers: plan.init_containers.iter().map(waiting).collect(),
             containers: plan.containers.iter().map(waiting).collect(),
         }

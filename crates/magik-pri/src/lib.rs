@@ -43,7 +43,7 @@ pub mod wasm;
 pub use error::{Error, Result, Step};
 #[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
 pub use pods::{Pods, Roots};
-pub use runtime::{PodRuntime, RunOptions};
+pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
 pub use session::{
     EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,
     PortSession, StdStream, SweepReport, TerminalSize,

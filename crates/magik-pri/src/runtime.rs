@@ -26,6 +26,19 @@ pub struct RunOptions {
     pub insecure_registries: bool,
     /// Is told of what is pulled.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Which pods that do not say (`hostUsers`) have users of their own.
+    pub user_namespaces: UserNamespaces,
+}
+
+/// Which native pods run in a user namespace, where root is nobody on the host, if their specification does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UserNamespaces {
+    /// Those that ask for nothing of the host's (network, processes, files, devices, capabilities that only the host's root
+    /// can have), where the kernel and the file systems can do it.
+    #[default]
+    Auto,
+    /// None.
+    Never,
 }
 
 impl Debug for RunOptions {
@@ -33,6 +46,7 @@ impl Debug for RunOptions {
         f.debug_struct("RunOptions")
             .field("pull_policy", &self.pull_policy)
             .field("insecure_registries", &self.insecure_registries)
+            .field("user_namespaces", &self.user_namespaces)
             .finish_non_exhaustive()
     }
 }

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 pub use capabilities::{DEFAULT_CAPABILITIES, available_capabilities};
 pub use process::DEFAULT_PATH;
 pub use settings::{
-    ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces, Resources, SeccompProfile,
+    ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces, Resources, SeccompProfile, UserNamespace,
     UserSpec,
 };
 pub use spec::runtime_spec;

@@ -52,6 +52,8 @@ pub struct ContainerSettings {
     pub resources: Resources,
     /// Which namespaces are new; the others are inherited.
     pub namespaces: Namespaces,
+    /// The user namespace that the container joins, with the pod's other namespaces in it; absent: its users are the host's.
+    pub user_namespace: Option<UserNamespace>,
     /// `linux.cgroupsPath`; absent: the runtime's choice.
     pub cgroups_path: Option<PathBuf>,
     /// Annotations of the spec.
@@ -80,6 +82,7 @@ impl Default for ContainerSettings {
             mounts: Vec::new(),
             resources: Resources::default(),
             namespaces: Namespaces::ALL,
+            user_namespace: None,
             cgroups_path: None,
             annotations: BTreeMap::new(),
             seccomp: SeccompProfile::Default,
@@ -208,6 +211,17 @@ impl Default for Namespaces {
     fn default() -> Self {
         Self::ALL
     }
+}
+
+/// A user namespace that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// The file that stands for it.
+    pub path: PathBuf,
+    /// The host's id of its root, for users and groups alike.
+    pub first: u32,
+    /// How many ids it has.
+    pub size: u32,
 }
 
 /// The filter on system calls.

@@ -7,7 +7,7 @@ use oci_spec::{
     image::ImageConfiguration,
     runtime::{
         Capabilities, Linux, LinuxCapabilities, LinuxCpuBuilder, LinuxDeviceCgroupBuilder,
-        LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
+        LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
         LinuxResourcesBuilder, Mount, MountBuilder, Process, RootBuilder, Spec, UserBuilder,
     },
 };
@@ -123,6 +123,8 @@ fn linux(settings: &ContainerSettings, capabilities: &Capabilities) -> Result<Li
     linux
         .set_resources(Some(resources(settings).map_err(invalid("resources"))?))
         .set_namespaces(Some(namespaces(settings).map_err(invalid("namespaces"))?))
+        .set_uid_mappings(id_mappings(settings).map_err(invalid("uidMappings"))?)
+        .set_gid_mappings(id_mappings(settings).map_err(invalid("gidMappings"))?)
         .set_cgroups_path(settings.cgroups_path.clone())
         .set_masked_paths(None)
         .set_readonly_paths(None)
@@ -152,11 +154,29 @@ fn namespaces(settings: &ContainerSettings) -> Result<Vec<oci_spec::runtime::Lin
         (new.uts, LinuxNamespaceType::Uts),
         (new.cgroup, LinuxNamespaceType::Cgroup),
     ];
-    kinds
+    let new = kinds
         .into_iter()
         .filter(|(new, _)| *new)
-        .map(|(_, kind)| LinuxNamespaceBuilder::default().typ(kind).build())
-        .collect()
+        .map(|(_, kind)| LinuxNamespaceBuilder::default().typ(kind).build());
+    let users = settings.user_namespace.iter().map(|users| {
+        LinuxNamespaceBuilder::default()
+            .typ(LinuxNamespaceType::User)
+            .path(&users.path)
+            .build()
+    });
+    new.chain(users).collect()
+}
+
+/// What a joined user namespace maps already: the runtime is told whose the streams become.
+fn id_mappings(settings: &ContainerSettings) -> Result<Option<Vec<LinuxIdMapping>>, OciSpecError> {
+    let mapping = settings.user_namespace.as_ref().map(|users| {
+        LinuxIdMappingBuilder::default()
+            .container_id(0_u32)
+            .host_id(users.first)
+            .size(users.size)
+            .build()
+    });
+    Ok(mapping.transpose()?.map(|mapping| vec![mapping]))
 }
 
 fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecError> {
@@ -200,14 +220,15 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
 fn mounts(settings: &ContainerSettings) -> Result<Vec<Mount>, BundleError> {
     let mut mounts = defaults::mounts(settings.privileged)?;
     for (n, setting) in settings.mounts.iter().enumerate() {
-        let mount = mount(&format!("mounts[{n}]"), setting)?;
+        let mount = mount(&format!("mounts[{n}]"), setting, settings.user_namespace.is_some())?;
         mounts.retain(|standard| standard.destination() != mount.destination());
         mounts.push(mount);
     }
     Ok(mounts)
 }
 
-fn mount(field: &str, setting: &MountSetting) -> Result<Mount, BundleError> {
+/// With `mapped` its files' owners are those of the container's user namespace.
+fn mount(field: &str, setting: &MountSetting, mapped: bool) -> Result<Mount, BundleError> {
     let target = process::absolute(&format!("{field}.target"), &setting.target)?;
     if target == Path::new("/") || target.starts_with("/proc") {
         return Err(BundleError::field(
@@ -220,7 +241,10 @@ fn mount(field: &str, setting: &MountSetting) -> Result<Mount, BundleError> {
     let built = match setting.kind {
         MountKind::Bind => {
             let source = process::absolute(&format!("{field}.source"), &setting.source)?;
-            let options = ["rbind", "rprivate", access].map(str::to_owned).to_vec();
+            let mut options = ["rbind", "rprivate", access].map(str::to_owned).to_vec();
+            if mapped {
+                options.push("idmap".to_owned());
+            }
             builder.typ("bind").source(source).options(options).build()
         }
         MountKind::Tmpfs { size } => {

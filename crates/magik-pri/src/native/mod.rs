@@ -18,6 +18,7 @@
 mod init;
 mod rootfs;
 mod trim;
+mod users;
 
 use std::{
     ffi::OsStr,

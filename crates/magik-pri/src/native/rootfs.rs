@@ -48,7 +48,7 @@ pub(super) fn make(
     };
     if kind == Rootfs::OverlayOrCopy {
         match try_overlay(lower, upper) {
-            Ok(()) => return Ok(overlay),
+            Ok(()) => return Ok(seen_by_init(pod, lower, upper)),
             Err(error) => {
                 tracing::info!(container = container.name, %error, "no overlay here: the image's layers are copied");
             }
@@ -56,7 +56,19 @@ pub(super) fn make(
     }
     let path = pod.rw(&container.name).join("rootfs");
     pod.copy_layers(lower, &path)?;
+    let path = pod.seen_by_init(&path);
     Ok(RootfsPlan::Directory { path })
+}
+
+/// The overlay as the pod's init makes it.
+fn seen_by_init(pod: &PodFiles<'_>, lower: &[PathBuf], upper: &UpperPlan) -> RootfsPlan {
+    RootfsPlan::Overlay {
+        lower: lower.iter().map(|layer| pod.seen_by_init(layer)).collect(),
+        upper: Some(UpperPlan {
+            upper: pod.seen_by_init(&upper.upper),
+            work: pod.seen_by_init(&upper.work),
+        }),
+    }
 }
 
 /// Asks for an overlay that is attached nowhere, and so is gone with its descriptor. Errors are refusals only; what else may be wrong

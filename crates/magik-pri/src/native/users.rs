@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::{
@@ -23,48 +23,7 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-use crate::pods::users::SIZE;
-
-/// In a sandbox's directory: the user namespace, and what is seen through its map.
-const NAMESPACE: &str = "users";
-const DATA: &str = "mapped-data";
-const SANDBOX: &str = "mapped-sandbox";
-
-/// Where a pod's init has what its user namespace sees.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    sandbox: PathBuf,
-}
-
-impl Places {
-    pub(super) fn of(sandbox: &Path) -> Self {
-        Self {
-            sandbox: sandbox.to_owned(),
-        }
-    }
-
-    /// The file of the namespace.
-    pub(super) fn namespace(&self) -> PathBuf {
-        self.sandbox.join(NAMESPACE)
-    }
-
-    /// Where a path of the data root's, or of the sandbox's, is with its owners mapped; any other is as it is.
-    pub(super) fn mapped(&self, data_root: &Path, path: &Path) -> PathBuf {
-        let places = [(data_root, DATA), (self.sandbox.as_path(), SANDBOX)];
-        let mapped = places.into_iter().find_map(|(root, name)| {
-            let below = path.strip_prefix(root).ok()?;
-            Some(self.sandbox.join(name).join(below))
-        });
-        mapped.unwrap_or_else(|| path.to_owned())
-    }
-
-    /// Makes what is mounted over: a file and two directories.
-    pub(super) fn make(&self) -> io::Result<()> {
-        fs::write(self.namespace(), "")?;
-        fs::create_dir(self.sandbox.join(DATA))?;
-        fs::create_dir(self.sandbox.join(SANDBOX))
-    }
-}
+use crate::pods::users::{DATA, Places, SANDBOX, SIZE};
 
 /// Makes the namespaces, enters all but the user namespace, and maps the directories; `first` is the host's id of root. This
 /// process has one thread.
@@ -182,25 +141,5 @@ impl Drop for Held {
     fn drop(&mut self) {
         let _ = kill_process(self.0, Signal::KILL);
         let _ = waitpid(Some(self.0), WaitOptions::empty());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_the_pods_or_an_images_is_mapped() {
-        let places = Places::of(Path::new("/run/m/sandboxes/a"));
-        let mapped = |path: &str| places.mapped(Path::new("/var/lib/m"), Path::new(path));
-        assert_eq!(
-            mapped("/var/lib/m/layers/x"),
-            Path::new("/run/m/sandboxes/a/mapped-data/layers/x")
-        );
-        assert_eq!(
-            mapped("/run/m/sandboxes/a/mount-points"),
-            Path::new("/run/m/sandboxes/a/mapped-sandbox/mount-points")
-        );
-        assert_eq!(mapped("/srv/x"), Path::new("/srv/x"));
     }
 }

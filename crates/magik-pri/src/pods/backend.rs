@@ -91,6 +91,9 @@ pub(crate) struct Start<'a> {
         expect(dead_code, reason = "where machine code is kept")
     )]
     pub(crate) data: &'a Path,
+    /// The host's id of the pod's root, if the pod has users of its own.
+    #[cfg_attr(not(all(feature = "native", target_os = "linux")), expect(dead_code, reason = "only native pods have"))]
+    pub(crate) users: Option<u32>,
     /// Where cgroups are made.
     pub(crate) cgroups: &'a Hierarchies,
     /// Null twice, the init's log, the launch socket, the lock, the state directory.

@@ -9,13 +9,16 @@ use std::{
 
 use magik_image::{
     Image, ImageStore,
-    bundle::{ContainerSettings, MountKind, MountSetting, Resources, runtime_spec, write_bundle},
+    bundle::{
+        ContainerSettings, MountKind, MountSetting, Resources, UserNamespace, runtime_spec, write_bundle,
+    },
 };
 use magik_infra::plan::{PodPlan, TmpfsPlan};
 
 use super::{
     Backend,
     paths::{Paths, make_dir},
+    users::{self, Places},
 };
 use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource};
 
@@ -66,16 +69,25 @@ pub(crate) struct PodFiles<'a> {
     pub(crate) spec: &'a PodSpec,
     /// As kubelet has it: the pod's own, or its name cut to a label, or the host's with the host's network.
     pub(crate) hostname: String,
+    /// The host's id of the pod's root, if it has users of its own.
+    pub(crate) users: Option<u32>,
 }
 
 impl<'a> PodFiles<'a> {
-    pub(crate) fn new(paths: &'a Paths, images: &'a ImageStore, id: &'a str, spec: &'a PodSpec) -> Self {
+    pub(crate) fn new(
+        paths: &'a Paths,
+        images: &'a ImageStore,
+        id: &'a str,
+        spec: &'a PodSpec,
+        users: Option<u32>,
+    ) -> Self {
         Self {
             paths,
             images,
             id,
             spec,
             hostname: hostname(spec),
+            users,
         }
     }
 
@@ -101,6 +113,10 @@ impl<'a> PodFiles<'a> {
             .map(|dir| (dir.as_path(), 0o700)),
         )?;
         self.write_etc()?;
+        if self.users.is_some() {
+            let places = Places::of(&sandbox);
+            places.make().map_err(Failure::io(format!("create {}", sandbox.display())))?;
+        }
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(images.len());
         for (container, image) in self.spec.all_containers().zip(images) {
@@ -138,6 +154,25 @@ impl<'a> PodFiles<'a> {
     #[cfg(feature = "wasm")]
     pub(crate) fn copy_image(&self, image: &Image, dir: &Path) -> Result<(), Failure> {
         self.images.unpack_flat(image, dir).map_err(Failure::new)
+    }
+
+    /// Where the pod's init finds a directory of the pod's or of an image's layers: with owners as the pod's users have them.
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    pub(crate) fn seen_by_init(&self, path: &Path) -> PathBuf {
+        match self.users {
+            Some(_) => Places::of(&self.paths.sandbox(self.id)).mapped(self.paths.data_root(), path),
+            None => path.to_owned(),
+        }
+    }
+
+    /// The user namespace that its containers join.
+    fn user_namespace(&self) -> Option<UserNamespace> {
+        let places = Places::of(&self.paths.sandbox(self.id));
+        self.users.map(|first| UserNamespace {
+            path: places.namespace(),
+            first,
+            size: users::SIZE,
+        })
     }
 
     /// A container's bundle.
@@ -201,6 +236,7 @@ impl<'a> PodFiles<'a> {
                     .map(|millis| (millis * 1024 / 1000).max(2)),
                 pids_limit: None,
             },
+            user_namespace: self.user_namespace(),
             ..ContainerSettings::default()
         }
     }

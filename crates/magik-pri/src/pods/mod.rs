@@ -25,6 +25,7 @@ mod store;
 mod streams;
 mod sweep;
 mod tree;
+pub(crate) mod users;
 
 use std::{
     collections::BTreeMap,

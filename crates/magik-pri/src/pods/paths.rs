@@ -38,7 +38,7 @@ impl Paths {
         let (data, state) = (private(&roots.data)?, private(&roots.state)?);
         let pods = private(&data.join("pods"))?;
         spread(&pods);
-        for dir in ["pods", "names", "sandboxes", "intents"] {
+        for dir in ["pods", "names", "sandboxes", "intents", "users"] {
             private(&state.join(dir))?;
         }
         let tag = tag(&state);
@@ -83,6 +83,10 @@ impl Paths {
     /// Held while images are pulled for a pod that is not reserved yet.
     pub(crate) fn intents(&self) -> PathBuf {
         self.state.join("intents")
+    }
+    /// The ranges of ids that pods have.
+    pub(crate) fn users(&self) -> PathBuf {
+        self.state.join("users")
     }
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.state.join("sandboxes")

@@ -17,6 +17,7 @@ use super::{
     process::Process,
     store::{CALLER, LOCK, NAME, PodDir, Store},
     tree,
+    users::{self, Users},
 };
 use crate::{Error, PodSpec, Result, limits::MAX_PODS};
 
@@ -25,7 +26,7 @@ const SPEC: &str = "spec.json";
 
 impl Store {
     /// Takes id and name for a new pod.
-    pub(crate) fn reserve(self: &Arc<Self>, id: &str, spec: &PodSpec) -> Result<Pending> {
+    pub(crate) fn reserve(self: &Arc<Self>, id: &str, spec: &PodSpec, users: Users) -> Result<Pending> {
         let _reservations = self.lock_reservations()?;
         if entries(&self.paths.pods())?.len() >= MAX_PODS {
             return Err(Error::TooManyPods);
@@ -63,12 +64,13 @@ impl Store {
             let _ = tree::remove(&dir);
             Error::io(context())(e)
         })?;
-        let pending = Pending {
+        let mut pending = Pending {
             store: self.clone(),
             id: id.to_owned(),
             lock: Some(lock),
             _caller: caller,
             init: None,
+            users: None,
             kept: false,
         };
         let json = serde_json::to_vec(spec).map_err(|e| Error::io(context())(io::Error::from(e)))?;
@@ -77,6 +79,14 @@ impl Store {
             .and_then(|()| std::os::unix::fs::symlink(id, &link))
             .and_then(|()| fs::write(dir.join(SPEC), json))
             .map_err(Error::io(context()))?;
+        if users != Users::OfHost {
+            let exists = |other: &str| other != id && self.exists(other);
+            pending.users = users::take(&self.paths.users(), id, &dir, exists).map_err(Error::io(context()))?;
+            if pending.users.is_none() && users == Users::Own {
+                let e = io::Error::new(io::ErrorKind::QuotaExceeded, "every range of users is taken");
+                return Err(Error::io(format!("pod {}: hostUsers: false", spec.name))(e));
+            }
+        }
         Ok(pending)
     }
 }
@@ -143,6 +153,8 @@ pub(crate) struct Pending {
     lock: Option<OwnedFd>,
     _caller: OwnedFd,
     pub(crate) init: Option<Process>,
+    /// The host's id of the pod's root, if it has users of its own.
+    pub(crate) users: Option<u32>,
     kept: bool,
 }
 

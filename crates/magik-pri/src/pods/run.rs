@@ -22,8 +22,11 @@ use super::{
     hooks, publish,
     reserve::{Intent, Pending},
     store::{PodDir, Store},
+    users::{self, Users},
 };
-use crate::{ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, Step};
+use crate::{
+    ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step, UserNamespaces,
+};
 
 /// One `run_pod`.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ impl<B: Backend> Run<'_, B> {
     pub(crate) async fn run(self) -> Result<PodStatus> {
         self.backend.check(self.spec)?;
         self.check_requests()?;
+        let users = self.users()?;
         hooks::reached(Step::Validate).await;
 
         let id = self.store.paths.new_id()?;
@@ -47,7 +51,7 @@ impl<B: Backend> Run<'_, B> {
         hooks::reached(Step::Images).await;
 
         let (store, spec, new_id) = (self.store.clone(), self.spec.clone(), id.clone());
-        let pending = blocking(move || Ok(store.reserve(&new_id, &spec)))
+        let pending = blocking(move || Ok(store.reserve(&new_id, &spec, users)))
             .await?
             .map_err(|e| match e {
                 Error::Io { .. } => self.failed(Step::Reserve, None, e),
@@ -72,6 +76,26 @@ impl<B: Backend> Run<'_, B> {
             self.store.adopt(init);
         }
         Ok(status)
+    }
+
+    /// Whose users the pod's are to be.
+    fn users(&self) -> Result<Users> {
+        // A machine's users are its own; a WebAssembly program has none.
+        if B::CLASS != RuntimeClass::Native || self.spec.host_users == Some(true) {
+            return Ok(Users::OfHost);
+        }
+        let impossible = users::impossible(&self.store.paths, self.spec);
+        match (self.spec.host_users, impossible) {
+            (Some(_), None) => Ok(Users::Own),
+            (Some(_), Some(why)) => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
+            (None, None)
+                if self.options.user_namespaces == UserNamespaces::Auto
+                    && users::asks_nothing_of_the_host(self.spec) =>
+            {
+                Ok(Users::OwnIfLeft)
+            }
+            (None, _) => Ok(Users::OfHost),
+        }
     }
 
     fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
@@ -198,7 +222,7 @@ impl<B: Backend> Run<'_, B> {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
         let launched = blocking(move || {
             let mut pending = pending;
-            let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec);
+            let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
             let plan = match files.write(&*backend, &images) {
                 Ok(plan) => plan,
                 Err(failure) => return Ok(Err((failure.container, failure.reason))),
@@ -305,6 +329,7 @@ fn start_init<B: Backend>(
         hostname,
         sandbox: store.paths.sandbox(&pending.id),
         data: store.paths.data_root(),
+        users: pending.users,
         cgroups: &store.cgroups,
         descriptors,
         listeners,

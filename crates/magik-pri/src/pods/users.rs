@@ -10,7 +10,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::limits::MAX_PODS;
+use magik_infra::status::UserNamespace;
+
+use super::Paths;
+use crate::{PodSpec, VolumeSource, limits::MAX_PODS};
+
+/// Whose users those of a pod are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// The host's.
+    OfHost,
+    /// Its own if a range is left, else the host's.
+    OwnIfLeft,
+    /// Its own.
+    Own,
+}
 
 /// How many ids a pod has: as many as Kubernetes gives one.
 pub(crate) const SIZE: u32 = 65_536;
@@ -21,6 +35,88 @@ const FIRST: u32 = 0x7800_0000;
 const OWNER: &str = "magikrun";
 /// In a pod's directory: the number of its range.
 const FILE: &str = "users";
+
+/// Capabilities that only the first user namespace honours: a pod that asks for one means the host's.
+const OF_HOST: [&str; 23] = [
+    "ALL",
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "DAC_READ_SEARCH",
+    "IPC_LOCK",
+    "LEASE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "PERFMON",
+    "SYSLOG",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "WAKE_ALARM",
+];
+
+/// Whether a pod asks for nothing that is the host's, so that its users need not be.
+pub(crate) fn asks_nothing_of_the_host(spec: &PodSpec) -> bool {
+    let of_host = |name: &String| {
+        let name = name.to_uppercase();
+        let name = name.strip_prefix("CAP_").unwrap_or(&name);
+        OF_HOST.contains(&name)
+    };
+    let mut containers = spec.all_containers();
+    let mut volumes = spec.volumes.iter();
+    !spec.host_network
+        && !spec.share_process_namespace
+        && containers.all(|c| !c.security.privileged && !c.security.add_capabilities.iter().any(of_host))
+        && volumes.all(|v| matches!(v.source, VolumeSource::EmptyDir(_)))
+}
+
+/// Why a pod cannot have users of its own here.
+pub(crate) fn impossible(paths: &Paths, spec: &PodSpec) -> Option<&'static str> {
+    if spec.share_process_namespace {
+        return Some("not together with shareProcessNamespace yet");
+    }
+    if spec.host_network {
+        return Some("not together with hostNetwork");
+    }
+    if Ranges::of_host().is_none() {
+        return Some("/etc/subuid and /etc/subgid give user magikrun different ranges, or none that is large enough");
+    }
+    let first = "0 0 4294967295";
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if !map.split_whitespace().eq(first.split(' ')) {
+        return Some("magikrun itself is in a user namespace");
+    }
+    if !fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() != "0") {
+        return Some("the host allows no user namespaces (user.max_user_namespaces)");
+    }
+    if !kernel_is_new_enough() {
+        return Some("needs Linux 6.3, whose overlays and memory file systems map owners");
+    }
+    let maps = |path: &Path| rustix::fs::statfs(path).is_ok_and(|f| MAPPABLE.contains(&i128::from(f.f_type)));
+    if !maps(paths.data_root()) || !maps(&paths.sandboxes()) {
+        return Some("the file system of the data root or the state root cannot map owners");
+    }
+    None
+}
+
+/// File systems that can be mounted with other owners (`FS_ALLOW_IDMAP`), by their numbers of linux/magic.h: ext4, xfs, btrfs,
+/// tmpfs.
+const MAPPABLE: [i128; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+
+fn kernel_is_new_enough() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 3)
+}
 
 /// The ranges of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,28 +171,98 @@ pub(crate) fn take(
             Err(_) => {}
         }
         // Noted before it is taken, so that whoever finds the directory knows what to give back.
-        symlink(number.to_string(), dir.join(FILE))?;
+        let first = ranges.first + number * SIZE;
+        symlink(format!("{number}@{first}"), dir.join(FILE))?;
         symlink(id, &link)?;
-        return Ok(Some(ranges.first + number * SIZE));
+        return Ok(Some(first));
     }
     Ok(None)
 }
 
+/// The range of a pod with this directory: its number, and the host's id of the pod's root.
+fn of(dir: &Path) -> Option<(String, u32)> {
+    let text = fs::read_link(dir.join(FILE)).ok()?;
+    let (number, first) = text.to_str()?.split_once('@')?;
+    let number: u32 = number.parse().ok()?;
+    Some((number.to_string(), first.parse().ok()?))
+}
+
+/// The user namespace of a pod with this directory, if it has one.
+pub(crate) fn namespace_of(dir: &Path) -> Option<UserNamespace> {
+    of(dir).map(|(_, host_id)| UserNamespace {
+        host_id,
+        size: SIZE,
+    })
+}
+
 /// Gives a pod's range back, if it has one.
 pub(crate) fn give_back(users: &Path, id: &str, dir: &Path) {
-    let number = fs::read_link(dir.join(FILE)).ok();
-    let Some(number) = number.as_deref().and_then(Path::file_name) else {
-        return;
-    };
+    let Some((number, _)) = of(dir) else { return };
     let link: PathBuf = users.join(number);
     if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
         let _ = fs::remove_file(link);
     }
 }
 
+/// In a sandbox's directory: the user namespace, and what is seen through its map.
+const NAMESPACE: &str = "users";
+pub(crate) const DATA: &str = "mapped-data";
+pub(crate) const SANDBOX: &str = "mapped-sandbox";
+
+/// Where a pod's init has what its user namespace sees.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    sandbox: PathBuf,
+}
+
+impl Places {
+    pub(crate) fn of(sandbox: &Path) -> Self {
+        Self {
+            sandbox: sandbox.to_owned(),
+        }
+    }
+
+    /// The file of the namespace.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        self.sandbox.join(NAMESPACE)
+    }
+
+    /// Where a path of the data root's, or of the sandbox's, is with its owners mapped; any other is as it is.
+    pub(crate) fn mapped(&self, data_root: &Path, path: &Path) -> PathBuf {
+        let places = [(data_root, DATA), (self.sandbox.as_path(), SANDBOX)];
+        let mapped = places.into_iter().find_map(|(root, name)| {
+            let below = path.strip_prefix(root).ok()?;
+            Some(self.sandbox.join(name).join(below))
+        });
+        mapped.unwrap_or_else(|| path.to_owned())
+    }
+
+    /// Makes what is mounted over: a file and two directories.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        fs::write(self.namespace(), "")?;
+        fs::create_dir(self.sandbox.join(DATA))?;
+        fs::create_dir(self.sandbox.join(SANDBOX))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_the_pods_or_an_images_is_mapped() {
+        let places = Places::of(Path::new("/run/m/sandboxes/a"));
+        let mapped = |path: &str| places.mapped(Path::new("/var/lib/m"), Path::new(path));
+        assert_eq!(
+            mapped("/var/lib/m/layers/x"),
+            Path::new("/run/m/sandboxes/a/mapped-data/layers/x")
+        );
+        assert_eq!(
+            mapped("/run/m/sandboxes/a/mount-points"),
+            Path::new("/run/m/sandboxes/a/mapped-sandbox/mount-points")
+        );
+        assert_eq!(mapped("/srv/x"), Path::new("/srv/x"));
+    }
 
     #[test]
     fn a_range_is_taken_once_and_given_back() {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_image::pull::Progress;
 use magik_pri::{
-    PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass,
+    PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
     limits::MAX_SPEC_SIZE,
     status::{Phase, PodStatus},
 };
@@ -42,9 +42,27 @@ pub(crate) struct RunArgs {
     /// When to pull images [default: each container's imagePullPolicy]
     #[arg(long, value_name = "always|missing|never", hide_possible_values = true)]
     pull: Option<Pull>,
+    /// Which pods get users of their own where hostUsers is absent: those that ask nothing of the host, or none
+    #[arg(
+        long,
+        value_name = "auto|never",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
+        env = "MAGIKRUN_USER_NAMESPACES",
+        hide_env_values = true
+    )]
+    user_namespaces: Users,
     /// Talk plain HTTP to registries (loopback ones need no such option)
     #[arg(long)]
     http: bool,
+}
+
+/// Which pods get a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Users {
+    Auto,
+    Never,
 }
 
 /// When to pull an image, in podman's words.
@@ -84,6 +102,10 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
     let runtime = backend::open(global, class)?;
     let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
     let options = RunOptions {
+        user_namespaces: match args.user_namespaces {
+            Users::Auto => UserNamespaces::Auto,
+            Users::Never => UserNamespaces::Never,
+        },
         pull_policy: args.pull.map(Into::into),
         insecure_registries: args.http,
         progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
