@@ -19,7 +19,7 @@ use super::{
     lock,
     paths::{self, Paths, entries, name_link},
     process::Process,
-    tree,
+    tree, users,
 };
 use crate::{Error, Result};
 
@@ -86,8 +86,10 @@ impl PodDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(self.id.clone())),
             Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))
+        let mut status: PodStatus = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))?;
+        status.user_namespace = users::namespace_of(&self.dir);
+        Ok(status)
     }
 
     /// The init, if it is alive.

@@ -48,7 +48,7 @@ fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
         ("Namespace", Some(pod.namespace.clone())),
         ("Id", Some(pod.id.clone())),
         ("Runtime", Some(pod.runtime_class.clone())),
-        ("Users", Some(users(pod))),
+        ("Users", users(pod)),
         ("Status", Some(phase(pod))),
         ("Message", pod.message.clone()),
         ("Labels", Some(labels.join(", "))),
@@ -68,11 +68,10 @@ fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
 }
 
 /// Whose users the pod's are.
-fn users(pod: &PodStatus) -> String {
+fn users(pod: &PodStatus) -> Option<String> {
     match pod.user_namespace {
-        Some(own) => format!("its own: root is {} on the host", own.host_id),
-        None if pod.runtime_class == "native" => "the host's".to_owned(),
-        None => "its own".to_owned(),
+        Some(own) => Some(format!("its own, root is {} on the host", own.host_id)),
+        None => (pod.runtime_class == "native").then(|| "the host's".to_owned()),
     }
 }
 
