@@ -56,7 +56,7 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Owned
 
 /// Whether a link of the image is part of a place: what the runtime writes to must be where it is looked for (CVE-2025-52881).
 pub(super) fn leads_elsewhere(root: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
-    match open(root, path, OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) {
+    match open(root, path, OFlags::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(_) | Err(Errno::NOENT) => Ok(false),
         Err(Errno::LOOP) => Ok(true),
         Err(e) => Err(e.into()),
@@ -176,6 +176,10 @@ mod tests {
         }
         assert!(dir.path().join(inside).join("y").is_file());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        assert!(leads_elsewhere(root.as_fd(), Path::new("/out")).unwrap());
+        assert!(leads_elsewhere(root.as_fd(), Path::new("/out/a")).unwrap());
+        assert!(!leads_elsewhere(root.as_fd(), Path::new("/a/b")).unwrap());
+        assert!(!leads_elsewhere(root.as_fd(), Path::new("/nothing")).unwrap());
         assert!(make("/a/c/d", Want::Directory).is_err());
         assert!(make("/loop/x", Want::Directory).is_err());
     }
