@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
     cgroup::{self, PathError},
+    container::propagation,
     proc_mounts,
 };
 
@@ -121,6 +122,11 @@ pub(crate) fn prepare(
         return Err(bad("process.rlimits: has one type twice"));
     }
 
+    if let Some(asked) = linux.rootfs_propagation().as_deref().filter(|p| !p.is_empty())
+        && propagation(asked).is_none()
+    {
+        return Err(bad(&format!("linux.rootfsPropagation: {asked:?} is none")));
+    }
     if linux.intel_rdt().is_some() {
         return Err(bad("linux.intelRdt: is not supported"));
     }

@@ -40,7 +40,7 @@ use rustix::{
     process::{DumpableBehavior, Pid, set_dumpable_behavior},
 };
 
-pub(crate) use self::hooks::run as run_hooks;
+pub(crate) use self::{hooks::run as run_hooks, options::propagation};
 use self::{devices::Device, namespaces::Namespaces, sources::Sources};
 use crate::{
     cgroup::{Cgroup, Entry},

@@ -142,7 +142,7 @@ fn attribute(option: &str) -> Option<(u64, u64)> {
 }
 
 /// mount(8)'s propagation options.
-pub(super) fn propagation(option: &str) -> Option<(u64, bool)> {
+pub(crate) fn propagation(option: &str) -> Option<(u64, bool)> {
     let flag = |name: &str| match name {
         "private" => Some(libc::MS_PRIVATE),
         "slave" => Some(libc::MS_SLAVE),
