@@ -6,3 +6,4 @@ mod image;
 mod local_user;
 mod neighbour;
 mod registry;
+mod support;
