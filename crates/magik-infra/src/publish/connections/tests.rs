@@ -50,13 +50,14 @@ impl Server {
         ours
     }
 
-    /// So many clients of one address, all of which are served.
+    /// So many clients of one address, one after the other, all of which are served.
     async fn served(&self, address: &str, count: usize) -> Vec<DuplexStream> {
         let mut all = Vec::new();
         for _ in 0..count {
             let mut client = self.connect(address).await;
             assert!(greeted(&mut client).await);
             all.push(client);
+            advance(Duration::from_millis(1)).await;
         }
         all
     }
