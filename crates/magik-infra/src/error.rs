@@ -12,7 +12,7 @@ use crate::{
 pub struct LaunchError {
     /// The container; `None`: the pod itself.
     pub container: Option<String>,
-    /// The step that failed: `plan`, `mounts`, `create`, `start`, `init-container`, `extension`, `status`, `deadline`, `stopped`.
+    /// The step that failed: `plan`, `process-namespace`, `mounts`, `create`, `start`, `init-container`, `extension`, `status`, `deadline`, `stopped`.
     pub step: String,
     /// What happened, in one line.
     pub message: String,

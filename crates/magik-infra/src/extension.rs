@@ -38,7 +38,8 @@ impl PodContext {
 ///
 /// The init has one thread: a call may wait, but must not block. Every call is bounded by
 /// [`EXTENSION_TIMEOUT`] (or what the init's options say). One that fails, panics or hangs is reported as the event
-/// `extension.failed`, and fails the pod only if [`required`](Self::required) says so.
+/// `extension.failed`, and fails the pod only if [`required`](Self::required) says so. In a program that aborts on a panic, as
+/// release builds of magikrun do, a panic ends the init and with it the pod, whose reason is then `InitDied`.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -274,7 +275,7 @@ async fn call(
     .await
 }
 
-/// Runs a call in a task of its own, so that neither a panic nor a hang goes further.
+/// Runs a call in a task of its own, so that a hang goes no further, nor a panic where it unwinds.
 async fn contained(
     what: &'static str,
     limit: Duration,

@@ -7,6 +7,8 @@
 //! - [`ControlClient`] talks to a running init: the service is defined in `proto/control.proto`.
 //! - [`status`]: what the init writes and everybody reads.
 //! - [`logs`]: the format of the containers' logs, and [`logs::LogReader`], which reads those of dead pods too.
+//! - [`publish`]: ports of a pod on the host.
+//! - [`pause`]: PID 1 of a process namespace that the containers of a pod share.
 //! - [`InfraExtension`]: code that runs along with a pod.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
@@ -19,8 +21,10 @@ mod init;
 pub mod logs;
 #[cfg(target_os = "linux")]
 mod loopback;
+#[cfg(target_os = "linux")]
+pub mod pause;
 pub mod plan;
-mod publish;
+pub mod publish;
 mod rpc;
 mod service;
 mod state_dir;

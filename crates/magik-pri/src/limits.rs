@@ -16,6 +16,9 @@ pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 pub const MAX_SPEC_SIZE: usize = 1 << 20;
 /// The most ports of a pod that the host listens for (`hostPort`).
 pub const MAX_HOST_PORTS_PER_POD: usize = 64;
+/// The most processes and threads of a pod, all its containers together, where the host counts them (the cgroup
+/// controller `pids`). Each container has at most [`DEFAULT_PIDS_LIMIT`](magik_image::bundle::DEFAULT_PIDS_LIMIT) of them.
+pub const MAX_PIDS_PER_POD: u32 = 4096;
 /// The longest `metadata.name`, in bytes: `<namespace>_<name>` has to be a file name.
 pub const MAX_POD_NAME_LEN: usize = 191;
 /// The most bytes of a container's command, arguments and environment together once `$(NAME)` is expanded.

@@ -12,3 +12,4 @@ mod local_user;
 mod neighbour;
 mod peeking;
 mod registry;
+mod support;

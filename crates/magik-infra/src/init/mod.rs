@@ -8,7 +8,7 @@ pub(crate) mod shared;
 
 pub use rootfs::mount_layers;
 
-use std::{fmt, io, net::TcpListener, sync::Arc, time::Duration};
+use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use magik_oci::OciRuntime;
@@ -98,6 +98,7 @@ pub struct PodInit {
     listeners: Vec<TcpListener>,
     committed: CommitCheck,
     preparation: Option<Preparation>,
+    process_namespace: Option<PathBuf>,
 }
 
 impl fmt::Debug for PodInit {
@@ -124,6 +125,7 @@ impl PodInit {
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
             preparation: None,
+            process_namespace: None,
         }
     }
 
@@ -139,6 +141,15 @@ impl PodInit {
     #[must_use]
     pub fn publish(mut self, listeners: Vec<TcpListener>) -> Self {
         self.listeners = listeners;
+        self
+    }
+
+    /// The containers share a process namespace, which they find bound to this path. Its PID 1 is a process that may do nothing
+    /// (see [`pause`](crate::pause)): this one stays outside. The program's `main` must become that process if its arguments
+    /// are [`pause::ARGUMENTS`](crate::pause::ARGUMENTS).
+    #[must_use]
+    pub fn process_namespace(mut self, path: Option<PathBuf>) -> Self {
+        self.process_namespace = path;
         self
     }
 
@@ -180,9 +191,13 @@ impl PodInit {
         ));
         let inputs = Inputs::new(receiver, self.committed, true)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let (runtime, preparation, listeners) = (self.runtime, self.preparation, self.listeners);
         let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
-            live(runtime, shared, inputs, extensions, preparation, listeners).await
+            let (pid_namespace, preparation) = (self.process_namespace, self.preparation);
+            let before = Before {
+                pid_namespace,
+                preparation,
+            };
+            live(self.runtime, shared, inputs, extensions, before, self.listeners).await
         };
         Ok(serve(&shared, inputs, launch, control, life).await)
     }
@@ -215,13 +230,20 @@ where
     outcome
 }
 
+/// What is done before the first container.
+struct Before {
+    /// Where the process namespace that the containers share is bound.
+    pid_namespace: Option<PathBuf>,
+    preparation: Option<Preparation>,
+}
+
 /// A pod's whole life.
 async fn live(
     runtime: Arc<dyn OciRuntime>,
     shared: &Arc<Shared>,
     inputs: &mut Inputs,
     extensions: Extensions,
-    preparation: Option<Preparation>,
+    before: Before,
     listeners: Vec<TcpListener>,
 ) -> PodOutcome {
     let Some((plan, progress)) = inputs.launch_request(shared).await else {
@@ -233,7 +255,7 @@ async fn live(
     inputs.extension_failures = pod.extension_failures();
 
     let launched = tokio::select! {
-        launched = pod.launch(preparation) => launched,
+        launched = pod.launch(before) => launched,
         interrupt = inputs.interrupt(shared) => match interrupt.before_ready() {
             None => return PodOutcome::Abandoned,
             Some(error) => Err(error),

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Preparation,
+    Before,
     container::{self, Created, ExitReport, Output, Watched},
     inputs::{Inputs, Interrupt},
     rootfs,
@@ -104,13 +104,18 @@ impl Pod {
     }
 
     /// Starts the pod: mounts, init containers one after the other, then all app containers.
-    pub(crate) async fn launch(&mut self, preparation: Option<Preparation>) -> Result<(), LaunchError> {
+    pub(super) async fn launch(&mut self, before: Before) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
+        #[cfg(target_os = "linux")]
+        if let Some(path) = before.pid_namespace {
+            let started = crate::pause::start(&path).await;
+            started.map_err(|e| LaunchError::pod("process-namespace", &e))?;
+        }
         self.progress("mounts", "");
         for tmpfs in &plan.tmpfs {
             rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", &e))?;
         }
-        if let Some(preparation) = preparation {
+        if let Some(preparation) = before.preparation {
             for container in plan.init_containers.iter().chain(&plan.containers) {
                 container::mount(container)?;
             }

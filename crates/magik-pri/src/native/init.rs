@@ -1,8 +1,14 @@
 //! What runs as PID 1 of a pod.
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
-use magik_infra::{InitOptions, PodInit, StateDir};
+use magik_infra::{InitOptions, PodInit, StateDir, pause};
 use oci_native::NativeRuntime;
 use rustix::fs::Mode;
 
@@ -17,6 +23,10 @@ pub const POD_INIT: &str = "pod-init";
 pub(super) const HOST_NETWORK: &str = "host-network";
 /// The third one of a pod with a network of its own.
 pub(super) const OWN_NETWORK: &str = "own-network";
+/// The fourth one of a pod whose containers share a process namespace.
+pub(super) const SHARED_PROCESSES: &str = "shared-processes";
+/// The fourth one of a pod whose containers have one each.
+pub(super) const OWN_PROCESSES: &str = "own-processes";
 
 /// Runs this process as the init of a pod, and returns how it ended.
 ///
@@ -24,6 +34,9 @@ pub(super) const OWN_NETWORK: &str = "own-network";
 /// thread or opened anything. Descriptors from 3 on are those that the launcher gave it.
 #[must_use]
 pub fn pod_init_main() -> ExitCode {
+    if pause::is_asked_for(std::env::args_os()) {
+        return pause::main();
+    }
     init::report(run())
 }
 
@@ -31,6 +44,7 @@ pub fn pod_init_main() -> ExitCode {
 struct Arguments {
     pod_id: String,
     host_network: bool,
+    shared_processes: bool,
     /// The container runtime's root.
     runtime_root: PathBuf,
     hostname: OsString,
@@ -44,10 +58,12 @@ fn run() -> io::Result<ExitCode> {
     init::enter_namespaces(&arguments.hostname, !arguments.host_network, true)?;
 
     // <state root>/sandboxes/<id>/oci: pods share compiled seccomp filters.
-    let state_root = arguments.runtime_root.ancestors().nth(3);
-    let filters = state_root
-        .ok_or_else(|| io::Error::other("the runtime's root is no sandbox's"))?
-        .join("filters");
+    let mut above = arguments.runtime_root.ancestors().skip(1);
+    let (Some(sandbox), Some(state_root)) = (above.next(), above.nth(1)) else {
+        return Err(io::Error::other("the runtime's root is no sandbox's"));
+    };
+    let process_namespace = arguments.shared_processes.then(|| process_namespace(sandbox));
+    let filters = state_root.join("filters");
     let runtime = NativeRuntime::builder(arguments.runtime_root)
         .filters(filters)
         .cgroup_root(Hierarchies::container_path(&arguments.pod_id, ""))
@@ -67,6 +83,7 @@ fn run() -> io::Result<ExitCode> {
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         PodInit::new(Arc::new(runtime), state, options)
             .publish(descriptors.listeners)
+            .process_namespace(process_namespace)
             .extension(Box::new(super::trim::Trim))
             .run(launch, control)
             .await
@@ -74,10 +91,15 @@ fn run() -> io::Result<ExitCode> {
     Ok(init::ended(&outcome, descriptors.lock))
 }
 
+/// Where a pod's init binds the process namespace that the containers share.
+pub(super) fn process_namespace(sandbox: &Path) -> PathBuf {
+    sandbox.join("pid-namespace")
+}
+
 fn arguments() -> io::Result<Arguments> {
     let wrong = || io::Error::other("pod-init is started by magikrun itself, not by hand");
     let all: Vec<OsString> = std::env::args_os().collect();
-    let [_, init, id, network, root, hostname] = all.as_slice() else {
+    let [_, init, id, network, processes, root, hostname] = all.as_slice() else {
         return Err(wrong());
     };
     if init != POD_INIT || !rustix::process::getpid().is_init() {
@@ -87,6 +109,7 @@ fn arguments() -> io::Result<Arguments> {
     Ok(Arguments {
         pod_id,
         host_network: network == HOST_NETWORK,
+        shared_processes: processes == SHARED_PROCESSES,
         runtime_root: root.into(),
         hostname: hostname.clone(),
     })

@@ -108,7 +108,11 @@ impl Backend for Native {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
         let rootfs = rootfs::make(self.rootfs, pod, container, image)?;
-        linux_bundle::write(pod, container, image, rootfs, |settings| settings)
+        let shared = pod.spec.share_process_namespace;
+        let namespace = shared.then(|| init::process_namespace(&pod.sandbox()));
+        linux_bundle::write_in(pod, container, image, rootfs, namespace.as_deref(), |settings| {
+            settings
+        })
     }
 
     fn binary(&self) -> &Path {
@@ -121,12 +125,19 @@ impl Backend for Native {
         } else {
             init::OWN_NETWORK
         };
+        start.cgroups.limit_pids(start.id)?;
         let runtime_root = start.sandbox.join("oci");
-        let arguments: [&OsStr; 6] = [
+        let processes = if start.spec.share_process_namespace {
+            init::SHARED_PROCESSES
+        } else {
+            init::OWN_PROCESSES
+        };
+        let arguments: [&OsStr; 7] = [
             "magikrun".as_ref(),
             POD_INIT.as_ref(),
             start.id.as_ref(),
             network.as_ref(),
+            processes.as_ref(),
             runtime_root.as_ref(),
             start.hostname.as_ref(),
         ];

@@ -16,6 +16,7 @@ use rustix::{
 };
 
 use super::process::Process;
+use crate::limits::MAX_PIDS_PER_POD;
 
 /// The cgroup below which those of all pods lie.
 const PARENT: &str = "magikrun";
@@ -33,6 +34,8 @@ pub(crate) struct Hierarchies {
     unified: Option<PathBuf>,
     /// The mounts of all hierarchies.
     mounts: Vec<PathBuf>,
+    /// The mount whose cgroups count processes.
+    pids: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -78,6 +81,25 @@ impl Hierarchies {
         )?))
     }
 
+    /// Limits the processes and threads of a pod, all containers together ([`MAX_PIDS_PER_POD`]). The limit is the pod's
+    /// cgroup's, which no container sees. Where nothing counts processes there is none.
+    pub(crate) fn limit_pids(&self, id: &str) -> io::Result<()> {
+        let Some(mount) = &self.pids else {
+            return Ok(());
+        };
+        let (parent, dir) = (mount.join(PARENT), mount.join(PARENT).join(id));
+        fs::create_dir_all(&dir)?;
+        if self.unified.is_some() {
+            // A cgroup has a controller once its parent passes it on (cgroup-v2.rst, "Enabling and Disabling").
+            for above in [mount, &parent] {
+                let file = above.join("cgroup.subtree_control");
+                fs::write(&file, "+pids").map_err(|e| in_file(&file, &e))?;
+            }
+        }
+        let file = dir.join("pids.max");
+        fs::write(&file, MAX_PIDS_PER_POD.to_string()).map_err(|e| in_file(&file, &e))
+    }
+
     /// The ids that have cgroups.
     pub(crate) fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
@@ -94,13 +116,7 @@ impl Hierarchies {
     /// Thaws what a v1 freezer holds: even SIGKILL waits for that.
     pub(crate) fn thaw(&self, id: &str) {
         for mount in &self.mounts {
-            let pod = mount.join(PARENT).join(id);
-            for dir in subdirs(&pod).into_iter().chain([pod]) {
-                let state = dir.join("freezer.state");
-                if fs::read_to_string(&state).is_ok_and(|text| text.trim() != "THAWED") {
-                    let _ = fs::write(state, "THAWED");
-                }
-            }
+            thaw_tree(&mount.join(PARENT).join(id));
         }
     }
 
@@ -123,10 +139,26 @@ impl Hierarchies {
     }
 }
 
+fn in_file(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("write {}: {error}", file.display()))
+}
+
+/// From the top: what is below a frozen cgroup stays frozen with it.
+fn thaw_tree(dir: &Path) {
+    let state = dir.join("freezer.state");
+    if fs::read_to_string(&state).is_ok_and(|text| text.trim() != "THAWED") {
+        let _ = fs::write(state, "THAWED");
+    }
+    for child in subdirs(dir) {
+        thaw_tree(&child);
+    }
+}
+
 fn parse(mountinfo: &str) -> Hierarchies {
     let mut hierarchies = Hierarchies {
         unified: None,
         mounts: Vec::new(),
+        pids: None,
     };
     for line in mountinfo.lines() {
         // proc(5): … mount point … " - " file system type …
@@ -140,8 +172,13 @@ fn parse(mountinfo: &str) -> Hierarchies {
             continue;
         }
         hierarchies.mounts.push(point.into());
+        let mut options = fs.split([' ', ',']);
+        if kind == "cgroup" && options.any(|option| option == "pids") {
+            hierarchies.pids = Some(point.into());
+        }
         if kind == "cgroup2" && point == "/sys/fs/cgroup" {
             hierarchies.unified = Some(point.into());
+            hierarchies.pids = Some(point.into());
         }
     }
     hierarchies
@@ -218,19 +255,23 @@ mod tests {
         let hybrid = "31 23 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       32 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                      34 31 0:29 / /elsewhere rw - cgroup cgroup rw,memory\n";
+                      34 31 0:29 / /elsewhere rw - cgroup cgroup rw,memory\n\
+                      35 31 0:30 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
         let parsed = parse(hybrid);
         assert_eq!(parsed.unified, None);
         assert_eq!(
             parsed.mounts,
             [
                 Path::new("/sys/fs/cgroup/unified"),
-                Path::new("/sys/fs/cgroup/memory")
+                Path::new("/sys/fs/cgroup/memory"),
+                Path::new("/sys/fs/cgroup/pids")
             ]
         );
+        assert_eq!(parsed.pids.as_deref(), Some(Path::new("/sys/fs/cgroup/pids")));
         let unified = parse("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
         assert_eq!(unified.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         assert_eq!(unified.mounts.len(), 1);
+        assert_eq!(unified.pids, unified.unified);
     }
 
     #[test]

@@ -14,6 +14,10 @@ use magik_image::{
     },
 };
 use magik_infra::plan::{PodPlan, TmpfsPlan};
+use oci_spec::{
+    OciSpecError,
+    runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec},
+};
 
 use super::{
     Backend,
@@ -175,6 +179,12 @@ impl<'a> PodFiles<'a> {
         })
     }
 
+    /// The pod's own directory, whose path never changes.
+    #[cfg(all(feature = "native", target_os = "linux"))]
+    pub(crate) fn sandbox(&self) -> PathBuf {
+        self.paths.sandbox(self.id)
+    }
+
     /// A container's bundle.
     pub(crate) fn bundle(&self, container: &str) -> PathBuf {
         self.paths.bundle(self.id, container)
@@ -242,13 +252,28 @@ impl<'a> PodFiles<'a> {
     }
 
     /// Builds a container's runtime spec and writes it into its bundle.
+    #[cfg(feature = "wasm")]
     pub(crate) fn write_bundle(
         &self,
         container: &ContainerSpec,
         image: &Image,
         settings: &ContainerSettings,
     ) -> Result<(), Failure> {
-        let spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
+        self.write_bundle_in(container, image, settings, None)
+    }
+
+    /// The same for a container that joins the process namespace bound to a path.
+    pub(crate) fn write_bundle_in(
+        &self,
+        container: &ContainerSpec,
+        image: &Image,
+        settings: &ContainerSettings,
+        process_namespace: Option<&Path>,
+    ) -> Result<(), Failure> {
+        let mut spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
+        if let Some(path) = process_namespace {
+            join_processes(&mut spec, path).map_err(Failure::new)?;
+        }
         write_bundle(&self.bundle(&container.name), &spec).map_err(Failure::new)
     }
 
@@ -272,7 +297,8 @@ impl<'a> PodFiles<'a> {
         let own = ETC.map(|name| MountSetting {
             source: etc.join(name),
             target: Path::new("/etc").join(name),
-            readonly: false,
+            // They lie on the state root, which is memory of the host's that no limit of the pod's counts.
+            readonly: true,
             kind: MountKind::Bind,
         });
         own.into_iter()
@@ -343,6 +369,21 @@ impl<'a> PodFiles<'a> {
         }
         Ok(tmpfs)
     }
+}
+
+/// Has a container's processes in the namespace bound to a path.
+fn join_processes(spec: &mut Spec, path: &Path) -> Result<(), OciSpecError> {
+    let joined = LinuxNamespaceBuilder::default()
+        .typ(LinuxNamespaceType::Pid)
+        .path(path)
+        .build()?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
+    namespaces.push(joined);
+    linux.set_namespaces(Some(namespaces));
+    spec.set_linux(Some(linux));
+    Ok(())
 }
 
 /// What is made for the pod and mounted into each container's `/etc`.

@@ -72,7 +72,7 @@ impl PodDir {
         if !status.phase.is_final() {
             status.phase = Phase::Failed;
             status.reason = Some("InitDied".into());
-            status.message = Some("the pod's init was killed, and every container with it".into());
+            status.message = Some("the pod's init ended before it, and every container with it".into());
         }
         Ok(status)
     }
