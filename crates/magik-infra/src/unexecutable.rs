@@ -45,6 +45,15 @@ impl CannotExecute {
         }
     }
 
+    /// From an init that says no more than that: an older one, or one in a guest.
+    pub(crate) fn untold(reason: &str) -> Self {
+        Self {
+            program: String::new(),
+            failure: ExecFailure::Other,
+            reason: reason.to_owned(),
+        }
+    }
+
     pub(crate) fn to_message(&self) -> proto::CannotExecute {
         let failure = match self.failure {
             ExecFailure::NotFound => proto::ExecFailure::NOT_FOUND,

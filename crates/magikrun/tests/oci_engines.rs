@@ -292,6 +292,54 @@ fn an_exec_that_cannot_be_executed_has_the_exit_code_of_its_kind() {
     host.run(&["exec", "--cwd", "/no/such", "c", "true"]).fails(255);
 }
 
+/// containerd gives a path of this form for every pod whose parent ends in `.slice`, whoever makes the cgroups.
+#[test]
+fn a_cgroup_path_of_systemds_form_is_a_name_without_systemd() {
+    let Some(host) = Host::root("a_cgroup_path_of_systemds_form_is_a_name_without_systemd") else {
+        return;
+    };
+    let path = format!("magikrun-test-{}.slice:cri-containerd:c", std::process::id());
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    for user_namespace in [false, true] {
+        host.sleeper("c", |c| {
+            c["linux"]["cgroupsPath"] = json!(path);
+            c["linux"]["resources"]["pids"] = json!({"limit": 50});
+            if user_namespace {
+                let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.push(json!({"type": "user"}));
+                c["linux"]["uidMappings"] = map.clone();
+                c["linux"]["gidMappings"] = map.clone();
+                // The container's root has to get at its files.
+                for dir in [host.path(""), host.path("bundle-c")] {
+                    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+                }
+            }
+        });
+        let pid = host.state("c")["pid"].as_i64().unwrap();
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let ours = cgroups
+            .lines()
+            .find(|l| l.contains("pids") || l.starts_with("0::"));
+        assert!(
+            ours.is_some_and(|l| l.ends_with(&format!("/{path}"))),
+            "{cgroups}"
+        );
+        assert_eq!(host.run(&["exec", "c", "echo", "inside"]).ok(), "inside\n");
+        host.run(&["update", "--pids-limit", "40", "c"]).ok();
+        host.run(&["pause", "c"]).ok();
+        host.run(&["resume", "c"]).ok();
+        host.run(&["delete", "--force", "c"]).ok();
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            assert!(
+                !hierarchy.path().join(&path).exists(),
+                "{}",
+                hierarchy.path().display()
+            );
+        }
+        fs::remove_dir_all(host.path("bundle-c")).unwrap();
+    }
+}
+
 /// conmon passes on what the runtime has said and its exit code; CRI-O takes the latter for that of the program.
 #[test]
 fn a_failed_exec_says_one_line_and_leaves_no_pid_file() {

@@ -336,9 +336,10 @@ fn error(error: ttrpc::Error) -> ControlError {
             let message = clean(status.message());
             match status.code() {
                 Code::NOT_FOUND => ControlError::NotFound(message),
-                Code::ABORTED => match CannotExecute::from_details(&status.details) {
-                    Some(why) => ControlError::CannotExecute { message, why },
-                    None => ControlError::Refused(message),
+                Code::ABORTED => ControlError::CannotExecute {
+                    why: CannotExecute::from_details(&status.details)
+                        .unwrap_or_else(|| CannotExecute::untold(&message)),
+                    message,
                 },
                 _ => ControlError::Refused(message),
             }
