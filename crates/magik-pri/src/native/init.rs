@@ -12,6 +12,7 @@ use magik_infra::{InitOptions, PodInit, StateDir, pause};
 use oci_native::NativeRuntime;
 use rustix::fs::Mode;
 
+use super::users;
 use crate::pods::{
     Hierarchies,
     init::{self, Descriptors, is_id},
@@ -27,6 +28,8 @@ pub(super) const OWN_NETWORK: &str = "own-network";
 pub(super) const SHARED_PROCESSES: &str = "shared-processes";
 /// The fourth one of a pod whose containers have one each.
 pub(super) const OWN_PROCESSES: &str = "own-processes";
+/// The fifth one of a pod whose users are the host's; else it is the host's id of the pod's root.
+pub(super) const USERS_OF_HOST: &str = "-";
 
 /// Runs this process as the init of a pod, and returns how it ended.
 ///
@@ -45,6 +48,9 @@ struct Arguments {
     pod_id: String,
     host_network: bool,
     shared_processes: bool,
+    /// The host's id of the pod's root, if it has users of its own.
+    users: Option<u32>,
+    data_root: PathBuf,
     /// The container runtime's root.
     runtime_root: PathBuf,
     hostname: OsString,
@@ -55,19 +61,26 @@ fn run() -> io::Result<ExitCode> {
     oci_native::seal_self_exe().map_err(io::Error::other)?;
     let descriptors = Descriptors::take()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    init::enter_namespaces(&arguments.hostname, !arguments.host_network, true)?;
+    let own_network = !arguments.host_network && arguments.users.is_none();
+    init::enter_namespaces(&arguments.hostname, own_network, true)?;
 
     // <state root>/sandboxes/<id>/oci: pods share compiled seccomp filters.
     let mut above = arguments.runtime_root.ancestors().skip(1);
     let (Some(sandbox), Some(state_root)) = (above.next(), above.nth(1)) else {
         return Err(io::Error::other("the runtime's root is no sandbox's"));
     };
+    if let Some(first) = arguments.users {
+        users::enter(sandbox, &arguments.data_root, first, &arguments.hostname)?;
+        magik_infra::raise_loopback()
+            .map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
+    }
     let process_namespace = arguments.shared_processes.then(|| process_namespace(sandbox));
     let filters = state_root.join("filters");
     let runtime = NativeRuntime::builder(arguments.runtime_root)
         .filters(filters)
         .cgroup_root(Hierarchies::container_path(&arguments.pod_id, ""))
         .reap_orphans(true)
+        .new_keyrings(true)
         .build();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,7 +112,7 @@ pub(super) fn process_namespace(sandbox: &Path) -> PathBuf {
 fn arguments() -> io::Result<Arguments> {
     let wrong = || io::Error::other("pod-init is started by magikrun itself, not by hand");
     let all: Vec<OsString> = std::env::args_os().collect();
-    let [_, init, id, network, processes, root, hostname] = all.as_slice() else {
+    let [_, init, id, network, processes, users, data, root, hostname] = all.as_slice() else {
         return Err(wrong());
     };
     if init != POD_INIT || !rustix::process::getpid().is_init() {
@@ -110,6 +123,12 @@ fn arguments() -> io::Result<Arguments> {
         pod_id,
         host_network: network == HOST_NETWORK,
         shared_processes: processes == SHARED_PROCESSES,
+        users: match users.to_str() {
+            Some(USERS_OF_HOST) => None,
+            Some(first) => Some(first.parse().map_err(|_| wrong())?),
+            None => return Err(wrong()),
+        },
+        data_root: data.into(),
         runtime_root: root.into(),
         hostname: hostname.clone(),
     })

@@ -132,12 +132,15 @@ impl Backend for Native {
         } else {
             init::OWN_PROCESSES
         };
-        let arguments: [&OsStr; 7] = [
+        let users = start.users.map(|first| first.to_string());
+        let arguments: [&OsStr; 9] = [
             "magikrun".as_ref(),
             POD_INIT.as_ref(),
             start.id.as_ref(),
             network.as_ref(),
             processes.as_ref(),
+            users.as_deref().unwrap_or(init::USERS_OF_HOST).as_ref(),
+            start.data.as_ref(),
             runtime_root.as_ref(),
             start.hostname.as_ref(),
         ];
@@ -152,7 +155,8 @@ impl Backend for Native {
             cgroup: start.cgroups.make_init(start.id)?,
             namespaces: Some(spawn::Namespaces {
                 user: false,
-                network: !start.spec.host_network,
+                // A pod with users of its own has its network made by its init, so that it is theirs.
+                network: !start.spec.host_network && start.users.is_none(),
             }),
         })
     }

@@ -87,8 +87,8 @@ pub(crate) struct Start<'a> {
     pub(crate) sandbox: PathBuf,
     /// The data root.
     #[cfg_attr(
-        not(feature = "wasm"),
-        expect(dead_code, reason = "where machine code is kept")
+        not(any(feature = "native", feature = "wasm")),
+        expect(dead_code, reason = "where machine code and layers are kept")
     )]
     pub(crate) data: &'a Path,
     /// The host's id of the pod's root, if the pod has users of its own.
