@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - `<algorithm>` is `sha256` or `sha512`, `<hex>` the digest in lower case.
-//! - `<root>` and every directory have the mode 0700, lock files 0600; see [`private`](crate::private).
+//! - `<root>` and every directory have the mode 0700, lock files 0600; see
+//!   [`private`](crate::private).
 //! - A blob's file has the mode 0600 and is never written again: it comes into place by `rename`, complete and, with
 //!   [`Durability::Full`](crate::Durability::Full), after `fsync`, followed by an `fsync` of its directory.
 //! - Renaming onto a blob that is there already is harmless (the bytes are the same) and heals one that was damaged.

@@ -16,7 +16,8 @@ use crate::{
 /// What the name of every temporary file of this crate starts with.
 pub(crate) const PREFIX: &str = "ingest-";
 
-/// What a data root has: this crate's directories and those that are kept beside them. The one of pods may be made before a store.
+/// What a data root has: this crate's directories and those that are kept beside them. The one of
+/// pods may be made before a store.
 const CONTENTS: Contents<'_> = Contents {
     all: &[
         "blobs",
@@ -93,8 +94,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store below `root` and creates what is missing, with [`Durability::Full`]. What is there is closed to other
-    /// users, see [`private`].
+    /// Opens the store below `root` and creates what is missing, with [`Durability::Full`]. What is
+    /// there is closed to other users, see [`private`].
     ///
     /// # Errors
     /// [`Error::NotPrivate`] if a directory is another user's or shared, [`Error::Io`] if one cannot be made.

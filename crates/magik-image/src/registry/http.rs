@@ -268,10 +268,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Where redirects of a request lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Redirects {
-    /// To wherever the guard allows: storage services. reqwest keeps the `Authorization` header from other hosts and ports.
+    /// To wherever the guard allows: storage services. reqwest keeps the `Authorization` header
+    /// from other hosts and ports.
     ToOthers,
-    /// To the same scheme, host and port only. After a 307 or 308 a request is sent again with its body, which no client
-    /// strips of the secrets in it.
+    /// To the same scheme, host and port only. After a 307 or 308 a request is sent again with its
+    /// body, which no client strips of the secrets in it.
     SameOrigin,
 }
 

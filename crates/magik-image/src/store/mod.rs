@@ -48,8 +48,8 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store below `data_root`, creating what is missing. The data root is for its owner only (0700), whether
-    /// it is made or found; see [`magik_cas::private`].
+    /// Opens the store below `data_root`, creating what is missing. The data root is for its owner
+    /// only (0700), whether it is made or found; see [`magik_cas::private`].
     ///
     /// # Errors
     /// [`Error::Cas`] if a directory cannot be made or could be another user's to use, [`Error::StoreVersion`] if the store was written by a later magikrun.

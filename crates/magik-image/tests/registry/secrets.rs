@@ -162,7 +162,8 @@ async fn what_is_pushed_is_not_sent_on_to_another_server() {
     let source = ImageSource::Registry(reference(&origin.address));
     let pulled = world.store.pull(&source, &options(), &()).await.unwrap();
 
-    // A registry that takes nothing itself, and names another for: the session, the blob, the manifest.
+    // A registry that takes nothing itself, and names another for: the session, the blob, the
+    // manifest.
     let steps: [fn(&Request) -> bool; 3] = [
         |r| r.method == "POST",
         |r| r.method == "PUT" && r.path.contains("/blobs/"),
