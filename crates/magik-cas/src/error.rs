@@ -47,6 +47,14 @@ pub enum Error {
     /// The source of an ingest failed.
     #[error("reading the content failed: {0}")]
     Source(#[source] std::io::Error),
+    /// A directory or lock file of the store could be another user's to use.
+    #[error("{}: {reason}", path.display())]
+    NotPrivate {
+        /// The directory or file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: crate::private::NotPrivate,
+    },
     /// A file or system call failed.
     #[error("{context}: {source}")]
     Io {
@@ -70,6 +78,7 @@ impl From<Error> for std::io::Error {
         let kind = match &error {
             Error::NotFound(_) => std::io::ErrorKind::NotFound,
             Error::TooLarge { .. } => std::io::ErrorKind::FileTooLarge,
+            Error::NotPrivate { .. } => std::io::ErrorKind::PermissionDenied,
             Error::Io { source, .. } | Error::Source(source) => source.kind(),
             _ => std::io::ErrorKind::InvalidData,
         };

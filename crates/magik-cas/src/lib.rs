@@ -4,8 +4,9 @@
 //!   reader, in this process or another, ever sees part of a blob.
 //! - [`Store::resume`] goes on with an ingest that was cut short, in this process or another.
 //! - [`Store::open_blob`] reads, [`Store::open_verified`] reads and checks, [`Store::verify`] finds damage.
-//! - [`Store::lease`] keeps every blob while it is held; [`Store::gc`] removes what is not live once nobody
-//!   holds a lease. [`locking`] has the protocol, [`mod@format`] what lies on disk.
+//! - [`Store::lease`] keeps every blob while it is held; [`Store::gc`] removes what is not live
+//!   once nobody holds a lease. [`locking`] has the protocol, [`mod@format`] what lies on disk,
+//!   [`private`] how others are kept out.
 //!
 //! The crate knows nothing of images. Its interface is blocking `std::io`; [`Store`] is `Send + Sync` and cheap to clone.
 //!
@@ -34,6 +35,7 @@ mod error;
 pub mod format;
 pub mod locking;
 mod partial;
+pub mod private;
 mod reader;
 mod store;
 mod writer;

@@ -24,13 +24,13 @@
 //! independent as those of different ones: a thread that asks for [`Exclusive`] while it holds a [`Lease`] waits for ever.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io,
     path::Path,
     sync::Arc,
 };
 
-use crate::{BlobInfo, Digest, Error, Result, Store, partial, store::PREFIX};
+use crate::{BlobInfo, Digest, Error, Result, Store, partial, private, store::PREFIX};
 
 /// Keeps every blob of the store for as long as it, or a clone of it, lives; see [the protocol](self).
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn take(lock: &Path) -> Result<Self> {
-        let file = open(lock)?;
+        let file = private::lock_file(lock)?;
         retry(|| file.lock_shared()).map_err(Error::io(format!("lock {}", lock.display())))?;
         Ok(Self {
             _lock: Arc::new(file),
@@ -68,13 +68,13 @@ pub struct SweepReport {
 
 impl<'a> Exclusive<'a> {
     pub(crate) fn wait(store: &'a Store, lock: &Path) -> Result<Self> {
-        let file = open(lock)?;
+        let file = private::lock_file(lock)?;
         retry(|| file.lock()).map_err(Error::io(format!("lock {}", lock.display())))?;
         Ok(Self { store, _lock: file })
     }
 
     pub(crate) fn attempt(store: &'a Store, lock: &Path) -> Result<Option<Self>> {
-        let file = open(lock)?;
+        let file = private::lock_file(lock)?;
         loop {
             return match file.try_lock() {
                 Ok(()) => Ok(Some(Self { store, _lock: file })),
@@ -126,14 +126,6 @@ impl<'a> Exclusive<'a> {
         }
         Ok(report)
     }
-}
-
-fn open(lock: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options
-        .open(lock)
-        .map_err(Error::io(format!("open {}", lock.display())))
 }
 
 /// A signal handler may interrupt a wait for a lock.

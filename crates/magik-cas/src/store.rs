@@ -10,10 +10,27 @@ use std::{
 
 use crate::{
     Algorithm, Blob, Digest, Error, Exclusive, Lease, Result, SweepReport, VerifiedReader, Writer, partial,
+    private::{self, Contents},
 };
 
 /// What the name of every temporary file of this crate starts with.
 pub(crate) const PREFIX: &str = "ingest-";
+
+/// What a data root has: this crate's directories and those that are kept beside them. The one of
+/// pods may be made before a store.
+const CONTENTS: Contents<'_> = Contents {
+    all: &[
+        "blobs",
+        "format",
+        "images",
+        "layers",
+        "leases",
+        "pods",
+        "tmp",
+        "wasm-cache",
+    ],
+    first: &["pods"],
+};
 
 /// Whether a published blob survives a power failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,18 +94,20 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store below `root` and creates what is missing, with [`Durability::Full`].
+    /// Opens the store below `root` and creates what is missing, with [`Durability::Full`]. What is
+    /// there is closed to other users, see [`private`].
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made.
+    /// [`Error::NotPrivate`] if a directory is another user's or shared, [`Error::Io`] if one cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
-        let make =
-            |dir: PathBuf| fs::create_dir_all(&dir).map_err(Error::io(format!("create {}", dir.display())));
+        private::root(root, CONTENTS)?;
+        let blobs = root.join("blobs");
+        private::directory(&blobs)?;
         for algorithm in Algorithm::ALL {
-            make(root.join("blobs").join(algorithm.as_str()))?;
+            private::directory(&blobs.join(algorithm.as_str()))?;
         }
-        make(root.join("tmp"))?;
+        private::directory(&root.join("tmp"))?;
         Ok(Self {
             root: root.into(),
             durability: Durability::default(),

@@ -319,7 +319,7 @@ impl Staged {
         let Some(dir) = path.parent() else {
             unreachable!("a blob's path has a directory")
         };
-        let created = match fs::create_dir(dir) {
+        let created = match make_dir(dir) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => {
@@ -340,6 +340,14 @@ impl Staged {
         }
         Ok(info)
     }
+}
+
+/// As everything of a store, for its owner only.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
 }
 
 /// Makes the names in a directory durable.

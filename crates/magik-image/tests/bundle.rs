@@ -226,6 +226,96 @@ fn users_come_from_the_settings_part_by_part_and_then_from_the_image() {
 }
 
 #[test]
+fn run_as_non_root_refuses_who_is_root_or_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("etc")).unwrap();
+    fs::write(
+        dir.path().join("etc/passwd"),
+        "root:x:0:0::/root:\napp:x:1000:1000::/:\nadmin:x:0:0::/:\n",
+    )
+    .unwrap();
+    let settings = |user: Option<u32>| ContainerSettings {
+        run_as_non_root: true,
+        user: user.map(|uid| UserSpec::numeric(Some(uid), None)),
+        rootfs_layers: vec![dir.path().to_owned()],
+        ..ContainerSettings::default()
+    };
+    let config = |user: &str| json!({"Cmd": ["sh"], "User": user});
+    for (user, said) in [
+        ("", "container has runAsNonRoot and image will run as root"),
+        ("0", "container has runAsNonRoot and image will run as root"),
+        ("000", "container has runAsNonRoot and image will run as root"),
+        ("0:1000", "container has runAsNonRoot and image will run as root"),
+        (
+            "root",
+            "image has non-numeric user (root), cannot verify user is non-root",
+        ),
+        (
+            "app",
+            "image has non-numeric user (app), cannot verify user is non-root",
+        ),
+        ("admin:1000", "image has non-numeric user (admin), cannot verify"),
+        ("4294967296", "largest id"),
+    ] {
+        let message = error_of(&config(user), &settings(None));
+        assert!(message.contains(said), "{user}: {message}");
+        // Whoever says a user in the manifest does not depend on the image's.
+        let spec = json_of(&config(user), &settings(Some(7)));
+        assert_eq!(spec["process"]["user"]["uid"], 7);
+    }
+    let spec = json_of(&config("1000"), &settings(None));
+    assert_eq!(spec["process"]["user"]["uid"], 1000);
+    let message = error_of(&config("1000"), &settings(Some(0)));
+    assert!(
+        message.contains("container's runAsUser breaks non-root policy"),
+        "{message}"
+    );
+    let message = error_of(&config("\u{1b}[2J\n"), &settings(None));
+    assert!(!message.contains('\u{1b}'), "{message}");
+}
+
+#[test]
+fn supplementary_groups_are_added_to_those_of_the_image_or_replace_them() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("etc")).unwrap();
+    fs::write(dir.path().join("etc/passwd"), "app:x:1000:100::/:\n").unwrap();
+    fs::write(dir.path().join("etc/group"), "a:x:200:app\nb:x:300:app\n").unwrap();
+    for (strict, expected) in [(false, vec![100, 200, 300, 5]), (true, vec![100, 300, 5])] {
+        let settings = ContainerSettings {
+            user: Some(UserSpec::numeric(Some(1000), None)),
+            rootfs_layers: vec![dir.path().to_owned()],
+            supplemental_groups: vec![300, 5, 5],
+            strict_supplemental_groups: strict,
+            ..ContainerSettings::default()
+        };
+        let spec = json_of(&shell(), &settings);
+        assert_eq!(spec["process"]["user"]["additionalGids"], json!(expected));
+    }
+}
+
+#[test]
+fn an_image_cannot_ask_for_more_than_a_program() {
+    // What labels and annotations mean to other programs: commands to run, hooks, mounts,
+    // privileges.
+    let labels = json!({
+        "INSTALL": "touch /owned", "RUN": "docker run --privileged IMAGE", "io.containers.capabilities": "ALL",
+        "run.oci.hooks.stdout": "/owned", "run.oci.handler": "wasm", "org.opencontainers.image.stopSignal": "9",
+        "io.podman.annotations.seccomp": "unconfined", "cdi.k8s.io/x": "vendor.com/device=all",
+    });
+    let config = json!({"Cmd": ["sh"], "Labels": labels, "Volumes": {"/etc": {}}, "ExposedPorts": {"22/tcp": {}},
+                        "StopSignal": "SIGKILL", "OnBuild": ["RUN touch /owned"],
+                        "Healthcheck": {"Test": ["CMD", "touch", "/owned"]}, "Shell": ["/owned"]});
+    let settings = ContainerSettings::default();
+    let plain = runtime_spec(&image(&shell()), &settings).unwrap();
+    assert_eq!(runtime_spec(&image(&config), &settings).unwrap(), plain);
+    let spec = json_of(&config, &settings);
+    assert!(
+        spec.get("hooks").is_none() && spec.get("annotations").is_none(),
+        "{spec}"
+    );
+}
+
+#[test]
 fn default_security_is_that_of_podman_and_containerd() {
     let spec = json_of(&shell(), &ContainerSettings::default());
     let process = &spec["process"];

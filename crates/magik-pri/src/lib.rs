@@ -49,8 +49,8 @@ pub use session::{
     PortSession, StdStream, SweepReport, TerminalSize,
 };
 pub use spec::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, Protocol, PullPolicy,
-    RuntimeClass, Security, SpecError, Volume, VolumeSource,
+    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
+    Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, Volume, VolumeSource,
 };
 
 /// A pod's status, as its init writes it.

@@ -21,6 +21,9 @@ use rustix::{
 /// As many symbolic links as the kernel follows in one lookup.
 const MAX_SYMLINKS: usize = 40;
 
+/// How many directories deep a lookup goes; each is open in every layer meanwhile.
+const MAX_DEPTH: usize = 64;
+
 /// A directory of the merged tree: its parts in the layers, uppermost first.
 type Merged = Vec<OwnedFd>;
 
@@ -35,8 +38,8 @@ enum Entry {
 /// Opens the regular file at `path`, from the root of `layers` (uppermost first).
 ///
 /// # Errors
-/// `NotFound` if the merged tree has no such file; `InvalidInput` if it is no regular file or symbolic links go in circles;
-/// else what the kernel said.
+/// `NotFound` if the merged tree has no such file; `InvalidInput` if it is no regular file or symbolic links go in circles or
+/// too deep; else what the kernel said.
 pub(super) fn open(layers: &[PathBuf], path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = layers
@@ -58,6 +61,7 @@ pub(super) fn open(layers: &[PathBuf], path: &Path) -> io::Result<File> {
         }
         let here = stack.last().map(Vec::as_slice).unwrap_or_default();
         match lookup(here, &name)? {
+            Entry::Directory(_) if stack.len() > MAX_DEPTH => return Err(Errno::NAMETOOLONG.into()),
             Entry::Directory(directory) => stack.push(directory),
             Entry::File(file) if todo.is_empty() => return Ok(file),
             Entry::File(_) => return Err(Errno::NOTDIR.into()),

@@ -9,6 +9,7 @@
 
 mod capabilities;
 mod defaults;
+mod lsm;
 mod merged;
 mod process;
 mod seccomp;
@@ -21,9 +22,10 @@ use std::path::PathBuf;
 
 pub use capabilities::{DEFAULT_CAPABILITIES, available_capabilities};
 pub use process::DEFAULT_PATH;
+pub use seccomp::{MAX_SECCOMP_PROFILE_SIZE, load_seccomp_profile};
 pub use settings::{
-    ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces, Resources, SeccompProfile, UserNamespace,
-    UserSpec,
+    AppArmorProfile, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces, Resources,
+    SeccompProfile, UserNamespace, SelinuxLabel, UserSpec,
 };
 pub use spec::runtime_spec;
 pub use user::{MAX_USER_FILE_SIZE, User, resolve_user};

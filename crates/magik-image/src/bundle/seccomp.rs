@@ -1,56 +1,95 @@
-//! The default seccomp profile.
+//! The default seccomp profile, and those that a pod brings.
 //!
-//! `seccomp.json` is the profile of containers/common (podman, CRI-O, buildah) as Debian 12's package
-//! `golang-github-containers-common` 0.50 installs it, unchanged; Copyright The containers authors, Apache-2.0. It is moby's
-//! profile with ENOSYS for unknown calls, so that programs fall back instead of failing. Its rules depend on the machine
-//! and on the container's capabilities; [`default_profile`] evaluates them.
+//! `seccomp.json` refuses what moby's and containerd's default profiles refuse: new namespaces
+//! (`unshare`, `setns`, `clone` by its flags; `clone3`, whose flags no filter can see, does not
+//! exist), mounts, keyrings, BPF, perf, io_uring, and sockets of the families `AF_VSOCK` and
+//! `AF_ALG`, unless the container has the capability that the call is for. It began as the profile
+//! of containers/common 0.50 (Copyright The containers authors, Apache-2.0), whose form it has, and
+//! differs from moby's in this:
+//!
+//! - Calls that it does not know answer ENOSYS, so that programs fall back instead of failing.
+//! - `socketcall(2)`, by which 32-bit programs open sockets of any family, is refused: no filter
+//!   sees the family. Such programs must call `socket(2)`, as musl does and glibc does if it was
+//!   built for Linux 4.3 or later.
+//! - `vmsplice` is refused, `NETLINK_AUDIT` answers as on a kernel without it.
+//!
+//! Its rules depend on the machine and on the container's capabilities, as do those of the profiles
+//! that docker and podman take; [`evaluate`](Profile::evaluate) decides which of them hold.
 
-use std::sync::LazyLock;
+use std::{
+    io,
+    path::{Component, Path},
+    sync::LazyLock,
+};
 
 use oci_spec::runtime::{
-    Arch, Capabilities, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompBuilder, LinuxSyscall,
-    LinuxSyscallBuilder,
+    Arch, Capabilities, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompBuilder,
+    LinuxSeccompFilterFlag, LinuxSyscall, LinuxSyscallBuilder,
 };
 use serde::Deserialize;
 
-use super::BundleError;
+use super::{BundleError, SeccompProfile};
+use crate::bounded;
 
-static PROFILE: LazyLock<Result<Profile, String>> =
+/// The largest profile that is read, in bytes; docker's default has 14 KiB.
+pub const MAX_SECCOMP_PROFILE_SIZE: u64 = 256 * 1024;
+
+static DEFAULT: LazyLock<Result<Profile, String>> =
     LazyLock::new(|| serde_json::from_str(include_str!("seccomp.json")).map_err(|e| e.to_string()));
 
+/// A profile as docker, podman and the runtime-spec write it.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Profile {
     default_action: LinuxSeccompAction,
     default_errno_ret: Option<u32>,
+    /// What `defaultErrnoRet` says already.
+    #[serde(rename = "defaultErrno")]
+    _default_errno: Option<String>,
+    #[serde(default)]
     arch_map: Vec<ArchMap>,
+    #[serde(default)]
+    architectures: Vec<Arch>,
+    flags: Option<Vec<LinuxSeccompFilterFlag>>,
+    #[serde(default)]
     syscalls: Vec<Rule>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ArchMap {
     architecture: Arch,
-    sub_architectures: Vec<Arch>,
+    sub_architectures: Option<Vec<Arch>>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Rule {
+    #[serde(default)]
     names: Vec<String>,
+    /// Docker's older form.
+    name: Option<String>,
     action: LinuxSeccompAction,
     args: Option<Vec<LinuxSeccompArg>>,
     errno_ret: Option<u32>,
-    includes: Condition,
-    excludes: Condition,
+    /// What `errnoRet` says already.
+    #[serde(rename = "errno")]
+    _errno: Option<String>,
+    #[serde(rename = "comment")]
+    _comment: Option<String>,
+    includes: Option<Condition>,
+    excludes: Option<Condition>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Condition {
     #[serde(default)]
     arches: Vec<String>,
     #[serde(default)]
     caps: Vec<String>,
+    /// `4.8`: the version of the kernel from which on the rule is meant.
+    min_kernel: Option<String>,
 }
 
 /// A machine's names: the kernel's and Go's, which is the profile's, and what no kernel of it ever had.
@@ -119,41 +158,144 @@ const AARCH64: Machine = Machine {
     ],
 };
 
-/// The default profile on this machine for a container with the bounding set `capabilities`.
-pub(super) fn default_profile(capabilities: &Capabilities) -> Result<LinuxSeccomp, BundleError> {
-    let machine = if cfg!(target_arch = "aarch64") {
+/// This machine.
+fn machine() -> Machine {
+    if cfg!(target_arch = "aarch64") {
         AARCH64
     } else {
         X86_64
-    };
-    profile_for(machine, capabilities)
+    }
 }
 
-fn profile_for(machine: Machine, capabilities: &Capabilities) -> Result<LinuxSeccomp, BundleError> {
-    let profile = PROFILE
+/// The default profile on this machine for a container with the bounding set `capabilities`.
+pub(super) fn default_profile(capabilities: &Capabilities) -> Result<LinuxSeccomp, BundleError> {
+    default_for(machine(), capabilities)
+}
+
+fn default_for(machine: Machine, capabilities: &Capabilities) -> Result<LinuxSeccomp, BundleError> {
+    let profile = DEFAULT
         .as_ref()
         .map_err(|e| BundleError::field("seccomp.json", e.clone()))?;
-    let build = || {
-        let sub = profile
-            .arch_map
-            .iter()
-            .find(|map| map.architecture == machine.arch);
+    let evaluated = profile.evaluate(machine, capabilities);
+    evaluated.map_err(|e| BundleError::field("seccomp.json", e.to_string()))
+}
+
+/// The profile in `text`, which errors call `name`, on this machine for a container with these
+/// capabilities.
+pub(super) fn document(
+    name: &str,
+    text: &[u8],
+    capabilities: &Capabilities,
+) -> Result<LinuxSeccomp, BundleError> {
+    let refused = |reason: String| BundleError::field(format!("seccomp profile {name}"), reason);
+    let profile: Profile = serde_json::from_slice(text).map_err(|e| refused(e.to_string()))?;
+    let mut actions = profile.syscalls.iter().map(|rule| rule.action);
+    if profile.default_action == LinuxSeccompAction::ScmpActNotify
+        || actions.any(|action| action == LinuxSeccompAction::ScmpActNotify)
+    {
+        return Err(refused(
+            "SCMP_ACT_NOTIFY: nobody listens for its notifications".into(),
+        ));
+    }
+    profile
+        .evaluate(machine(), capabilities)
+        .map_err(|e| refused(e.to_string()))
+}
+
+/// Reads the profile `name`, a relative path below `dir` (Kubernetes' `localhostProfile`).
+///
+/// No link and no `..` leads out of `dir`, at most [`MAX_SECCOMP_PROFILE_SIZE`] bytes are read.
+///
+/// # Errors
+/// [`BundleError::Field`] if the name is no relative path, [`BundleError::Io`] if the file cannot be read.
+pub fn load_seccomp_profile(dir: &Path, name: &str) -> Result<SeccompProfile, BundleError> {
+    let relative = Path::new(name);
+    let normal = |part| matches!(part, Component::Normal(_));
+    if name.is_empty() || name.contains('\0') || !relative.components().all(normal) {
+        return Err(BundleError::field(
+            "localhostProfile",
+            format!("{name:?} is not a relative path without '..'"),
+        ));
+    }
+    let failed = |source: io::Error| BundleError::Io {
+        path: dir.join(relative),
+        source,
+    };
+    let file = open_beneath(dir, relative).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("is not a file")));
+    }
+    let text = bounded::read(file, MAX_SECCOMP_PROFILE_SIZE).map_err(failed)?;
+    Ok(SeccompProfile::Document {
+        name: name.to_owned(),
+        text,
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn open_beneath(dir: &Path, name: &Path) -> io::Result<std::fs::File> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+    let dir = open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(&dir, name, flags, Mode::empty(), resolve)?.into())
+}
+
+/// Elsewhere there is no such call; the name has no `..` in it.
+#[cfg(not(target_os = "linux"))]
+fn open_beneath(dir: &Path, name: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::open(dir.join(name))
+}
+
+impl Profile {
+    /// What of it holds on a machine, for a container with these capabilities.
+    fn evaluate(
+        &self,
+        machine: Machine,
+        capabilities: &Capabilities,
+    ) -> Result<LinuxSeccomp, oci_spec::OciSpecError> {
+        let mut architectures = self.architectures.clone();
+        // As in docker, the map goes before the list where it has the machine.
+        if let Some(map) = self.arch_map.iter().find(|map| map.architecture == machine.arch) {
+            architectures = vec![machine.arch];
+            architectures.extend(map.sub_architectures.iter().flatten());
+        }
+        if architectures.is_empty() {
+            architectures.push(machine.arch);
+        }
         let mut builder = LinuxSeccompBuilder::default()
-            .default_action(profile.default_action)
-            .architectures(
-                [
-                    vec![machine.arch],
-                    sub.map(|map| map.sub_architectures.clone()).unwrap_or_default(),
-                ]
-                .concat(),
-            )
-            .syscalls(rules(profile, machine, capabilities)?);
-        if let Some(errno) = profile.default_errno_ret {
+            .default_action(self.default_action)
+            .architectures(architectures)
+            .syscalls(rules(self, machine, capabilities)?);
+        if let Some(errno) = self.default_errno_ret {
             builder = builder.default_errno_ret(errno);
         }
+        if let Some(flags) = &self.flags {
+            builder = builder.flags(flags.clone());
+        }
         builder.build()
-    };
-    build().map_err(|e| BundleError::field("seccomp.json", e.to_string()))
+    }
+}
+
+impl Condition {
+    /// Whether the running kernel is as new as the rule wants. What cannot be read is no condition:
+    /// a rule is not lost by it.
+    fn kernel_is_new_enough(&self) -> bool {
+        let version = |text: &str| {
+            let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+            Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+        };
+        let release = rustix::system::uname();
+        let running = release.release().to_str().ok().and_then(version);
+        match (self.min_kernel.as_deref().and_then(version), running) {
+            (Some(wanted), Some(running)) => running >= wanted,
+            _ => true,
+        }
+    }
 }
 
 /// The rules that hold, those without conditions on arguments merged into one per action.
@@ -170,10 +312,15 @@ fn rules(
     let mut merged: Vec<Merged> = Vec::new();
     for rule in &profile.syscalls {
         let is_machine = |arches: &[String]| arches.iter().any(|arch| arch == machine.go_arch);
-        let holds = (rule.includes.arches.is_empty() || is_machine(&rule.includes.arches))
-            && rule.includes.caps.iter().all(has)
-            && !is_machine(&rule.excludes.arches)
-            && !rule.excludes.caps.iter().any(has);
+        let none = Condition::default();
+        let includes = rule.includes.as_ref().unwrap_or(&none);
+        let excludes = rule.excludes.as_ref().unwrap_or(&none);
+        let holds = (includes.arches.is_empty() || is_machine(&includes.arches))
+            && includes.caps.iter().all(has)
+            && includes.kernel_is_new_enough()
+            && !is_machine(&excludes.arches)
+            && !excludes.caps.iter().any(has)
+            && (excludes.min_kernel.is_none() || !excludes.kernel_is_new_enough());
         if !holds {
             continue;
         }
@@ -181,12 +328,13 @@ fn rules(
         let names = rule
             .names
             .iter()
+            .chain(&rule.name)
             .filter(|name| !machine.unknown.contains(&name.as_str()))
             .cloned();
         // Rules with arguments are alternatives: two of them may be merged only if they are the same.
         let same = merged.iter_mut().find(|other| {
             (other.action, other.errno, &other.args) == (rule.action, rule.errno_ret, &args)
-                && (args.is_empty() || other.names == rule.names)
+                && (args.is_empty() || (rule.name.is_none() && other.names == rule.names))
         });
         match same {
             Some(other) => other.names.extend(names),
@@ -228,83 +376,4 @@ impl Merged {
 }
 
 #[cfg(test)]
-mod tests {
-    use oci_spec::runtime::Capability;
-
-    use super::*;
-    use crate::bundle::DEFAULT_CAPABILITIES;
-
-    fn action_of(profile: &LinuxSeccomp, name: &str) -> Vec<(LinuxSeccompAction, Option<u32>)> {
-        let rules = profile.syscalls().as_ref().unwrap();
-        let naming = rules.iter().filter(|rule| rule.names().iter().any(|n| n == name));
-        naming.map(|rule| (rule.action(), rule.errno_ret())).collect()
-    }
-
-    const ALLOW: (LinuxSeccompAction, Option<u32>) = (LinuxSeccompAction::ScmpActAllow, None);
-    const EPERM: (LinuxSeccompAction, Option<u32>) = (LinuxSeccompAction::ScmpActErrno, Some(1));
-
-    #[test]
-    fn unknown_calls_answer_enosys_and_privileged_ones_eperm() {
-        let profile = profile_for(X86_64, &DEFAULT_CAPABILITIES.into()).unwrap();
-        assert_eq!(
-            (profile.default_action(), profile.default_errno_ret()),
-            (LinuxSeccompAction::ScmpActErrno, Some(38))
-        );
-        for (name, expected) in [
-            ("read", ALLOW),
-            ("bpf", EPERM),
-            ("init_module", EPERM),
-            ("kexec_file_load", EPERM),
-            ("chroot", ALLOW),
-        ] {
-            assert_eq!(action_of(&profile, name), [expected], "{name}");
-        }
-        assert!(action_of(&profile, "no_such_call").is_empty());
-    }
-
-    #[test]
-    fn capabilities_open_the_calls_they_are_for() {
-        let profile = profile_for(X86_64, &[Capability::SysAdmin, Capability::SysModule].into()).unwrap();
-        assert_eq!(action_of(&profile, "bpf"), [ALLOW]);
-        assert_eq!(action_of(&profile, "init_module"), [ALLOW]);
-        assert_eq!(action_of(&profile, "chroot"), [EPERM]);
-    }
-
-    #[test]
-    fn machine_specific_calls_are_there_for_their_machine_only() {
-        let caps = DEFAULT_CAPABILITIES.into();
-        let (intel, arm) = (
-            profile_for(X86_64, &caps).unwrap(),
-            profile_for(AARCH64, &caps).unwrap(),
-        );
-        assert_eq!(action_of(&intel, "arch_prctl"), [ALLOW]);
-        assert!(action_of(&arm, "arch_prctl").is_empty());
-        assert_eq!(action_of(&arm, "set_tls"), [ALLOW]);
-        assert!(action_of(&intel, "set_tls").is_empty());
-        assert_eq!(
-            intel.architectures().as_ref().unwrap(),
-            &[Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32]
-        );
-        assert_eq!(
-            arm.architectures().as_ref().unwrap(),
-            &[Arch::ScmpArchAarch64, Arch::ScmpArchArm]
-        );
-    }
-
-    #[test]
-    fn rules_without_arguments_are_one_per_action() {
-        let profile = profile_for(X86_64, &DEFAULT_CAPABILITIES.into()).unwrap();
-        let plain = profile
-            .syscalls()
-            .as_ref()
-            .unwrap()
-            .iter()
-            .filter(|rule| rule.args().is_none());
-        assert_eq!(plain.count(), 2, "allow, and EPERM");
-        // personality 0, 8, 0x20000, 0x20008, -1; socket: netlink audit refused, two alternatives allowed.
-        assert_eq!(action_of(&profile, "personality").len(), 5);
-        assert_eq!(action_of(&profile, "socket").len(), 3);
-        let size = serde_json::to_vec(&profile).unwrap().len();
-        assert!(size < 9000, "{size} bytes of config.json");
-    }
-}
+mod tests;

@@ -26,6 +26,14 @@ pub struct ContainerSettings {
     pub cwd: Option<PathBuf>,
     /// Replaces the image's user.
     pub user: Option<UserSpec>,
+    /// Whether a user that is 0, or is not known to be another, is refused (Kubernetes
+    /// `runAsNonRoot`).
+    pub run_as_non_root: bool,
+    /// Added to the user's groups.
+    pub supplemental_groups: Vec<u32>,
+    /// Whether the user has no groups but its primary one and `supplemental_groups`, whatever
+    /// `/etc/group` says.
+    pub strict_supplemental_groups: bool,
     /// Where `/etc/passwd` and `/etc/group` are looked up: the layers uppermost first, or one flat rootfs. With none, a
     /// user given by name is an error.
     pub rootfs_layers: Vec<PathBuf>,
@@ -60,6 +68,16 @@ pub struct ContainerSettings {
     pub annotations: BTreeMap<String, String>,
     /// The filter on system calls.
     pub seccomp: SeccompProfile,
+    /// Whether nothing of `/proc` and `/sys` is hidden or read-only (Kubernetes `procMount:
+    /// Unmasked`): only for a container in a user namespace of its own.
+    pub unmasked: bool,
+    /// The AppArmor profile.
+    pub apparmor: AppArmorProfile,
+    /// The SELinux label of its processes, where SELinux is enabled. Files are not labelled.
+    pub selinux: Option<SelinuxLabel>,
+    /// Whether the security modules of this host are those of the kernel that runs the container;
+    /// not so in a virtual machine.
+    pub host_security_modules: bool,
 }
 
 impl Default for ContainerSettings {
@@ -70,6 +88,9 @@ impl Default for ContainerSettings {
             env: Vec::new(),
             cwd: None,
             user: None,
+            run_as_non_root: false,
+            supplemental_groups: Vec::new(),
+            strict_supplemental_groups: false,
             rootfs_layers: Vec::new(),
             hostname: None,
             rootfs_path: "rootfs".into(),
@@ -86,6 +107,10 @@ impl Default for ContainerSettings {
             cgroups_path: None,
             annotations: BTreeMap::new(),
             seccomp: SeccompProfile::Default,
+            unmasked: false,
+            apparmor: AppArmorProfile::Unset,
+            selinux: None,
+            host_security_modules: true,
         }
     }
 }
@@ -227,11 +252,47 @@ pub struct UserNamespace {
 /// The filter on system calls.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum SeccompProfile {
-    /// That of podman and CRI-O (containers/common), for the container's capabilities.
+    /// What docker's and containerd's default profiles allow, for the container's capabilities.
     #[default]
     Default,
     /// None.
     Unconfined,
     /// This one.
     Custom(Box<LinuxSeccomp>),
+    /// One in JSON, in docker's form or the runtime-spec's, for the container's capabilities; see
+    /// [`load_seccomp_profile`](super::load_seccomp_profile).
+    Document {
+        /// What errors call it.
+        name: String,
+        /// The JSON.
+        text: Vec<u8>,
+    },
+}
+
+/// The AppArmor profile of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AppArmorProfile {
+    /// Whatever the runtime itself has.
+    #[default]
+    Unset,
+    /// A default profile for containers: `magikrun-default`, or that of docker, containerd or
+    /// podman. An error if AppArmor is enabled and none of them is loaded.
+    Default,
+    /// None.
+    Unconfined,
+    /// This one; an error if it is not loaded.
+    Named(String),
+}
+
+/// Parts of an SELinux label; what is absent is that of `system_u:system_r:container_t:s0`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SelinuxLabel {
+    /// The user.
+    pub user: Option<String>,
+    /// The role.
+    pub role: Option<String>,
+    /// The type.
+    pub type_: Option<String>,
+    /// The level.
+    pub level: Option<String>,
 }

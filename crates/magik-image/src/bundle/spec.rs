@@ -14,8 +14,10 @@ use oci_spec::{
 
 use super::{
     BundleError, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Resources, SeccompProfile,
-    capabilities, defaults, process, seccomp,
-    user::{User, resolve_user},
+    capabilities, defaults,
+    lsm::Modules,
+    process, seccomp,
+    user::{User, resolve_user, shown},
 };
 
 /// The version of the runtime-spec that the specs made here follow.
@@ -41,6 +43,7 @@ pub fn runtime_spec(image: &ImageConfiguration, settings: &ContainerSettings) ->
         settings,
     )?;
     let capabilities = capabilities::for_settings(settings)?;
+    let modules = Modules::for_settings(settings)?;
     if let Some(name) = settings
         .hostname
         .as_ref()
@@ -62,8 +65,8 @@ pub fn runtime_spec(image: &ImageConfiguration, settings: &ContainerSettings) ->
         .set_capabilities(Some(capability_sets(&capabilities)))
         .set_rlimits(None)
         .set_no_new_privileges(Some(settings.no_new_privs.unwrap_or(!settings.privileged)))
-        .set_apparmor_profile(None)
-        .set_selinux_label(None);
+        .set_apparmor_profile(modules.apparmor_profile(settings)?)
+        .set_selinux_label(modules.selinux_label(settings));
 
     let root = RootBuilder::default()
         .path(settings.rootfs_path.clone())
@@ -83,8 +86,24 @@ pub fn runtime_spec(image: &ImageConfiguration, settings: &ContainerSettings) ->
     Ok(spec)
 }
 
-/// The settings' user over the image's, part by part.
+/// The settings' user over the image's, part by part, with the settings' groups.
 fn user(of_image: &str, settings: &ContainerSettings) -> Result<User, BundleError> {
+    let mut user = user_of_both(of_image, settings)?;
+    if settings.run_as_non_root {
+        check_not_root(of_image, settings, &user)?;
+    }
+    if settings.strict_supplemental_groups {
+        user.additional_gids.retain(|gid| *gid == user.gid);
+    }
+    for gid in &settings.supplemental_groups {
+        if !user.additional_gids.contains(gid) {
+            user.additional_gids.push(*gid);
+        }
+    }
+    Ok(user)
+}
+
+fn user_of_both(of_image: &str, settings: &ContainerSettings) -> Result<User, BundleError> {
     let Some(given) = &settings.user else {
         return resolve_user(&settings.rootfs_layers, of_image);
     };
@@ -96,6 +115,28 @@ fn user(of_image: &str, settings: &ContainerSettings) -> Result<User, BundleErro
         "" => resolve_user(&settings.rootfs_layers, user),
         group => resolve_user(&settings.rootfs_layers, &format!("{user}:{group}")),
     }
+}
+
+/// Refuses a user that is root, or a name: the image says what it stands for, and it may say
+/// something else when it is looked up. The words are kubelet's.
+fn check_not_root(of_image: &str, settings: &ContainerSettings, user: &User) -> Result<(), BundleError> {
+    let refused = |reason: String| Err(BundleError::field("securityContext.runAsNonRoot", reason));
+    let given = settings.user.as_ref().and_then(|given| given.user.as_deref());
+    let name = given.unwrap_or_else(|| of_image.split_once(':').map_or(of_image, |(user, _)| user));
+    if user.uid == 0 && given.is_some() {
+        return refused("container's runAsUser breaks non-root policy".into());
+    }
+    if name.bytes().any(|b| !b.is_ascii_digit()) {
+        let name = shown(name);
+        return refused(format!(
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+            name.escape_debug()
+        ));
+    }
+    if user.uid == 0 {
+        return refused("container has runAsNonRoot and image will run as root".into());
+    }
+    Ok(())
 }
 
 fn spec_user(user: &User) -> Result<oci_spec::runtime::User, BundleError> {
@@ -133,14 +174,17 @@ fn linux(settings: &ContainerSettings, capabilities: &Capabilities) -> Result<Li
         linux.set_devices(Some(defaults::host_devices()?));
         return Ok(linux);
     }
-    linux
-        .set_masked_paths(owned(&defaults::MASKED_PATHS))
-        .set_readonly_paths(owned(&defaults::READONLY_PATHS))
-        .set_seccomp(match &settings.seccomp {
-            SeccompProfile::Default => Some(seccomp::default_profile(capabilities)?),
-            SeccompProfile::Unconfined => None,
-            SeccompProfile::Custom(profile) => Some(profile.as_ref().clone()),
-        });
+    if !settings.unmasked {
+        linux
+            .set_masked_paths(owned(&defaults::MASKED_PATHS))
+            .set_readonly_paths(owned(&defaults::READONLY_PATHS));
+    }
+    linux.set_seccomp(match &settings.seccomp {
+        SeccompProfile::Default => Some(seccomp::default_profile(capabilities)?),
+        SeccompProfile::Unconfined => None,
+        SeccompProfile::Custom(profile) => Some(profile.as_ref().clone()),
+        SeccompProfile::Document { name, text } => Some(seccomp::document(name, text, capabilities)?),
+    });
     Ok(linux)
 }
 

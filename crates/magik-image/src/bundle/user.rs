@@ -14,6 +14,11 @@ pub const MAX_USER_FILE_SIZE: u64 = 1024 * 1024;
 /// The largest id: some programs read ids as signed numbers (moby's `user` package has the same bound).
 const MAX_ID: u32 = i32::MAX as u32;
 
+/// The most groups a process can have (`NGROUPS_MAX`).
+const MAX_GROUPS: usize = 65_536;
+/// How much of a name of the image's goes into a message, in characters.
+const SHOWN: usize = 64;
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
@@ -53,7 +58,7 @@ pub fn resolve_user(layers: &[PathBuf], user: &str) -> Result<User, BundleError>
         });
     let unknown = |kind, name: &str, file| BundleError::UnknownUser {
         kind,
-        name: name.to_owned(),
+        name: shown(name),
         file,
     };
     let uid = match (uid, &entry) {
@@ -84,9 +89,15 @@ pub fn resolve_user(layers: &[PathBuf], user: &str) -> Result<User, BundleError>
     }
     let mut seen = std::collections::HashSet::new();
     additional_gids.retain(|gid| seen.insert(*gid));
+    if additional_gids.len() > MAX_GROUPS {
+        return Err(BundleError::ImageFile {
+            file: GROUP,
+            reason: format!("the user is in more than {MAX_GROUPS} groups"),
+        });
+    }
     let home = entry
         .map(|entry| entry.home)
-        .filter(|home| home.starts_with('/'))
+        .filter(|home| home.starts_with('/') && !home.contains('\0'))
         .unwrap_or("/")
         .to_owned();
     Ok(User {
@@ -106,9 +117,18 @@ fn number(kind: &str, text: &str) -> Result<Option<u32>, BundleError> {
         Ok(id) if id <= MAX_ID => Ok(Some(id)),
         _ => Err(BundleError::field(
             kind,
-            format!("{text} is more than the largest id, {MAX_ID}"),
+            format!("{} is more than the largest id, {MAX_ID}", shown(text)),
         )),
     }
+}
+
+/// The beginning of a text of the image's.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A line `name:password:uid:gid:gecos:home:shell` of passwd(5).
@@ -237,6 +257,94 @@ mod tests {
         }
         assert!(resolve_user(&[], "redis").is_err());
         assert_eq!(resolve_user(&[], "2147483647").unwrap().uid, MAX_ID);
+    }
+
+    #[test]
+    fn ids_that_would_wrap_to_root_are_refused() {
+        let wrapping = "a:x:4294967296:0::/:\nb:x:-1:0::/:\nc:x:4294967295:0::/:\nd:x:18446744073709551616:0::/:\n\
+                        e:x:1000:4294967296::/:\n";
+        let (_dir, layers) = rootfs(wrapping, "g:x:4294967296:\n");
+        let enormous = "9".repeat(1 << 20);
+        for user in [
+            "4294967296",
+            "4294967295",
+            "2147483648",
+            "18446744073709551616",
+            "1000:4294967296",
+            &enormous,
+            // Entries that hold such numbers are none.
+            "a",
+            "b",
+            "c",
+            "d",
+            "e",
+            "1000:g",
+            // Neither are these numbers.
+            "+0",
+            "-0",
+            " 0",
+            "0x0",
+            "\u{660}",
+        ] {
+            let message = resolve_user(&layers, user).unwrap_err().to_string();
+            assert!(message.len() < 300, "{} bytes: {user:.20}", message.len());
+        }
+    }
+
+    #[test]
+    fn files_made_to_exhaust_are_read_to_their_bound() {
+        // One line that does not end, and as many groups as fit.
+        let (_dir, layers) = rootfs(&"x".repeat(1 << 20), "");
+        assert!(resolve_user(&layers, "x").is_err());
+        let line = |n: u32| format!("g:x:{n}:r\n");
+        let groups: String = (0..80_000).map(line).collect();
+        assert!(groups.len() as u64 <= MAX_USER_FILE_SIZE);
+        let (_dir, layers) = rootfs("r:x:1:1::/\0:\n", &groups);
+        let message = resolve_user(&layers, "r").unwrap_err().to_string();
+        assert!(message.contains("more than 65536 groups"), "{message}");
+        let (_dir, layers) = rootfs("r:x:1:1::/\0:\n", "");
+        assert_eq!(resolve_user(&layers, "r").unwrap().home, "/");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_no_file_is_neither_waited_for_nor_read() {
+        let (dir, layers) = rootfs("", "");
+        let etc = dir.path().join("etc");
+        std::fs::remove_file(etc.join("passwd")).unwrap();
+        let make = |kind, device| {
+            rustix::fs::mknodat(rustix::fs::CWD, etc.join("passwd"), kind, 0o600.into(), device)
+        };
+        make(rustix::fs::FileType::Fifo, 0).unwrap();
+        let refused = || resolve_user(&layers, "0").unwrap_err().to_string();
+        assert!(
+            refused().contains("neither a file nor a directory"),
+            "{}",
+            refused()
+        );
+        std::fs::remove_file(etc.join("passwd")).unwrap();
+        // Links to what has no end, inside of the image, do not leave it; without root there is no
+        // device to try.
+        std::os::unix::fs::symlink("/dev/zero", etc.join("passwd")).unwrap();
+        assert!(resolve_user(&layers, "0").is_ok(), "the image has no /dev/zero");
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        let zero = dir.path().join("dev/zero");
+        let kind = rustix::fs::FileType::CharacterDevice;
+        if rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &zero,
+            kind,
+            0o600.into(),
+            rustix::fs::makedev(1, 5),
+        )
+        .is_ok()
+        {
+            assert!(
+                refused().contains("neither a file nor a directory"),
+                "{}",
+                refused()
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One repository at one registry.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use magik_cas::Digest;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection, Problem, RegistryError, error, host,
-    http::{self, Certificates, Guard, Trust},
+    http::{Certificates, Clients, Guard, Trust},
     is_loopback, retry,
     token::{self, Authorization},
 };
@@ -25,7 +25,7 @@ pub(crate) enum Operation {
 /// A repository at a registry, and what it takes to read it.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    pub(super) http: reqwest::Client,
+    clients: Clients,
     pub(super) guard: Guard,
     /// `https://host/v2/repository/`.
     pub(super) base: Url,
@@ -72,23 +72,13 @@ impl Registry {
                 (connection.certificates.clone(), reference.registry().to_owned());
             let loaded =
                 tokio::task::spawn_blocking(move || Certificates::load(given.as_deref(), &name)).await;
-            loaded
-                .map_err(|e| Error::Task(e.to_string()))?
-                .map_err(|reason| {
-                    failed(Problem::Connection {
-                        what: "set up".into(),
-                        reason,
-                    })
-                })?
+            let loaded = loaded.map_err(|e| Error::Task(e.to_string()))?;
+            Arc::new(loaded.map_err(|reason| failed(set_up(reason)))?)
         };
         let guard = Guard::new(host);
-        let client = |trust| {
-            http::client(trust, host, &guard, &certificates).map_err(|e| {
-                failed(Problem::Connection {
-                    what: "set up".into(),
-                    reason: error::chain(&e),
-                })
-            })
+        let clients = |trust| {
+            let made = Clients::new(trust, host, &guard, &certificates);
+            made.map_err(|e| failed(set_up(error::chain(&e))))
         };
         let base = |trust: Trust| {
             let scheme = if trust.tls { "https" } else { "http" };
@@ -100,7 +90,7 @@ impl Registry {
             })
         };
         let mut registry = Self {
-            http: client(first)?,
+            clients: clients(first)?,
             guard: guard.clone(),
             base: base(first)?,
             reference: reference.clone(),
@@ -114,7 +104,7 @@ impl Registry {
             && !registry.understands().await?
         {
             registry.base = base(then)?;
-            registry.http = client(then)?;
+            registry.clients = clients(then)?;
         }
         Ok(registry)
     }
@@ -126,7 +116,10 @@ impl Registry {
             .base
             .join("/v2/")
             .map_err(|e| self.protocol("its address", e.to_string()))?;
-        match self.wait("GET /v2/", self.http.get(ping).send()).await? {
+        match self
+            .wait("GET /v2/", self.clients.reading().get(ping).send())
+            .await?
+        {
             Ok(response) => Ok(!self.is_plain() || response.status() != StatusCode::BAD_REQUEST),
             // Nobody is there: the other way would not be understood either.
             Err(e) => Ok(self.is_plain() && e.is_connect()),
@@ -184,7 +177,18 @@ impl Registry {
             .base
             .join(path)
             .map_err(|e| self.protocol(path, e.to_string()))?;
-        Ok(self.http.request(method, url))
+        let client = if method == Method::GET || method == Method::HEAD {
+            self.clients.reading()
+        } else {
+            self.sending()?
+        };
+        Ok(client.request(method, url))
+    }
+
+    /// The client for token requests and for everything that has a body.
+    pub(super) fn sending(&self) -> Result<&reqwest::Client> {
+        let made = self.clients.sending();
+        made.map_err(|e| self.error(set_up(error::chain(&e))))
     }
 
     /// Sends a request, with authorization once the registry has asked for it. Anything but success is an error.
@@ -227,8 +231,8 @@ impl Registry {
         }
         let answer = match (challenge, &self.credential) {
             (Some(token::Challenge::Bearer(challenge)), credential) => {
-                let request =
-                    challenge.request(&self.http, &self.base, &self.guard, &self.scope(), credential);
+                let http = self.sending()?;
+                let request = challenge.request(http, &self.base, &self.guard, &self.scope(), credential);
                 let request = request.map_err(|reason| self.protocol("its token server", reason))?;
                 let response = self.exchange("its token server", request).await?;
                 let response = self.successful("its token server", response).await?;
@@ -358,6 +362,14 @@ impl Registry {
     /// Whether the registry is spoken to over plain HTTP.
     fn is_plain(&self) -> bool {
         self.base.scheme() == "http"
+    }
+}
+
+/// The client itself could not be made.
+fn set_up(reason: String) -> Problem {
+    Problem::Connection {
+        what: "set up".into(),
+        reason,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, Once, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -265,19 +265,86 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     bounded::read(std::fs::File::open(path)?, MAX_CERT_SIZE)
 }
 
-/// A client that does not step down from HTTPS to HTTP and goes nowhere that `guard` does not allow; reqwest itself keeps
-/// credentials from other hosts.
-pub(super) fn client(
+/// Where redirects of a request lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Redirects {
+    /// To wherever the guard allows: storage services. reqwest keeps the `Authorization` header
+    /// from other hosts and ports.
+    ToOthers,
+    /// To the same scheme, host and port only. After a 307 or 308 a request is sent again with its
+    /// body, which no client strips of the secrets in it.
+    SameOrigin,
+}
+
+/// The clients of one registry.
+#[derive(Debug)]
+pub(super) struct Clients {
+    trust: Trust,
+    host: String,
+    guard: Guard,
+    certificates: Arc<Certificates>,
+    reading: reqwest::Client,
+    /// Made when first needed: a pull without credentials may never need it.
+    sending: OnceLock<reqwest::Client>,
+}
+
+impl Clients {
+    /// Clients that do not step down from HTTPS to HTTP and go nowhere that `guard` does not allow.
+    pub(super) fn new(
+        trust: Trust,
+        host: &str,
+        guard: &Guard,
+        certificates: &Arc<Certificates>,
+    ) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            trust,
+            host: host.to_owned(),
+            guard: guard.clone(),
+            certificates: Arc::clone(certificates),
+            reading: client(trust, host, guard, certificates, Redirects::ToOthers)?,
+            sending: OnceLock::new(),
+        })
+    }
+
+    /// For requests without a body that only read from the registry.
+    pub(super) const fn reading(&self) -> &reqwest::Client {
+        &self.reading
+    }
+
+    /// For token requests and for everything that has a body.
+    pub(super) fn sending(&self) -> Result<&reqwest::Client, reqwest::Error> {
+        if let Some(client) = self.sending.get() {
+            return Ok(client);
+        }
+        let made = client(
+            self.trust,
+            &self.host,
+            &self.guard,
+            &self.certificates,
+            Redirects::SameOrigin,
+        )?;
+        Ok(self.sending.get_or_init(|| made))
+    }
+}
+
+fn client(
     trust: Trust,
     host: &str,
     guard: &Guard,
     certificates: &Certificates,
+    follow: Redirects,
 ) -> Result<reqwest::Client, reqwest::Error> {
     install_crypto();
     let redirects = guard.clone();
     let policy = reqwest::redirect::Policy::custom(move |attempt| {
+        let stays = || {
+            let from = attempt.previous().last();
+            from.is_some_and(|from| from.origin() == attempt.url().origin())
+        };
         if attempt.previous().len() > MAX_REDIRECTS {
             attempt.error("redirected too often")
+        } else if follow == Redirects::SameOrigin && !stays() {
+            attempt.error("redirected to another server, which is not followed with credentials or a body")
         } else if trust.tls && attempt.url().scheme() != "https" {
             attempt.error("redirected from HTTPS to HTTP, which is not followed")
         } else if let Err(why) = redirects.allows_url(attempt.url()) {

@@ -68,7 +68,7 @@ impl Registry {
                     }
                 });
                 let request = self
-                    .http
+                    .sending()?
                     .put(url.clone())
                     .header(header::CONTENT_TYPE, "application/octet-stream")
                     .header(header::CONTENT_LENGTH, size)

@@ -13,6 +13,7 @@
 //! <root>/tmp/image-*             a record being written
 //! ```
 //!
+//! - `<root>` and the directories in it have the mode 0700; see [`magik_cas::private`].
 //! - `<key>` is the SHA-256 of the reference as text, or of `@` and the manifest's digest for an image without a name: a
 //!   reference may hold characters, and be longer, than file names.
 //! - `<chain>` has no `sha256:`, because `:` separates the directories of an overlay mount.

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use magik_cas::{Digest, Durability};
+use magik_cas::{Digest, Durability, private};
 use oci_spec::image::Descriptor;
 
 use crate::{Error, Limits, Reference, Result};
@@ -48,15 +48,15 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store below `data_root`, creating what is missing. A new data root is for its owner only (0700).
+    /// Opens the store below `data_root`, creating what is missing. The data root is for its owner
+    /// only (0700), whether it is made or found; see [`magik_cas::private`].
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made, [`Error::StoreVersion`] if the store was written by a later magikrun.
+    /// [`Error::Cas`] if a directory cannot be made or could be another user's to use, [`Error::StoreVersion`] if the store was written by a later magikrun.
     pub fn open(data_root: &Path) -> Result<Self> {
-        create_private(data_root)?;
         let cas = magik_cas::Store::open(data_root)?;
         for dir in ["images", "layers", "leases"] {
-            create_private(&data_root.join(dir))?;
+            private::directory(&data_root.join(dir))?;
         }
         version::check(data_root, cas.tmp_dir().as_ref())?;
         // Paths into the store end up in mounts and bundles, which other processes use from other directories.
@@ -224,20 +224,9 @@ impl ImageStore {
     }
 }
 
-/// Makes a directory for its owner only; one that exists keeps its mode.
-fn create_private(dir: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(dir)
-        .map_err(Error::io(format!("create {}", dir.display())))
-}
-
 /// Opens (and makes) a lock file and waits until it is ours; closing it gives it up.
 pub(crate) fn lock_file(path: &Path) -> Result<std::fs::File> {
-    let file = open_lock_file(path)?;
+    let file = private::lock_file(path)?;
     loop {
         match file.lock() {
             Ok(()) => return Ok(file),
@@ -249,20 +238,12 @@ pub(crate) fn lock_file(path: &Path) -> Result<std::fs::File> {
 
 /// As [`lock_file`], but `None` instead of waiting.
 pub(crate) fn try_lock_file(path: &Path) -> Result<Option<std::fs::File>> {
-    let file = open_lock_file(path)?;
+    let file = private::lock_file(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
     }
-}
-
-fn open_lock_file(path: &Path) -> Result<std::fs::File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options
-        .open(path)
-        .map_err(Error::io(format!("lock {}", path.display())))
 }
 
 /// The names in one of the store's own directories; ours are all UTF-8.

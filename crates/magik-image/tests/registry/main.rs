@@ -7,6 +7,7 @@ mod disk_full;
 mod fixture;
 mod hostile;
 mod network;
+mod secrets;
 mod server;
 mod tls;
 mod wasm;

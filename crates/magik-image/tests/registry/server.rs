@@ -11,12 +11,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A request, without its body.
+/// A request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    /// Empty if it came in chunks.
+    pub(crate) body: Vec<u8>,
 }
 
 /// What the server does about it.
@@ -170,6 +172,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
         method,
         path,
         headers,
+        body,
     }))
 }
 

@@ -17,6 +17,7 @@ pub(super) fn write(
     let shares = HostShare::all(pod.spec);
     let in_guest = |settings: ContainerSettings| {
         let mut settings = settings;
+        settings.host_security_modules = false;
         for mount in &mut settings.mounts {
             if let Some(share) = shares.iter().find(|share| share.host_path == mount.source) {
                 mount.source = share.in_guest();

@@ -45,7 +45,7 @@ pub(crate) fn write_in(
 ) -> Result<ContainerPlan, Failure> {
     let bundle = pod.bundle(&container.name);
     pod.make_dirs(&[(&bundle, 0o700), (&bundle.join("rootfs"), 0o755)])?;
-    let mut settings = adapt(settings(pod, container, image));
+    let mut settings = adapt(settings(pod, container, image)?);
     if let RootfsPlan::Directory { path } = &rootfs {
         settings.rootfs_path.clone_from(path);
     }
@@ -60,22 +60,23 @@ pub(crate) fn write_in(
     })
 }
 
-fn settings(pod: &PodFiles<'_>, container: &ContainerSpec, image: &ContainerImage) -> ContainerSettings {
+fn settings(
+    pod: &PodFiles<'_>,
+    container: &ContainerSpec,
+    image: &ContainerImage,
+) -> Result<ContainerSettings, Failure> {
     let security = &container.security;
-    ContainerSettings {
+    Ok(ContainerSettings {
         user: security.run_as_user.map(|uid| UserSpec {
             user: Some(uid.to_string()),
             group: security.run_as_group.map(|gid| gid.to_string()),
         }),
         rootfs_layers: image.layers.clone(),
-        privileged: security.privileged,
-        add_capabilities: security.add_capabilities.clone(),
-        drop_capabilities: security.drop_capabilities.clone(),
         namespaces: Namespaces {
             pid: !pod.spec.share_process_namespace,
             ..Namespaces::IN_POD
         },
         cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
-        ..pod.settings(container)
-    }
+        ..super::security::settings(security, pod.settings(container)).map_err(Failure::new)?
+    })
 }

@@ -20,6 +20,8 @@ mod publish;
 mod reserve;
 mod run;
 #[cfg(target_os = "linux")]
+mod security;
+#[cfg(target_os = "linux")]
 pub(crate) mod spawn;
 mod store;
 mod streams;

@@ -9,16 +9,18 @@ use std::{
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    ContainerSpec, Limits, Mount, Port, Protocol, PullPolicy, Security, SpecError, Volume,
+    ContainerSpec, Limits, Mount, Port, Protocol, PullPolicy, SpecError, Volume,
     convert::{At, Result, absolute},
     expand::expand,
     names, quantity,
+    security::{self, PodSecurity},
 };
 use crate::limits::{MAX_ENV_VARS_PER_CONTAINER, MAX_EXPANDED_SIZE, MIN_MEMORY_LIMIT};
 
 pub(super) fn container(
     c: k8s::Container,
     volumes: &[Volume],
+    pod: &PodSecurity,
     seen: &mut HashSet<String>,
     path: &str,
 ) -> Result<ContainerSpec> {
@@ -67,7 +69,11 @@ pub(super) fn container(
             &field("volumeMounts"),
         )?,
         ports: ports(c.ports.unwrap_or_default(), &field("ports"))?,
-        security: security(c.security_context.unwrap_or_default(), &field("securityContext"))?,
+        security: security::container(
+            c.security_context.unwrap_or_default(),
+            pod,
+            &field("securityContext"),
+        )?,
         name: c.name,
         image,
         image_pull_policy,
@@ -192,47 +198,6 @@ fn amounts(list: &BTreeMap<String, Quantity>, path: &str) -> Result<Limits> {
         }
     }
     Ok(limits)
-}
-
-fn security(context: k8s::SecurityContext, path: &str) -> Result<Security> {
-    let id = |value: Option<i64>, name: &str| -> Result<Option<u32>> {
-        let read = |value: i64| match u32::try_from(value) {
-            // The largest one means "none" to the kernel; Kubernetes has the bound of signed numbers.
-            Ok(id) if value <= i64::from(i32::MAX) => Ok(id),
-            _ => Err(format!("{value} is not between 0 and {}", i32::MAX)),
-        };
-        value.map(read).transpose().at(&format!("{path}.{name}"))
-    };
-    let run_as_user = id(context.run_as_user, "runAsUser")?;
-    let run_as_group = id(context.run_as_group, "runAsGroup")?;
-    if run_as_group.is_some() && run_as_user.is_none() {
-        return Err(SpecError::invalid(
-            format!("{path}.runAsGroup"),
-            "needs runAsUser, too",
-        ));
-    }
-    let capabilities = context.capabilities.unwrap_or_default();
-    let known = |list: Option<Vec<String>>, name: &str| -> Result<Vec<String>> {
-        let list = list.unwrap_or_default();
-        for (i, capability) in list.iter().enumerate() {
-            let plain = capability.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
-            if capability.is_empty() || capability.len() > 64 || !plain {
-                return Err(SpecError::invalid(
-                    format!("{path}.capabilities.{name}[{i}]"),
-                    "is no capability: write NET_ADMIN, ALL or the like",
-                ));
-            }
-        }
-        Ok(list)
-    };
-    Ok(Security {
-        run_as_user,
-        run_as_group,
-        read_only_root_filesystem: context.read_only_root_filesystem.unwrap_or(false),
-        privileged: context.privileged.unwrap_or(false),
-        add_capabilities: known(capabilities.add, "add")?,
-        drop_capabilities: known(capabilities.drop, "drop")?,
-    })
 }
 
 fn mounts(list: Vec<k8s::VolumeMount>, volumes: &[Volume], path: &str) -> Result<Vec<Mount>> {

@@ -54,6 +54,14 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         .transpose()
         .at("spec.runtimeClassName")?;
 
+    if spec.host_users == Some(false) {
+        return Err(SpecError::unsupported(
+            "spec.hostUsers",
+            "false is not supported yet: pods have no user namespaces of their own; use true, or leave it out",
+        ));
+    }
+    let security = super::security::pod(spec.security_context.unwrap_or_default(), spec.host_users)?;
+
     let volumes = volumes(spec.volumes.unwrap_or_default())?;
     let init = spec.init_containers.unwrap_or_default();
     let count = init.len() + spec.containers.len();
@@ -71,8 +79,10 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
     }
     let mut seen = HashSet::new();
     let mut all = |list: Vec<k8s::Container>, field: &str| -> Result<Vec<ContainerSpec>> {
-        let read =
-            |(i, c)| super::container::container(c, &volumes, &mut seen, &format!("spec.{field}[{i}]"));
+        let read = |(i, c)| {
+            let path = format!("spec.{field}[{i}]");
+            super::container::container(c, &volumes, &security, &mut seen, &path)
+        };
         list.into_iter().enumerate().map(read).collect()
     };
     let init_containers = all(init, "initContainers")?;
@@ -96,6 +106,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         annotations,
         hostname: spec.hostname,
         host_network,
+        host_users: spec.host_users,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         init_containers,
         containers,

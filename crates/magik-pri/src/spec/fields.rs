@@ -56,10 +56,12 @@ static SPEC: Schema = Schema {
         ("activeDeadlineSeconds", Plain),
         ("containers", List(&CONTAINER)),
         ("hostNetwork", Plain),
+        ("hostUsers", Plain),
         ("hostname", Plain),
         ("initContainers", List(&CONTAINER)),
         ("restartPolicy", Plain),
         ("runtimeClassName", Plain),
+        ("securityContext", Object(&POD_SECURITY)),
         ("shareProcessNamespace", Plain),
         ("terminationGracePeriodSeconds", Plain),
         ("volumes", List(&VOLUME)),
@@ -125,16 +127,62 @@ static AMOUNTS: Schema = Schema {
     },
 };
 
+static POD_SECURITY: Schema = Schema {
+    supported: &[
+        ("appArmorProfile", Object(&APP_ARMOR)),
+        ("runAsGroup", Plain),
+        ("runAsNonRoot", Plain),
+        ("runAsUser", Plain),
+        ("seLinuxOptions", Object(&SE_LINUX)),
+        ("seccompProfile", Object(&SECCOMP)),
+        ("supplementalGroups", Plain),
+        ("supplementalGroupsPolicy", Plain),
+    ],
+    refused: &[("windowsOptions", NO_WINDOWS)],
+    known: known::<k8s::PodSecurityContext>,
+};
+
 static SECURITY: Schema = Schema {
     supported: &[
+        ("allowPrivilegeEscalation", Plain),
+        ("appArmorProfile", Object(&APP_ARMOR)),
         ("capabilities", Object(&CAPABILITIES)),
         ("privileged", Plain),
+        ("procMount", Plain),
         ("readOnlyRootFilesystem", Plain),
         ("runAsGroup", Plain),
+        ("runAsNonRoot", Plain),
         ("runAsUser", Plain),
+        ("seLinuxOptions", Object(&SE_LINUX)),
+        ("seccompProfile", Object(&SECCOMP)),
+    ],
+    refused: &[("windowsOptions", NO_WINDOWS)],
+    known: known::<k8s::SecurityContext>,
+};
+
+const NO_WINDOWS: &str = "containers are Linux's";
+
+static APP_ARMOR: Schema = Schema {
+    supported: &[("localhostProfile", Plain), ("type", Plain)],
+    refused: &[],
+    known: known::<k8s::AppArmorProfile>,
+};
+
+static SECCOMP: Schema = Schema {
+    supported: &[("localhostProfile", Plain), ("type", Plain)],
+    refused: &[],
+    known: known::<k8s::SeccompProfile>,
+};
+
+static SE_LINUX: Schema = Schema {
+    supported: &[
+        ("level", Plain),
+        ("role", Plain),
+        ("type", Plain),
+        ("user", Plain),
     ],
     refused: &[],
-    known: known::<k8s::SecurityContext>,
+    known: known::<k8s::SELinuxOptions>,
 };
 
 static CAPABILITIES: Schema = Schema {

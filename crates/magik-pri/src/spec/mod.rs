@@ -7,12 +7,13 @@ mod fields;
 mod names;
 mod parse;
 mod quantity;
+mod security;
 mod types;
 
 pub use parse::SpecError;
 pub use types::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, Protocol, PullPolicy,
-    RuntimeClass, Security, Volume, VolumeSource,
+    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
+    Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, Volume, VolumeSource,
 };
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub struct PodSpec {
     pub hostname: Option<String>,
     /// The host's network instead of one of its own.
     pub host_network: bool,
+    /// `spec.hostUsers`: `false` asks for a user namespace of the pod's own, which is not supported
+    /// yet.
+    pub host_users: Option<bool>,
     /// One process namespace for all containers.
     pub share_process_namespace: bool,
     /// Run to completion one after the other, before the others start.
@@ -178,14 +181,25 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-/// `securityContext` of a container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// `securityContext` of a container, with what the pod's says where the container's is silent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Security {
     /// `runAsUser`.
     pub run_as_user: Option<u32>,
     /// `runAsGroup`.
     pub run_as_group: Option<u32>,
+    /// `runAsNonRoot`: the container is refused if its user, the image's included, is 0 or cannot
+    /// be shown not to be.
+    pub run_as_non_root: bool,
+    /// `supplementalGroups` of the pod, added to those that the image's `/etc/group` gives the
+    /// user.
+    pub supplemental_groups: Vec<u32>,
+    /// `supplementalGroupsPolicy: Strict`: none of the image's.
+    pub strict_supplemental_groups: bool,
+    /// `allowPrivilegeEscalation`; `false` sets `no_new_privs`.
+    pub allow_privilege_escalation: bool,
     /// `readOnlyRootFilesystem`.
     pub read_only_root_filesystem: bool,
     /// `privileged`.
@@ -194,6 +208,73 @@ pub struct Security {
     pub add_capabilities: Vec<String>,
     /// `capabilities.drop`.
     pub drop_capabilities: Vec<String>,
+    /// `seccompProfile`; a privileged container has none.
+    pub seccomp: Seccomp,
+    /// `appArmorProfile`.
+    pub app_armor: Option<AppArmor>,
+    /// `seLinuxOptions`.
+    pub se_linux_options: Option<SeLinuxOptions>,
+    /// `procMount`.
+    pub proc_mount: ProcMount,
+}
+
+/// The filter on system calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "type")]
+pub enum Seccomp {
+    /// The default profile.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// A profile of the host.
+    #[serde(rename_all = "camelCase")]
+    Localhost {
+        /// A relative path without `..`, below the host's directory of profiles.
+        #[serde(rename = "localhostProfile")]
+        profile: String,
+    },
+}
+
+/// The AppArmor profile, where the host has AppArmor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type")]
+pub enum AppArmor {
+    /// The runtime's.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One that is loaded on the host.
+    Localhost {
+        /// Its name.
+        #[serde(rename = "localhostProfile")]
+        profile: String,
+    },
+}
+
+/// Parts of an SELinux label; what is absent is as containers have it. Without effect where SELinux
+/// is not enabled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SeLinuxOptions {
+    /// The user.
+    pub user: Option<String>,
+    /// The role.
+    pub role: Option<String>,
+    /// The type.
+    #[serde(rename = "type")]
+    pub type_: Option<String>,
+    /// The level.
+    pub level: Option<String>,
+}
+
+/// How `/proc` is mounted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum ProcMount {
+    /// With what tells of the host hidden, and what changes it read-only.
+    #[default]
+    Default,
+    /// All of it; only for a pod with a user namespace of its own.
+    Unmasked,
 }
 
 /// A volume mounted into a container.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
 
-use crate::{ContainerSpec, HostPathKind, PodSpec, Protocol, SpecError, VolumeSource};
+use crate::{
+    AppArmor, ContainerSpec, HostPathKind, PodSpec, ProcMount, Protocol, Seccomp, SpecError, VolumeSource,
+};
 
 /// What all of our annotations begin with.
 const PREFIX: &str = "magikrun.dev/wasm.";
@@ -63,6 +65,33 @@ fn check_container(container: &ContainerSpec, path: &str) -> Result<(), SpecErro
             security.run_as_group.is_some(),
             "runAsGroup",
             "WebAssembly has no users",
+        ),
+        (
+            !security.supplemental_groups.is_empty(),
+            "supplementalGroups",
+            "WebAssembly has no users",
+        ),
+        // runAsNonRoot holds already, and so does RuntimeDefault: the filter of these containers is
+        // always the same.
+        (
+            security.seccomp != Seccomp::RuntimeDefault,
+            "seccompProfile",
+            "WebAssembly containers share a process and its filter; use RuntimeDefault, or leave it out",
+        ),
+        (
+            matches!(security.app_armor, Some(AppArmor::Localhost { .. })),
+            "appArmorProfile",
+            "WebAssembly containers share a process; use Unconfined, or leave it out",
+        ),
+        (
+            security.se_linux_options.is_some(),
+            "seLinuxOptions",
+            "WebAssembly containers share a process",
+        ),
+        (
+            security.proc_mount != ProcMount::Default,
+            "procMount",
+            "WebAssembly containers have no /proc",
         ),
     ];
     if let Some((_, field, why)) = refused.into_iter().find(|(asked, ..)| *asked) {
@@ -187,6 +216,30 @@ mod tests {
             (
                 "",
                 "",
+                ", securityContext: {seccompProfile: {type: Unconfined}}",
+                "spec.containers[0].securityContext.seccompProfile",
+            ),
+            (
+                "",
+                "",
+                ", securityContext: {appArmorProfile: {type: Localhost, localhostProfile: p}}",
+                "spec.containers[0].securityContext.appArmorProfile",
+            ),
+            (
+                "",
+                "",
+                ", securityContext: {seLinuxOptions: {level: s0}}",
+                "spec.containers[0].securityContext.seLinuxOptions",
+            ),
+            (
+                "",
+                ", securityContext: {supplementalGroups: [5]}",
+                "",
+                "spec.containers[0].securityContext.supplementalGroups",
+            ),
+            (
+                "",
+                "",
                 ", resources: {limits: {cpu: 1}}",
                 "spec.containers[0].resources.limits.cpu",
             ),
@@ -233,6 +286,9 @@ mod tests {
         let fine = ", securityContext: {capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}, resources: {limits: {memory: 64Mi}}, \
                     ports: [{containerPort: 53, protocol: UDP}]";
         assert!(check(&pod(", annotations: {example.com/a: b}", "", fine)).is_ok());
+        let restricted = ", securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, \
+                          seccompProfile: {type: RuntimeDefault}}";
+        assert!(check(&pod("", "", restricted)).is_ok());
         let outbound = ", annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'}";
         assert!(check(&pod(outbound, ", hostNetwork: true", "")).is_ok());
     }
