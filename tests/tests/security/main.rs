@@ -3,6 +3,7 @@
 mod container;
 mod guest;
 mod image;
+mod image_devices;
 mod local_user;
 mod neighbour;
 mod registry;
