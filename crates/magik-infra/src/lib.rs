@@ -39,7 +39,7 @@ pub use client::{
 pub use error::{ControlError, LaunchError};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
-pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
+pub use init::{InitOptions, PodInit, PodOutcome, mount_layers, restrict_mounts};
 #[cfg(target_os = "linux")]
 pub use loopback::raise_loopback;
 pub use publish::MAX_PUBLISHED_CONNECTIONS;

@@ -102,8 +102,11 @@ impl<'a> Confinement<'a> {
             let directory = Path::new("/shares").join(number.to_string());
             jail.bind(&share.directory, &directory)?;
             let read_only = is_read_only(&share.directory);
-            let tag = share.tag.clone();
-            shares.push((Share { tag, directory }, read_only));
+            let share = Share {
+                directory,
+                ..share.clone()
+            };
+            shares.push((share, read_only));
         }
         let mut ports = Vec::new();
         for VmmPort { port, socket } in &config.ports {
@@ -310,6 +313,7 @@ mod tests {
         place.config.shares = vec![Share {
             tag: "share0".into(),
             directory,
+            setuid: false,
         }];
         confined(
             "a_share_that_the_guest_writes_to_takes_what_writing_takes",

@@ -32,7 +32,7 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let machine = Machine::load(&config)?;
     let confined = Confinement::new(&config).enter()?;
     let machine = machine.configure(&config, &confined)?;
-    seccomp::enter()?;
+    seccomp::enter(config.shares.iter().any(|share| share.setuid))?;
     Err(machine.start().into())
 }
 

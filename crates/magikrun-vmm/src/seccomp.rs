@@ -83,7 +83,6 @@ const ALLOWED: &[&str] = &[
     "dup3",
     "fadvise64",
     "fallocate",
-    "fchmod",
     "fchown",
     "fcntl",
     "fdatasync",
@@ -115,7 +114,6 @@ const ALLOWED: &[&str] = &[
     "access",
     "faccessat",
     "faccessat2",
-    "fchmodat",
     "fchownat",
     "getxattr",
     "lgetxattr",
@@ -125,13 +123,8 @@ const ALLOWED: &[&str] = &[
     "lremovexattr",
     "lsetxattr",
     "lstat",
-    "mkdirat",
-    "mknodat",
     "name_to_handle_at",
     "newfstatat",
-    "open",
-    "openat",
-    "openat2",
     "readlink",
     "readlinkat",
     "removexattr",
@@ -163,6 +156,18 @@ const ALLOWED: &[&str] = &[
     "prlimit64",
 ];
 
+/// Calls that give a file a mode, and which argument of theirs it is.
+const MODES: &[(&str, u32)] = &[
+    ("fchmod", 1),
+    ("fchmodat", 2),
+    ("mkdirat", 2),
+    ("mknodat", 2),
+    ("open", 2),
+    ("openat", 3),
+];
+/// `S_ISUID | S_ISGID`.
+const SPECIAL: u64 = 0o6000;
+
 /// `CLONE_NEW*` and `CLONE_PTRACE`: a thread needs none of them.
 const NEW_NAMESPACES: u64 = 0x7e02_2080;
 const AF_UNIX: u64 = 1;
@@ -181,15 +186,16 @@ const NOT_PERMITTED: i32 = 1;
 #[error("limit the system calls: {0}")]
 pub struct FilterError(#[from] SeccompError);
 
-/// Limits the system calls of this thread and of those that it starts. It needs `no_new_privs`.
+/// Limits the system calls of this thread and of those that it starts. It needs `no_new_privs`. Only with `setuid` may files be made
+/// that give others the rights of their owner or group.
 ///
 /// # Errors
 /// libseccomp or the kernel refuses the filter.
-pub fn enter() -> Result<(), FilterError> {
-    Ok(filter()?.load()?)
+pub fn enter(setuid: bool) -> Result<(), FilterError> {
+    Ok(filter(setuid)?.load()?)
 }
 
-fn filter() -> Result<ScmpFilterContext, SeccompError> {
+fn filter(setuid: bool) -> Result<ScmpFilterContext, SeccompError> {
     let mut filter = ScmpFilterContext::new(ScmpAction::Errno(NOT_PERMITTED))?;
     filter.add_arch(ScmpArch::native())?;
     // That `no_new_privs` is set is somebody else's business, and the caller's need.
@@ -214,7 +220,25 @@ fn filter() -> Result<ScmpFilterContext, SeccompError> {
     for (name, condition) in rules.into_iter().chain(ioctls) {
         filter.add_rule_conditional(ScmpAction::Allow, ScmpSyscall::from_name(name)?, &[condition])?;
     }
-    filter.add_rule(ScmpAction::Errno(NO_SUCH_CALL), ScmpSyscall::from_name("clone3")?)?;
+    for (name, argument) in MODES {
+        // Not every architecture has the old ones.
+        let Ok(call) = ScmpSyscall::from_name(name) else {
+            continue;
+        };
+        let refused = if setuid { 0 } else { SPECIAL };
+        filter.add_rule_conditional(ScmpAction::Allow, call, &[masked(*argument, refused, 0)])?;
+    }
+    let absent: &[&str] = if setuid {
+        &["clone3"]
+    } else {
+        &["clone3", "openat2"]
+    };
+    for name in absent {
+        filter.add_rule(ScmpAction::Errno(NO_SUCH_CALL), ScmpSyscall::from_name(name)?)?;
+    }
+    if setuid {
+        filter.add_rule(ScmpAction::Allow, ScmpSyscall::from_name("openat2")?)?;
+    }
     Ok(filter)
 }
 
@@ -231,10 +255,10 @@ mod tests {
     use super::*;
 
     /// A filter is a thread's, and ends with it.
-    fn limited<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
+    fn limited<T: Send + 'static>(setuid: bool, look: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
-            enter().unwrap();
+            enter(setuid).unwrap();
             look()
         });
         thread.join().unwrap()
@@ -243,7 +267,7 @@ mod tests {
     #[test]
     #[allow(unsafe_code, reason = "unshare")]
     fn nothing_is_executed_no_network_reached_and_no_namespace_made() {
-        limited(|| {
+        limited(false, || {
             assert!(Command::new("/bin/true").spawn().is_err());
             assert!(TcpListener::bind("127.0.0.1:0").is_err());
             // SAFETY: the flag is no CLONE_FILES.
@@ -259,7 +283,7 @@ mod tests {
     fn files_are_served_threads_started_and_unix_sockets_dialled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        limited(move || {
+        limited(false, move || {
             fs::write(&path, "x").unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), "x");
             // As libkrun does it: by descriptors.
@@ -269,5 +293,24 @@ mod tests {
             UnixStream::pair().unwrap();
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
         });
+    }
+
+    #[test]
+    fn a_file_has_its_owners_rights_in_a_containers_root_alone() {
+        for setuid in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            limited(setuid, move || {
+                fs::write(&path, "x").unwrap();
+                let permissions = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+                assert_eq!(fs::set_permissions(&path, permissions(0o4755)).is_ok(), setuid);
+                let file = fs::File::open(&path).unwrap();
+                assert_eq!(file.set_permissions(permissions(0o2755)).is_ok(), setuid);
+                let mut new = fs::OpenOptions::new();
+                std::os::unix::fs::OpenOptionsExt::mode(new.write(true).create(true), 0o4755);
+                assert_eq!(new.open(path.with_extension("new")).is_ok(), setuid);
+                fs::set_permissions(&path, permissions(0o755)).unwrap();
+            });
+        }
     }
 }

@@ -13,10 +13,8 @@ use std::{
 };
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Booted, Error, Krun, VmDriver, VmFiles, VmSpec, boot, lay_out};
+use oci_krun::{Booted, Error, Krun, VmDriver, VmFiles, VmSpec, VmUser, boot, lay_out};
 
-/// Nobody on the host.
-const USER: u32 = 64_123;
 /// Names the directory with a kernel that libkrun boots here (`cargo xtask test --krun`).
 const KERNEL_VARIABLE: &str = "MAGIKRUN_KRUN_KERNEL";
 
@@ -61,7 +59,9 @@ fn place(nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
     fs::create_dir(&root).unwrap();
     fs::create_dir(&sockets).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    std::os::unix::fs::chown(&sockets, Some(USER), Some(USER)).unwrap();
+    let user = VmUser::lease(Path::new(VmUser::DIRECTORY)).unwrap();
+    let number = Some(user.number());
+    std::os::unix::fs::chown(&sockets, number, number).unwrap();
     let config = GuestConfig {
         nonce,
         hostname: "guest".into(),
@@ -83,7 +83,7 @@ fn place(nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         root,
         shares: vec![],
         sockets,
-        user: Some(USER),
+        user: Some(user.into()),
     };
     (dir, spec)
 }
@@ -165,7 +165,8 @@ async fn a_machine_is_confined_before_it_runs() {
         status = filtered => status,
         ended = vm.ended() => panic!("{ended}"),
     };
-    let id = format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n");
+    let user = spec.user.as_ref().unwrap().number();
+    let id = format!("Uid:\t{user}\t{user}\t{user}\t{user}\n");
     for line in [
         id.as_str(),
         "NoNewPrivs:\t1",

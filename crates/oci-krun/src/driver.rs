@@ -4,13 +4,14 @@ use std::{
     fmt::{self, Debug},
     path::{Path, PathBuf},
     process::ExitStatus,
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{process::Child, task::JoinHandle};
 
-use crate::{Console, Error, Result};
+use crate::{Console, Error, Result, VmUser};
 
 /// The most memory a machine may have, in MiB.
 pub const MAX_VM_MEMORY_MIB: u32 = 4096;
@@ -37,7 +38,7 @@ pub struct VmSpec {
     /// arrive at [`vsock_path`].
     pub sockets: PathBuf,
     /// The user the monitor runs as, which may use `sockets`; `None`: this process's.
-    pub user: Option<u32>,
+    pub user: Option<Arc<VmUser>>,
 }
 
 /// A directory that a guest mounts.
@@ -48,6 +49,10 @@ pub struct Share {
     pub tag: String,
     /// The directory.
     pub directory: PathBuf,
+    /// The guest may make files in it that give others the rights of their owner (setuid), as a container's root has them. Elsewhere
+    /// they would be programs of the host's.
+    #[serde(default)]
+    pub setuid: bool,
 }
 
 impl VmSpec {
@@ -216,7 +221,8 @@ mod tests {
             shares: vec![
                 Share {
                     tag: "s".into(),
-                    directory: "/".into()
+                    directory: "/".into(),
+                    setuid: false,
                 };
                 MAX_SHARES
             ],

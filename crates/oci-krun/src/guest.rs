@@ -120,7 +120,7 @@ async fn boot_once(
         let _ = entry.map(|e| fs::remove_file(e.path()));
     }
     let listener = UnixListener::bind(&path).map_err(Error::io(format!("listen on {}", path.display())))?;
-    if let Some(user) = spec.user {
+    if let Some(user) = spec.user.as_ref().map(|user| user.number()) {
         std::os::unix::fs::chown(&path, Some(user), Some(user))
             .map_err(Error::io(format!("give {} away", path.display())))?;
     }

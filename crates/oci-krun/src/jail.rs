@@ -120,7 +120,29 @@ impl Jail {
         mount_remount(&inside, flags, "").map_err(at(source))
     }
 
-    /// The same at its own place.
+    /// Shows a file or directory of the host that a guest is served. Here nothing of it is a device, or is executed, or has its
+    /// owner's rights, whatever the guest makes there.
+    ///
+    /// # Errors
+    /// It does not exist, or cannot be mounted.
+    pub fn share(&self, source: &Path, target: &Path) -> Result<()> {
+        self.bind(source, target)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        magik_infra::restrict_mounts(&self.inside(target), flags).map_err(at(source))
+    }
+
+    /// Makes a directory of the jail, with all that is mounted below it, one that nobody writes to any more.
+    ///
+    /// # Errors
+    /// A mount fails.
+    pub fn close(&self, directory: &Path) -> Result<()> {
+        let inside = self.inside(directory);
+        mount_bind_recursive(&inside, &inside).map_err(at(directory))?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        magik_infra::restrict_mounts(&inside, flags).map_err(at(directory))
+    }
+
+    /// Shows a file or directory of the host, read-only, at its own place.
     ///
     /// # Errors
     /// As [`bind_read_only`](Self::bind_read_only).

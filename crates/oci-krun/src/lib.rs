@@ -4,6 +4,7 @@
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
 //! - [`boot`]: starts a machine and waits for its guest's hello.
 //! - [`probe`]: whether machines really boot here.
+//! - [`VmUser`]: the user of the host that a machine is, and no other.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -17,10 +18,12 @@ mod jail;
 pub mod kernel;
 mod kind;
 mod krun;
+mod modes;
 mod probe;
 mod process;
 mod qemu;
 mod tsc;
+mod user;
 
 pub use console::Console;
 pub use driver::{
@@ -34,3 +37,4 @@ pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
 pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
 pub use probe::probe;
 pub use qemu::{Acceleration, Qemu};
+pub use user::VmUser;

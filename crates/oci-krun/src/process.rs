@@ -11,7 +11,10 @@ use rustix::{
     process::{Gid, Signal, Uid, set_parent_process_death_signal},
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
+use seccompiler::BpfProgram;
 use tokio::process::{Child, Command};
+
+use crate::VmUser;
 
 /// A process to be started.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub(crate) struct Process {
     command: Command,
     descriptors: Vec<OwnedFd>,
     user: Option<u32>,
+    filters: Vec<BpfProgram>,
 }
 
 impl Process {
@@ -35,6 +39,7 @@ impl Process {
             command,
             descriptors: Vec::new(),
             user: None,
+            filters: Vec::new(),
         })
     }
 
@@ -50,15 +55,30 @@ impl Process {
     }
 
     /// Runs it as another user, who is in no group but that of the same number.
-    pub(crate) fn user(&mut self, user: Option<u32>) {
-        self.user = user;
+    pub(crate) fn user(&mut self, user: Option<&VmUser>) -> io::Result<()> {
+        self.user = user.map(VmUser::number);
+        self.hold(user)
+    }
+
+    /// Has the process hold a user's lease for as long as it lives.
+    pub(crate) fn hold(&mut self, user: Option<&VmUser>) -> io::Result<()> {
+        self.descriptors.extend(user.map(VmUser::another).transpose()?);
+        Ok(())
+    }
+
+    /// Puts it under these filters, beside those that it takes by itself.
+    pub(crate) fn filter(&mut self, filters: impl IntoIterator<Item = BpfProgram>) {
+        self.filters.extend(filters);
     }
 
     /// Starts it.
     #[allow(unsafe_code, reason = "there is no safe pre_exec")]
     pub(crate) fn spawn(mut self) -> io::Result<Child> {
         let Self {
-            descriptors, user, ..
+            descriptors,
+            user,
+            filters,
+            ..
         } = self;
         // SAFETY: between fork and exec only system calls are made, on numbers and on descriptors that the closure owns.
         unsafe {
@@ -75,6 +95,10 @@ impl Process {
                 set_no_new_privs(true)?;
                 // After the change of user, which clears it (prctl(2)).
                 set_parent_process_death_signal(Some(Signal::KILL))?;
+                for filter in &filters {
+                    seccompiler::apply_filter(filter)
+                        .map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
+                }
                 Ok(())
             });
         }
@@ -124,12 +148,14 @@ mod tests {
         let (mut output, writing) = pipe();
         let mut process = Process::new("/usr/bin/id".as_ref(), &writing).unwrap();
         process.arguments(["-G"]);
-        process.user(Some(64_123));
+        let users = tempfile::tempdir().unwrap();
+        let user = VmUser::lease(&users.path().join("users")).unwrap();
+        process.user(Some(&user)).unwrap();
         let mut child = process.spawn().unwrap();
         drop(writing);
         assert!(child.wait().await.unwrap().success());
         let mut said = String::new();
         output.read_to_string(&mut said).unwrap();
-        assert_eq!(said, "64123\n");
+        assert_eq!(said, format!("{}\n", user.number()));
     }
 }

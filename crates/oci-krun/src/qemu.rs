@@ -9,7 +9,7 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
-    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmSpec, driver::Part, process::Process, tsc,
+    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmSpec, driver::Part, modes, process::Process, tsc,
 };
 
 /// How long the vsock device may take to listen.
@@ -81,11 +81,16 @@ impl Qemu {
     }
 
     /// Starts the file system device for a share; QEMU gets the other end of its connection.
-    fn share(&self, share: &Path, cache: &str) -> Result<(Part, OwnedFd)> {
+    fn share(&self, share: &Share, cache: &str) -> Result<(Part, OwnedFd)> {
+        let Share {
+            directory: share,
+            setuid,
+            ..
+        } = share;
         let failed = |what: &str| Error::io(format!("virtiofsd for {}: {what}", share.display()));
         if share.as_os_str().as_encoded_bytes().contains(&b',') {
             return Err(Error::Path {
-                path: share.to_owned(),
+                path: share.clone(),
                 reason: "virtiofsd takes a comma for the end of a path",
             });
         }
@@ -109,10 +114,17 @@ impl Qemu {
             "xattr",
             "-o",
             "sandbox=namespace",
-            // The guest's root is not the host's: it makes no device files there.
+            // The guest's root is not the host's: it makes no device files there, and no programs that have rights.
             "-o",
-            "modcaps=-mknod",
+            if *setuid {
+                "modcaps=-mknod"
+            } else {
+                "modcaps=-mknod:-setfcap"
+            },
         ]);
+        if !setuid {
+            process.filter(modes::filters().map_err(failed("filter its calls"))?);
+        }
         let part = Part {
             name: "virtiofsd",
             child: process.spawn().map_err(failed("execute it"))?,
@@ -128,7 +140,9 @@ impl Qemu {
         let device = spec.sockets.join("device");
         let (output, writing, followed) = Console::open().map_err(failed("open its output"))?;
         let mut process = Process::new(&self.vsock, &writing).map_err(failed("prepare"))?;
-        process.user(spec.user);
+        process
+            .user(spec.user.as_deref())
+            .map_err(failed("hold its user"))?;
         let mut machine = OsString::from(format!("guest-cid={GUEST_CID},uds-path="));
         machine.push(spec.sockets.join("vsock"));
         machine.push(",socket=");
@@ -268,14 +282,16 @@ impl VmDriver for Qemu {
         let root = Share {
             tag: "rootfs".to_owned(),
             directory: spec.root.clone(),
+            setuid: false,
         };
         let mut qemu = Process::new(&self.qemu, &writing).map_err(Error::io("prepare QEMU"))?;
-        qemu.user(spec.user);
+        qemu.user(spec.user.as_deref())
+            .map_err(Error::io("hold QEMU's user"))?;
         qemu.arguments(self.machine(spec));
         for (number, share) in std::iter::once(&root).chain(&spec.shares).enumerate() {
             // Nobody changes what a guest boots from while it runs.
             let cache = if number == 0 { "always" } else { "auto" };
-            let (device, connected) = self.share(&share.directory, cache)?;
+            let (device, connected) = self.share(share, cache)?;
             devices.push(device);
             let descriptor = qemu.give(connected);
             qemu.arguments([

@@ -8,12 +8,10 @@
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, boot, lay_out, probe};
+use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, VmUser, boot, lay_out, probe};
 
 /// A boot takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Nobody on the host.
-const USER: u32 = 64_123;
 
 fn files() -> VmFiles {
     match std::env::var_os(oci_krun::FILES_VARIABLE) {
@@ -45,7 +43,9 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
     std::fs::create_dir(&root).unwrap();
     std::fs::create_dir(&sockets).unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::os::unix::fs::chown(&sockets, Some(USER), Some(USER)).unwrap();
+    let user = VmUser::lease(Path::new(VmUser::DIRECTORY)).unwrap();
+    let number = Some(user.number());
+    std::os::unix::fs::chown(&sockets, number, number).unwrap();
     let config = GuestConfig {
         nonce,
         hostname: "guest".into(),
@@ -64,7 +64,7 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         root,
         shares: vec![],
         sockets,
-        user: Some(USER),
+        user: Some(user.into()),
     };
     (dir, spec)
 }

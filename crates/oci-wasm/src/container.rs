@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     net::TcpListener,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -186,10 +185,14 @@ impl Container {
             http_concurrency,
             listening,
         } = ready;
-        let streams = surroundings.streams.clone();
         self.usage.thread_begins();
-        // A defect of the host's is its container's end, not its neighbours'.
-        let ended = catch_unwind(AssertUnwindSafe(|| match linked {
+        let mut ending = Ending {
+            container: self,
+            streams: Some(surroundings.streams.clone()),
+            listening: Some(listening),
+            ended: None,
+        };
+        ending.ended = Some(match linked {
             Linked::Proxy(pre) => Server {
                 pre,
                 engine,
@@ -200,16 +203,7 @@ impl Container {
             }
             .run(&self.id, listeners, started),
             linked => handle.block_on(self.run(linked, engine, &surroundings, listeners, started)),
-        }))
-        .unwrap_or_else(|_| {
-            Ended::trapped(
-                ExitReason::Trap,
-                "the runtime failed inside a call of the program's",
-            )
         });
-        drop(listening);
-        self.usage.thread_ends();
-        self.publish(ended, Some(streams));
     }
 
     /// Runs a command to its end.
@@ -289,6 +283,30 @@ impl Container {
                 true
             }
         });
+    }
+}
+
+/// The end of a container's thread, which whoever waits for the container hears of in any case: also where the thread panics. That
+/// is so where panics unwind; where they abort, as in magikrun's own release builds, a defect of the runtime ends the process,
+/// and with it the pod.
+struct Ending<'a> {
+    container: &'a Container,
+    streams: Option<Streams>,
+    listening: Option<Listening>,
+    ended: Option<Ended>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        drop(self.listening.take());
+        self.container.usage.thread_ends();
+        let ended = self.ended.take().unwrap_or_else(|| {
+            Ended::trapped(
+                ExitReason::Trap,
+                "the runtime failed inside a call of the program's",
+            )
+        });
+        self.container.publish(ended, self.streams.take());
     }
 }
 

@@ -179,4 +179,87 @@ mod tests {
             compatibility(Metering::Epochs).unwrap()
         );
     }
+
+    /// A module that keeps a secret: in its memory, up to where that has grown, in a table, a global and its stack.
+    const KEEPER: &str = r#"(module
+        (memory (export "memory") 1 1024) (table (export "table") 4 funcref) (global $g (mut i64) (i64.const 0))
+        (func $f) (elem declare func $f)
+        (func (export "run")
+            (drop (memory.grow (i32.const 255)))
+            (memory.fill (i32.const 0) (i32.const 0xa5) (i32.const 16777216))
+            (table.set (i32.const 1) (ref.func $f))
+            (global.set $g (i64.const 42))))"#;
+    /// One that looks for a secret: it gives the number of bytes that are not zero, and finds a function where it put none.
+    const SEEKER: &str = r#"(module
+        (memory (export "memory") 1 1024) (table (export "table") 4 funcref) (global $g (mut i64) (i64.const 0))
+        (func (export "beyond") (result i32) (i32.load (i32.const 16777212)))
+        (func (export "run") (result i32) (local $at i32) (local $found i32)
+            (drop (memory.grow (i32.const 511)))
+            (loop $next
+                (if (i64.ne (i64.load (local.get $at)) (i64.const 0))
+                    (then (local.set $found (i32.add (local.get $found) (i32.const 1)))))
+                (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                (br_if $next (i32.lt_u (local.get $at) (i32.const 33554432))))
+            (if (i32.eqz (ref.is_null (table.get (i32.const 1))))
+                (then (local.set $found (i32.add (local.get $found) (i32.const 1)))))
+            (if (i64.ne (global.get $g) (i64.const 0))
+                (then (local.set $found (i32.add (local.get $found) (i32.const 1)))))
+            (local.get $found)))"#;
+
+    /// CVE-2026-34988 and its class: what one request leaves behind is not the next one's to find.
+    #[tokio::test]
+    async fn an_instance_from_the_pool_finds_nothing_of_the_one_before() {
+        let metering = Metering::Epochs;
+        let engine = &running(metering, Allocation::Pooled).unwrap().engine;
+        let module = |text: &str| {
+            let code = compiling(metering)
+                .unwrap()
+                .precompile_module(&wat::parse_str(text).unwrap());
+            // SAFETY: compiled by wasmtime just above.
+            #[allow(unsafe_code)]
+            unsafe { wasmtime::Module::deserialize(engine, code.unwrap()) }.unwrap()
+        };
+        let instance = async |module: &wasmtime::Module| {
+            let mut store = wasmtime::Store::new(engine, ());
+            store.set_epoch_deadline(1 << 40);
+            let instance = wasmtime::Instance::new_async(&mut store, module, &[])
+                .await
+                .unwrap();
+            (store, instance)
+        };
+        let (keeper, seeker) = (module(KEEPER), module(SEEKER));
+        // All slots but one are taken: whoever comes next gets what was left.
+        let mut others = Vec::new();
+        for _ in 1..POOL_SLOTS {
+            others.push(instance(&seeker).await);
+        }
+        for next in ["the same module", "another module"] {
+            let (mut store, kept) = instance(&keeper).await;
+            let run = kept.get_typed_func::<(), ()>(&mut store, "run").unwrap();
+            run.call_async(&mut store, ()).await.unwrap();
+            drop(store);
+            if next == "the same module" {
+                let (mut store, kept) = instance(&keeper).await;
+                let memory = kept.get_memory(&mut store, "memory").unwrap();
+                memory.grow_async(&mut store, 511).await.unwrap();
+                assert!(memory.data(&store).iter().all(|byte| *byte == 0), "{next}");
+                let table = kept.get_table(&mut store, "table").unwrap();
+                assert!(
+                    table.get(&mut store, 1).unwrap().as_func().unwrap().is_none(),
+                    "{next}"
+                );
+                continue;
+            }
+            let (mut store, seeking) = instance(&seeker).await;
+            let beyond = seeking.get_typed_func::<(), i32>(&mut store, "beyond").unwrap();
+            let past = beyond.call_async(&mut store, ()).await.unwrap_err();
+            assert_eq!(
+                past.downcast_ref(),
+                Some(&wasmtime::Trap::MemoryOutOfBounds),
+                "{next}"
+            );
+            let run = seeking.get_typed_func::<(), i32>(&mut store, "run").unwrap();
+            assert_eq!(run.call_async(&mut store, ()).await.unwrap(), 0, "{next}");
+        }
+    }
 }

@@ -28,6 +28,7 @@ mod container;
 mod control;
 mod engine;
 mod error;
+mod files;
 mod host;
 mod http;
 mod limiter;

@@ -13,6 +13,7 @@ use crate::{
     LoadError, World,
     engine::Running,
     error::one_line,
+    files,
     host::Host,
     loader::{Code, Program},
     sockets,
@@ -176,6 +177,7 @@ impl Linkers {
                 Err(wasmtime_wasi::I32Exit(code).into())
             })?;
             linker.allow_shadowing(false);
+            files::add_to_linker(&mut linker)?;
             sockets::add_polling(&mut linker)?;
             if listening {
                 sockets::add_to_linker(&mut linker)?;
@@ -188,6 +190,7 @@ impl Linkers {
         make(&self.component, || {
             let mut linker = component::Linker::new(engine);
             wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+            files::add_to_component_linker(&mut linker)?;
             wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
             Ok(linker)
         })

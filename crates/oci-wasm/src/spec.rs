@@ -197,15 +197,23 @@ fn open_program(rootfs: &Path, program: &str, cwd: &str, env: &[(String, String)
 #[cfg(target_os = "linux")]
 fn open_beneath(root: &Path, path: &Path) -> std::io::Result<File> {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+    use std::os::fd::AsRawFd;
+
     let root = openat(
         CWD,
         root,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(&root, path, flags, Mode::empty(), resolve)?.into())
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = File::from(openat2(&root, path, flags, Mode::empty(), resolve)?);
+    // A device may do something by being opened.
+    if !found.metadata()?.is_file() {
+        return Err(std::io::Error::other("is not a file"));
+    }
+    let same = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(openat(CWD, same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 /// Opens a file below `root`. Nothing runs in the root yet that could change it between look-up and opening.

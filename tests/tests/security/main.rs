@@ -8,6 +8,7 @@ mod harness;
 mod container;
 mod guest;
 mod image;
+mod image_devices;
 mod local_user;
 mod neighbour;
 mod peeking;

@@ -6,7 +6,7 @@ mod pod;
 mod rootfs;
 pub(crate) mod shared;
 
-pub use rootfs::mount_layers;
+pub use rootfs::{mount_layers, restrict_mounts};
 
 use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 

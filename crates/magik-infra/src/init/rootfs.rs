@@ -1,8 +1,14 @@
 //! The mounts of a pod, made inside of its mount namespace.
+//!
+//! Device files of an image lead nowhere: every root file system is mounted `nodev`, and a container's `/dev` is a tmpfs of its
+//! own. What a guest is shown of the host is `nosuid` and `noexec`, too.
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -52,7 +58,8 @@ pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
 }
 
-/// Mounts layers, the uppermost first, read-only on a directory as one file system.
+/// Mounts layers, the uppermost first, on a directory as one file system to be shown to others: read-only, and nothing of it is a
+/// device or is executed here.
 ///
 /// # Errors
 /// Names the layer or the mount that failed.
@@ -65,7 +72,97 @@ pub fn mount_layers(layers: &[PathBuf], target: &Path) -> io::Result<()> {
         [layer] => bind_read_only(layer, target),
         layers => overlay(layers, None, target),
     };
-    mounted.map_err(io::Error::other)
+    mounted.map_err(io::Error::other)?;
+    restrict_mounts(
+        target,
+        MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC,
+    )
+}
+
+/// Adds flags (`NODEV`, `NOSUID`, `NOEXEC`, `RDONLY`) to a mount and to all mounts below it.
+///
+/// # Errors
+/// The kernel refuses, or `path` is no mount.
+pub fn restrict_mounts(path: &Path, flags: MountFlags) -> io::Result<()> {
+    match restrict_at_once(path, flags) {
+        // Before Linux 5.12.
+        Err(Errno::NOSYS) => restrict_each(path, flags),
+        done => done.map_err(io::Error::from),
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "neither rustix nor libc has a function for mount_setattr(2)"
+)]
+fn restrict_at_once(path: &Path, flags: MountFlags) -> Result<(), Errno> {
+    let attributes = [
+        (MountFlags::NODEV, libc::MOUNT_ATTR_NODEV),
+        (MountFlags::NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (MountFlags::NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        (MountFlags::RDONLY, libc::MOUNT_ATTR_RDONLY),
+    ];
+    let named = attributes.iter().filter(|(flag, _)| flags.contains(*flag));
+    let attributes = libc::mount_attr {
+        attr_set: named.map(|(_, attribute)| attribute).sum(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel reads a path that ends and a structure of the size that it is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}
+
+/// The old way. A remount sets all flags of a mount: those that it has are asked for again.
+fn restrict_each(path: &Path, flags: MountFlags) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+    let mut found = false;
+    for (mount, own) in mounts
+        .lines()
+        .filter_map(mount_point)
+        .filter(|(m, _)| m.starts_with(&path))
+    {
+        found |= mount == path;
+        mount_remount(&mount, MountFlags::BIND | own | flags, "")?;
+    }
+    if found { Ok(()) } else { Err(Errno::INVAL.into()) }
+}
+
+/// A mount and its flags, of a line of proc_pid_mountinfo(5).
+fn mount_point(line: &str) -> Option<(PathBuf, MountFlags)> {
+    let mut fields = line.split(' ').skip(4);
+    let (path, options) = (fields.next()?, fields.next()?);
+    let path = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(path.to_owned(), |path, (escape, character)| {
+            path.replace(escape, character)
+        });
+    let flag = |option: &str| match option {
+        "ro" => MountFlags::RDONLY,
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "relatime" => MountFlags::RELATIME,
+        _ => MountFlags::empty(),
+    };
+    Some((path.into(), options.split(',').map(flag).collect()))
 }
 
 /// Mounts a container's root file system on its bundle's `rootfs`.
@@ -90,7 +187,8 @@ fn bind_read_only(layer: &Path, target: &Path) -> Result<(), MountError> {
         source: source.into(),
     };
     mount_bind(layer, target).map_err(failed)?;
-    mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "").map_err(failed)
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV;
+    mount_remount(target, flags, "").map_err(failed)
 }
 
 fn overlay(lower: &[PathBuf], upper: Option<&UpperPlan>, target: &Path) -> Result<(), MountError> {
@@ -133,11 +231,8 @@ fn overlay_by_fsconfig(
         fsconfig_set_flag(fs.as_fd(), "volatile").map_err(failed)?;
     }
     fsconfig_create(fs.as_fd()).map_err(failed)?;
-    let attributes = if upper.is_none() {
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-    } else {
-        MountAttrFlags::empty()
-    };
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, upper.is_none());
     let made = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)?;
     move_mount(
         made.as_fd(),
@@ -163,7 +258,7 @@ fn overlay_by_mount(lower: &[PathBuf], upper: Option<&UpperPlan>, target: &Path)
         .map(|layer| by_descriptor(layer, &mut opened))
         .collect::<Result<Vec<_>, _>>()?;
     let mut options = format!("lowerdir={}", names.join(":"));
-    let mut flags = MountFlags::empty();
+    let mut flags = MountFlags::NODEV;
     if let Some(UpperPlan { upper, work }) = upper {
         let (upper, work) = (
             by_descriptor(upper, &mut opened)?,
@@ -258,6 +353,73 @@ mod tests {
                 std::fs::write(target.join("new"), "").unwrap();
                 assert!(upper.upper.join("new").exists());
                 rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
+            },
+        );
+    }
+
+    /// What opening the file does, as `None` or the error.
+    fn opening(path: &Path) -> Option<Errno> {
+        rustix::fs::open(path, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()).err()
+    }
+
+    #[test]
+    fn a_layers_device_file_is_no_device_whichever_way_it_is_mounted() {
+        with_own_mounts(
+            "a_layers_device_file_is_no_device_whichever_way_it_is_mounted",
+            || {
+                let dir = tempfile::tempdir().unwrap();
+                let (lower, upper, target) = layers(dir.path(), 2);
+                // A volatile overlay's directories are used once.
+                let (_, old, _) = layers(&dir.path().join("old"), 0);
+                let node = lower[0].join("null");
+                let (kind, device) = (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+                rustix::fs::mknodat(CWD, &node, kind, Mode::from_raw_mode(0o666), device).unwrap();
+                assert_eq!(opening(&node), None, "where it lies it is a device");
+                let ways: [(&str, &dyn Fn() -> bool); 6] = [
+                    ("fsconfig", &|| {
+                        overlay_by_fsconfig(&lower, Some(&upper), &target).is_ok()
+                    }),
+                    ("fsconfig, read-only", &|| {
+                        overlay_by_fsconfig(&lower, None, &target).is_ok()
+                    }),
+                    ("mount", &|| overlay_by_mount(&lower, Some(&old), &target).is_ok()),
+                    ("mount, read-only", &|| {
+                        overlay_by_mount(&lower, None, &target).is_ok()
+                    }),
+                    ("one layer", &|| bind_read_only(&lower[0], &target).is_ok()),
+                    ("shown to a guest", &|| mount_layers(&lower, &target).is_ok()),
+                ];
+                for (way, mounted) in ways {
+                    assert!(mounted(), "{way}");
+                    assert_eq!(opening(&target.join("null")), Some(Errno::ACCESS), "{way}");
+                    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_restricted_too_and_keeps_its_flags() {
+        with_own_mounts(
+            "what_is_mounted_below_is_restricted_too_and_keeps_its_flags",
+            || {
+                for way in [restrict_mounts, restrict_each] {
+                    let dir = tempfile::tempdir().unwrap();
+                    let inner = dir.path().join("a b");
+                    mount_bind(dir.path(), dir.path()).unwrap();
+                    std::fs::create_dir(&inner).unwrap();
+                    mount("inner", &inner, "tmpfs", MountFlags::RDONLY, None).unwrap();
+                    way(dir.path(), MountFlags::NODEV | MountFlags::NOSUID).unwrap();
+                    let flags = |path: &Path| rustix::fs::statvfs(path).unwrap().f_flag;
+                    use rustix::fs::StatVfsMountFlags as Flags;
+                    assert!(flags(dir.path()).contains(Flags::NODEV | Flags::NOSUID));
+                    assert!(!flags(dir.path()).intersects(Flags::RDONLY | Flags::NOEXEC));
+                    assert!(flags(&inner).contains(Flags::NODEV | Flags::NOSUID | Flags::RDONLY));
+                    assert!(way(&dir.path().join("none"), MountFlags::NODEV).is_err());
+                    rustix::mount::unmount(&inner, rustix::mount::UnmountFlags::DETACH).unwrap();
+                    assert!(way(&inner, MountFlags::NODEV).is_err(), "it is no mount");
+                    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+                }
             },
         );
     }

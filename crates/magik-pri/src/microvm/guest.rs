@@ -12,13 +12,11 @@ use magik_infra::{
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
-use oci_krun::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec};
+use oci_krun::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tokio::{net::UnixStream, sync::watch};
 
 use super::machine::Machine;
 
-/// The user that the monitor runs as: nobody else on the host, and no program of it, has that number.
-const USER: u32 = 0x6d6b_0001;
 /// The directories of the jail.
 const ROOT: &str = "/machine/root";
 const SHARES: &str = "/machine/shares";
@@ -59,10 +57,12 @@ impl MachineGuest {
         let files = VmFiles::new(self.machine.files.clone());
         let driver = self.machine.driver.find(&files)?;
         let nonce = oci_krun::nonce()?;
-        let plan = self.confine(&*driver, &files, plan, nonce)?;
+        let user = VmUser::lease(Path::new(VmUser::DIRECTORY))?;
+        let plan = self.confine(&*driver, &files, plan, nonce, user.number())?;
         let shares = self.machine.distinct_shares().map(|share| Share {
             tag: share.tag(),
             directory: Path::new(SHARES).join(share.number.to_string()),
+            setuid: share.root,
         });
         let spec = VmSpec {
             memory_mib: self.machine.memory_mib,
@@ -70,7 +70,7 @@ impl MachineGuest {
             root: ROOT.into(),
             shares: shares.collect(),
             sockets: SOCKETS.into(),
-            user: Some(USER),
+            user: Some(user.into()),
         };
         let limit = self.machine.hello_time;
         let Booted { mut vm, door, launch } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
@@ -92,6 +92,7 @@ impl MachineGuest {
         files: &VmFiles,
         plan: &PodPlan,
         nonce: [u8; NONCE],
+        user: u32,
     ) -> Result<PodPlan, Failed> {
         let at = self.sandbox.join(JAIL);
         std::fs::create_dir(&at)?;
@@ -103,7 +104,7 @@ impl MachineGuest {
             jail.read_only(file)?;
         }
         for device in driver.devices() {
-            jail.device(Path::new(device), USER)?;
+            jail.device(Path::new(device), user)?;
         }
         let root = Path::new(ROOT);
         for directory in oci_krun::ROOT_DIRECTORIES {
@@ -115,6 +116,7 @@ impl MachineGuest {
         for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
             share_layers(&jail, container)?;
         }
+        jail.close(root)?;
         for share in &self.machine.shares {
             let mut target = Path::new(SHARES).join(share.number.to_string());
             if let Some(name) = &share.name {
@@ -123,11 +125,11 @@ impl MachineGuest {
             if share.read_only {
                 jail.bind_read_only(&share.host_path, &target)?;
             } else {
-                jail.bind(&share.host_path, &target)?;
+                jail.share(&share.host_path, &target)?;
             }
         }
         jail.directory(Path::new(SOCKETS), 0o700)?;
-        std::os::unix::fs::chown(jail.inside(Path::new(SOCKETS)), Some(USER), Some(USER))?;
+        std::os::unix::fs::chown(jail.inside(Path::new(SOCKETS)), Some(user), Some(user))?;
         let logs = self.machine.data.join("logs");
         jail.bind(&logs, &logs)?;
         jail.enter()?;

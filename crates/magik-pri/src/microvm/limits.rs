@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use oci_krun::DriverKind;
+use oci_spec::runtime::{
+    LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
+};
 use rustix::process::Pid;
 
 use crate::pods::Hierarchies;
@@ -14,6 +17,15 @@ use crate::pods::Hierarchies;
 const MONITOR_MIB: u64 = 256;
 /// Threads of QEMU and its devices: virtiofsd has up to 64 per share.
 const THREADS: u64 = 1024;
+/// The devices that a machine's processes may use, as (path, major, minor): what every program may want, and nothing to be made anew.
+const DEVICES: [(&str, i64, i64); 4] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+];
+/// The device that makes machines (Documentation/admin-guide/devices.txt).
+const KVM: (&str, i64, i64) = ("/dev/kvm", 10, 232);
 /// The period of a quota of processor time, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
@@ -22,11 +34,14 @@ const PERIOD: u64 = 100_000;
 pub(super) struct HostLimits {
     memory: u64,
     quota: u64,
+    /// Its driver opens `/dev/kvm`, and its supervisor makes that file in a root of its own.
+    kvm: bool,
 }
 
 impl HostLimits {
-    pub(super) fn new(memory_mib: u32, vcpus: u32) -> Self {
+    pub(super) fn new(memory_mib: u32, vcpus: u32, driver: DriverKind) -> Self {
         Self {
+            kvm: !driver.is_emulated(),
             memory: (u64::from(memory_mib) + MONITOR_MIB) << 20,
             quota: (u64::from(vcpus) + 1) * PERIOD,
         }
@@ -43,10 +58,29 @@ impl HostLimits {
         pids.set_limit(signed(THREADS));
         let mut resources = LinuxResources::default();
         resources
+            .set_devices(Some(self.devices()))
             .set_memory(Some(memory))
             .set_cpu(Some(cpu))
             .set_pids(Some(pids));
         resources
+    }
+
+    /// The rules for devices: none but these.
+    fn devices(self) -> Vec<LinuxDeviceCgroup> {
+        let mut none = LinuxDeviceCgroup::default();
+        none.set_allow(false).set_access(Some("rwm".to_owned()));
+        let rule = |(_, major, minor): (&str, i64, i64), access: &str| {
+            let mut rule = LinuxDeviceCgroup::default();
+            rule.set_allow(true)
+                .set_typ(Some(LinuxDeviceType::C))
+                .set_major(Some(major))
+                .set_minor(Some(minor))
+                .set_access(Some(access.to_owned()));
+            rule
+        };
+        let allowed = DEVICES.iter().map(|device| rule(*device, "rw"));
+        let kvm = self.kvm.then(|| rule(KVM, "rwm"));
+        std::iter::once(none).chain(allowed).chain(kvm).collect()
     }
 
     /// Puts a process, which has no children yet, under these limits, in the cgroups of its pod's init.
@@ -80,7 +114,7 @@ impl HostLimits {
 
     /// Files and their values, in the hierarchy that is mounted there.
     fn values(self, mount: &Path, unified: bool) -> Vec<(&'static str, String)> {
-        let Self { memory, quota } = self;
+        let Self { memory, quota, .. } = self;
         let (memory, threads) = (memory.to_string(), THREADS.to_string());
         if unified {
             return vec![
@@ -101,6 +135,15 @@ impl HostLimits {
         }
         if has("pids") {
             values.push(("pids.max", threads));
+        }
+        if has("devices") {
+            // As the kernel reads them (Documentation/admin-guide/cgroup-v1/devices.rst): first everything is taken away.
+            values.push(("devices.deny", "a".to_owned()));
+            values.extend(self.devices().iter().filter_map(|rule| {
+                let (major, minor) = (rule.major()?, rule.minor()?);
+                let access = rule.access().as_deref()?;
+                Some(("devices.allow", format!("c {major}:{minor} {access}")))
+            }));
         }
         values
     }
@@ -133,7 +176,7 @@ mod tests {
 
     #[test]
     fn each_hierarchy_gets_the_limits_it_knows() {
-        let limits = HostLimits::new(256, 2);
+        let limits = HostLimits::new(256, 2, DriverKind::QemuTcg);
         let named = |mount: &str, unified| limits.values(Path::new(mount), unified);
         let memory = (512_u64 << 20).to_string();
         assert_eq!(
@@ -150,5 +193,26 @@ mod tests {
             unified.contains(&("memory.max", memory))
                 && unified.contains(&("cpu.max", "300000 100000".to_owned()))
         );
+    }
+
+    #[test]
+    fn a_machine_has_no_device_of_the_hosts_but_kvm_where_it_runs_on_that() {
+        let devices =
+            |driver| HostLimits::new(256, 1, driver).values(Path::new("/sys/fs/cgroup/devices"), false);
+        let emulated = devices(DriverKind::QemuTcg);
+        assert_eq!(emulated[0], ("devices.deny", "a".to_owned()), "first of all");
+        let allowed: Vec<_> = emulated[1..].iter().map(|(_, rule)| rule.as_str()).collect();
+        assert_eq!(allowed, ["c 1:3 rw", "c 1:5 rw", "c 1:8 rw", "c 1:9 rw"]);
+        let by_hardware = devices(DriverKind::Krun);
+        assert_eq!(by_hardware.last().unwrap().1, "c 10:232 rwm");
+        assert_eq!(by_hardware.len(), emulated.len() + 1);
+        for (path, major, minor) in DEVICES {
+            let device = rustix::fs::stat(path).unwrap().st_rdev;
+            assert_eq!(
+                device,
+                rustix::fs::makedev(u32::try_from(major).unwrap(), u32::try_from(minor).unwrap()),
+                "{path}"
+            );
+        }
     }
 }

@@ -184,7 +184,7 @@ impl Backend for MicroVm {
             }),
         })?;
         // It waits to be told what to launch: none of the machine's processes is there yet.
-        let limits = HostLimits::new(machine.memory_mib, machine.vcpus);
+        let limits = HostLimits::new(machine.memory_mib, machine.vcpus, machine.driver);
         if let Err(error) = limits.apply(start.cgroups, start.id, init.pid()) {
             init.kill()?;
             init.wait(KILL_TIME)?;

@@ -1,21 +1,27 @@
 //! What a pod's process gives up before it runs the first program: should one ever break out of wasmtime, it is still in a
 //! process that has no capabilities, sees no file but its pod's, starts no program and may not ask the kernel for much.
+//!
+//! What the host reads of the pod later is not the process's to change, but its status, its logs and its socket: by the record
+//! of the init, whoever deletes the pod kills a process.
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
 };
-use magik_infra::plan::PodPlan;
-use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use magik_infra::{CONTROL_SOCKET, STATUS_FILE, plan::PodPlan};
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{MountFlags, mount_bind},
+    thread::{CapabilitySet, CapabilitySets},
+};
 
-use super::{init::Arguments, isolation::Kind};
+use super::{calls, init::Arguments, isolation::Kind};
 
 /// The newest Landlock whose rights are asked for; an older kernel gives what it has.
 const LANDLOCK: ABI = ABI::V6;
@@ -30,10 +36,52 @@ pub(super) fn confine(arguments: &Arguments, plan: &PodPlan, state: &OwnedFd) ->
     let ports = ports(plan)?;
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("no_new_privs")(&e))?;
     if arguments.isolation != Kind::None {
+        restrict_mounts(state).map_err(|e| failed("mounts")(&e))?;
+    }
+    if arguments.isolation != Kind::None {
         drop_capabilities(&ports).map_err(|e| failed("drop capabilities")(&e))?;
     }
     restrict_files(arguments, state, &ports).map_err(|e| failed("landlock")(&e))?;
-    restrict_calls().map_err(|e| failed("seccomp")(&e))
+    calls::restrict().map_err(|e| failed("seccomp")(&e))
+}
+
+/// The pod's state directory as this process's own mount namespace has it: the launcher's descriptor is on a mount of the host's,
+/// over which nothing can be mounted.
+pub(super) fn own_view(state: OwnedFd) -> io::Result<OwnedFd> {
+    let path = path_of(&state)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let own = rustix::fs::open(&path, flags, Mode::empty())?;
+    let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    if same(rustix::fs::fstat(&state)?, rustix::fs::fstat(&own)?) {
+        Ok(own)
+    } else {
+        Err(io::Error::other(format!(
+            "{}: is another directory",
+            path.display()
+        )))
+    }
+}
+
+fn path_of(directory: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+/// No file is a device or gives its owner's rights, whatever an image or a volume has; and the host's records of the pod, which lie
+/// where this process keeps its status, are read-only.
+fn restrict_mounts(state: &OwnedFd) -> io::Result<()> {
+    magik_infra::restrict_mounts(Path::new("/"), MountFlags::NODEV | MountFlags::NOSUID)?;
+    let state = path_of(state)?;
+    for entry in std::fs::read_dir(&state)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == STATUS_FILE || name == CONTROL_SOCKET || !entry.file_type()?.is_file() {
+            continue;
+        }
+        // A mount point can be neither renamed nor removed nor replaced by who has it in its namespace (mount_namespaces(7)).
+        mount_bind(entry.path(), entry.path())?;
+        magik_infra::restrict_mounts(&entry.path(), MountFlags::RDONLY)?;
+    }
+    Ok(())
 }
 
 /// Waits until this is the only thread: one that was joined is still seen for a moment.
@@ -95,40 +143,20 @@ fn restrict_files(
     state: &OwnedFd,
     ports: &[u16],
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = AccessFs::from_all(LANDLOCK) & !AccessFs::Execute & !AccessFs::IoctlDev;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
-        .add_rule(PathBeneath::new(state, write))?;
-    let mut readable: Vec<PathBuf> = ["/proc/self", "/dev/urandom", "/dev/null"]
-        .map(PathBuf::from)
-        .to_vec();
-    readable.push(arguments.sandbox.clone());
-    if arguments.host_network {
-        // Names are looked up by the C library.
-        readable.extend(["/etc", "/lib", "/lib64", "/usr/lib", "/run/systemd/resolve"].map(PathBuf::from));
-    }
-    let mut writable = vec![arguments.pod_data.clone(), PathBuf::from("/dev/null")];
-    let containers = std::fs::read_dir(arguments.sandbox.join("containers"))?;
-    for bundle in containers {
-        writable.push(bundle?.path().join("rootfs"));
-    }
-    for (path, writes) in &arguments.shared {
-        if *writes { &mut writable } else { &mut readable }.push(path.clone());
-    }
-    for (paths, access) in [(readable, read), (writable, write)] {
-        for path in paths.iter().filter(|path| path.exists()) {
-            let allowed = if path.is_dir() {
-                access
-            } else {
-                access & AccessFs::from_file(LANDLOCK)
-            };
-            ruleset = ruleset.add_rule(PathBeneath::new(open(path)?, allowed))?;
-        }
+        .add_rule(PathBeneath::new(state, keep_files()))?;
+    for (path, access) in paths(arguments)?.iter().filter(|(path, _)| path.exists()) {
+        let allowed = if path.is_dir() {
+            *access
+        } else {
+            *access & AccessFs::from_file(LANDLOCK)
+        };
+        ruleset = ruleset.add_rule(PathBeneath::new(open(path)?, allowed))?;
     }
     // Port 0 is whichever is free: what a program connects from.
     for port in ports.iter().chain([&0]) {
@@ -138,87 +166,58 @@ fn restrict_files(
     Ok(())
 }
 
+/// What is open to the process, and how.
+fn paths(arguments: &Arguments) -> io::Result<Vec<(PathBuf, BitFlags<AccessFs>)>> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut paths = vec![
+        (PathBuf::from("/proc/self"), read),
+        (arguments.sandbox.clone(), read),
+        (arguments.pod_data.join("logs"), keep_files()),
+        (arguments.pod_data.join("volumes"), write()),
+    ];
+    if arguments.host_network {
+        // Names are looked up by the C library.
+        let libraries = ["/etc", "/lib", "/lib64", "/usr/lib", "/run/systemd/resolve"];
+        paths.extend(libraries.map(|path| (PathBuf::from(path), read)));
+    }
+    if arguments.isolation == Kind::Root {
+        // The layer that is written to is the kernel's to reach, through the overlay.
+        for bundle in std::fs::read_dir(arguments.sandbox.join("containers"))? {
+            paths.push((bundle?.path().join("rootfs"), write()));
+        }
+    } else {
+        paths.push((arguments.pod_data.join("rw"), write()));
+    }
+    for (path, writes) in &arguments.shared {
+        paths.push((path.clone(), if *writes { write() } else { read }));
+    }
+    Ok(paths)
+}
+
+/// Whatever a WASI call does: there are none for programs, devices, pipes and sockets.
+fn write() -> BitFlags<AccessFs> {
+    let nothing_of_wasis = AccessFs::Execute
+        | AccessFs::IoctlDev
+        | AccessFs::MakeBlock
+        | AccessFs::MakeChar
+        | AccessFs::MakeFifo
+        | AccessFs::MakeSock;
+    AccessFs::from_all(LANDLOCK) & !nothing_of_wasis
+}
+
+/// Files that are written anew and renamed, and no links to anything else: others read them.
+fn keep_files() -> BitFlags<AccessFs> {
+    AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate
+}
+
 fn open(path: &Path) -> Result<PathFd, landlock::PathFdError> {
     PathFd::new(path)
 }
 
-/// What no WASI call comes to, and what breaks out of sandboxes have been made of.
-const REFUSED: &[libc::c_long] = &[
-    // Other programs, other processes.
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_kcmp,
-    libc::SYS_pidfd_getfd,
-    // Namespaces, mounts, roots.
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_open_tree,
-    libc::SYS_move_mount,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_fanotify_init,
-    libc::SYS_quotactl,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    // Parts of the kernel with a history.
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_memfd_secret,
-    libc::SYS_vmsplice,
-    libc::SYS_personality,
-    // The machine's.
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_reboot,
-    libc::SYS_acct,
-    libc::SYS_syslog,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_mknodat,
-    // Who it is.
-    libc::SYS_setuid,
-    libc::SYS_setgid,
-    libc::SYS_setgroups,
-    libc::SYS_capset,
-    // Rights to files, which no WASI call changes.
-    libc::SYS_fchmodat,
-    libc::SYS_fchownat,
-    libc::SYS_setxattr,
-    libc::SYS_lsetxattr,
-    libc::SYS_fsetxattr,
-];
-
-fn restrict_calls() -> Result<(), Box<dyn std::error::Error>> {
-    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-    let rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM)?);
-    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()?;
-    seccompiler::apply_filter(&program)?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

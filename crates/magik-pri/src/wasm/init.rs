@@ -54,6 +54,20 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Of a pod that root made.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(super) fn of_root(pod_data: PathBuf, sandbox: PathBuf) -> Self {
+        Self {
+            isolation: Kind::Root,
+            host_network: false,
+            data: pod_data.clone(),
+            pod_data,
+            sandbox,
+            hostname: OsString::new(),
+            shared: Vec::new(),
+        }
+    }
+
     fn read() -> io::Result<Self> {
         let wrong = || io::Error::other("a WebAssembly pod is started by magikrun itself, not by hand");
         let all: Vec<OsString> = std::env::args_os().collect();
@@ -110,8 +124,16 @@ fn run() -> io::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    #[cfg(target_os = "linux")]
+    let state = if arguments.isolation == Kind::None {
+        descriptors.state
+    } else {
+        super::confine::own_view(descriptors.state)?
+    };
+    #[cfg(not(target_os = "linux"))]
+    let state = descriptors.state;
     let outcome = tokio.block_on(async {
-        let state = StateDir::new(descriptors.state);
+        let state = StateDir::new(state);
         let control = state.bind_control()?;
         let options = InitOptions {
             runtime_class: "wasm".into(),

@@ -14,6 +14,8 @@
 //! ```
 
 mod bundle;
+#[cfg(target_os = "linux")]
+mod calls;
 mod check;
 #[cfg(target_os = "linux")]
 mod confine;

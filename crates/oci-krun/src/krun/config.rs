@@ -99,6 +99,7 @@ mod tests {
             shares: vec![Share {
                 tag: "share0".into(),
                 directory: "/machine/shares/0".into(),
+                setuid: false,
             }],
             ports: vec![VmmPort {
                 port: 1024,

@@ -123,7 +123,7 @@ impl Krun {
             ports: ports(&spec.sockets).map_err(Error::io(spec.sockets.display().to_string()))?,
             kernel: self.kernel.clone(),
             jail,
-            user: spec.user,
+            user: spec.user.as_ref().map(|user| user.number()),
         };
         config
             .seal()
@@ -156,6 +156,10 @@ impl VmDriver for Krun {
             Process::new(&self.program, &writing).map_err(Error::io(format!("prepare {PROGRAM}")))?;
         let number = process.give(self.config(spec)?);
         process.arguments([number.to_string()]);
+        // It becomes that user by itself.
+        process
+            .hold(spec.user.as_deref())
+            .map_err(Error::io("hold the machine's user"))?;
         let child = process.spawn();
         let monitor = Part {
             name: PROGRAM,

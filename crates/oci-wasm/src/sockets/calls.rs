@@ -31,10 +31,10 @@ const SOCKET_STREAM: u8 = 6;
 const RIGHTS: u64 = 1 << 1 | 1 << 3 | 1 << 6 | 1 << 21 | 1 << 27 | 1 << 28 | 1 << 29;
 
 /// The program's memory, checked at every access.
-pub(super) struct Memory<'a>(pub(super) &'a mut [u8]);
+pub(crate) struct Memory<'a>(pub(crate) &'a mut [u8]);
 
 impl Memory<'_> {
-    pub(super) fn slice(&mut self, at: u32, len: u32) -> Result<&mut [u8], Errno> {
+    pub(crate) fn slice(&mut self, at: u32, len: u32) -> Result<&mut [u8], Errno> {
         let (at, len) = (at as usize, len as usize);
         self.0
             .get_mut(at..)
@@ -47,7 +47,7 @@ impl Memory<'_> {
         bytes.try_into().map_err(|_| Errno::Fault)
     }
 
-    pub(super) fn u32(&mut self, at: u32) -> Result<u32, Errno> {
+    pub(crate) fn u32(&mut self, at: u32) -> Result<u32, Errno> {
         self.read(at).map(u32::from_le_bytes)
     }
 
@@ -78,7 +78,7 @@ impl Memory<'_> {
 }
 
 /// The memory and the state behind a call.
-fn parts<'a>(caller: &'a mut Caller<'_, Host>) -> wasmtime::Result<(Memory<'a>, &'a mut Host)> {
+pub(crate) fn parts<'a>(caller: &'a mut Caller<'_, Host>) -> wasmtime::Result<(Memory<'a>, &'a mut Host)> {
     let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
         wasmtime::bail!("the module exports no memory");
     };

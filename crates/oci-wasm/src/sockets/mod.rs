@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, io, net};
 
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) use calls::{add_polling, add_to_linker};
+pub(crate) use calls::{add_polling, add_to_linker, parts};
 
 /// The first number where there are directories, which take numbers from 3 on, as files do.
 const BEYOND_FILES: u32 = 1 << 24;
@@ -25,7 +25,7 @@ const MAX_SOCKETS: usize = 1024;
 /// Error numbers of preview 1 (witx, `errno`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-enum Errno {
+pub(crate) enum Errno {
     Success = 0,
     Again = 6,
     Badf = 8,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_krun::MAX_VM_MEMORY_MIB;
+use oci_krun::{DriverKind, MAX_VM_MEMORY_MIB};
 use oci_spec::runtime::{
     Hook, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
 };
@@ -211,6 +211,7 @@ pub(super) fn on_host(
     root: &Path,
     program: &[&Path],
     environment: &[String],
+    driver: DriverKind,
 ) -> Result<Spec, String> {
     let capabilities = magik_image::bundle::available_capabilities();
     let value = |value: Result<Value, serde_json::Error>| value.map_err(|e| e.to_string());
@@ -227,7 +228,7 @@ pub(super) fn on_host(
             )
         })
         .collect();
-    let mut resources = HostLimits::new(parts.memory_mib, parts.vcpus).resources();
+    let mut resources = HostLimits::new(parts.memory_mib, parts.vcpus, driver).resources();
     if let (Some(own), Some(cpu)) = (
         linux.resources().as_ref().and_then(|r| r.cpu().as_ref()),
         resources.cpu().clone(),
@@ -238,8 +239,7 @@ pub(super) fn on_host(
             .set_mems(own.mems().clone());
         resources.set_cpu(Some(cpu));
     }
-    let mut resources = value(serde_json::to_value(resources))?;
-    resources["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    let resources = value(serde_json::to_value(resources))?;
     let mut args: Vec<String> = program.iter().map(|p| p.display().to_string()).collect();
     if let Some(first) = args.first_mut() {
         first.insert_str(0, HOST);
@@ -337,7 +337,15 @@ mod tests {
             Path::new("container"),
             Path::new("/dir"),
         ];
-        let host = on_host(&spec, &parts, Path::new("/dir/root"), &program, &[]).unwrap();
+        let host = on_host(
+            &spec,
+            &parts,
+            Path::new("/dir/root"),
+            &program,
+            &[],
+            DriverKind::QemuTcg,
+        )
+        .unwrap();
         let host = serde_json::to_value(&host).unwrap();
         assert_eq!(
             host["process"]["args"],
@@ -352,6 +360,16 @@ mod tests {
         assert_eq!(linux["cgroupsPath"], "/x/y");
         assert_eq!(linux["resources"]["memory"]["limit"], (228 + 256) << 20);
         assert_eq!(linux["resources"]["cpu"]["cpus"], "0");
+        let devices = linux["resources"]["devices"].as_array().unwrap();
+        assert_eq!(
+            devices[0],
+            json!({"allow": false, "access": "rwm"}),
+            "first of all"
+        );
+        assert!(
+            devices[1..].iter().all(|d| d["type"] == "c" && d["major"] == 1),
+            "{devices:?}"
+        );
         assert_eq!(linux["namespaces"][1]["path"], "/run/netns/x");
         assert!(!linux["namespaces"].to_string().contains("cgroup"));
     }

@@ -109,7 +109,7 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
         .map_err(|e| at(&started)(e.into()))?;
     let own = std::env::current_exe()?;
     let program = [&own, Path::new(SUPERVISE), dir];
-    let host = bundle::on_host(&spec, &parts, &dir.join(ROOT), &program, &environment());
+    let host = bundle::on_host(&spec, &parts, &dir.join(ROOT), &program, &environment(), driver);
     Ok(match host {
         Ok(host) => Answer::Spec(Box::new(host)),
         Err(reason) => Answer::Bundle(reason),
