@@ -23,6 +23,10 @@ pub(crate) trait Contender {
     fn up(&self, containers: usize) -> Result<()>;
     /// Returns when the pod is deleted.
     fn down(&self, containers: usize) -> Result<()>;
+    /// The process that is there before and after every pod.
+    fn daemon(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A pod of `count` containers that sleep.
@@ -35,7 +39,7 @@ fn manifest(image: &str, count: usize) -> String {
 }
 
 /// Runs a command whose output matters only if it fails.
-fn run(command: &mut Command, log: &Path) -> Result<()> {
+pub(crate) fn run(command: &mut Command, log: &Path) -> Result<()> {
     let file = File::create(log).with_context(|| log.display().to_string())?;
     let status = command
         .stdin(Stdio::null())
@@ -107,7 +111,7 @@ impl Contender for Magikrun {
     }
 }
 
-/// Debian's podman with crun: from a manifest, or container by container.
+/// This root's podman with crun: from a manifest, or container by container.
 pub(crate) struct Podman {
     dir: PathBuf,
     /// Where its `--runroot` and `--tmpdir` are: a tmpfs, as `/run` is.
