@@ -48,7 +48,8 @@ const DIRECTORIES: &[&str] = &[
     "shm",
 ];
 
-/// The canary's directory: `full` has everything that runtimes touch, `empty` nothing, `file` is a file.
+/// The canary's directory: `full` has everything that runtimes touch, `some` what they may replace, `empty` nothing, `file`
+/// is a file.
 pub(crate) struct Canary {
     dir: PathBuf,
     before: BTreeSet<String>,
@@ -98,6 +99,13 @@ impl Canary {
                 _ => format!("{SECRET} {name}\n"),
             };
             fs::write(full.join(name), text).expect("a canary");
+        }
+        let some = self.dir.join("some");
+        for name in ["pts", "deep"] {
+            fs::create_dir_all(some.join(name)).expect("a canary");
+        }
+        for name in ["ptmx", "secret", "hosts"] {
+            fs::write(some.join(name), SECRET).expect("a canary");
         }
         symlink("secret", full.join("link")).expect("a canary");
         fs::write(self.dir.join("file"), SECRET).expect("a canary");

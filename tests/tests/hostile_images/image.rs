@@ -88,13 +88,18 @@ pub(crate) enum Thing {
     Directory,
 }
 
-/// One hostile image: one site, or two.
+/// One hostile image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hostile(pub(crate) Vec<(&'static str, Thing)>);
+pub(crate) struct Hostile {
+    /// One site, or two.
+    pub(crate) things: Vec<(&'static str, Thing)>,
+    /// Whether the image has directories and files where its links lead, so that what follows them inside of it succeeds.
+    twins: bool,
+}
 
 impl fmt::Display for Hostile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, (site, thing)) in self.0.iter().enumerate() {
+        for (number, (site, thing)) in self.things.iter().enumerate() {
             let sep = if number > 0 { ", " } else { "" };
             match thing {
                 Thing::Link { target, hops } => {
@@ -103,21 +108,28 @@ impl fmt::Display for Hostile {
                 other => write!(f, "{sep}{site} is {other:?}")?,
             }
         }
-        Ok(())
+        f.write_str(if self.twins { ", with twins" } else { "" })
     }
 }
 
 impl Hostile {
-    /// The `number`th image: every site has its turn, first with a plain link to what looks like it on the host. Every
+    /// The `number`th image: every site has its turn, twice with a plain link to what looks like it on the host. Every
     /// third one of the others has a second site.
     pub(crate) fn new(number: usize, numbers: &mut Numbers, canary: &Path) -> Self {
         let site = SITES[number % SITES.len()];
-        if number < SITES.len() {
-            let full = canary.join("full");
+        if number < 2 * SITES.len() {
             let name = Path::new(site).file_name().unwrap_or_default();
-            let alike = Some(full.join(name)).filter(|path| path.exists());
-            let target = alike.unwrap_or(full).display().to_string();
-            return Self(vec![(site, Thing::Link { target, hops: 0 })]);
+            let alike = canary.join("full").join(name);
+            let target = if alike.is_file() {
+                alike
+            } else {
+                canary.join("some")
+            };
+            let target = target.display().to_string();
+            return Self {
+                things: vec![(site, Thing::Link { target, hops: 0 })],
+                twins: true,
+            };
         }
         let mut all = vec![(site, Thing::new(numbers, canary, site))];
         if numbers.below(3) == 0 {
@@ -127,12 +139,15 @@ impl Hostile {
                 all.push((second, Thing::new(numbers, canary, second)));
             }
         }
-        Self(all)
+        Self {
+            things: all,
+            twins: numbers.below(2) == 0,
+        }
     }
 
     /// Puts it into a root file system, in place of what is there.
     pub(crate) fn plant(&self, rootfs: &Path) {
-        for (number, (site, thing)) in self.0.iter().enumerate() {
+        for (number, (site, thing)) in self.things.iter().enumerate() {
             let path = inside(rootfs, site);
             clear(&path);
             fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
@@ -147,6 +162,9 @@ impl Hostile {
                         at = rootfs.join(next);
                     }
                     symlink(target, &at).expect("a link");
+                    if self.twins && target.starts_with('/') && !target.starts_with("/proc") {
+                        twin(rootfs, target);
+                    }
                 }
                 Thing::Character(major, minor) => node(&path, FileType::CharacterDevice, *major, *minor),
                 Thing::Block(major, minor) => node(&path, FileType::BlockDevice, *major, *minor),
@@ -166,7 +184,7 @@ impl Hostile {
 
     /// Whether a site holds something that blocks whoever reads it.
     pub(crate) fn may_be_read(&self, site: &str) -> bool {
-        self.0
+        self.things
             .iter()
             .all(|(s, thing)| *s != site || matches!(thing, Thing::Link { .. }))
     }
@@ -226,6 +244,20 @@ fn inside(rootfs: &Path, path: &str) -> PathBuf {
         }
     }
     at.join(last)
+}
+
+/// Makes what a path of the host is, in the image, and empty.
+fn twin(rootfs: &Path, path: &str) {
+    let target = inside(rootfs, path);
+    if target.symlink_metadata().is_ok() {
+        return;
+    }
+    fs::create_dir_all(target.parent().expect("a parent")).expect("a directory");
+    if Path::new(path).is_file() {
+        fs::write(target, "").expect("a file");
+    } else {
+        fs::create_dir(target).expect("a directory");
+    }
 }
 
 fn clear(path: &Path) {

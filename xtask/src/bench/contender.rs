@@ -158,6 +158,8 @@ impl Podman {
     fn podman(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
+        // Podman 5 says on every call that there will be no support of cgroup v1.
+        command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
         command
             .arg("--root")
             .arg(self.dir.join("root"))

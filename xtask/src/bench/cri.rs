@@ -120,7 +120,7 @@ impl Contender for Cri {
         while let Err(error) = self.up(1) {
             if begun.elapsed() > Duration::from_secs(15) {
                 let log = fs::read_to_string(self.dir.join("containerd.log")).unwrap_or_default();
-                return Err(error.context(log));
+                return Err(error.context(log.lines().last().unwrap_or_default().to_owned()));
             }
             sleep(Duration::from_millis(200));
         }

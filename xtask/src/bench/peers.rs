@@ -77,6 +77,8 @@ impl Peers {
         .quiet()
         .ignore_stdout()
         .run()?;
+        // containerd copies it.
+        fs::write(new.join("etc/hosts"), "127.0.0.1 localhost\n")?;
         fs::rename(&new, &dir)?;
         Ok(Some(dir))
     }
