@@ -1,8 +1,8 @@
-//! oci-native's own tests in a guest, whose kernel has cgroup v2 and nothing else: so that both versions are tested on
-//! every change, whatever the host has.
+//! Tests of other packages in a guest, whose kernel has cgroup v2 and nothing else: so that both versions are tested on
+//! every change, whatever the host has. oci-native's own, those of the OCI command line, and the attacks.
 //!
-//! The guest boots from the test programs, the libraries they need and a busybox. Its init runs one program after the
-//! other and leaves what they said in a share.
+//! The guest boots from the test programs, the libraries they need and a busybox, all where they are on the host. Its init
+//! runs one program after the other and leaves what they said in a share.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(
     clippy::print_stdout,
@@ -13,63 +13,89 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
+use magikrun_test_guest::Guest;
 use magikrun_tests::binary;
-use oci_krun::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec};
 use serde_json::Value;
 
 /// Everything, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(420);
-/// Nobody on the host.
-const USER: u32 = 64_124;
-/// Programs that look into the kernel's details are not all there is in a busybox.
-const APPLETS: [&str; 10] = [
-    "sh", "sleep", "kill", "mount", "mkdir", "cat", "reboot", "timeout", "true", "ip",
-];
+const MEMORY_MIB: u32 = 2048;
 
-/// What cannot run in the guest and says `SKIPPED` there: the test, and why. Anything else must pass.
-const CANNOT_RUN: &[(&str, &str)] = &[];
+/// A package's test programs, and what they need.
+struct Suite {
+    package: &'static str,
+    /// By name, each with arguments.
+    programs: &'static [(&'static str, &'static str)],
+    /// Programs that cargo has built beside the tests.
+    binaries: &'static [&'static str],
+    /// Programs of the host.
+    tools: &'static [&'static str],
+    /// Tests that cannot run in the guest and say `SKIPPED` there, and why. Anything else must pass.
+    cannot_run: &'static [(&'static str, &'static str)],
+}
 
-/// Runs every program; what it said and how it ended is read by the test when the machine has ended.
-const INIT: &str = "#!/bin/sh
-export PATH=/bin:/usr/bin HOME=/ MAGIKRUN_TEST_BUSYBOX=/bin/busybox
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/pts /dev/shm
-mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /run
-mount -t virtiofs out /out
-ip link set lo up
-for program in /suite/*; do
-  name=${program##*/}
-  case $name in oci-native-worker) continue;; esac
-  $program --test-threads=1 --show-output >/out/$name.log 2>&1 </dev/null
-  echo $? >/out/$name.status
-done
-reboot -f
-";
+/// What a world of a test's own is made with.
+const WORLD_TOOLS: &[&str] = &["/usr/bin/bash", "/usr/bin/timeout", "/usr/bin/unshare"];
 
-/// The test programs of oci-native: by name, and where cargo has put them.
-fn programs() -> BTreeMap<String, PathBuf> {
+const OCI_NATIVE: Suite = Suite {
+    package: "oci-native",
+    programs: &[
+        ("exec", ""),
+        ("lifecycle", ""),
+        ("oci_native", ""),
+        ("single_threaded", ""),
+        ("traps", ""),
+    ],
+    binaries: &["oci-native-worker"],
+    // Tests compare with it.
+    tools: &["/usr/sbin/runc"],
+    cannot_run: &[],
+};
+
+const COMMAND_LINE: Suite = Suite {
+    package: "magikrun",
+    programs: &[("oci_exec", ""), ("oci_life", ""), ("oci_safety", "")],
+    binaries: &["magikrun"],
+    tools: WORLD_TOOLS,
+    cannot_run: &[],
+};
+
+const ATTACKS: Suite = Suite {
+    package: "magikrun-tests",
+    programs: &[("security", "")],
+    binaries: &["magikrun", "magikrun-engine", "magikrun-init", "magikrun-wasm"],
+    tools: WORLD_TOOLS,
+    cannot_run: &[],
+};
+
+/// The test programs of a suite: by name, and where cargo has put them.
+fn programs(suite: &Suite) -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The selection of `cargo xtask test`: everything is built already.
-    let built = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    build
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["test", "--no-run", "--quiet", "--locked", "--workspace"])
-        .args(["--features", "magikrun-cli/test-hooks", "--lib"])
-        .args(["--test", "lifecycle", "--test", "exec", "--test", "traps"])
-        .args(["--test", "single_threaded", "--message-format", "json"])
-        .output()
-        .expect("cargo");
+        .args([
+            "--features",
+            "magikrun-cli/test-hooks",
+            "--message-format",
+            "json",
+        ]);
+    for (name, _) in suite.programs {
+        // The library's own tests are called as the package is.
+        if *name == suite.package.replace('-', "_") {
+            build.arg("--lib");
+        } else {
+            build.args(["--test", name]);
+        }
+    }
+    let built = build.output().expect("cargo");
     assert!(
         built.status.success(),
         "{}",
@@ -81,68 +107,58 @@ fn programs() -> BTreeMap<String, PathBuf> {
             continue;
         };
         let id = message["package_id"].as_str().unwrap_or_default();
+        let named = format!("{}@", suite.package);
+        let of_package = id.contains(&format!("/{}#", suite.package)) || id.contains(&format!("#{named}"));
         if message["profile"]["test"] == true
-            && id.contains("/oci-native#")
+            && of_package
             && let (Some(name), Some(program)) =
                 (message["target"]["name"].as_str(), message["executable"].as_str())
         {
             found.insert(name.to_owned(), program.into());
         }
     }
+    let wanted: Vec<_> = suite.programs.iter().map(|(name, _)| *name).collect();
     assert_eq!(
         found.keys().collect::<Vec<_>>(),
-        ["exec", "lifecycle", "oci_native", "single_threaded", "traps"],
-        "test programs of oci-native"
-    );
-    found.insert(
-        "oci-native-worker".to_owned(),
-        binary().with_file_name("oci-native-worker"),
+        wanted,
+        "test programs of {}",
+        suite.package
     );
     found
 }
 
-/// The shared libraries a program needs, and its interpreter.
-fn libraries(program: &Path) -> BTreeSet<PathBuf> {
-    let listed = Command::new("ldd").arg(program).output().expect("ldd");
-    assert!(listed.status.success(), "ldd {}", program.display());
-    String::from_utf8_lossy(&listed.stdout)
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
+fn put(guest: &mut Guest, program: &Path, at: &Path) {
+    guest
+        .program(program, &at.display().to_string())
+        .expect("a program");
 }
 
-/// What the guest boots from.
-fn lay_out(root: &Path) {
-    for directory in [
-        "bin", "usr/bin", "suite", "dev", "proc", "sys", "tmp", "run", "out", "etc", "root",
-    ] {
-        fs::create_dir_all(root.join(directory)).expect("a directory");
+/// The guest, and the script that runs the suite in it.
+fn lay_out(suite: &Suite) -> (Guest, String) {
+    let mut guest = Guest::create(Path::new("/")).expect("a guest");
+    for tool in suite.tools.iter().map(Path::new).filter(|tool| tool.is_file()) {
+        put(&mut guest, tool, tool);
     }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static");
-    for applet in APPLETS {
-        symlink("busybox", root.join("bin").join(applet)).expect("a link");
+    let programs = programs(suite);
+    for name in suite.binaries {
+        let built = binary().with_file_name(name);
+        put(&mut guest, &built, &built);
+        // oci-native's tests look for it beside them.
+        for program in programs.values() {
+            put(&mut guest, &built, &program.with_file_name(name));
+        }
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("passwd");
-    let init = root.join("init");
-    fs::write(&init, INIT).expect("init");
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("init");
-    let mut needed = BTreeSet::new();
-    for (name, program) in programs() {
-        needed.append(&mut libraries(&program));
-        fs::copy(&program, root.join("suite").join(name)).expect("a test program");
+    let mut script = "export MAGIKRUN_TEST_BUSYBOX=/bin/busybox\n".to_owned();
+    for (name, arguments) in suite.programs {
+        let program = &programs[*name];
+        put(&mut guest, program, program);
+        let program = program.display();
+        script += &format!(
+            "{program} --test-threads=1 --show-output {arguments} >/out/{name}.log 2>&1 </dev/null\n\
+             echo $? >/out/{name}.status\n"
+        );
     }
-    // Tests compare with it.
-    let runc = Path::new("/usr/sbin/runc");
-    if runc.is_file() {
-        needed.append(&mut libraries(runc));
-        fs::copy(runc, root.join("usr/bin/runc")).expect("runc");
-    }
-    for library in needed {
-        let target = root.join(library.strip_prefix("/").expect("an absolute path"));
-        fs::create_dir_all(target.parent().expect("a directory")).expect("a directory");
-        fs::copy(&library, &target).expect("a library");
-    }
+    (guest, script)
 }
 
 /// What became of the tests of the guest.
@@ -175,55 +191,21 @@ impl Outcome {
     }
 }
 
-async fn run(spec: &VmSpec, qemu: &Qemu) -> Result<(), String> {
-    let mut vm = qemu.spawn(spec).await.map_err(|e| e.to_string())?;
-    match tokio::time::timeout(LIMIT, vm.ended()).await {
-        Ok(ended) if ended.to_string().starts_with("QEMU ended (exit status: 0)") => Ok(()),
-        Ok(ended) => Err(ended.to_string()),
-        Err(_) => {
-            let console = vm.console().last_lines();
-            vm.kill().await;
-            Err(format!("the guest was not done after {LIMIT:?}: {console}"))
-        }
-    }
-}
-
-#[tokio::test]
-async fn oci_native_keeps_its_promises_on_cgroup_v2() {
+/// Runs a suite in a guest as the test `test`; every test of it must pass there.
+fn run(suite: &Suite, test: &str) {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED oci_native_keeps_its_promises_on_cgroup_v2: needs root");
+        eprintln!("SKIPPED {test}: needs root");
         return;
     }
+    let (guest, script) = lay_out(suite);
     // target/debug/magikrun: target/vm.
-    let files = VmFiles::new(binary().ancestors().nth(2).expect("target").join("vm"));
-    let qemu = Qemu::find(&files, Acceleration::Tcg).expect("`cargo xtask vm`");
-    let dir = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| {
-        let path = dir.path().join(name);
-        fs::create_dir(&path).expect("a directory");
-        path
-    };
-    let (root, out, sockets) = (at("root"), at("out"), at("sockets"));
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-    std::os::unix::fs::chown(&sockets, Some(USER), Some(USER)).expect("an owner");
-    lay_out(&root);
-    let spec = VmSpec {
-        memory_mib: 1024,
-        vcpus: 1,
-        root,
-        shares: vec![Share {
-            tag: "out".to_owned(),
-            directory: out.clone(),
-        }],
-        sockets,
-        user: Some(USER),
-    };
+    let machine_files = binary().ancestors().nth(2).expect("target").join("vm");
     let begun = Instant::now();
-    let ended = run(&spec, &qemu).await;
+    let ended = guest.run(&script, &machine_files, MEMORY_MIB, LIMIT);
     let mut outcome = Outcome::default();
     let mut trouble = vec![];
-    for name in ["exec", "lifecycle", "oci_native", "single_threaded", "traps"] {
-        let read = |kind: &str| fs::read_to_string(out.join(format!("{name}.{kind}")));
+    for (name, _) in suite.programs {
+        let read = |kind: &str| fs::read_to_string(guest.out().join(format!("{name}.{kind}")));
         let log = read("log").unwrap_or_default();
         outcome.read(name, &log);
         let status = read("status").unwrap_or_else(|_| "did not end".to_owned());
@@ -237,12 +219,12 @@ async fn oci_native_keeps_its_promises_on_cgroup_v2() {
     }
     println!(
         "{} tests passed in the guest, {} failed, {} cannot run there; {:.0} s",
-        outcome.passed.len() - outcome.skipped.len(),
+        outcome.passed.len().saturating_sub(outcome.skipped.len()),
         outcome.failed.len(),
         outcome.skipped.len(),
         begun.elapsed().as_secs_f64(),
     );
-    assert_eq!(ended, Ok(()));
+    ended.expect("the guest ends by itself");
     assert!(
         trouble.is_empty() && outcome.failed.is_empty(),
         "{trouble:?} {:?}",
@@ -251,9 +233,25 @@ async fn oci_native_keeps_its_promises_on_cgroup_v2() {
     if !Path::new("/usr/sbin/runc").is_file() {
         outcome.skipped.retain(|_, why| why != "needs runc");
     }
-    let expected: BTreeMap<_, _> = CANNOT_RUN
+    let expected: BTreeMap<_, _> = suite
+        .cannot_run
         .iter()
         .map(|(test, why)| ((*test).to_owned(), (*why).to_owned()))
         .collect();
     assert_eq!(outcome.skipped, expected, "what cannot run in the guest");
+}
+
+#[test]
+fn oci_native_keeps_its_promises_on_cgroup_v2() {
+    run(&OCI_NATIVE, "oci_native_keeps_its_promises_on_cgroup_v2");
+}
+
+#[test]
+fn the_command_line_keeps_its_promises_on_cgroup_v2() {
+    run(&COMMAND_LINE, "the_command_line_keeps_its_promises_on_cgroup_v2");
+}
+
+#[test]
+fn attacks_fail_on_cgroup_v2() {
+    run(&ATTACKS, "attacks_fail_on_cgroup_v2");
 }

@@ -9,10 +9,9 @@ use rustix::{
     process::Signal,
 };
 
-use crate::{
-    api::{self, propagation, state},
-    node::{Node, SLEEPER},
-};
+use magikrun_test_cri::api::{self, propagation, state};
+
+use crate::node::{Node, SLEEPER};
 
 fn mount(host: &str, container: &str) -> api::Mount {
     api::Mount {

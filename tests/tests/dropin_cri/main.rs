@@ -3,7 +3,6 @@
 //! Debian 12 has neither kubelet nor `crictl`, so the calls are made by a client of this test's own.
 #![cfg(target_os = "linux")]
 
-mod api;
 mod containers;
 mod node;
 mod pods;

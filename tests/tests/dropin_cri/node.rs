@@ -3,19 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use magikrun_test_cri::api::{self, Call};
 use magikrun_tests::dropin::{
     BOX, Client, Containerd, Stage, busybox_tar, docker_archive, documented, eventually, until_caught,
 };
 use rustix::process::Signal;
-use tokio::runtime::Runtime;
-use tonic::{Request, transport::Channel};
-use tonic_prost::ProstCodec;
-
-use crate::api::{self, Call};
 
 /// The handler of Kubernetes' RuntimeClass that the checks name.
 pub(crate) const HANDLER: &str = "magikrun";
@@ -32,8 +27,7 @@ const PAUSE: (&str, &[&str]) = (
 pub(crate) const SLEEPER: &str = "trap 'exit 3' TERM; while :; do sleep 0.1; done";
 
 pub(crate) struct Node {
-    runtime: Runtime,
-    channel: Channel,
+    client: magikrun_test_cri::Client,
     pub(crate) containerd: Containerd,
     /// `ctr` in the namespace of the CRI plugin; it makes names, too.
     pub(crate) ctr: Client,
@@ -56,19 +50,9 @@ impl Node {
         let ctr = containerd.ctr(&["-n", "k8s.io"]);
         let archive = busybox_tar(&dir).and_then(|tar| docker_archive(&dir, &tar, &[BOX, PAUSE]))?;
         ctr.ok(&format!("images import {}", archive.display()))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
-        let endpoint =
-            tonic::transport::Endpoint::from_shared(format!("unix://{}", containerd.socket().display()))?;
-        let channel = {
-            let _entered = runtime.enter();
-            endpoint.connect_lazy()
-        };
+        let client = magikrun_test_cri::Client::new(&containerd.socket())?;
         let node = Self {
-            runtime,
-            channel,
+            client,
             containerd,
             ctr,
             dir,
@@ -98,26 +82,7 @@ impl Node {
 
     /// Makes a call; it is given up after half a minute.
     pub(crate) fn call<Q: Call>(&self, request: Q) -> Result<Q::Answer> {
-        let path = tonic::codegen::http::uri::PathAndQuery::from_static(Q::PATH);
-        let call = async {
-            let mut client = tonic::client::Grpc::new(self.channel.clone());
-            client.ready().await?;
-            let codec = ProstCodec::<Q, Q::Answer>::default();
-            let mut request = Request::new(request);
-            request.set_timeout(Duration::from_secs(30));
-            let answer = client
-                .unary(request, path, codec)
-                .await
-                .map_err(|status| anyhow!("{:?}: {}", status.code(), status.message()))?;
-            anyhow::Ok(answer.into_inner())
-        };
-        self.runtime
-            .block_on(async {
-                tokio::time::timeout(Duration::from_secs(40), call)
-                    .await
-                    .context("no answer in time")?
-            })
-            .with_context(|| Q::PATH)
+        self.client.call(request)
     }
 
     /// A pod with a network of its own.

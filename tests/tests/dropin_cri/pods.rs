@@ -5,10 +5,9 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, ensure};
 use magikrun_tests::dropin::{Check, eventually};
 
-use crate::{
-    api::{self, namespace, sandbox, state},
-    node::{HANDLER, Node, Pod, SLEEPER},
-};
+use magikrun_test_cri::api::{self, namespace, sandbox, state};
+
+use crate::node::{HANDLER, Node, Pod, SLEEPER};
 
 /// A namespace of a process as the kernel names it.
 fn namespace_of(pid: u64, kind: &str) -> Result<String> {

@@ -6,10 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use magikrun_test_world::cgroup_file;
 use magikrun_tests::dropin::{Check, eventually};
 
-use crate::{
-    api::{self, LinuxContainerResources},
-    node::{Container, Node, SLEEPER},
-};
+use magikrun_test_cri::api::{self, LinuxContainerResources};
+
+use crate::node::{Container, Node, SLEEPER};
 
 const MIB: i64 = 1 << 20;
 

@@ -5,10 +5,9 @@ use magikrun_test_world::has_ended;
 use magikrun_tests::dropin::{Check, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{
-    api::{sandbox, state},
-    node::{Node, SLEEPER},
-};
+use magikrun_test_cri::api::{sandbox, state};
+
+use crate::node::{Node, SLEEPER};
 
 pub(crate) const CHECKS: &[Check<Node>] = &[(
     "containers outlive a killed containerd, and what happened meanwhile is seen",

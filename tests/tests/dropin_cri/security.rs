@@ -5,10 +5,9 @@ use std::fs;
 use anyhow::ensure;
 use magikrun_tests::dropin::Check;
 
-use crate::{
-    api::{self, LinuxContainerSecurityContext, profile},
-    node::{Node, SLEEPER},
-};
+use magikrun_test_cri::api::{self, LinuxContainerSecurityContext, profile};
+
+use crate::node::{Node, SLEEPER};
 
 /// Changes the security context of a container's configuration.
 fn with(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> impl FnOnce(&mut api::ContainerConfig) {

@@ -4,13 +4,11 @@
 use std::{net::TcpStream, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use magikrun_test_cri::api;
 use magikrun_tests::dropin::{Check, eventually};
 use tungstenite::{Message, WebSocket, client::IntoClientRequest as _};
 
-use crate::{
-    api,
-    node::{Node, SLEEPER},
-};
+use crate::node::{Node, SLEEPER};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;

@@ -23,6 +23,10 @@ pub(crate) trait Contender {
     fn up(&self, containers: usize) -> Result<()>;
     /// Returns when the pod is deleted.
     fn down(&self, containers: usize) -> Result<()>;
+    /// The process that is there before and after every pod.
+    fn daemon(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A pod of `count` containers that sleep.
@@ -35,7 +39,7 @@ fn manifest(image: &str, count: usize) -> String {
 }
 
 /// Runs a command whose output matters only if it fails.
-fn run(command: &mut Command, log: &Path) -> Result<()> {
+pub(crate) fn run(command: &mut Command, log: &Path) -> Result<()> {
     let file = File::create(log).with_context(|| log.display().to_string())?;
     let status = command
         .stdin(Stdio::null())
@@ -107,7 +111,7 @@ impl Contender for Magikrun {
     }
 }
 
-/// Debian's podman with crun: from a manifest, or container by container.
+/// This root's podman with crun: from a manifest, or container by container.
 pub(crate) struct Podman {
     dir: PathBuf,
     /// Where its `--runroot` and `--tmpdir` are: a tmpfs, as `/run` is.
@@ -154,6 +158,8 @@ impl Podman {
     fn podman(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
+        // Podman 5 says on every call that there will be no support of cgroup v1.
+        command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
         command
             .arg("--root")
             .arg(self.dir.join("root"))

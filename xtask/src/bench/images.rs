@@ -180,7 +180,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     }
     let file = host::target_dir(&host::shell()?)?.join("bench/images.json");
     report::write(&json!({"machine": scene::machine(), "series": series}), &file)?;
-    println!("\n{}.\nas JSON: {}", scene::machine(), file.display());
+    println!("\n{}.", scene::machine());
     Ok(())
 }
 

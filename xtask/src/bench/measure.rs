@@ -26,8 +26,8 @@ pub(crate) fn cpu_used() -> Result<Duration> {
     Ok(Duration::from_micros(usage.parse()?))
 }
 
-/// The processes of this world but its PID 1 and ourselves: pid and name.
-fn processes() -> Result<Vec<(u32, String)>> {
+/// The processes of this world but its PID 1, ourselves and `daemons`: pid and name.
+fn processes(daemons: &[u32]) -> Result<Vec<(u32, String)>> {
     let mut found = vec![];
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
@@ -37,7 +37,7 @@ fn processes() -> Result<Vec<(u32, String)>> {
         else {
             continue;
         };
-        if pid == 1 || pid == std::process::id() {
+        if pid == 1 || pid == std::process::id() || daemons.contains(&pid) {
             continue;
         }
         // It may have ended meanwhile.
@@ -48,9 +48,11 @@ fn processes() -> Result<Vec<(u32, String)>> {
     Ok(found)
 }
 
-/// Waits until the payload has this many processes, and says how many others there are.
-pub(crate) fn payload_runs(count: usize) -> Result<usize> {
-    let (payload, others): (Vec<_>, Vec<_>) = processes()?.into_iter().partition(|(_, comm)| comm == PAYLOAD);
+/// The payload must have this many processes; says how many others there are, without `daemons`.
+pub(crate) fn payload_runs(count: usize, daemons: &[u32]) -> Result<usize> {
+    let (payload, others): (Vec<_>, Vec<_>) = processes(daemons)?
+        .into_iter()
+        .partition(|(_, comm)| comm == PAYLOAD);
     ensure!(
         payload.len() == count,
         "{} of {count} containers run; beside them: {others:?}",
@@ -59,19 +61,19 @@ pub(crate) fn payload_runs(count: usize) -> Result<usize> {
     Ok(others.len())
 }
 
-/// The proportional set size, in KiB, of every process but the payload's.
-pub(crate) fn overhead_kib() -> Result<u64> {
-    pss_of(|comm| comm != PAYLOAD)
+/// The proportional set size, in KiB, of every process but the payload's and `daemons`.
+pub(crate) fn overhead_kib(daemons: &[u32]) -> Result<u64> {
+    pss_of(daemons, |comm| comm != PAYLOAD)
 }
 
 /// The proportional set size, in KiB, of the processes of a name.
 pub(crate) fn pss_kib(name: &str) -> Result<u64> {
-    pss_of(|comm| comm == name)
+    pss_of(&[], |comm| comm == name)
 }
 
-fn pss_of(counts: impl Fn(&str) -> bool) -> Result<u64> {
+fn pss_of(daemons: &[u32], counts: impl Fn(&str) -> bool) -> Result<u64> {
     let mut sum = 0;
-    for (pid, comm) in processes()? {
+    for (pid, comm) in processes(daemons)? {
         let path = format!("/proc/{pid}/smaps_rollup");
         if !counts(&comm) || !Path::new(&path).exists() {
             continue;
@@ -88,11 +90,11 @@ fn pss_of(counts: impl Fn(&str) -> bool) -> Result<u64> {
     Ok(sum)
 }
 
-/// Waits until no process is left: some runtimes clean up after their command has ended.
-pub(crate) fn wait_until_quiet() -> Result<()> {
+/// Waits until no process is left but `daemons`: some runtimes clean up after their command has ended.
+pub(crate) fn wait_until_quiet(daemons: &[u32]) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let left = processes()?;
+        let left = processes(daemons)?;
         if left.is_empty() {
             return Ok(());
         }

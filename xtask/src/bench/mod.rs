@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: magikrun beside other runtimes, on this machine, in one run.
 
 mod contender;
+mod cri;
 mod images;
 mod measure;
 mod oci;
+mod peers;
 mod pods;
 mod report;
 mod scene;
@@ -15,7 +17,7 @@ use anyhow::Result;
 /// What is compared.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Pods of 1, 4 and 16 containers: time to all running and to deleted, memory, CPU.
+    /// Pods of 1, 4 and 16 containers beside podman and containerd: time to all running and to deleted, memory, CPU.
     Pods(pods::Args),
     /// Pulling and unpacking 633 MB beside podman, containerd, skopeo with umoci, and gzip with tar.
     Images(images::Args),

@@ -12,9 +12,11 @@ use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 
 use super::{
     contender::{Contender, Magikrun, Podman},
-    measure, report, scene,
+    cri::Cri,
+    measure,
+    peers::{self, Peers},
+    report, scene,
 };
-use crate::host;
 
 /// The most of the runtimes' own state in bytes.
 const RUN_SIZE: usize = 256 << 20;
@@ -36,6 +38,8 @@ pub(crate) struct Args {
     /// Installs nothing.
     #[arg(long)]
     no_install: bool,
+    #[command(flatten)]
+    peers: Peers,
 }
 
 /// One life of one pod.
@@ -70,13 +74,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Installs what is needed, then starts this program again in a world of its own.
 fn outside(args: &Args) -> Result<()> {
+    let peers = args.peers.prepare(args.no_install)?;
     let mut packages = vec!["busybox-static"];
-    if !args.alone {
-        packages.extend(["podman", "crun", "catatonit"]);
-    }
     let mut rest = vec!["--iterations".into(), args.iterations.to_string()];
     if args.alone {
         rest.push("--alone".into());
+    }
+    match peers {
+        Some(dir) => {
+            rest.extend(["--peers".into(), dir.display().to_string()]);
+            scene::build_client(args.magikrun.as_deref())?;
+        }
+        None if args.alone => (),
+        None => packages.extend(["podman", "crun", "catatonit"]),
     }
     scene::start(
         "pods",
@@ -89,7 +99,27 @@ fn outside(args: &Args) -> Result<()> {
 
 fn inside(args: &Args, dir: &Path) -> Result<()> {
     scene::enter()?;
+    let place = peers::Place {
+        work: dir.to_owned(),
+        magikrun: args.magikrun.clone().context("--magikrun")?,
+        results: scene::results()?,
+    };
+    let place = match args.peers.directory() {
+        Some(peers) => peers::enter(peers, &place)?,
+        None => place,
+    };
+    let contenders = contenders(args, &place)?;
+    let mut series = vec![];
+    for containers in SIZES {
+        series.extend(measure_size(&contenders, containers, args.iterations)?);
+    }
+    report::print(&series, &scene::machine());
+    report::save(&series, &scene::machine(), &place.results.join("pods.json"))
+}
 
+/// The runtimes, with the image in the store of each.
+fn contenders(args: &Args, place: &peers::Place) -> Result<Vec<Box<dyn Contender>>> {
+    let dir = place.work.as_path();
     let mut layer = LayerBuilder::new();
     layer.busybox()?;
     let mut layout = Layout::create(dir.join("layout"))?;
@@ -97,11 +127,11 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     for tag in [Magikrun::IMAGE, Podman::TAG] {
         layout.add(tag, &[&layer], &ImageConfig::default())?;
     }
-
+    layout.add(Cri::PAUSE_TAG, &[&layer], &ImageConfig::command(Cri::PAUSE))?;
     let run = dir.join("run");
     magikrun_test_world::mount_tmpfs(&run, RUN_SIZE)?;
-    let binary = args.magikrun.clone().context("--magikrun")?;
-    let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Magikrun::new(binary, dir, &run)?)];
+    let mut contenders: Vec<Box<dyn Contender>> =
+        vec![Box::new(Magikrun::new(place.magikrun.clone(), dir, &run)?)];
     if !args.alone {
         for from_manifest in [true, false] {
             match Podman::new(dir, &run, from_manifest)? {
@@ -109,56 +139,57 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
                 None => println!("podman, crun or catatonit is not installed: not compared"),
             }
         }
+        if args.peers.directory().is_some() {
+            contenders.push(Box::new(Cri::start(&place.magikrun, dir, &run)?));
+        }
     }
     for contender in &contenders {
         contender.prepare(&layout).with_context(|| contender.name())?;
     }
-
-    let terminal = std::io::stderr().is_terminal();
-    let mut series = vec![];
-    for containers in SIZES {
-        let mut of_size: Vec<Series> = contenders
-            .iter()
-            .map(|c| Series {
-                name: c.name(),
-                containers,
-                samples: vec![],
-            })
-            .collect();
-        // The first round warms caches and is not counted; the order changes from round to round.
-        for round in 0..=args.iterations {
-            for index in 0..contenders.len() {
-                let index = (index + round) % contenders.len();
-                let contender = contenders[index].as_ref();
-                let sample = measure_one(contender, containers)
-                    .with_context(|| format!("{}, {containers} containers", contender.name()))?;
-                if round > 0 {
-                    of_size[index].samples.push(sample);
-                }
-            }
-            if terminal {
-                eprint!(
-                    "\r{containers:>2} containers: round {round} of {}",
-                    args.iterations
-                );
-            }
-        }
-        eprintln!(
-            "{}{containers:>2} containers: done          ",
-            if terminal { "\r" } else { "" }
-        );
-        series.extend(of_size);
-    }
-    let sh = host::shell()?;
-    report::print(&series, &scene::machine());
-    let file = host::target_dir(&sh)?.join("bench/pods.json");
-    report::save(&series, &scene::machine(), &file)?;
-    println!("\nevery sample: {}", file.display());
-    Ok(())
+    Ok(contenders)
 }
 
-fn measure_one(contender: &dyn Contender, containers: usize) -> Result<Sample> {
-    measure::wait_until_quiet()?;
+/// Every runtime's pods of one size.
+fn measure_size(
+    contenders: &[Box<dyn Contender>],
+    containers: usize,
+    iterations: usize,
+) -> Result<Vec<Series>> {
+    let terminal = std::io::stderr().is_terminal();
+    let daemons: Vec<u32> = contenders.iter().filter_map(|c| c.daemon()).collect();
+    let mut of_size: Vec<Series> = contenders
+        .iter()
+        .map(|c| Series {
+            name: c.name(),
+            containers,
+            samples: vec![],
+        })
+        .collect();
+    // The first round warms caches and is not counted; the order changes from round to round.
+    for round in 0..=iterations {
+        for index in 0..contenders.len() {
+            let index = (index + round) % contenders.len();
+            let contender = contenders[index].as_ref();
+            let sample = measure_one(contender, containers, &daemons)
+                .with_context(|| format!("{}, {containers} containers", contender.name()))?;
+            if round > 0 {
+                of_size[index].samples.push(sample);
+            }
+        }
+        if terminal {
+            eprint!("\r{containers:>2} containers: round {round} of {iterations}");
+        }
+    }
+    eprintln!(
+        "{}{containers:>2} containers: done          ",
+        if terminal { "\r" } else { "" }
+    );
+    Ok(of_size)
+}
+
+/// One life of one pod. What is there all the time is left out of the memory: it does not grow with the pod.
+fn measure_one(contender: &dyn Contender, containers: usize, daemons: &[u32]) -> Result<Sample> {
+    measure::wait_until_quiet(daemons)?;
     let cpu = measure::cpu_used()?;
     let begun = Instant::now();
     contender.up(containers)?;
@@ -166,13 +197,13 @@ fn measure_one(contender: &dyn Contender, containers: usize) -> Result<Sample> {
     let up_cpu = measure::cpu_used()?.saturating_sub(cpu);
     // Let what was started settle, then look; looking is not part of the runtime's CPU time.
     sleep(Duration::from_millis(200));
-    let processes = measure::payload_runs(containers)?;
-    let memory_kib = measure::overhead_kib()?;
+    let processes = measure::payload_runs(containers, daemons)?;
+    let memory_kib = measure::overhead_kib(daemons)?;
     let cpu = measure::cpu_used()?;
     let begun = Instant::now();
     contender.down(containers)?;
     let down = begun.elapsed();
-    measure::wait_until_quiet()?;
+    measure::wait_until_quiet(daemons)?;
     let cpu = up_cpu + measure::cpu_used()?.saturating_sub(cpu);
     Ok(Sample {
         up,

@@ -139,9 +139,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     eprintln!();
     print(&series, &bench.qemu.manner(), &mut memory, &mut monitor);
     let file = host::target_dir(&sh)?.join("bench/vm.json");
-    save(&series, &file)?;
-    println!("\nevery sample: {}", file.display());
-    Ok(())
+    save(&series, &file)
 }
 
 struct Bench {
@@ -211,7 +209,7 @@ impl Bench {
             wall: begun.elapsed(),
             cpu: measure::cpu_used()?.saturating_sub(cpu),
         };
-        let all = measure::overhead_kib()?;
+        let all = measure::overhead_kib(&[])?;
         let monitor = measure::pss_kib("qemu-system-x86")?;
         self.pod.magikrun(&["pod", "delete", "-f", "bench"])?;
         Ok((sample, all, monitor))
@@ -235,7 +233,7 @@ impl Bench {
 
 /// Waits until the world is quiet, and looks at the clocks.
 fn begin() -> Result<(Instant, Duration)> {
-    measure::wait_until_quiet()?;
+    measure::wait_until_quiet(&[])?;
     let cpu = measure::cpu_used()?;
     Ok((Instant::now(), cpu))
 }

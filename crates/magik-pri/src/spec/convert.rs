@@ -54,12 +54,6 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         .transpose()
         .at("spec.runtimeClassName")?;
 
-    if spec.host_users == Some(false) {
-        return Err(SpecError::unsupported(
-            "spec.hostUsers",
-            "false is not supported yet: pods have no user namespaces of their own; use true, or leave it out",
-        ));
-    }
     let security = super::security::pod(spec.security_context.unwrap_or_default(), spec.host_users)?;
 
     let volumes = volumes(spec.volumes.unwrap_or_default())?;

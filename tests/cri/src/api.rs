@@ -1,13 +1,18 @@
-//! The messages of `runtime.v1`, the container runtime interface of Kubernetes, as far as the checks use them: names and
+//! The messages of `runtime.v1`, the container runtime interface of Kubernetes, as far as tests use them: names and
 //! numbers are those of <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>, which says
 //! what each means.
+
+#![allow(
+    missing_docs,
+    reason = "the interface documents its fields; nothing here has a meaning of its own"
+)]
 
 use std::collections::HashMap;
 
 use prost::Message;
 
 /// A request, the method it belongs to, and what that answers.
-pub(crate) trait Call: Message + Default + 'static {
+pub trait Call: Message + Default + 'static {
     /// The method's path.
     const PATH: &'static str;
     /// The answer.
@@ -17,7 +22,7 @@ pub(crate) trait Call: Message + Default + 'static {
 macro_rules! messages {
     ($($name:ident { $($(#[$meta:meta])* $field:ident: $kind:ty,)* })*) => {
         $(#[derive(Clone, PartialEq, Message)]
-        pub(crate) struct $name { $($(#[$meta])* pub(crate) $field: $kind,)* })*
+        pub struct $name { $($(#[$meta])* pub $field: $kind,)* })*
     };
 }
 
@@ -53,36 +58,36 @@ calls! {
 }
 
 /// `NamespaceMode`.
-pub(crate) mod namespace {
-    pub(crate) const POD: i32 = 0;
-    pub(crate) const CONTAINER: i32 = 1;
-    pub(crate) const NODE: i32 = 2;
-    pub(crate) const TARGET: i32 = 3;
+pub mod namespace {
+    pub const POD: i32 = 0;
+    pub const CONTAINER: i32 = 1;
+    pub const NODE: i32 = 2;
+    pub const TARGET: i32 = 3;
 }
 
 /// `MountPropagation`.
-pub(crate) mod propagation {
-    pub(crate) const HOST_TO_CONTAINER: i32 = 1;
-    pub(crate) const BIDIRECTIONAL: i32 = 2;
+pub mod propagation {
+    pub const HOST_TO_CONTAINER: i32 = 1;
+    pub const BIDIRECTIONAL: i32 = 2;
 }
 
 /// `SecurityProfile.ProfileType`.
-pub(crate) mod profile {
-    pub(crate) const RUNTIME_DEFAULT: i32 = 0;
-    pub(crate) const LOCALHOST: i32 = 2;
+pub mod profile {
+    pub const RUNTIME_DEFAULT: i32 = 0;
+    pub const LOCALHOST: i32 = 2;
 }
 
 /// `ContainerState`.
-pub(crate) mod state {
-    pub(crate) const CREATED: i32 = 0;
-    pub(crate) const RUNNING: i32 = 1;
-    pub(crate) const EXITED: i32 = 2;
+pub mod state {
+    pub const CREATED: i32 = 0;
+    pub const RUNNING: i32 = 1;
+    pub const EXITED: i32 = 2;
 }
 
 /// `PodSandboxState`.
-pub(crate) mod sandbox {
-    pub(crate) const READY: i32 = 0;
-    pub(crate) const NOT_READY: i32 = 1;
+pub mod sandbox {
+    pub const READY: i32 = 0;
+    pub const NOT_READY: i32 = 1;
 }
 
 messages! {
