@@ -26,7 +26,11 @@ fn look_for_ever(secret: &str) -> ! {
     let mut seen = HashSet::new();
     for round in 0_u64.. {
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+            else {
                 continue;
             };
             if pid == std::process::id() {
@@ -77,8 +81,12 @@ fn attacker<'a>(runtime: &'a Runtime, test: &str, secret: &Path) -> Bundle<'a> {
         }
     }
     for (source, destination) in mounts {
-        let mount = json!({"destination": destination, "type": "bind", "source": source, "options": ["bind", "ro"]});
-        attacker.config["mounts"].as_array_mut().expect("mounts").push(mount);
+        let mount =
+            json!({"destination": destination, "type": "bind", "source": source, "options": ["bind", "ro"]});
+        attacker.config["mounts"]
+            .as_array_mut()
+            .expect("mounts")
+            .push(mount);
     }
     let process = &mut attacker.config["process"];
     process["args"] = json!(["/attack", "--exact", test, "--nocapture"]);
@@ -134,7 +142,9 @@ fn a_container_that_joins_a_pid_namespace_shows_nothing_of_the_host() {
     beside_the_attacker(name, |runtime, attacker, round| {
         let pid = attacker.pid().expect("a pid");
         let mut joins = runtime.bundle("true").expect("a bundle");
-        let namespaces = joins.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        let namespaces = joins.config["linux"]["namespaces"]
+            .as_array_mut()
+            .expect("namespaces");
         namespaces.retain(|namespace| namespace["type"] != "pid");
         namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
         if round % 2 == 0 {

@@ -6,9 +6,10 @@ use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Linux, LinuxCapabilities, LinuxCpuBuilder, LinuxDeviceCgroupBuilder,
-        LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources,
-        LinuxResourcesBuilder, Mount, MountBuilder, Process, RootBuilder, Spec, UserBuilder,
+        Capabilities, Linux, LinuxCapabilities, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxIdMapping,
+        LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
+        LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, RootBuilder,
+        Spec, UserBuilder,
     },
 };
 
@@ -264,7 +265,11 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
 fn mounts(settings: &ContainerSettings) -> Result<Vec<Mount>, BundleError> {
     let mut mounts = defaults::mounts(settings.privileged)?;
     for (n, setting) in settings.mounts.iter().enumerate() {
-        let mount = mount(&format!("mounts[{n}]"), setting, settings.user_namespace.is_some())?;
+        let mount = mount(
+            &format!("mounts[{n}]"),
+            setting,
+            settings.user_namespace.is_some(),
+        )?;
         mounts.retain(|standard| standard.destination() != mount.destination());
         mounts.push(mount);
     }

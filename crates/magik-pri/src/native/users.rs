@@ -37,14 +37,19 @@ pub(super) fn enter(sandbox: &Path, data_root: &Path, first: u32, hostname: &OsS
         ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
     ] {
         let namespace = held.open(name)?;
-        move_into_link_name_space(namespace.as_fd(), Some(kind))
-            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("enter the {name} namespace: {e}")))?;
+        move_into_link_name_space(namespace.as_fd(), Some(kind)).map_err(|e| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("enter the {name} namespace: {e}"),
+            )
+        })?;
     }
     rustix::system::sethostname(hostname.as_bytes())?;
     let named = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
     // By its number in /proc, while the process that holds it is there.
     let file = held.path("user");
-    rustix::mount::mount_bind(file, places.namespace()).map_err(|e| named("keep the user namespace")(e.into()))?;
+    rustix::mount::mount_bind(file, places.namespace())
+        .map_err(|e| named("keep the user namespace")(e.into()))?;
     for (root, name) in [(data_root, DATA), (sandbox, SANDBOX)] {
         map(root, &users, &sandbox.join(name)).map_err(named("map the owners of files"))?;
     }

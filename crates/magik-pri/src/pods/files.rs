@@ -119,7 +119,9 @@ impl<'a> PodFiles<'a> {
         self.write_etc()?;
         if self.users.is_some() {
             let places = Places::of(&sandbox);
-            places.make().map_err(Failure::io(format!("create {}", sandbox.display())))?;
+            places
+                .make()
+                .map_err(Failure::io(format!("create {}", sandbox.display())))?;
         }
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(images.len());

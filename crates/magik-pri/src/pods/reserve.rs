@@ -81,7 +81,8 @@ impl Store {
             .map_err(Error::io(context()))?;
         if users != Users::OfHost {
             let exists = |other: &str| other != id && self.exists(other);
-            pending.users = users::take(&self.paths.users(), id, &dir, exists).map_err(Error::io(context()))?;
+            pending.users =
+                users::take(&self.paths.users(), id, &dir, exists).map_err(Error::io(context()))?;
             if pending.users.is_none() && users == Users::Own {
                 let e = io::Error::new(io::ErrorKind::QuotaExceeded, "every range of users is taken");
                 return Err(Error::io(format!("pod {}: hostUsers: false", spec.name))(e));

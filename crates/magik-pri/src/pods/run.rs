@@ -25,7 +25,8 @@ use super::{
     users::{self, Users},
 };
 use crate::{
-    ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step, UserNamespaces,
+    ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step,
+    UserNamespaces,
 };
 
 /// One `run_pod`.

@@ -87,7 +87,9 @@ pub(crate) fn impossible(paths: &Paths, spec: &PodSpec) -> Option<&'static str> 
         return Some("not together with hostNetwork");
     }
     if Ranges::of_host().is_none() {
-        return Some("/etc/subuid and /etc/subgid give user magikrun different ranges, or none that is large enough");
+        return Some(
+            "/etc/subuid and /etc/subgid give user magikrun different ranges, or none that is large enough",
+        );
     }
     let first = "0 0 4294967295";
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -189,10 +191,7 @@ fn of(dir: &Path) -> Option<(String, u32)> {
 
 /// The user namespace of a pod with this directory, if it has one.
 pub(crate) fn namespace_of(dir: &Path) -> Option<UserNamespace> {
-    of(dir).map(|(_, host_id)| UserNamespace {
-        host_id,
-        size: SIZE,
-    })
+    of(dir).map(|(_, host_id)| UserNamespace { host_id, size: SIZE })
 }
 
 /// Gives a pod's range back, if it has one.
@@ -283,7 +282,10 @@ mod tests {
         assert_eq!(take(&users, "three", &three, alive).unwrap(), Some(first));
         // A pod that is no more has none.
         let four = make("four");
-        assert_eq!(take(&users, "four", &four, |id| id != "two").unwrap(), Some(second));
+        assert_eq!(
+            take(&users, "four", &four, |id| id != "two").unwrap(),
+            Some(second)
+        );
     }
 
     #[test]

@@ -40,8 +40,8 @@ use rustix::{
     process::{DumpableBehavior, Pid, set_dumpable_behavior},
 };
 
-pub(crate) use self::{hooks::run as run_hooks, options::propagation};
 use self::{devices::Device, namespaces::Namespaces, sources::Sources};
+pub(crate) use self::{hooks::run as run_hooks, options::propagation};
 use crate::{
     cgroup::{Cgroup, Entry},
     failure::{Failure, step},
