@@ -17,7 +17,10 @@ pub(crate) mod streams;
 pub(crate) mod terminal;
 pub(crate) mod user;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::runtime::Process;
 
@@ -43,6 +46,15 @@ impl Program {
     }
 }
 
+/// Each variable once: of several of one name the last is meant, as with runc.
+fn environment(process: &Process) -> Vec<String> {
+    let pairs = process.env().iter().flatten().filter_map(|v| v.split_once('='));
+    let each: BTreeMap<&str, &str> = pairs.collect();
+    each.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
 /// Becomes the process's user in its working directory, in the container's root, and finds its program with all
 /// capabilities still effective. `between` is done after the directory was entered as root, before the user is assumed.
 pub(crate) fn assume(
@@ -54,7 +66,7 @@ pub(crate) fn assume(
     between()?;
     user::assume(process.user()).map_err(|e| Failure::Other(format!("process.user: {e}")))?;
     cwd.verify(process)?;
-    let mut environment = process.env().clone().unwrap_or_default();
+    let mut environment = environment(process);
     home::add(&mut environment, process.user().uid(), Path::new("/"));
     let name = Program::name(process);
     let path = if find {
