@@ -6,6 +6,7 @@
 mod harness;
 
 mod container;
+mod defaults;
 mod guest;
 mod image;
 mod image_devices;
