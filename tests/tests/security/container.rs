@@ -161,7 +161,7 @@ isolated!(
 isolated!(
     fn a_container_neither_sees_nor_signals_the_pods_init(scene) {
         let magikrun = prepared(scene);
-        let script = "grep -l magikrun /proc/[0-9]*/comm /proc/[0-9]*/cmdline 2>/dev/null | grep -v /proc/$$/
+        let script = "grep -l magik[r]un /proc/[0-9]*/comm /proc/[0-9]*/cmdline 2>/dev/null | grep -v /proc/$$/
                       (sh -c 'kill -KILL -1'); echo done; exec sleep 1000";
         let out = magikrun.pod_run(&pod("alone", &[container("c", BUSYBOX, script)]));
         assert_eq!(out.code, 0, "{}", out.stderr);
