@@ -260,7 +260,7 @@ isolated!(
         let attempts = [
             "echo x > /b/new", "rm /b/init", "mv /b/init /b/other", "mkdir /b/d", "ln -s /etc /b/l",
             "echo x > /b/pod/guest.json", "echo x > /b/pod/machine.json", "rm -f /b/pod/containers/c/config.json", "chmod 777 /b/init", "chown 1 /b/init",
-            "echo x > /b/layers/c/new", "echo x > /b/layers/c/bin/busybox", "rm /b/layers/c/bin/sh", "chmod 4777 /b/layers/c/bin/busybox",
+            "echo x > /b/layers/c/new", "echo x > /b/layers/c/bin/busybox", "rm /b/layers/c/bin/sh", "chmod 777 /b/layers/c/bin/busybox",
         ];
         for attempt in attempts {
             let out = in_guest(&magikrun, "guest", attempt);
