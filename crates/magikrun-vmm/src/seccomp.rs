@@ -256,7 +256,7 @@ mod tests {
 
     /// A filter is a thread's, and ends with it.
     fn limited<T: Send + 'static>(setuid: bool, look: impl FnOnce() -> T + Send + 'static) -> T {
-        let thread = std::thread::spawn(|| {
+        let thread = std::thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).unwrap();
             enter(setuid).unwrap();
             look()
@@ -303,13 +303,15 @@ mod tests {
             limited(setuid, move || {
                 fs::write(&path, "x").unwrap();
                 let permissions = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
-                assert_eq!(fs::set_permissions(&path, permissions(0o4755)).is_ok(), setuid);
+                // As libkrun does it: by fchmodat.
+                let change = |mode: u32| rustix::fs::chmodat(CWD, &path, mode.into(), AtFlags::empty());
+                assert_eq!(change(0o4755).is_ok(), setuid);
                 let file = fs::File::open(&path).unwrap();
                 assert_eq!(file.set_permissions(permissions(0o2755)).is_ok(), setuid);
                 let mut new = fs::OpenOptions::new();
                 std::os::unix::fs::OpenOptionsExt::mode(new.write(true).create(true), 0o4755);
                 assert_eq!(new.open(path.with_extension("new")).is_ok(), setuid);
-                fs::set_permissions(&path, permissions(0o755)).unwrap();
+                change(0o755).unwrap();
             });
         }
     }
