@@ -27,7 +27,7 @@ const APPLETS: &[&str] = &[
 
 /// A guest has what a host has.
 const PRELUDE: &str = "#!/bin/sh
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/
+export PATH=/usr/bin:/usr/sbin:/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -20,7 +20,7 @@ const MEMORY_MIB: u32 = 1024;
 pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
     let mut packages = vec!["busybox-static", "util-linux"];
     if peers.is_none() {
-        packages.extend(["crun", "runc"]);
+        packages.push("crun");
     }
     if !args.no_install {
         vm::prepare()?;
@@ -33,12 +33,9 @@ pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
     for (name, at) in [("bash", "/bin/bash"), ("unshare", "/usr/bin/unshare")] {
         guest.program(&Path::new("/usr/bin").join(name), at)?;
     }
-    for at in ["usr/bin/crun", "usr/sbin/runc"] {
-        let runtime = peers.unwrap_or(Path::new("/")).join(at);
-        if runtime.exists() {
-            guest.program(&runtime, at)?;
-        }
-    }
+    // Not runc: every row of it would take a minute.
+    let crun = peers.unwrap_or(Path::new("/")).join("usr/bin/crun");
+    guest.program(&crun, "/usr/bin/crun")?;
     // Where this program looks for them.
     let profile = bundle::profile();
     guest.file(&profile, &profile.display().to_string())?;
@@ -51,6 +48,7 @@ pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
         args.iterations,
         args.only.replace('\'', "")
     );
+    println!("in a guest, emulated: minutes");
     let ran = guest.run(&script, &vm::directory(&sh)?, MEMORY_MIB, LIMIT);
     let read = |name: &str| fs::read_to_string(guest.out().join(name)).unwrap_or_default();
     print!("{}", read("stdout"));

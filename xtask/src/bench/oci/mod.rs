@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Installs nothing.
     #[arg(long)]
     no_install: bool,
-    /// Runs everything in an emulated guest, which has cgroup v2 and nothing else: ratios of CPU only.
+    /// Compares with crun alone in an emulated guest, which has cgroup v2 and nothing else: look at the ratios of CPU.
     #[arg(long)]
     guest: bool,
     #[command(flatten)]
