@@ -10,15 +10,14 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_krun::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec};
+use oci_krun::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tempfile::TempDir;
 
-/// Nobody on the host.
-const USER: u32 = 64_124;
 /// What scripts and tests call by name.
 const APPLETS: &[&str] = &[
     "sh", "sleep", "kill", "mount", "umount", "mkdir", "cat", "reboot", "timeout", "true", "ip", "tar", "cp",
@@ -58,6 +57,8 @@ pub struct Guest {
     /// Where the libraries come from: this host's root, or that of another system.
     system: PathBuf,
     libraries: BTreeSet<PathBuf>,
+    /// Nobody on the host.
+    user: Arc<VmUser>,
 }
 
 impl Guest {
@@ -72,11 +73,13 @@ impl Guest {
             dir,
             system: system.to_owned(),
             libraries: BTreeSet::new(),
+            user: Arc::new(VmUser::lease(Path::new(VmUser::DIRECTORY))?),
         };
         for name in ["out", "sockets"] {
             fs::create_dir(guest.dir.path().join(name))?;
         }
-        chown(guest.dir.path().join("sockets"), Some(USER), Some(USER))?;
+        let user = Some(guest.user.number());
+        chown(guest.dir.path().join("sockets"), user, user)?;
         for name in [
             "bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "tmp", "run", "var", "out", "etc",
             "root", "mnt",
@@ -156,9 +159,10 @@ impl Guest {
             shares: vec![Share {
                 tag: "out".to_owned(),
                 directory: self.out(),
+                setuid: false,
             }],
             sockets: self.dir.path().join("sockets"),
-            user: Some(USER),
+            user: Some(Arc::clone(&self.user)),
         };
         let tokio = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -368,11 +368,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
             "spec.containers[0].securityContext.windowsOptions: not supported: containers are Linux's",
         ),
         (
-            "hostUsers: false",
-            "",
-            "spec.hostUsers: not supported: false is not supported yet",
-        ),
-        (
             "restartPolicy: Always",
             "",
             "spec.restartPolicy: not supported: Always",
