@@ -60,14 +60,12 @@ pub(super) fn make(
     Ok(RootfsPlan::Directory { path })
 }
 
-/// The overlay as the pod's init makes it.
+/// The overlay as the pod's init makes it. What the pod writes is its users' own on disk, too: the kernel's part of an overlay,
+/// which is root's, cannot write where root is nobody.
 fn seen_by_init(pod: &PodFiles<'_>, lower: &[PathBuf], upper: &UpperPlan) -> RootfsPlan {
     RootfsPlan::Overlay {
         lower: lower.iter().map(|layer| pod.seen_by_init(layer)).collect(),
-        upper: Some(UpperPlan {
-            upper: pod.seen_by_init(&upper.upper),
-            work: pod.seen_by_init(&upper.work),
-        }),
+        upper: Some(upper.clone()),
     }
 }
 

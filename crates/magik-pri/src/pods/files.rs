@@ -171,6 +171,13 @@ impl<'a> PodFiles<'a> {
         }
     }
 
+    /// Makes a directory that of the pod's root.
+    pub(crate) fn give_to_root(&self, dir: &Path) -> Result<(), Failure> {
+        let Some(first) = self.users else { return Ok(()) };
+        std::os::unix::fs::chown(dir, Some(first), Some(first))
+            .map_err(Failure::io(format!("give {} to the pod's root", dir.display())))
+    }
+
     /// The user namespace that its containers join.
     fn user_namespace(&self) -> Option<UserNamespace> {
         let places = Places::of(&self.paths.sandbox(self.id));

@@ -18,6 +18,7 @@ pub(crate) fn overlay(
     let (upper, work) = (rw.join("upper"), rw.join("work"));
     // The upper directory's mode is that of the container's `/`.
     pod.make_dirs(&[(&rw, 0o700), (&upper, 0o755), (&work, 0o700)])?;
+    pod.give_to_root(&upper)?;
     let upper = Some(UpperPlan { upper, work });
     Ok(RootfsPlan::Overlay { lower, upper })
 }
