@@ -142,7 +142,6 @@ fn a_console_of_the_image_is_not_what_a_terminal_is_put_on_cve_2026_88264() {
 }
 
 #[test]
-#[ignore = "in progress: links are made there until oci-native makes every container itself"]
 fn a_dev_that_leads_out_is_not_where_devices_are_made_cve_2026_41579() {
     let Some(host) = Host::root("a_dev_that_leads_out_is_not_where_devices_are_made_cve_2026_41579") else {
         return;
