@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::status::UserNamespace;
+
 /// A pod, ready to be started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -23,6 +25,9 @@ pub struct PodPlan {
     /// The pod's ports that the host listens for, in the order of the listeners that the init was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<u16>,
+    /// Whose users its containers' are, if they are not those of whoever runs the init; for the status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<UserNamespace>,
     /// File systems to mount before the first container, in this order.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsPlan>,

@@ -100,7 +100,7 @@ impl PodStatus {
             created_at: Timestamp::now(),
             started_at: None,
             finished_at: None,
-            user_namespace: None,
+            user_namespace: plan.user_namespace,
             init_containers: plan.init_containers.iter().map(waiting).collect(),
             containers: plan.containers.iter().map(waiting).collect(),
         }

@@ -139,6 +139,7 @@ impl Guest for Liar {
 
 fn plan(dir: &Path) -> PodPlan {
     PodPlan {
+        user_namespace: None,
         id: "the-pod".into(),
         name: "web".into(),
         namespace: "default".into(),

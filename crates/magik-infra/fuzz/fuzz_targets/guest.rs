@@ -297,6 +297,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         attach: None,
     };
     PodPlan {
+        user_namespace: None,
         id: "honest".into(),
         name: "pod".into(),
         namespace: "default".into(),

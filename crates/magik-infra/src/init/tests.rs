@@ -222,6 +222,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         attach: None,
     };
     let plan = PodPlan {
+        user_namespace: None,
         id: "id".into(),
         name: "pod".into(),
         namespace: "default".into(),

@@ -60,6 +60,7 @@ impl World {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         let plan = PodPlan {
+            user_namespace: None,
             id: "test-pod".into(),
             name: "test".into(),
             namespace: "default".into(),

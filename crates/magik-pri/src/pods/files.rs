@@ -134,6 +134,10 @@ impl<'a> PodFiles<'a> {
         }
         let containers = plans.split_off(self.spec.init_containers.len());
         Ok(PodPlan {
+            user_namespace: self.users.map(|host_id| magik_infra::status::UserNamespace {
+                host_id,
+                size: users::SIZE,
+            }),
             id: self.id.to_owned(),
             name: self.spec.name.clone(),
             namespace: self.spec.namespace.clone(),

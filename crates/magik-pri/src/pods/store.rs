@@ -86,10 +86,8 @@ impl PodDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(self.id.clone())),
             Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
         }
-        let mut status: PodStatus = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))?;
-        status.user_namespace = users::namespace_of(&self.dir);
-        Ok(status)
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))
     }
 
     /// The init, if it is alive.

@@ -10,8 +10,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use magik_infra::status::UserNamespace;
-
 use super::Paths;
 use crate::{PodSpec, VolumeSource, limits::MAX_PODS};
 
@@ -173,31 +171,20 @@ pub(crate) fn take(
             Err(_) => {}
         }
         // Noted before it is taken, so that whoever finds the directory knows what to give back.
-        let first = ranges.first + number * SIZE;
-        symlink(format!("{number}@{first}"), dir.join(FILE))?;
+        symlink(number.to_string(), dir.join(FILE))?;
         symlink(id, &link)?;
-        return Ok(Some(first));
+        return Ok(Some(ranges.first + number * SIZE));
     }
     Ok(None)
 }
 
-/// The range of a pod with this directory: its number, and the host's id of the pod's root.
-fn of(dir: &Path) -> Option<(String, u32)> {
-    let text = fs::read_link(dir.join(FILE)).ok()?;
-    let (number, first) = text.to_str()?.split_once('@')?;
-    let number: u32 = number.parse().ok()?;
-    Some((number.to_string(), first.parse().ok()?))
-}
-
-/// The user namespace of a pod with this directory, if it has one.
-pub(crate) fn namespace_of(dir: &Path) -> Option<UserNamespace> {
-    of(dir).map(|(_, host_id)| UserNamespace { host_id, size: SIZE })
-}
-
 /// Gives a pod's range back, if it has one.
 pub(crate) fn give_back(users: &Path, id: &str, dir: &Path) {
-    let Some((number, _)) = of(dir) else { return };
-    let link: PathBuf = users.join(number);
+    let number = fs::read_link(dir.join(FILE)).ok();
+    let Some(number) = number.as_deref().and_then(Path::file_name) else {
+        return;
+    };
+    let link = users.join(number);
     if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
         let _ = fs::remove_file(link);
     }

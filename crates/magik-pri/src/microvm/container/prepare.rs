@@ -159,6 +159,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
     }
     write(&bundle.join("config.json"), &guest)?;
     Ok(PodPlan {
+        user_namespace: None,
         id: id.to_owned(),
         name: id.to_owned(),
         namespace: "default".to_owned(),
