@@ -35,11 +35,13 @@ pub(crate) struct Paths {
 impl Paths {
     /// Makes the directories.
     pub(crate) fn open(roots: &Roots) -> Result<Self> {
-        let (data, state) = (private(&roots.data)?, private(&roots.state)?);
-        let pods = private(&data.join("pods"))?;
+        let (data, state) = (root(&roots.data)?, root(&roots.state)?);
+        let pods = data.join("pods");
+        magik_cas::private::directory(&pods).map_err(refused(&pods))?;
         spread(&pods);
         for dir in ["pods", "names", "sandboxes", "intents", "users"] {
-            private(&state.join(dir))?;
+            let dir = state.join(dir);
+            magik_cas::private::directory(&dir).map_err(refused(&dir))?;
         }
         let tag = tag(&state);
         Ok(Self { data, state, tag })
@@ -131,15 +133,35 @@ fn tag(state: &Path) -> String {
     format!("{folded:08x}")
 }
 
-/// Makes a directory and those above it, for the owner only, and returns its real path.
-fn private(dir: &Path) -> Result<PathBuf> {
-    let context = || format!("create {}", dir.display());
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(Error::io(context()))?;
-    dir.canonicalize().map_err(Error::io(context()))
+/// Makes a root and the directories above it, for the owner only, and returns its real path. One that is there already may be
+/// seen by others, since what is in it is not; but nobody else may put something else in the place of what is ours.
+fn root(dir: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt as _;
+    let failed = || Error::io(format!("create {}", dir.display()));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(failed())?;
+    let dir = dir.canonicalize().map_err(failed())?;
+    let meta = dir.symlink_metadata().map_err(failed())?;
+    let ours = [0, rustix::process::geteuid().as_raw()].contains(&meta.uid());
+    // In a sticky directory others may add, but not replace.
+    if ours && (meta.mode() & 0o022 == 0 || meta.mode() & 0o1000 != 0) {
+        return Ok(dir);
+    }
+    let why = format!(
+        "belongs to user {} with mode {:o}: others could replace what is in it",
+        meta.uid(),
+        meta.mode() & 0o7777
+    );
+    Err(refused(&dir)(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        why,
+    )))
+}
+
+/// A directory that is not ours alone.
+fn refused<E: Into<Box<dyn std::error::Error + Send + Sync>>>(dir: &Path) -> impl FnOnce(E) -> Error {
+    let context = format!("use {}", dir.display());
+    move |e| Error::io(context)(io::Error::other(e))
 }
 
 /// Tells ext4 that the directories in this one have nothing to do with each other (chattr(1), `T`), so that it makes each

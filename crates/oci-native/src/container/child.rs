@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::{
-    MOUNTED, Parts, devices, filesystems::Maker, hooks, listener, namespaces, namespaces::Namespaces,
+    LIMITS, MOUNTED, Parts, devices, filesystems::Maker, hooks, listener, namespaces, namespaces::Namespaces,
     options::propagation, say, spec_root,
 };
 use crate::{
@@ -67,8 +67,10 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     let (job, process, linux) = (parts.job, parts.process, parts.linux);
     // The maker blocked them all for its clone.
     fork::reset_signals(false);
-    // The maker's group is waited for, and killed, as one.
-    rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
+    // The maker's group is waited for, and killed, as one: what only prepares the process that joins a pid namespace stays.
+    if parts.namespaces.joined(Kind::Pid).is_none() {
+        rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
+    }
     // Whoever asked for the container has to be there until it waits for its start.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     let pid = told_to_go_on(&parts.maker)?;
@@ -102,6 +104,8 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     drop(root);
     rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
+    // Only now, so that they hold back nothing that makes the container.
+    tell(&parts.maker, LIMITS)?;
     let program = assume(process, runner.is_none(), || Ok(()))?;
     labels.set()?;
     Ok(Contained {
@@ -111,6 +115,12 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
         program,
         runner,
     })
+}
+
+/// Tells the maker how far this process is, and waits for what that does then.
+fn tell(maker: &OwnedFd, what: &[u8]) -> Result<i32, Failure> {
+    rustix::net::send(maker, what, SendFlags::NOSIGNAL).map_err(|e| step("the maker")(e.into()))?;
+    told_to_go_on(maker)
 }
 
 /// Waits for the maker, who tells this process its pid on the host.
@@ -194,8 +204,7 @@ fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failu
 /// Lets hooks of the host's see the container as it is, then runs those that belong in its namespaces.
 fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
     if hooks::wait_outside(job) {
-        rustix::net::send(maker, MOUNTED, SendFlags::NOSIGNAL).map_err(|e| step("hooks")(e.into()))?;
-        told_to_go_on(maker)?;
+        tell(maker, MOUNTED)?;
     }
     let hooks = job
         .spec

@@ -64,8 +64,10 @@ pub(crate) const INIT_PID: &str = "init.pid";
 /// The longest message of the container's process to its maker, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
-/// What the container's process says to its maker: that the mounts are made, or, as JSON, why it failed.
+/// What the container's process says to its maker: that the mounts are made, that it can be limited, or, as JSON, why it
+/// failed.
 const MOUNTED: &[u8] = b"mounted";
+const LIMITS: &[u8] = b"limits";
 
 /// All that the container's process is made from.
 struct Parts<'a> {
@@ -239,7 +241,6 @@ fn raise(
         namespaces::map_ids(pid, linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref())
             .map_err(step("user namespace"))?;
     }
-    attributes::apply(process, Some(pid))?;
     go_on(child, pid)?;
     loop {
         let mut message = vec![0_u8; MAX_MESSAGE];
@@ -247,6 +248,10 @@ fn raise(
             .map_err(|e| step("the container's process")(e.into()))?;
         match &message[..length] {
             [] => return Ok(()),
+            LIMITS => {
+                attributes::apply(process, Some(pid))?;
+                go_on(child, pid)?;
+            }
             MOUNTED => {
                 hooks::before_start(job, pid)?;
                 go_on(child, pid)?;
