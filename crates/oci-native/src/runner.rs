@@ -209,10 +209,10 @@ impl RootView {
             ..Attributes::default()
         };
         set_attributes(&view, attributes)?;
-        Self::holding(view)
+        Self::holding(&view)
     }
 
-    fn holding(view: OwnedFd) -> io::Result<Self> {
+    fn holding(view: &OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -249,7 +249,7 @@ mod tests {
     fn a_dynamic_program_is_started_by_its_loader_with_all_its_libraries() {
         let fds = descriptors(5);
         let number = |i: usize| fds[i].as_raw_fd();
-        let view = RootView::holding(descriptors(1).remove(0)).unwrap();
+        let view = RootView::holding(&descriptors(1)[0]).unwrap();
         let command = RunnerCommand::new(&job(true, 2), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", number(1)));
         let expected = [

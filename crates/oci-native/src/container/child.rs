@@ -243,7 +243,12 @@ fn enter_root(job: &CreateJob, linux: &Linux, root: &OwnedFd) -> Result<(), Fail
     }
     rustix::process::chdir("/").map_err(failed)?;
     Masks::of(linux).apply(root.as_fd()).map_err(step("masks"))?;
-    let readonly = job.spec.root().as_ref().and_then(|r| r.readonly()) == Some(true);
+    let readonly = job
+        .spec
+        .root()
+        .as_ref()
+        .and_then(oci_spec::runtime::Root::readonly)
+        == Some(true);
     let asked = linux.rootfs_propagation().as_deref().and_then(propagation);
     let (propagation, recursive) = asked.unwrap_or_default();
     let changes = [

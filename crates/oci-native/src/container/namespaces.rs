@@ -153,7 +153,8 @@ fn enter(kind: Kind, fd: &OwnedFd) -> Result<(), Failure> {
 #[allow(unsafe_code, reason = "unshare can do more than what is asked of it here")]
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: no descriptor table is unshared, and this process has one thread.
-    Ok(unsafe { unshare_unsafe(flags)? })
+    unsafe { unshare_unsafe(flags)? };
+    Ok(())
 }
 
 /// Writes the maps of a process's new user namespace (user_namespaces(7)).
