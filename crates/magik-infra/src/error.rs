@@ -17,7 +17,7 @@ pub struct LaunchError {
     /// What happened, in one line.
     pub message: String,
     /// The program that cannot be executed, where that is what happened.
-    pub program: Option<CannotExecute>,
+    pub program: Option<Box<CannotExecute>>,
 }
 
 impl LaunchError {
@@ -49,7 +49,7 @@ impl LaunchError {
             (None, other) => other.to_string(),
         };
         Self {
-            program,
+            program: program.map(Box::new),
             ..Self::container(name, step, &message)
         }
     }

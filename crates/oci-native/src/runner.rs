@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn a_static_program_is_started_itself() {
         let fds = descriptors(2);
-        let view = RootView::holding(descriptors(1).remove(0)).unwrap();
+        let view = RootView::holding(&descriptors(1)[0]).unwrap();
         let command = RunnerCommand::new(&job(false, 0), &fds, &view).unwrap();
         assert_eq!(command.path, format!("/proc/self/fd/{}", fds[0].as_raw_fd()));
         let inputs = format!("{},{}", fds[1].as_raw_fd(), view.theirs.as_raw_fd());

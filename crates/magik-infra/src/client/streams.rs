@@ -75,7 +75,10 @@ impl Launch {
                 container: Some(clean(&f.container)).filter(|c| !c.is_empty()),
                 step: clean(&f.step),
                 message: clean(&f.message),
-                program: f.program.as_ref().map(CannotExecute::from_message),
+                program: f
+                    .program
+                    .as_ref()
+                    .map(|p| Box::new(CannotExecute::from_message(p))),
             })),
             None => Err(ControlError::Protocol(
                 "a launch event of an unknown kind".to_owned(),

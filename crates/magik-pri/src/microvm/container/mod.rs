@@ -126,7 +126,7 @@ impl Reporter {
 
     fn failed(&mut self, error: &ControlError) {
         let program = match error {
-            ControlError::Launch(LaunchError { program, .. }) => program.as_ref(),
+            ControlError::Launch(LaunchError { program, .. }) => program.as_deref(),
             ControlError::CannotExecute { why, .. } => Some(why),
             _ => None,
         };
