@@ -53,6 +53,8 @@ pub(super) fn own_view(state: OwnedFd) -> io::Result<OwnedFd> {
     let own = rustix::fs::open(&path, flags, Mode::empty())?;
     let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
     if same(rustix::fs::fstat(&state)?, rustix::fs::fstat(&own)?) {
+        // Whoever comes to hold this process is not to find the launcher's.
+        drop(state);
         Ok(own)
     } else {
         Err(io::Error::other(format!(
