@@ -169,7 +169,7 @@ impl Bench<'_> {
         self.report.runs += 1;
         let created = bundle
             .create_with(&options)
-            .map(|output| self.judge(&what, "create", output));
+            .map(|output| self.judge(&what, "create", &output));
         match created {
             Ok(true) => self.run(&what, &bundle, &probe),
             Ok(false) => (),
@@ -196,8 +196,8 @@ impl Bench<'_> {
         }
     }
 
-    fn judge(&mut self, what: &str, operation: &str, output: Output) -> bool {
-        self.report.judge(&format!("{what}: {operation}"), &output);
+    fn judge(&mut self, what: &str, operation: &str, output: &Output) -> bool {
+        self.report.judge(&format!("{what}: {operation}"), output);
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             Report::refused(&format!("{what}: {operation}"), &said);
@@ -208,7 +208,7 @@ impl Bench<'_> {
     /// The container exists: starts it and executes something in it.
     fn run(&mut self, what: &str, bundle: &Bundle<'_>, probe: &str) {
         let started = match bundle.op("start", &[]) {
-            Ok(output) => self.judge(what, "start", output),
+            Ok(output) => self.judge(what, "start", &output),
             Err(error) => return self.report.fail(what, format!("start: {error:#}")),
         };
         if !started {
@@ -218,7 +218,7 @@ impl Bench<'_> {
         match bundle.op("exec", &["/bin/busybox", "sh", "-c", probe]) {
             Ok(output) => {
                 self.report.printed(&format!("{what}: exec"), &output.stdout);
-                self.judge(what, "exec", output);
+                self.judge(what, "exec", &output);
             }
             Err(error) => self.report.fail(what, format!("exec: {error:#}")),
         }
