@@ -65,6 +65,24 @@ fn inherit_preserved(first: RawFd) {
     }
 }
 
+/// Overwrites the variables that this process was started with: whoever may look into a process that it makes would find them
+/// in its memory, and in `/proc/PID/environ`, until it executes another program.
+#[allow(unsafe_code, reason = "they are known by address only")]
+pub(crate) fn forget_environment() {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: this process is a copy with one thread, nobody in it reads variables any more, and the array ends with a null
+    // pointer; its strings are the kernel's, or the C library's, and may be written to.
+    unsafe {
+        let mut variable = environ;
+        while !variable.is_null() && !(*variable).is_null() {
+            std::ptr::write_bytes(*variable, 0, libc::strlen(*variable));
+            variable = variable.add(1);
+        }
+    }
+}
+
 /// A signal mask of the C library.
 #[derive(Clone, Copy)]
 pub(crate) struct Mask(libc::sigset_t);

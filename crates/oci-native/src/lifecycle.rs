@@ -1,19 +1,15 @@
 //! What happens to a container after its creation. None of it forks but hooks.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    io::Write,
-    os::{fd::AsRawFd, unix::net::UnixStream},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, os::fd::AsRawFd, path::Path, time::Duration};
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use magik_oci::{ContainerId, ContainerState, Error, Exit, Result, Signal, Status};
 use oci_spec::runtime::{Hook, LinuxResources};
 use rustix::fs::{Mode, OFlags};
-use tokio::{io::AsyncReadExt, net::unix::pipe};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt as _},
+    net::UnixStream,
+};
 
 use crate::{
     cgroup,
@@ -28,8 +24,6 @@ use crate::{
     worker,
 };
 
-/// The exec fifo once `start` was called: it is read by nobody else.
-const STARTED_FIFO: &str = "exec.fifo.started";
 /// The most that is read of why a program could not be executed, in bytes.
 const MAX_REASON_SIZE: u64 = 64 << 10;
 /// How long a killed process may take to be gone.
@@ -77,22 +71,17 @@ impl NativeRuntime {
             other => return Err(wrong_state(id, "start", other)),
         }
         let failed_io = |step: &str| Error::io(format!("starting container {id}: {step}"));
-        let started = locked.dir().join(STARTED_FIFO);
-        fs::rename(locked.dir().join(EXEC_FIFO), &started).map_err(failed_io("exec fifo"))?;
-        let mut fifo = pipe::OpenOptions::new()
-            .open_receiver(&started)
-            .map_err(failed_io("exec fifo"))?;
-        say_start(&locked).map_err(failed_io("start socket"))?;
+        let mut init = say_start(&locked).await.map_err(failed_io("start socket"))?;
         // The answer may take as long as a startContainer hook does; killing and deleting must be possible meanwhile.
         drop(locked);
 
         let mut answer = Vec::new();
         // The end comes when execve closes the init's descriptor, or the init has died.
-        (&mut fifo)
+        (&mut init)
             .take(MAX_REASON_SIZE)
             .read_to_end(&mut answer)
             .await
-            .map_err(failed_io("exec fifo"))?;
+            .map_err(failed_io("start socket"))?;
         let text = answer.strip_prefix(&[EXECUTING]).unwrap_or(&answer);
         if !text.is_empty() {
             let failure = serde_json::from_slice(text).unwrap_or_else(|e| Failure::Other(e.to_string()));
@@ -355,10 +344,14 @@ fn waits_for_start(dir: &Path) -> bool {
     rustix::fs::open(dir.join(EXEC_FIFO), flags, Mode::empty()).is_ok()
 }
 
-/// Tells the container's process to execute its program. A socket's path is short when it goes through a descriptor.
-fn say_start(locked: &Locked) -> io::Result<()> {
+/// Tells the container's process to execute its program, once: its socket is gone after that, and so it is no longer one that
+/// waits. A socket's path is short when it goes through a descriptor.
+async fn say_start(locked: &Locked) -> io::Result<UnixStream> {
     let path = format!("/proc/self/fd/{}/{START_SOCKET}", locked.fd().as_raw_fd());
-    UnixStream::connect(path)?.write_all(b"start")
+    let mut init = UnixStream::connect(path).await?;
+    fs::remove_file(locked.dir().join(EXEC_FIFO))?;
+    init.write_all(b"s").await?;
+    Ok(init)
 }
 
 async fn wait_for_death(process: Process) -> io::Result<()> {

@@ -13,7 +13,7 @@ use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 /// What lxcfs emulates: the list is runc's.
-const ALLOWED: [&str; 10] = [
+pub(crate) const ALLOWED: [&str; 10] = [
     "cpuinfo",
     "diskstats",
     "meminfo",

@@ -32,6 +32,8 @@ const MAX_KEPT: usize = 64;
 const MAX_INSTRUCTIONS: usize = 4096;
 /// The size of a `struct sock_filter` in bytes.
 const INSTRUCTION: usize = 8;
+/// By these the listener gets its descriptor, with the filter loaded.
+const NEEDED_TO_LISTEN: [&str; 3] = ["sendmsg", "write", "close"];
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER` of linux/seccomp.h.
 const NEW_LISTENER: u32 = 1 << 3;
 
@@ -197,6 +199,19 @@ fn key(profile: &LinuxSeccomp) -> Result<String, ProfileError> {
 /// the default says already.
 fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
     let failed = |e: libseccomp::error::SeccompError| ProfileError(e.to_string());
+    let asks = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+    let needed = |rule: &LinuxSyscall| {
+        rule.names()
+            .iter()
+            .any(|name| NEEDED_TO_LISTEN.contains(&name.as_str()))
+    };
+    let mut rules = profile.syscalls().iter().flatten();
+    if profile.default_action() == LinuxSeccompAction::ScmpActNotify || rules.any(|r| asks(r) && needed(r)) {
+        return Err(ProfileError(format!(
+            "the listener cannot be asked about {}, which it takes to reach it",
+            NEEDED_TO_LISTEN.join(", ")
+        )));
+    }
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut context = ScmpFilterContext::new(default).map_err(failed)?;
     // Whether no_new_privs is set is the process's own field to say.

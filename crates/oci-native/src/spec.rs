@@ -8,7 +8,7 @@ use std::{
 
 use libcontainer::validator::Validator;
 use magik_oci::{ContainerId, Error, Result};
-use oci_spec::runtime::{LinuxNamespace, Mount, PosixRlimit, Process, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, PosixRlimit, Process, Spec};
 
 use crate::{
     cgroup::{self, PathError},
@@ -126,6 +126,11 @@ pub(crate) fn prepare(
         && propagation(asked).is_none()
     {
         return Err(bad(&format!("linux.rootfsPropagation: {asked:?} is none")));
+    }
+    let mut namespaces = linux.namespaces().iter().flatten();
+    if namespaces.any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some()) {
+        // What is looked up there, hooks and all, would be another container's.
+        return Err(bad("linux.namespaces: a mount namespace cannot be joined"));
     }
     if linux.intel_rdt().is_some() {
         return Err(bad("linux.intelRdt: is not supported"));

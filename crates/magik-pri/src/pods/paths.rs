@@ -39,7 +39,7 @@ impl Paths {
         let pods = data.join("pods");
         magik_cas::private::directory(&pods).map_err(refused(&pods))?;
         spread(&pods);
-        for dir in ["pods", "names", "sandboxes", "intents", "users"] {
+        for dir in ["pods", "names", "sandboxes", "intents"] {
             let dir = state.join(dir);
             magik_cas::private::directory(&dir).map_err(refused(&dir))?;
         }
@@ -85,10 +85,6 @@ impl Paths {
     /// Held while images are pulled for a pod that is not reserved yet.
     pub(crate) fn intents(&self) -> PathBuf {
         self.state.join("intents")
-    }
-    /// The ranges of ids that pods have.
-    pub(crate) fn users(&self) -> PathBuf {
-        self.state.join("users")
     }
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.state.join("sandboxes")

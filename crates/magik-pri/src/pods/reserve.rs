@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -80,9 +80,8 @@ impl Store {
             .and_then(|()| fs::write(dir.join(SPEC), json))
             .map_err(Error::io(context()))?;
         if users != Users::OfHost {
-            let exists = |other: &str| other != id && self.exists(other);
-            pending.users =
-                users::take(&self.paths.users(), id, &dir, exists).map_err(Error::io(context()))?;
+            let taken = users::take(Path::new(users::DIRECTORY), &self.paths.pod(id), &dir);
+            pending.users = taken.map_err(Error::io(context()))?;
             if pending.users.is_none() && users == Users::Own {
                 let e = io::Error::new(io::ErrorKind::QuotaExceeded, "every range of users is taken");
                 return Err(Error::io(format!("pod {}: hostUsers: false", spec.name))(e));

@@ -181,7 +181,7 @@ impl Store {
         if let Ok(name) = fs::read_link(dir.join(NAME)) {
             self.remove_name(&name, id);
         }
-        users::give_back(&self.paths.users(), id, &dir);
+        users::give_back(Path::new(users::DIRECTORY), &self.paths.pod(id), &dir);
         remove(&dir)
     }
 

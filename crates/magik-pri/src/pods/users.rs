@@ -1,14 +1,16 @@
 //! Which ids of the host's a pod's users have.
 //!
 //! Each pod that has a user namespace gets a range of its own, so that no two pods are the same user on the host. A range is
-//! a symbolic link in the state root, `users/<number>`, whose target is the pod's id, made under the lock of reservations;
-//! the pod's directory says which it is, so that whoever removes the pod gives it back.
+//! a symbolic link, `/run/magikrun-users/<number>`, that leads to the pod's state; the pod's directory says which it is, so
+//! that whoever removes the pod gives it back.
 
 use std::{
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
+
+use magik_infra::PENDING_SUFFIX;
 
 use super::Paths;
 use crate::{PodSpec, VolumeSource, limits::MAX_PODS};
@@ -31,6 +33,10 @@ pub(crate) const SIZE: u32 = 65_536;
 const FIRST: u32 = 0x7800_0000;
 /// Whose ranges of `/etc/subuid` and `/etc/subgid` are used.
 const OWNER: &str = "magikrun";
+/// Where all ranges that are taken are, whatever state root the pods are in.
+pub(crate) const DIRECTORY: &str = "/run/magikrun-users";
+/// In it: held while a range is taken.
+const LOCK: &str = "lock";
 /// In a pod's directory: the number of its range.
 const FILE: &str = "users";
 
@@ -152,40 +158,46 @@ fn parse(text: &str) -> Option<Ranges> {
     })
 }
 
-/// Takes a range for a pod; `dir` is the pod's directory, `users` that of all ranges. Returns the host's id of its root. The
-/// caller holds the lock of reservations.
-pub(crate) fn take(
-    users: &Path,
-    id: &str,
-    dir: &Path,
-    exists: impl Fn(&str) -> bool,
-) -> io::Result<Option<u32>> {
+/// Takes a range for a pod; `pod` is where the pod will be, `dir` is its directory now, `users` that of all ranges. Returns
+/// the host's id of its root.
+pub(crate) fn take(users: &Path, pod: &Path, dir: &Path) -> io::Result<Option<u32>> {
     let Some(ranges) = Ranges::of_host() else {
         return Ok(None);
     };
+    magik_cas::private::directory(users).map_err(io::Error::other)?;
+    // Pods of all state roots take turns: whose range is nobody's is seen and taken in one.
+    let _turn = super::lock::open(&users.join(LOCK), true)
+        .and_then(|lock| super::lock::exclusive(&lock).map(|()| lock))?;
     for number in 0..ranges.count {
         let link = users.join(number.to_string());
         match fs::read_link(&link) {
-            Ok(other) if exists(&other.to_string_lossy()) => continue,
+            Ok(other) if is_there(&other) => continue,
             Ok(_) => fs::remove_file(&link)?,
             Err(_) => {}
         }
         // Noted before it is taken, so that whoever finds the directory knows what to give back.
         symlink(number.to_string(), dir.join(FILE))?;
-        symlink(id, &link)?;
+        symlink(pod, &link)?;
         return Ok(Some(ranges.first + number * SIZE));
     }
     Ok(None)
 }
 
+/// Whether a pod is there, be it pending.
+fn is_there(pod: &Path) -> bool {
+    let mut pending = pod.as_os_str().to_owned();
+    pending.push(PENDING_SUFFIX);
+    pod.exists() || Path::new(&pending).exists()
+}
+
 /// Gives a pod's range back, if it has one.
-pub(crate) fn give_back(users: &Path, id: &str, dir: &Path) {
+pub(crate) fn give_back(users: &Path, pod: &Path, dir: &Path) {
     let number = fs::read_link(dir.join(FILE)).ok();
     let Some(number) = number.as_deref().and_then(Path::file_name) else {
         return;
     };
     let link = users.join(number);
-    if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
+    if fs::read_link(&link).is_ok_and(|target| target == pod) {
         let _ = fs::remove_file(link);
     }
 }
@@ -258,21 +270,19 @@ mod tests {
             fs::create_dir(&path).unwrap();
             path
         };
-        let users = make("users");
-        let (one, two, three) = (make("one"), make("two"), make("three"));
-        let alive = |_: &str| true;
-        let first = take(&users, "one", &one, alive).unwrap().unwrap();
-        let second = take(&users, "two", &two, alive).unwrap().unwrap();
+        let users = dir.path().join("users");
+        let (one, two, three) = (make("one"), make("two.pending"), make("three"));
+        let pod = |name: &str| dir.path().join(name);
+        let first = take(&users, &one, &one).unwrap().unwrap();
+        let second = take(&users, &pod("two"), &two).unwrap().unwrap();
         assert_eq!(second, first + SIZE);
-        give_back(&users, "one", &one);
-        give_back(&users, "three", &three);
-        assert_eq!(take(&users, "three", &three, alive).unwrap(), Some(first));
+        give_back(&users, &one, &one);
+        give_back(&users, &three, &three);
+        assert_eq!(take(&users, &three, &three).unwrap(), Some(first));
         // A pod that is no more has none.
+        fs::remove_dir_all(two).unwrap();
         let four = make("four");
-        assert_eq!(
-            take(&users, "four", &four, |id| id != "two").unwrap(),
-            Some(second)
-        );
+        assert_eq!(take(&users, &four, &four).unwrap(), Some(second));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::{
     convert::Infallible,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixListener,
+        fd::{AsFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
     },
     path::Path,
 };
@@ -81,6 +81,8 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     if parts.namespaces.has(Kind::User) {
         user::become_root().map_err(step("user namespace"))?;
+        // Other credentials have cleared it.
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     }
     enter_namespaces(job, &parts.namespaces, joins)?;
     let joins_pid = parts.namespaces.set_pid_for_children()?;
@@ -136,10 +138,6 @@ fn told_to_go_on(maker: &OwnedFd) -> Result<i32, Failure> {
 fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Result<(), Failure> {
     if joins {
         namespaces.join()?;
-    }
-    if namespaces.joined(Kind::Mount).is_some() {
-        // What is mounted for this container is not the others'.
-        namespaces::unshare(UnshareFlags::NEWNS).map_err(step("mount namespace"))?;
     }
     if namespaces.makes(Kind::Cgroup) {
         // From inside of the container's cgroup, so that it is the root of what the container sees.
@@ -309,7 +307,7 @@ impl Contained {
         let Parts {
             job,
             process,
-            mut listener,
+            listener,
             fifo,
             start,
             maker,
@@ -323,22 +321,23 @@ impl Contained {
         } = parts;
         // While it waits it has nothing open that the container is not to have.
         drop((stdio, console, namespaces, sources, devices));
-        let confine = |listener: &mut Option<OwnedFd>| {
-            confine::enter(process, job.filter.as_ref(), |fd| match listener.take() {
+        let ready = || {
+            set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
+            if self.has_terminal && !self.joins_pid {
+                terminal::control().map_err(step("terminal"))?;
+            }
+            // Before it waits: others may join the pid namespace of a container that has yet to start.
+            confine::enter(process, job.filter.as_ref(), |fd| match listener {
                 Some(socket) => listener::tell(socket, &fd, job, self.pid),
                 None => Err(Failure::Other("a seccomp filter without a listener".into())),
-            })
-        };
-        let mut ready = || {
-            set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
+            })?;
             if self.joins_pid {
                 // Whoever is in that namespace sees this process only now that it may no more than the container may.
-                confine(&mut listener)?;
                 birth::join(result).map_err(step("pid namespace"))?;
                 rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
-            }
-            if self.has_terminal {
-                terminal::control().map_err(step("terminal"))?;
+                if self.has_terminal {
+                    terminal::control().map_err(step("terminal"))?;
+                }
             }
             Ok(())
         };
@@ -347,23 +346,18 @@ impl Contained {
         }
         result.set_ready();
         drop(maker);
-        let failure = match wait_for_start(start) {
+        // The connection is what `start` waits for: nobody else can open it, as they could a fifo that this process has.
+        let Ok(mut starter) = wait_for_start(start) else {
+            return Err(None);
+        };
+        drop(fifo);
+        let failure = match self.execute(job, process, &mut starter) {
+            Ok(never) => match never {},
             Err(failure) => failure,
-            Ok(()) => {
-                let confined = if self.joins_pid {
-                    Ok(())
-                } else {
-                    confine(&mut listener)
-                };
-                match confined.and_then(|()| self.execute(job, process, fifo.as_fd())) {
-                    Ok(never) => match never {},
-                    Err(failure) => failure,
-                }
-            }
         };
         let json = serde_json::to_vec(&failure).unwrap_or_default();
         // Nobody is left to tell if it fails.
-        let _ = std::fs::File::from(fifo).write_all(&json);
+        let _ = starter.write_all(&json);
         Err(None)
     }
 
@@ -371,7 +365,7 @@ impl Contained {
         &self,
         job: &CreateJob,
         process: &Process,
-        fifo: BorrowedFd<'_>,
+        starter: &mut UnixStream,
     ) -> Result<Infallible, Failure> {
         let hooks = job
             .spec
@@ -388,7 +382,7 @@ impl Contained {
             runner.let_inherit().map_err(step("handing down descriptors"))?;
         }
         // Its end, when execve closes it, says that all went well.
-        let _ = rustix::io::write(fifo, &[EXECUTING]);
+        let _ = starter.write_all(&[EXECUTING]);
         Err(match &self.runner {
             None => self.program.execute(process),
             Some((runner, _)) => {
@@ -404,12 +398,10 @@ impl Contained {
     }
 }
 
-/// Until somebody connects and says so, or the connection ends.
-fn wait_for_start(start: UnixListener) -> Result<(), Failure> {
-    let failed = || step("waiting for the start");
-    let (mut connection, _) = start.accept().map_err(failed())?;
+/// Until somebody connects and says so.
+fn wait_for_start(start: UnixListener) -> io::Result<UnixStream> {
+    let (mut connection, _) = start.accept()?;
     drop(start);
-    let mut told = Vec::new();
-    connection.read_to_end(&mut told).map_err(failed())?;
-    Ok(())
+    connection.read_exact(&mut [0])?;
+    Ok(connection)
 }

@@ -16,9 +16,9 @@ use rustix::{
     process::umask,
 };
 
-use super::target::{Want, find, is, open_or_make};
+use super::target::{Want, find, is, leads_elsewhere, open_or_make};
 use crate::{
-    failure::Failure,
+    failure::{Failure, step},
     mounts::{attach, clone_mount, open_inside},
     process::terminal::Terminal,
 };
@@ -149,6 +149,10 @@ impl Device {
 pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), Failure> {
     if devices.is_empty() {
         return Ok(());
+    }
+    if leads_elsewhere(root, DEV.as_ref()).map_err(step("/dev"))? {
+        // Where it leads something of somebody else's may be mounted by now (CVE-2026-41579).
+        return Err(Failure::Other("the root's /dev is a symbolic link".into()));
     }
     let before = umask(Mode::empty());
     let made = devices.iter().try_for_each(|device| {

@@ -8,7 +8,7 @@ use std::{
 
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Mount, Spec};
 use rustix::{
-    fs::{CWD, FileType, Gid, Mode, OFlags, RawMode, Uid, fstat, mkdirat, symlinkat},
+    fs::{CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid, fstat, mkdirat, symlinkat},
     mount::{MountAttrFlags, fsconfig_set_fd},
 };
 
@@ -21,9 +21,8 @@ use super::{
 use crate::{
     copy_up::copy_tree,
     failure::Failure,
-    mounts::{
-        Attributes, FsOption, attach, begin, clone_mount, finish, new_mount, open_inside, set_attributes,
-    },
+    mounts::{Attributes, FsOption, attach, begin, clone_mount, finish, new_mount, set_attributes},
+    proc_mounts,
     process::{attributes::selinux_is_enabled, birth},
 };
 
@@ -72,12 +71,34 @@ impl<'a> Maker<'a> {
                 } else {
                     Want::File
                 };
-                attach(&source, open_or_make(self.root, destination, want)?)
+                let target = self.target(destination, want, is_proc(&source)?)?;
+                attach(&source, target)
             }
             (None, Some("cgroup")) => self.make_cgroups(destination, &options, sources),
             (None, Some(kind)) => self.make_new(mount, kind, options),
             (None, None) => Err(io::Error::new(io::ErrorKind::InvalidInput, "has no type")),
         }
+    }
+
+    /// Where something is mounted, made if it is missing. Not the root itself, which whoever enters the container later would
+    /// leave; and nothing of the container's `/proc`, in which the runtime and the kernel's users trust (CVE-2019-16884).
+    fn target(&self, destination: &Path, want: Want, proc: bool) -> io::Result<OwnedFd> {
+        let target = open_or_make(self.root, destination, want)?;
+        let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        let stat = fstat(&target)?;
+        if same(&stat, &fstat(self.root)?) {
+            return Err(io::Error::other("leads to the root itself"));
+        }
+        if !is_proc(&target)? || proc && stat.st_ino == PROC_ROOT_INODE {
+            return Ok(target);
+        }
+        for allowed in proc_mounts::ALLOWED {
+            let place = find(self.root, &Path::new("/proc").join(allowed))?;
+            if place.is_some_and(|place| fstat(place).is_ok_and(|place| same(&stat, &place))) {
+                return Ok(target);
+            }
+        }
+        Err(io::Error::other("may not cover the container's /proc"))
     }
 
     fn change(&self, destination: &Path, options: &Options) -> io::Result<()> {
@@ -88,7 +109,8 @@ impl<'a> Maker<'a> {
     /// A file system of the container's own.
     fn make_new(&self, mount: &Mount, kind: &str, mut options: Options) -> io::Result<()> {
         let there = find(self.root, mount.destination())?;
-        if matches!(kind, "proc" | "sysfs") && leads_elsewhere(self.root, mount.destination())? {
+        let fixed = matches!(kind, "proc" | "sysfs") || mount.destination().starts_with("/dev");
+        if fixed && leads_elsewhere(self.root, mount.destination())? {
             return Err(io::Error::other(format!(
                 "{kind} must be mounted on an ordinary directory"
             )));
@@ -103,7 +125,7 @@ impl<'a> Maker<'a> {
                 .push(FsOption::Value("mode".into(), format!("{mode:o}")));
         }
         let covered = there.filter(|_| options.copy_up);
-        let target = open_or_make(self.root, mount.destination(), Want::Directory)?;
+        let target = self.target(mount.destination(), Want::Directory, kind == "proc")?;
         let set = options
             .attributes()
             .filter(|a| a.propagation == 0 && !a.recursive);
@@ -122,7 +144,7 @@ impl<'a> Maker<'a> {
             set_attributes(&made, attributes)?;
         }
         match covered {
-            Some(covered) if is(&covered, FileType::Directory)? => self.copy(&covered, mount, &options),
+            Some(covered) if is(&covered, FileType::Directory)? => copy(&covered, &made, mount, &options),
             _ => Ok(()),
         }
     }
@@ -171,31 +193,10 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Has a tmpfs begin with what it covers.
-    fn copy(&self, covered: &OwnedFd, mount: &Mount, options: &Options) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let from = rustix::fs::openat(covered, ".", flags | OFlags::CLOEXEC, Mode::empty())?;
-        let to = open_inside(self.root, mount.destination(), flags)?;
-        copy_tree(&from, &to)?;
-        let stat = fstat(&from)?;
-        rustix::fs::fchown(
-            &to,
-            Some(Uid::from_raw(stat.st_uid)),
-            Some(Gid::from_raw(stat.st_gid)),
-        )?;
-        if mount.options().iter().flatten().all(|o| !o.starts_with("mode=")) {
-            rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode as RawMode))?;
-        }
-        if options.set & libc::MOUNT_ATTR_RDONLY != 0 {
-            self.change(mount.destination(), options)?;
-        }
-        Ok(())
-    }
-
     /// The container's own cgroups. v1 as all runtimes show it: a tmpfs, in it a directory per hierarchy, links for
     /// controllers that share one.
     fn make_cgroups(&self, destination: &Path, options: &Options, sources: &mut Sources) -> io::Result<()> {
-        let target = open_or_make(self.root, destination, Want::Directory)?;
+        let target = self.target(destination, Want::Directory, false)?;
         if sources.cgroups.is_empty() {
             // Made anew in the host's cgroup namespace it would set the options of the host's own mount (such as
             // nsdelegate) back to their defaults.
@@ -232,6 +233,38 @@ impl<'a> Maker<'a> {
         }
         change(&tmpfs, options)
     }
+}
+
+/// Has a tmpfs begin with what it covers; by descriptor, since whoever shares what is below could exchange it.
+fn copy(covered: &OwnedFd, made: &OwnedFd, mount: &Mount, options: &Options) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = rustix::fs::openat(covered, ".", flags, Mode::empty())?;
+    let readonly = Attributes {
+        clear: libc::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    set_attributes(made, readonly)?;
+    let to = rustix::fs::openat(made, ".", flags, Mode::empty())?;
+    copy_tree(&from, &to)?;
+    let stat = fstat(&from)?;
+    rustix::fs::fchown(
+        &to,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
+    if mount.options().iter().flatten().all(|o| !o.starts_with("mode=")) {
+        rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode as RawMode))?;
+    }
+    change(made, options)
+}
+
+/// `PROC_SUPER_MAGIC` of linux/magic.h.
+const PROC_MAGIC: i128 = 0x9fa0;
+/// `PROC_ROOT_INO` of linux/proc_fs.h.
+const PROC_ROOT_INODE: u64 = 1;
+
+fn is_proc(file: &OwnedFd) -> io::Result<bool> {
+    Ok(i128::from(rustix::fs::fstatfs(file)?.f_type) == PROC_MAGIC)
 }
 
 fn low_bits(attributes: u64) -> u32 {

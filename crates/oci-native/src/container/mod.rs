@@ -55,9 +55,9 @@ use crate::{
     },
 };
 
-/// The file through which `start` learns how execve went.
+/// Held open by the container's process, and there, as long as it waits for `start`.
 pub(crate) const EXEC_FIFO: &str = "exec.fifo";
-/// The socket through which `start` says that the program is to be executed.
+/// The socket through which `start` says that the program is to be executed, and learns how that went.
 pub(crate) const START_SOCKET: &str = "start.sock";
 /// Where the pid of the container's process is kept until it is recorded, so that a failed creation can be cleaned up.
 pub(crate) const INIT_PID: &str = "init.pid";

@@ -43,6 +43,7 @@ pub(super) fn run(
     let Ok(kept) = Kept::only(preserve_fds, descriptors, init, leaves) else {
         fork::exit(1)
     };
+    fork::forget_environment();
     let Kept { report, mut inside } = kept;
     let failure = match inside.enter(job, born) {
         Err(failure) => failure,

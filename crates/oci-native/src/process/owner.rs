@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use oci_spec::runtime::{LinuxIdMapping, Spec};
-use rustix::fs::Uid;
+use rustix::fs::{FileType, OFlags, Uid, fcntl_getfl};
 
 /// The host's id of the user that the container's process runs as; `None` if it is not mapped.
 pub(crate) fn host_uid(spec: &Spec, uid: u32) -> Option<u32> {
@@ -29,8 +29,11 @@ pub(crate) fn give(stream: &impl AsFd, uid: Option<u32>) {
     let Ok(stat) = rustix::fs::fstat(stream) else {
         return;
     };
-    // Not the host's /dev/null.
-    if stat.st_uid != uid && stat.st_rdev != super::streams::null_device() {
+    // Not the host's /dev/null, nor a file that it was given for reading.
+    let writable = fcntl_getfl(stream).is_ok_and(|flags| !(flags & OFlags::RWMODE).is_empty());
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let others = stat.st_rdev == super::streams::null_device() || is_file && !writable;
+    if stat.st_uid != uid && !others {
         // A socket or a read-only file system may refuse; the stream is usable all the same.
         let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None);
     }

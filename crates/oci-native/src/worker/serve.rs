@@ -15,7 +15,7 @@ use super::wire;
 use crate::{
     container, exec,
     failure::step,
-    fork::{EndsHere, above, close_others, exit, first_free, reset_signals},
+    fork::{EndsHere, above, close_others, exit, first_free, forget_environment, reset_signals},
     job::{Answer, Descriptors, Done, ExecJob, Job, Request},
     proc,
 };
@@ -97,6 +97,7 @@ pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedF
     // What would log, or tell of a panic, does so on descriptors that are the container's by now.
     let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     std::panic::set_hook(Box::new(|_| {}));
+    forget_environment();
     let done = settle(request, descriptors, answers, caller).and_then(|(descriptors, answers)| {
         let answer = match &request.job {
             Job::Create(job) => container::make(job, request.preserve_fds, descriptors),
