@@ -75,8 +75,9 @@ const COMMAND_LINE: Suite = Suite {
 
 const ATTACKS: Suite = Suite {
     package: "magikrun-tests",
-    programs: &[("security", "")],
-    binaries: &["magikrun", "magikrun-engine", "magikrun-init", "magikrun-wasm"],
+    // Those on the way into a container; others take minutes when emulated, or have nothing to do with cgroups.
+    programs: &[("security", "peeking")],
+    binaries: &["magikrun"],
     tools: WORLD_TOOLS,
     cannot_run: &[],
 };
@@ -233,6 +234,7 @@ fn run(suite: &Suite, test: &str) {
         begun.elapsed().as_secs_f64(),
     );
     ended.expect("the guest ends by itself");
+    assert!(!outcome.passed.is_empty(), "no test ran in the guest");
     assert!(
         trouble.is_empty() && outcome.failed.is_empty(),
         "{trouble:?} {:?}",
