@@ -84,6 +84,7 @@ isolated!(
              ls -A /proc/1/fd/ && echo counted
              grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|Uid|Groups):' /proc/1/status
              tr '\\0' '\\n' </proc/1/environ; touch /proc/1/root/x && echo WRITTEN
+             until cat /proc/[0-9]*/comm | grep -q sleep; do :; done
              cat /proc/[0-9]*/comm | sort -u
              echo done; exec sleep 1000",
             marker = scene.dir().join("of-the-host").display(),
