@@ -7,7 +7,7 @@ use crate::SpecError;
 /// The result of a pod operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The steps of `run_pod` (DESIGN section 3).
+/// The steps of `run_pod`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The specification is checked; nothing is touched.

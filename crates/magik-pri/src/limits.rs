@@ -1,4 +1,4 @@
-//! The bounds on what a pod may ask for (DESIGN section 6).
+//! The bounds on what a pod may ask for.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The traps of libcontainer 0.7, by the numbers they have in LIBCONTAINER.md. Each of these fails without the handling.
+//! What runtimes over youki's libcontainer 0.7 stumbled over: it has to hold for ours, too.
 
 mod common;
 

@@ -149,6 +149,9 @@ fn a_container_that_joins_a_pid_namespace_shows_nothing_of_the_host() {
         if round % 2 == 0 {
             joins.config["process"]["noNewPrivileges"] = json!(true);
         }
-        joins.run().expect("a container that joins");
+        if let Err(refused) = joins.run() {
+            // Older kernels make its /proc with a process that is there for a moment.
+            assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
+        }
     });
 }

@@ -1,4 +1,4 @@
-//! `run_pod`, step by step (DESIGN section 3).
+//! `run_pod`, step by step.
 
 use std::{
     collections::HashMap,

@@ -85,11 +85,12 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     }
     enter_namespaces(job, &parts.namespaces, joins)?;
-    let joins_pid = parts.namespaces.set_pid_for_children()?;
     if parts.console.is_none() {
         streams::connect(&parts.stdio).map_err(step("standard streams"))?;
     }
     let (terminal, root) = make_root(parts)?;
+    // Not before hooks have run: they are the host's.
+    let joins_pid = parts.namespaces.set_pid_for_children()?;
     enter_root(job, linux, &root)?;
 
     let syscall = create_syscall();

@@ -180,7 +180,8 @@ impl<'a> Maker<'a> {
     }
 
     /// A procfs shows the pid namespace of whoever makes it, or since Linux 6.17 the one that is named. A process that has
-    /// yet to join one where others are makes it by name, and else has a child make it, which is there for that moment only.
+    /// yet to join one where others are makes it by name, and else has a child make it, which is there for that moment only,
+    /// and only where nobody could look into it.
     fn new_proc(&self, data: &[FsOption], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let make = || new_mount("proc", data, attributes);
         let Some(pids) = self.namespaces.joined(Kind::Pid) else {
@@ -189,7 +190,10 @@ impl<'a> Maker<'a> {
         let context = begin("proc", data)?;
         match fsconfig_set_fd(context.as_fd(), "pidns", pids.as_fd()) {
             Ok(()) => finish(&context, attributes),
-            Err(_) => birth::made_inside(make),
+            Err(_) if self.namespaces.pids_are_traced()? => Err(io::Error::other(
+                "where a container with CAP_SYS_PTRACE is in the pid namespace, joining it needs Linux 6.17",
+            )),
+            Err(_) => self.namespaces.with_pid_for_children(|| birth::made_inside(make)),
         }
     }
 

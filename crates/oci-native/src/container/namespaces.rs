@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind, LinuxTimeOffset};
@@ -14,6 +17,9 @@ use rustix::{
 };
 
 use crate::failure::Failure;
+
+/// linux/capability.h.
+const CAP_SYS_PTRACE: u32 = 19;
 
 /// What the spec says of namespaces; those that are joined are open.
 #[derive(Debug, Default)]
@@ -112,6 +118,48 @@ impl Namespaces {
     pub(super) fn set_pid_for_children(&self) -> Result<bool, Failure> {
         let joined = self.joined(Kind::Pid);
         joined.map_or(Ok(false), |fd| enter(Kind::Pid, fd).map(|()| true))
+    }
+
+    /// Does something while children are born in the pid namespace that is joined.
+    pub(super) fn with_pid_for_children<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let own = rustix::fs::open(
+            "/proc/self/ns/pid",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        if let Some(joined) = self.joined(Kind::Pid) {
+            move_into_link_name_space(joined.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        }
+        let done = act();
+        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        done
+    }
+
+    /// Whether somebody in the pid namespace that is joined may trace any process in it.
+    pub(super) fn pids_are_traced(&self) -> io::Result<bool> {
+        let Some(joined) = self.joined(Kind::Pid) else {
+            return Ok(false);
+        };
+        let joined = rustix::fs::fstat(joined)?;
+        let is_there = |pid: &std::path::Path| {
+            let namespace = fs::metadata(pid.join("ns/pid"));
+            namespace.is_ok_and(|n| (n.dev(), n.ino()) == (joined.st_dev, joined.st_ino))
+        };
+        let may_trace = |pid: &std::path::Path| {
+            let status = fs::read_to_string(pid.join("status")).unwrap_or_default();
+            let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+            // Of one that has ended meanwhile nothing is known, and nothing to be feared.
+            bounding
+                .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+                .is_some_and(|set| set >> CAP_SYS_PTRACE & 1 == 1)
+        };
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            if is_there(&path) && may_trace(&path) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is joined as a pid namespace is one: found out before anything depends on it.
