@@ -45,7 +45,7 @@ impl CannotExecute {
         }
     }
 
-    /// From an init that says no more than that: an older one, or one in a guest.
+    /// From an init that says no more than that: an older one.
     pub(crate) fn untold(reason: &str) -> Self {
         Self {
             program: String::new(),

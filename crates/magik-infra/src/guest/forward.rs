@@ -12,6 +12,7 @@ use ttrpc::{
 
 use super::Guest;
 use crate::{
+    CannotExecute,
     client::{CALL_TIMEOUT, ControlClient, clean, size},
     error::ControlError,
     rpc::control as proto,
@@ -66,7 +67,11 @@ pub(crate) async fn signal(guest: &dyn Guest, request: &proto::SignalRequest) ->
 /// An error of the guest's, fit to be passed on.
 fn refused(failed: &ttrpc::Status) -> ttrpc::Error {
     let code = failed.code.enum_value_or(Code::UNKNOWN);
-    status(code, clean(&failed.message))
+    let mut error = ttrpc::get_status(code, clean(&failed.message));
+    // Read and written anew: nothing else that the guest puts there passes.
+    let why = CannotExecute::from_details(&failed.details);
+    error.details.extend(why.map(|why| why.to_detail()));
+    ttrpc::Error::RpcStatus(error)
 }
 
 /// What the guest says its containers use; those that the pod does not have are left out.
