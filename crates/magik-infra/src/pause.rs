@@ -23,7 +23,7 @@ use std::{
 pub use confine::main;
 
 /// The arguments, after the program's name, with which an init's program becomes PID 1 of a shared process namespace: its
-/// `main` then calls [`main`](confine::main) before it does anything else.
+/// `main` then calls [`confine::main`] before it does anything else.
 pub const ARGUMENTS: [&str; 2] = ["pod-init", "pause"];
 
 /// What it says when it has nothing left; anything else is why it could not give something up.
