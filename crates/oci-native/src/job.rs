@@ -7,7 +7,10 @@ use std::{
 
 use magik_oci::{Error, Result, Stdio};
 use oci_spec::runtime::{LinuxPersonalityDomain, Spec};
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    thread::ThreadNameSpaceType,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -79,6 +82,18 @@ pub(crate) struct ExecJob {
     pub(crate) personality: Option<LinuxPersonalityDomain>,
     /// How many descriptors from 3 on it inherits.
     pub(crate) preserve_fds: u32,
+}
+
+impl ExecJob {
+    /// Those of the init's namespaces that the process joins.
+    pub(crate) fn namespaces(&self) -> ThreadNameSpaceType {
+        ThreadNameSpaceType::from_bits_retain(self.namespaces)
+    }
+
+    /// Whether the container has pids of its own, which the process becomes one of last.
+    pub(crate) fn joins_pid(&self) -> bool {
+        self.namespaces().contains(ThreadNameSpaceType::PROCESS_ID)
+    }
 }
 
 /// Runs the hooks of one kind.

@@ -38,6 +38,7 @@ mod runner;
 mod runtime;
 mod seal;
 mod seccomp;
+mod socket;
 mod spec;
 mod store;
 mod worker;

@@ -13,6 +13,7 @@ use rustix::{
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
+
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
     .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
     .union(OpenTreeFlags::AT_EMPTY_PATH);
@@ -28,6 +29,17 @@ pub(crate) struct Attributes {
     pub(crate) propagation: u64,
     /// Also of every mount below.
     pub(crate) recursive: bool,
+}
+
+impl Attributes {
+    /// `MS_PRIVATE`, …; `recursive`: also of every mount below.
+    pub(crate) fn propagating(propagation: u64, recursive: bool) -> Self {
+        Self {
+            propagation,
+            recursive,
+            ..Self::default()
+        }
+    }
 }
 
 /// Sets attributes of the mount a descriptor is in, of whose root it must be.
@@ -135,6 +147,12 @@ pub(crate) fn clone_tree(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// A directory that things are looked up in, or done to: not to be read.
+pub(crate) fn look_at_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Opens what a container names: nothing leads out of `root`.

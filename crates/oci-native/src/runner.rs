@@ -11,24 +11,18 @@
 //! What the container could open again through `/proc/<pid>/fd` is on read-only mounts (CVE-2019-5736, `seal`).
 
 use std::{
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
 };
 
-use rustix::{
-    io::{FdFlags, fcntl_setfd},
-    net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-        sendmsg, socketpair,
-    },
-};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     mounts::{Attributes, clone_mount, set_attributes},
     seal::{SealError, seal_file},
+    socket,
 };
 
 /// Before each of the container's variables in the runner's environment: they are the program's, and no dynamic loader's,
@@ -213,17 +207,8 @@ impl RootView {
     }
 
     fn holding(view: &OwnedFd) -> io::Result<Self> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        let fds = [view.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&ours, &[IoSlice::new(b"/")], &mut control, SendFlags::NOSIGNAL)?;
+        let (ours, theirs) = socket::pair()?;
+        socket::send_descriptor(&ours, b"/", view.as_fd())?;
         Ok(Self { theirs })
     }
 }

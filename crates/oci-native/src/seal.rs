@@ -20,7 +20,10 @@ use rustix::{
     mount::OpenTreeFlags,
 };
 
-use crate::mounts::{Attributes, set_attributes};
+use crate::{
+    mounts::{Attributes, set_attributes},
+    process::program::pointers,
+};
 
 /// Why a binary could not be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -104,13 +107,6 @@ fn execveat(
     // Neither can hold a NUL byte: both came from an execve.
     let arguments: Vec<CString> = arguments.filter_map(|a| CString::new(a).ok()).collect();
     let environment: Vec<CString> = environment.filter_map(|v| CString::new(v).ok()).collect();
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
     let (argv, envp) = (pointers(&arguments), pointers(&environment));
     // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
     unsafe {

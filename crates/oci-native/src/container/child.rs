@@ -13,9 +13,9 @@ use std::{
 use libcontainer::{
     container::ContainerStatus, process::memory_policy::setup_memory_policy, syscall::syscall::create_syscall,
 };
-use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, LinuxPersonality, Process};
+use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonality, Process};
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::Mode,
     mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
     net::{RecvFlags, SendFlags},
     process::{Signal, chroot, fchdir, pivot_root, set_parent_process_death_signal},
@@ -31,7 +31,7 @@ use crate::{
     fork::{self, EndsHere},
     job::CreateJob,
     masks::Masks,
-    mounts::{Attributes, attach, set_attributes},
+    mounts::{Attributes, attach, look_at_dir, set_attributes},
     process::{
         Program, assume,
         attributes::{self, Labels},
@@ -91,7 +91,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     let (terminal, root) = make_root(parts)?;
     // Not before hooks have run: they are the host's.
     let joins_pid = parts.namespaces.set_pid_for_children()?;
-    enter_root(job, linux, &root)?;
+    enter_root(parts, &root)?;
 
     let syscall = create_syscall();
     setup_memory_policy(linux.memory_policy(), syscall.as_ref()).map_err(|e| Failure::of(&e))?;
@@ -162,10 +162,8 @@ fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Re
 fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failure> {
     let (job, process) = (parts.job, parts.process);
     let path = spec_root(&job.spec);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
-        rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|e| Failure::Other(format!("root.path {}: {e}", path.display())))
+        look_at_dir(path).map_err(|e| Failure::Other(format!("root.path {}: {e}", path.display())))
     };
     let sysctls = || match parts.linux.sysctl() {
         Some(sysctls) => namespaces::set_sysctls(sysctls),
@@ -214,21 +212,12 @@ fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Makes the container's root this process's: from here on there is no host any more.
-fn enter_root(job: &CreateJob, linux: &Linux, root: &OwnedFd) -> Result<(), Failure> {
+fn enter_root(parts: &Parts<'_>, root: &OwnedFd) -> Result<(), Failure> {
+    let (job, linux) = (parts.job, parts.linux);
     let failed = |e: rustix::io::Errno| step("changing the root")(e.into());
-    let has_mounts = linux
-        .namespaces()
-        .iter()
-        .flatten()
-        .any(|n| n.typ() == Kind::Mount);
-    let before = rustix::fs::open(
-        "/",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
-    let before = before.map_err(failed)?;
+    let before = look_at_dir(Path::new("/")).map_err(failed)?;
     fchdir(root).map_err(failed)?;
-    if !has_mounts {
+    if !parts.namespaces.has(Kind::Mount) {
         chroot(".").map_err(failed)?;
         return rustix::process::chdir("/").map_err(failed);
     }
@@ -251,19 +240,14 @@ fn enter_root(job: &CreateJob, linux: &Linux, root: &OwnedFd) -> Result<(), Fail
     let asked = linux.rootfs_propagation().as_deref().and_then(propagation);
     let (propagation, recursive) = asked.unwrap_or_default();
     let changes = [
-        Attributes {
-            propagation,
-            recursive,
-            ..Attributes::default()
-        },
+        Attributes::propagating(propagation, recursive),
         Attributes {
             set: if readonly { libc::MOUNT_ATTR_RDONLY } else { 0 },
             ..Attributes::default()
         },
     ];
-    let wanted = changes.into_iter().filter(|c| c.set != 0 || c.propagation != 0);
+    let mut wanted = changes.into_iter().filter(|c| c.set != 0 || c.propagation != 0);
     wanted
-        .into_iter()
         .try_for_each(|change| set_attributes(root, change))
         .map_err(step("root"))
 }

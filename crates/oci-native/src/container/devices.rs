@@ -23,7 +23,7 @@ use crate::{
     process::terminal::Terminal,
 };
 
-/// What every container has: name and minor number of a device of major 1, but for the terminal.
+/// What every container has: name, major and minor number.
 const DEFAULT: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -73,7 +73,9 @@ pub(super) fn of(spec: &Spec, linux: &Linux) -> Vec<Device> {
     let missing = default
         .into_iter()
         .filter(|d| asked.iter().all(|a| a.path != d.path));
-    missing.collect::<Vec<_>>().into_iter().chain(asked).collect()
+    let mut devices: Vec<Device> = missing.collect();
+    devices.extend(asked);
+    devices
 }
 
 impl Device {

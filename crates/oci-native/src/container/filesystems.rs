@@ -63,8 +63,8 @@ impl<'a> Maker<'a> {
             return self.change(destination, &options);
         }
         match (options.bind, mount.typ().as_deref()) {
-            (Some(recursive), _) => {
-                let source = sources.take_bind(index, mount, recursive)?;
+            (Some(_), _) => {
+                let source = sources.take_bind(index, mount, &options)?;
                 change(&source, &options.keeping_readonly())?;
                 let want = if is(&source, FileType::Directory)? {
                     Want::Directory

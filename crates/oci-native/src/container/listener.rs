@@ -1,8 +1,7 @@
 //! Who decides about the system calls that a seccomp filter notifies (runtime-spec, "listenerPath").
 
 use std::{
-    io::{IoSlice, Write as _},
-    mem::MaybeUninit,
+    io::Write as _,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::UnixStream,
@@ -12,9 +11,8 @@ use std::{
 use oci_spec::runtime::{
     ContainerProcessState, ContainerProcessStateBuilder, ContainerState, Linux, SECCOMP_FD_NAME, StateBuilder,
 };
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::{failure::Failure, job::CreateJob, seccomp::Filter};
+use crate::{failure::Failure, job::CreateJob, seccomp::Filter, socket::send_descriptor};
 
 /// Connects to the listener, from the host's side.
 pub(super) fn connect(linux: &Linux, filter: Option<&Filter>) -> Result<Option<OwnedFd>, Failure> {
@@ -34,12 +32,7 @@ pub(super) fn tell(socket: OwnedFd, filter: &OwnedFd, job: &CreateJob, pid: i32)
     let failed = |e: String| Failure::Other(format!("telling the seccomp listener: {e}"));
     let state = state(job, pid).map_err(|e| failed(e.to_string()))?;
     let json = serde_json::to_vec(&state).map_err(|e| failed(e.to_string()))?;
-    let fds = [filter.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = sendmsg(&socket, &[IoSlice::new(&json)], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|e| failed(e.to_string()))?;
+    let sent = send_descriptor(&socket, &json, filter.as_fd()).map_err(|e| failed(e.to_string()))?;
     UnixStream::from(socket)
         .write_all(&json[sent..])
         .map_err(|e| failed(e.to_string()))

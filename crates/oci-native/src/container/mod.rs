@@ -36,7 +36,7 @@ use std::{
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair},
+    net::{RecvFlags, SendFlags},
     process::{DumpableBehavior, Pid, set_dumpable_behavior},
 };
 
@@ -47,12 +47,14 @@ use crate::{
     failure::{Failure, step},
     fork::{self, EndsHere},
     job::{Answer, CreateJob, Descriptors, Done},
+    mounts::look_at_dir,
     proc,
     process::{
         attributes,
         birth::{Clone, Shared},
         owner::give,
     },
+    socket,
 };
 
 /// Held open by the container's process, and there, as long as it waits for `start`.
@@ -116,6 +118,7 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
     let cgroup = Cgroup::new(&job.layout, &job.cgroup);
     let entry = cgroup.make_and_enter().map_err(step("cgroup"))?;
     namespaces.make_time(linux).map_err(step("time namespace"))?;
+    let new_users = Some(linux).filter(|_| namespaces.makes(Kind::User));
     let mut devices = devices::of(spec, linux);
     let sources = Sources::open(spec, &namespaces, &cgroup, &mut devices)?;
     descriptors
@@ -123,8 +126,7 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
         .iter()
         .for_each(|stream| give(stream, job.owner));
 
-    let packets = |flags| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-    let (child, maker) = packets(SocketFlags::CLOEXEC).map_err(|e| step("socket")(e.into()))?;
+    let (child, maker) = socket::pair().map_err(|e| step("socket")(e.into()))?;
     let parts = Parts {
         job,
         process,
@@ -146,7 +148,7 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| step("prctl")(e.into()))?;
     let pid = give_birth(parts, &entry, &result)?;
     keep_pid(&job.dir, pid).map_err(step("writing the pid"))?;
-    let made = raise(job, linux, process, pid, &child);
+    let made = raise(job, new_users, process, pid, &child);
     made.and_then(|()| {
         // Whoever executes the program is another where it joined a pid namespace.
         let pid = result.pid().unwrap_or(pid);
@@ -226,18 +228,16 @@ fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Resu
 }
 
 /// Gives the new process what only somebody outside can give, and waits until it has become the container.
+///
+/// `new_users` has the maps of a user namespace that is new.
 fn raise(
     job: &CreateJob,
-    linux: &Linux,
+    new_users: Option<&Linux>,
     process: &Process,
     pid: Pid,
     child: &OwnedFd,
 ) -> Result<(), Failure> {
-    let new = |kind| {
-        let mut all = linux.namespaces().iter().flatten();
-        all.any(|n| n.typ() == kind && n.path().is_none())
-    };
-    if new(Kind::User) {
+    if let Some(linux) = new_users {
         namespaces::map_ids(pid, linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref())
             .map_err(step("user namespace"))?;
     }
@@ -288,8 +288,7 @@ fn open_fifo(dir: &Path) -> io::Result<OwnedFd> {
 
 fn listen(dir: &Path) -> io::Result<UnixListener> {
     // A socket's address holds 108 bytes; by descriptor it is short wherever the directory lies.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let held = rustix::fs::open(dir, flags, Mode::empty())?;
+    let held = look_at_dir(dir)?;
     UnixListener::bind(format!("/proc/self/fd/{}/{START_SOCKET}", held.as_raw_fd()))
 }
 

@@ -16,7 +16,7 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, mounts::look_at_dir};
 
 /// linux/capability.h.
 const CAP_SYS_PTRACE: u32 = 19;
@@ -260,9 +260,7 @@ pub(super) fn set_sysctls(sysctls: &HashMap<String, String>) -> Result<(), Failu
     if sysctls.is_empty() {
         return Ok(());
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open("/proc/sys", flags, Mode::empty())
-        .map_err(|e| Failure::Other(format!("/proc/sys: {e}")))?;
+    let root = look_at_dir("/proc/sys".as_ref()).map_err(|e| Failure::Other(format!("/proc/sys: {e}")))?;
     for (name, value) in sysctls {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

@@ -96,11 +96,7 @@ impl Options {
         let propagation = self
             .propagation
             .iter()
-            .map(|(propagation, recursive)| Attributes {
-                propagation: *propagation,
-                recursive: *recursive,
-                ..Attributes::default()
-            });
+            .map(|(propagation, recursive)| Attributes::propagating(*propagation, *recursive));
         change(self.set_all, self.clear_all, true)
             .into_iter()
             .chain(change(self.set, self.clear, false))

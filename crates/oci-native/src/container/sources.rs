@@ -61,10 +61,7 @@ impl Sources {
         let container = namespaces.joined(Kind::User);
         for mount in spec.mounts().iter().flatten() {
             let options = Options::of(mount);
-            let source = options
-                .bind
-                .map(|recursive| open_bind(mount, recursive))
-                .transpose();
+            let source = options.bind.map(|_| open_bind(mount, &options)).transpose();
             let source = source.and_then(|source| {
                 if let (Some(source), Some((users, all))) = (&source, ids(spec, mount, &options, container)?)
                 {
@@ -118,35 +115,32 @@ impl Sources {
     }
 
     /// What the mount of this index shows.
-    pub(super) fn take_bind(&mut self, index: usize, mount: &Mount, recursive: bool) -> io::Result<OwnedFd> {
+    pub(super) fn take_bind(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        options: &Options,
+    ) -> io::Result<OwnedFd> {
         let opened = self.binds.get_mut(index).and_then(Option::take);
-        opened.map_or_else(|| open_bind(mount, recursive), Ok)
+        opened.map_or_else(|| open_bind(mount, options), Ok)
     }
 }
 
 /// What the host mounts there later arrives, nothing goes the other way.
 fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(CWD, path)?;
-    let slave = Attributes {
-        propagation: libc::MS_SLAVE,
-        recursive: true,
-        ..Attributes::default()
-    };
-    set_attributes(&tree, slave)?;
+    set_attributes(&tree, Attributes::propagating(libc::MS_SLAVE, true))?;
     Ok(tree)
 }
 
 fn private(mount: OwnedFd) -> io::Result<OwnedFd> {
-    let private = Attributes {
-        propagation: libc::MS_PRIVATE,
-        ..Attributes::default()
-    };
-    set_attributes(&mount, private)?;
+    set_attributes(&mount, Attributes::propagating(libc::MS_PRIVATE, false))?;
     Ok(mount)
 }
 
 /// The source of a mount. Only where the mount asks to share do its mounts arrive on the host.
-fn open_bind(mount: &Mount, recursive: bool) -> io::Result<OwnedFd> {
+fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
+    let recursive = options.bind == Some(true);
     let source = mount.source().as_ref().filter(|s| s.is_absolute());
     let source = source
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the source is no absolute path"))?;
@@ -157,17 +151,12 @@ fn open_bind(mount: &Mount, recursive: bool) -> io::Result<OwnedFd> {
         clone_mount(CWD, source)
     }
     .map_err(named)?;
-    let shares = Options::of(mount)
+    let shares = options
         .propagation
         .iter()
         .any(|(propagation, _)| *propagation == libc::MS_SHARED);
     if !shares {
-        let slave = Attributes {
-            propagation: libc::MS_SLAVE,
-            recursive,
-            ..Attributes::default()
-        };
-        set_attributes(&tree, slave)?;
+        set_attributes(&tree, Attributes::propagating(libc::MS_SLAVE, recursive))?;
     }
     Ok(tree)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::Mode,
     process::Signal,
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
@@ -17,6 +17,7 @@ use crate::{
     failure::{Failure, step},
     fork::{self, EndsHere},
     job::{Descriptors, ExecJob},
+    mounts::look_at_dir,
     process::{
         assume,
         attributes::{self, Labels},
@@ -107,8 +108,7 @@ impl Kept {
 impl Inside {
     fn enter(&mut self, job: &ExecJob, born: &Shared) -> Result<Infallible, Failure> {
         let process = &job.process;
-        let namespaces = ThreadNameSpaceType::from_bits_retain(job.namespaces);
-        let joins_pid = namespaces.contains(ThreadNameSpaceType::PROCESS_ID);
+        let (namespaces, joins_pid) = (job.namespaces(), job.joins_pid());
         fork::reset_signals(true);
         // Until other credentials clear it, or we do: whoever asked for the process has to be there when it starts.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -182,8 +182,7 @@ impl Inside {
     }
 
     fn open_terminal(job: &ExecJob) -> io::Result<Terminal> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open("/", flags, Mode::empty())?;
+        let root = look_at_dir("/".as_ref())?;
         Terminal::new(root.as_fd(), &job.process, job.owner)
     }
 }

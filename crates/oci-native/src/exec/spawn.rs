@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    process::{DumpableBehavior, Pid},
-    thread::ThreadNameSpaceType,
-};
+use rustix::process::{DumpableBehavior, Pid};
 
 use super::inside;
 use crate::{
@@ -88,11 +85,9 @@ pub(crate) fn spawn(
         // Its end comes when the child closes its copy.
         let _ = rustix::io::read(&left, &mut [0_u8; 1]);
     }
-    let joins =
-        ThreadNameSpaceType::from_bits_retain(job.namespaces).contains(ThreadNameSpaceType::PROCESS_ID);
     Ok(Made {
         first,
-        born: joins.then_some(born),
+        born: job.joins_pid().then_some(born),
     })
 }
 

@@ -101,19 +101,18 @@ fn default_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// As execve(2) takes arguments and variables: ended by a null pointer, and good as long as the strings are.
+pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    let null = std::ptr::null();
+    strings.iter().map(|s| s.as_ptr()).chain([null]).collect()
+}
+
 /// Returns only when it failed.
 #[allow(
     unsafe_code,
     reason = "rustix keeps execve in its experimental runtime module"
 )]
 fn execve(path: &CString, argv: &[CString], envp: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
     let (argv, envp) = (pointers(argv), pointers(envp));
     // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };

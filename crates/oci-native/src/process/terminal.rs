@@ -1,20 +1,18 @@
 //! The process's terminal: made from the container's devpts, so that it is one of the container's.
 
 use std::{
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use oci_spec::runtime::Process;
 use rustix::{
     fs::{FileType, OFlags},
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
     pty::OpenptFlags,
 };
 
 use super::{owner::give, streams};
-use crate::mounts::open_inside;
+use crate::{mounts::open_inside, socket::send_descriptor};
 
 /// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
 const DEVPTS_MAGIC: i128 = 0x1cd1;
@@ -50,16 +48,7 @@ impl Terminal {
 
     /// Sends the master to whoever serves the terminal, and makes the other side the standard streams.
     pub(crate) fn connect(self, console: &OwnedFd) -> io::Result<()> {
-        let masters = [self.master.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&masters));
-        rustix::net::sendmsg(
-            console,
-            &[IoSlice::new(b"/dev/ptmx")],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
+        send_descriptor(console, b"/dev/ptmx", self.master.as_fd())?;
         streams::connect_all(&self.slave)
     }
 }

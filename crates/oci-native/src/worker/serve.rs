@@ -18,6 +18,7 @@ use crate::{
     fork::{EndsHere, above, close_others, exit, first_free, forget_environment, reset_signals},
     job::{Answer, Descriptors, Done, ExecJob, Job, Request},
     proc,
+    process::streams,
 };
 
 /// The only argument of a worker that was started by re-exec.
@@ -162,9 +163,7 @@ fn settle(
     close_others(first, keep);
 
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
+    streams::connect_all(&null)?;
     // The caller's working directory is not the container's, nor a hook's.
     rustix::process::chdir("/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
