@@ -18,6 +18,8 @@ mod events;
 mod extension;
 pub mod guest;
 mod init;
+#[cfg(target_os = "linux")]
+mod keyring;
 pub mod logs;
 #[cfg(target_os = "linux")]
 mod loopback;
@@ -40,6 +42,8 @@ pub use error::{ControlError, LaunchError};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
 pub use init::{InitOptions, PodInit, PodOutcome, mount_layers, restrict_mounts};
+#[cfg(target_os = "linux")]
+pub use keyring::own_keyring;
 #[cfg(target_os = "linux")]
 pub use loopback::raise_loopback;
 pub use publish::MAX_PUBLISHED_CONNECTIONS;

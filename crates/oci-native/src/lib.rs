@@ -43,6 +43,7 @@ mod spec;
 mod store;
 mod worker;
 
+pub use mounts::mapped_copy;
 pub use proc::write_pid_file;
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

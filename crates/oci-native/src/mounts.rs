@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat2},
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -63,6 +63,23 @@ pub(crate) fn map_ids(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -
         userns_fd,
     };
     change(mount, request, recursive)
+}
+
+/// A copy of what is at `dir`, mounted nowhere yet, without what is mounted below it: its files' owners are as the user namespace
+/// maps them, its device files lead nowhere, and mounts neither arrive nor leave.
+///
+/// # Errors
+/// There is no such directory, or its file system cannot map owners.
+pub fn mapped_copy(dir: &Path, users: impl AsFd) -> io::Result<OwnedFd> {
+    let copy = clone_mount(CWD, dir)?;
+    let request = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: u64::try_from(users.as_fd().as_raw_fd()).map_err(io::Error::other)?,
+    };
+    change(&copy, request, false)?;
+    Ok(copy)
 }
 
 #[allow(unsafe_code, reason = "rustix has no mount_setattr")]

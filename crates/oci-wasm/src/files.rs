@@ -15,17 +15,16 @@ use wasmtime_wasi::{
 };
 use wiggle::GuestMemory;
 
-use crate::{host::Host, sockets::parts};
+use crate::{
+    host::Host,
+    sockets::{Errno, errno, parts},
+};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 /// As wasmtime-wasi has it in its linker; programs import whatever version of 0.2 they were made for.
 const TYPES: &str = "wasi:filesystem/types@0.2.12";
 const OPEN_AT: &str = "[method]descriptor.open-at";
 
-/// Error numbers of preview 1 (witx, `errno`).
-const ACCES: i32 = 2;
-const FAULT: i32 = 21;
-const NAMETOOLONG: i32 = 37;
 /// Types of preview 1 (witx, `filetype`).
 const DIRECTORY: u8 = 3;
 const REGULAR_FILE: u8 = 4;
@@ -46,14 +45,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             let (fd, follow, path, length, flags, rights, inheriting, fdflags, out) = args;
             let (mut memory, host) = parts(&mut caller)?;
             if length.cast_unsigned() as usize > MAX_PATH {
-                return Ok(NAMETOOLONG);
+                return Ok(errno(Err(Errno::NameTooLong)));
             }
             let Ok(name) = memory.slice(path.cast_unsigned(), length.cast_unsigned()) else {
-                return Ok(FAULT);
+                return Ok(errno(Err(Errno::Fault)));
             };
             let name = name.to_vec();
             if !may_be_opened(kind_at(host, fd, follow, &name).await?) {
-                return Ok(ACCES);
+                return Ok(errno(Err(Errno::Acces)));
             }
             let mut guest = GuestMemory::Unshared(&mut *memory.0);
             let result = preview1::path_open(
@@ -74,14 +73,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 return Ok(result);
             }
             let Ok(new) = memory.u32(out.cast_unsigned()) else {
-                return Ok(FAULT);
+                return Ok(errno(Err(Errno::Fault)));
             };
             let new = new.cast_signed();
             if may_be_opened(kind(host, new).await?) {
                 return Ok(0);
             }
             preview1::fd_close(&mut host.wasi, &mut GuestMemory::Unshared(&mut []), new).await?;
-            Ok(ACCES)
+            Ok(errno(Err(Errno::Acces)))
         })
     })?;
     linker.allow_shadowing(false);

@@ -178,7 +178,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
         let micros: Vec<_> = mounts.iter().map(Duration::as_micros).collect();
         series.push(json!({"place": kind, "contender": "overlay mount", "microseconds": micros}));
     }
-    let file = host::target_dir(&host::shell()?)?.join("bench/images.json");
+    let file = scene::results()?.join("images.json");
     report::write(&json!({"machine": scene::machine(), "series": series}), &file)?;
     println!("\n{}.", scene::machine());
     Ok(())

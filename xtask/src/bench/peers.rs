@@ -12,6 +12,7 @@ use rustix::{
 };
 use xshell::cmd;
 
+use super::scene;
 use crate::{apt, host};
 
 const SUITE: &str = "sid";
@@ -100,9 +101,24 @@ pub(crate) struct Place {
     pub(crate) results: PathBuf,
 }
 
+impl Place {
+    /// Where a bench that runs in the world `work` finds all that; it is in the root of the peers then, if there is one.
+    pub(crate) fn enter(work: &Path, magikrun: Option<&Path>, peers: &Peers) -> Result<Self> {
+        let place = Self {
+            work: work.to_owned(),
+            magikrun: magikrun.context("--magikrun")?.to_owned(),
+            results: scene::results()?,
+        };
+        match peers.directory() {
+            Some(root) => enter(root, &place),
+            None => Ok(place),
+        }
+    }
+}
+
 /// Makes `root` the root of this process, in a mount namespace of its own, with the mounts of this system; returns where
 /// the place's directories are then.
-pub(crate) fn enter(root: &Path, place: &Place) -> Result<Place> {
+fn enter(root: &Path, place: &Place) -> Result<Place> {
     // A root must be a mount point; changing it changes nothing for others.
     mount_bind_recursive(root, root).with_context(|| root.display().to_string())?;
     for name in ["proc", "sys", "dev"] {

@@ -14,7 +14,7 @@ use super::{
     contender::{Contender, Magikrun, Podman},
     cri::Cri,
     measure,
-    peers::{self, Peers},
+    peers::{Peers, Place},
     report, scene,
 };
 
@@ -99,15 +99,7 @@ fn outside(args: &Args) -> Result<()> {
 
 fn inside(args: &Args, dir: &Path) -> Result<()> {
     scene::enter()?;
-    let place = peers::Place {
-        work: dir.to_owned(),
-        magikrun: args.magikrun.clone().context("--magikrun")?,
-        results: scene::results()?,
-    };
-    let place = match args.peers.directory() {
-        Some(peers) => peers::enter(peers, &place)?,
-        None => place,
-    };
+    let place = Place::enter(dir, args.magikrun.as_deref(), &args.peers)?;
     let contenders = contenders(args, &place)?;
     let mut series = vec![];
     for containers in SIZES {
@@ -118,7 +110,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
 }
 
 /// The runtimes, with the image in the store of each.
-fn contenders(args: &Args, place: &peers::Place) -> Result<Vec<Box<dyn Contender>>> {
+fn contenders(args: &Args, place: &Place) -> Result<Vec<Box<dyn Contender>>> {
     let dir = place.work.as_path();
     let mut layer = LayerBuilder::new();
     layer.busybox()?;

@@ -138,8 +138,7 @@ fn inside(args: &Args, dir: &Path) -> Result<()> {
     }
     eprintln!();
     print(&series, &bench.qemu.manner(), &mut memory, &mut monitor);
-    let file = host::target_dir(&sh)?.join("bench/vm.json");
-    save(&series, &file)
+    save(&series, &scene::results()?.join("vm.json"))
 }
 
 struct Bench {

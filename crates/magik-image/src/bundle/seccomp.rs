@@ -289,12 +289,12 @@ impl Condition {
             let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
             Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
         };
+        let Some(wanted) = self.min_kernel.as_deref().and_then(version) else {
+            return true;
+        };
         let release = rustix::system::uname();
         let running = release.release().to_str().ok().and_then(version);
-        match (self.min_kernel.as_deref().and_then(version), running) {
-            (Some(wanted), Some(running)) => running >= wanted,
-            _ => true,
-        }
+        running.is_none_or(|running| running >= wanted)
     }
 }
 

@@ -62,6 +62,8 @@ pub struct ContainerSettings {
     pub namespaces: Namespaces,
     /// The user namespace that the container joins, with the pod's other namespaces in it; absent: its users are the host's.
     pub user_namespace: Option<UserNamespace>,
+    /// The file of a process namespace that the container joins; then [`Namespaces::pid`] is `false`.
+    pub process_namespace: Option<PathBuf>,
     /// `linux.cgroupsPath`; absent: the runtime's choice.
     pub cgroups_path: Option<PathBuf>,
     /// Annotations of the spec.
@@ -104,6 +106,7 @@ impl Default for ContainerSettings {
             resources: Resources::default(),
             namespaces: Namespaces::ALL,
             user_namespace: None,
+            process_namespace: None,
             cgroups_path: None,
             annotations: BTreeMap::new(),
             seccomp: SeccompProfile::Default,

@@ -203,13 +203,15 @@ fn namespaces(settings: &ContainerSettings) -> Result<Vec<oci_spec::runtime::Lin
         .into_iter()
         .filter(|(new, _)| *new)
         .map(|(_, kind)| LinuxNamespaceBuilder::default().typ(kind).build());
-    let users = settings.user_namespace.iter().map(|users| {
-        LinuxNamespaceBuilder::default()
-            .typ(LinuxNamespaceType::User)
-            .path(&users.path)
-            .build()
-    });
-    new.chain(users).collect()
+    let users = settings.user_namespace.as_ref().map(|users| &users.path);
+    let processes = settings.process_namespace.as_ref();
+    let joined = [
+        (users, LinuxNamespaceType::User),
+        (processes, LinuxNamespaceType::Pid),
+    ]
+    .into_iter()
+    .filter_map(|(path, kind)| Some(LinuxNamespaceBuilder::default().typ(kind).path(path?).build()));
+    new.chain(joined).collect()
 }
 
 /// What a joined user namespace maps already: the runtime is told whose the streams become.

@@ -29,7 +29,7 @@ fn become_nobody() -> Result<Infallible, Failed> {
     if !rustix::process::getpid().is_init() {
         return Err(("its pid", io::Error::other("is not 1")));
     }
-    own_keyring()?;
+    crate::own_keyring().map_err(|e| ("keyctl", e))?;
     empty_root()?;
     drop_rights()?;
     ignore_signals();
@@ -46,20 +46,6 @@ fn check(what: &'static str, result: libc::c_long) -> Result<(), Failed> {
         return Err((what, io::Error::last_os_error()));
     }
     Ok(())
-}
-
-#[allow(unsafe_code, reason = "neither std nor rustix has keyctl")]
-fn own_keyring() -> Result<(), Failed> {
-    /// linux/keyctl.h
-    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    let anonymous = std::ptr::null::<libc::c_char>();
-    // SAFETY: a system call on a number and a null pointer, which stands for "without a name".
-    let joined = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
-    match check("keyctl", joined) {
-        // There are no keys, or a filter that is inherited lets nobody use them.
-        Err((_, error)) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
-        joined => joined,
-    }
 }
 
 /// An empty file system in place of everything that is mounted, in a mount namespace that was copied for this process.

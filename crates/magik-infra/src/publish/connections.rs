@@ -84,10 +84,12 @@ impl<S: Send + 'static> Connections<S> {
     /// Serves those who arrive until nobody can any more.
     pub(super) async fn serve(mut self, mut arrivals: mpsc::Receiver<Arrival<S>>) {
         loop {
-            while let Some(arrival) = self.next_to_open() {
-                self.open(arrival);
-            }
-            let yields_at = self.yields_at();
+            let yields_at = loop {
+                match self.next_to_open() {
+                    Ok(arrival) => self.open(arrival),
+                    Err(yields_at) => break yields_at,
+                }
+            };
             tokio::select! {
                 arrival = arrivals.recv() => match arrival {
                     Some(arrival) => self.arrived(arrival),
@@ -136,39 +138,26 @@ impl<S: Send + 'static> Connections<S> {
         self.open.insert(open.task.id(), open);
     }
 
-    /// The one of those who wait that gets a place now; one that has to give it up has done so.
-    fn next_to_open(&mut self) -> Option<Arrival<S>> {
-        if self.waiting.is_empty() {
-            return None;
-        }
+    /// The one of those who wait that gets a place now; one that has to give it up has done so. Else when the next place is given
+    /// up for who waits; `None`: nobody waits.
+    fn next_to_open(&mut self) -> Result<Arrival<S>, Option<Instant>> {
         let held = count(self.open.values().map(|open| open.peer));
-        let place = self.next_waiting(&held)?;
+        let place = self.next_waiting(&held).ok_or(None)?;
         if self.open.len() >= MAX_PUBLISHED_CONNECTIONS {
-            let peer = self.waiting.get(place)?.peer;
+            let peer = self.waiting.get(place).ok_or(None)?.peer;
             let open = self
                 .open
                 .values()
                 .map(|o| (o.task.id(), o.peer, o.activity.last()));
-            let (id, at) = gives_way(open, &held, peer)?;
+            let (id, at) = gives_way(open, &held, peer).ok_or(None)?;
             if at.is_some_and(|at| at > Instant::now()) {
-                return None;
+                return Err(at);
             }
             if let Some(open) = self.open.remove(&id) {
                 open.task.abort();
             }
         }
-        self.waiting.remove(place)
-    }
-
-    /// When the next place is given up for who waits; `None`: nobody waits.
-    fn yields_at(&self) -> Option<Instant> {
-        let held = count(self.open.values().map(|open| open.peer));
-        let peer = self.waiting.get(self.next_waiting(&held)?)?.peer;
-        let open = self
-            .open
-            .values()
-            .map(|o| (o.task.id(), o.peer, o.activity.last()));
-        gives_way(open, &held, peer)?.1
+        self.waiting.remove(place).ok_or(None)
     }
 
     /// The place of the first one that waits, of the peer that has least.

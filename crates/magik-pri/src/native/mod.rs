@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use magik_image::{Image, platform::Platform as ImagePlatform};
+use magik_image::{Image, bundle::ContainerSettings, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::{Capability, Platform};
 
@@ -109,9 +109,9 @@ impl Backend for Native {
     ) -> Result<ContainerPlan, Failure> {
         let rootfs = rootfs::make(self.rootfs, pod, container, image)?;
         let shared = pod.spec.share_process_namespace;
-        let namespace = shared.then(|| init::process_namespace(&pod.sandbox()));
-        linux_bundle::write_in(pod, container, image, rootfs, namespace.as_deref(), |settings| {
-            settings
+        linux_bundle::write(pod, container, image, rootfs, |settings| ContainerSettings {
+            process_namespace: shared.then(|| init::process_namespace(&pod.sandbox())),
+            ..settings
         })
     }
 

@@ -10,7 +10,7 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -18,7 +18,7 @@ use std::{
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
-    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    mount::{MoveMountFlags, move_mount},
     process::{Pid, Signal, WaitOptions, kill_process, waitpid},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -58,9 +58,7 @@ pub(super) fn enter(sandbox: &Path, data_root: &Path, first: u32, hostname: &OsS
 
 /// Mounts a directory once more, with owners as the user namespace has them; what is mounted below it is left out.
 fn map(dir: &Path, users: &OwnedFd, at: &Path) -> io::Result<()> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, dir, flags)?;
-    set_map(&tree, users)?;
+    let tree = oci_native::mapped_copy(dir, users)?;
     Ok(move_mount(
         &tree,
         "",
@@ -68,32 +66,6 @@ fn map(dir: &Path, users: &OwnedFd, at: &Path) -> io::Result<()> {
         at,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?)
-}
-
-#[allow(unsafe_code, reason = "rustix has no mount_setattr")]
-fn set_map(mount: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
-    let request = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?,
-    };
-    // SAFETY: the descriptors are open, the path is an empty C string, and the size is the structure's.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const request,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// A process that is in the new namespaces, until they are open. It runs nothing.

@@ -14,10 +14,6 @@ use magik_image::{
     },
 };
 use magik_infra::plan::{PodPlan, TmpfsPlan};
-use oci_spec::{
-    OciSpecError,
-    runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec},
-};
 
 use super::{
     Backend,
@@ -265,28 +261,13 @@ impl<'a> PodFiles<'a> {
     }
 
     /// Builds a container's runtime spec and writes it into its bundle.
-    #[cfg(feature = "wasm")]
     pub(crate) fn write_bundle(
         &self,
         container: &ContainerSpec,
         image: &Image,
         settings: &ContainerSettings,
     ) -> Result<(), Failure> {
-        self.write_bundle_in(container, image, settings, None)
-    }
-
-    /// The same for a container that joins the process namespace bound to a path.
-    pub(crate) fn write_bundle_in(
-        &self,
-        container: &ContainerSpec,
-        image: &Image,
-        settings: &ContainerSettings,
-        process_namespace: Option<&Path>,
-    ) -> Result<(), Failure> {
-        let mut spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
-        if let Some(path) = process_namespace {
-            join_processes(&mut spec, path).map_err(Failure::new)?;
-        }
+        let spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
         write_bundle(&self.bundle(&container.name), &spec).map_err(Failure::new)
     }
 
@@ -382,21 +363,6 @@ impl<'a> PodFiles<'a> {
         }
         Ok(tmpfs)
     }
-}
-
-/// Has a container's processes in the namespace bound to a path.
-fn join_processes(spec: &mut Spec, path: &Path) -> Result<(), OciSpecError> {
-    let joined = LinuxNamespaceBuilder::default()
-        .typ(LinuxNamespaceType::Pid)
-        .path(path)
-        .build()?;
-    let mut linux = spec.linux().clone().unwrap_or_default();
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
-    namespaces.push(joined);
-    linux.set_namespaces(Some(namespaces));
-    spec.set_linux(Some(linux));
-    Ok(())
 }
 
 /// What is made for the pod and mounted into each container's `/etc`.

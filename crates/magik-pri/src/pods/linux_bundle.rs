@@ -1,6 +1,6 @@
 //! The bundle of a container that Linux namespaces isolate, on the host or in a guest.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use magik_image::bundle::{ContainerSettings, Namespaces, UserSpec};
 use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
@@ -24,24 +24,11 @@ pub(crate) fn overlay(
 }
 
 /// Writes it, with the settings as `adapt` returns them.
-#[cfg(all(feature = "krun", target_os = "linux"))]
 pub(crate) fn write(
     pod: &PodFiles<'_>,
     container: &ContainerSpec,
     image: &ContainerImage,
     rootfs: RootfsPlan,
-    adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
-) -> Result<ContainerPlan, Failure> {
-    write_in(pod, container, image, rootfs, None, adapt)
-}
-
-/// Writes it for a container that joins the process namespace bound to a path, if there is one.
-pub(crate) fn write_in(
-    pod: &PodFiles<'_>,
-    container: &ContainerSpec,
-    image: &ContainerImage,
-    rootfs: RootfsPlan,
-    process_namespace: Option<&Path>,
     adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
 ) -> Result<ContainerPlan, Failure> {
     let bundle = pod.bundle(&container.name);
@@ -50,7 +37,7 @@ pub(crate) fn write_in(
     if let RootfsPlan::Directory { path } = &rootfs {
         settings.rootfs_path.clone_from(path);
     }
-    pod.write_bundle_in(container, &image.image, &settings, process_namespace)?;
+    pod.write_bundle(container, &image.image, &settings)?;
     Ok(ContainerPlan {
         name: container.name.clone(),
         image: container.image.to_string(),

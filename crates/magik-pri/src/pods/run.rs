@@ -85,17 +85,18 @@ impl<B: Backend> Run<'_, B> {
         if B::CLASS != RuntimeClass::Native || self.spec.host_users == Some(true) {
             return Ok(Users::OfHost);
         }
-        let impossible = users::impossible(&self.store.paths, self.spec);
-        match (self.spec.host_users, impossible) {
-            (Some(_), None) => Ok(Users::Own),
-            (Some(_), Some(why)) => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
-            (None, None)
-                if self.options.user_namespaces == UserNamespaces::Auto
-                    && users::asks_nothing_of_the_host(self.spec) =>
-            {
-                Ok(Users::OwnIfLeft)
-            }
-            (None, _) => Ok(Users::OfHost),
+        let asked = self.spec.host_users.is_some();
+        let auto = self.options.user_namespaces == UserNamespaces::Auto;
+        // Whether it is possible here costs some system calls.
+        let wanted = asked || auto && users::asks_nothing_of_the_host(self.spec);
+        if !wanted {
+            return Ok(Users::OfHost);
+        }
+        match users::impossible(&self.store.paths, self.spec) {
+            None if asked => Ok(Users::Own),
+            None => Ok(Users::OwnIfLeft),
+            Some(why) if asked => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
+            Some(_) => Ok(Users::OfHost),
         }
     }
 

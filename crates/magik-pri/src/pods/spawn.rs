@@ -185,7 +185,7 @@ unsafe fn become_init(child: &Child<'_>) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::setsid();
-        if !own_keyring() {
+        if magik_infra::own_keyring().is_err() {
             libc::_exit(CANNOT_EXECUTE);
         }
         if let Some(IdMaps(maps)) = &child.maps {
@@ -223,21 +223,4 @@ unsafe fn become_init(child: &Child<'_>) -> ! {
         libc::write(2, MESSAGE.as_ptr().cast(), MESSAGE.len());
         libc::_exit(CANNOT_EXECUTE)
     }
-}
-
-/// Joins a new, anonymous session keyring: the caller's keys are not the pod's. `false`: the kernel has keyrings, and this
-/// process still has the caller's.
-///
-/// Where a filter on system calls refuses keyctl(2), what is started here cannot use keys either.
-#[allow(unsafe_code, reason = "neither std nor rustix has keyctl")]
-fn own_keyring() -> bool {
-    /// linux/keyctl.h
-    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    let anonymous = std::ptr::null::<libc::c_char>();
-    // SAFETY: a system call on a number and a null pointer, which stands for "without a name".
-    if unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) } >= 0 {
-        return true;
-    }
-    // SAFETY: errno is this thread's own.
-    matches!(unsafe { *libc::__errno_location() }, libc::ENOSYS | libc::EPERM)
 }

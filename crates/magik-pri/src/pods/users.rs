@@ -13,7 +13,7 @@ use std::{
 use magik_infra::PENDING_SUFFIX;
 
 use super::Paths;
-use crate::{PodSpec, VolumeSource, limits::MAX_PODS};
+use crate::{PodSpec, VolumeSource, limits::MAX_PODS, spec::capability};
 
 /// Whose users those of a pod are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +69,7 @@ const OF_HOST: [&str; 23] = [
 
 /// Whether a pod asks for nothing that is the host's, so that its users need not be.
 pub(crate) fn asks_nothing_of_the_host(spec: &PodSpec) -> bool {
-    let of_host = |name: &String| {
-        let name = name.to_uppercase();
-        let name = name.strip_prefix("CAP_").unwrap_or(&name);
-        OF_HOST.contains(&name)
-    };
+    let of_host = |name: &String| OF_HOST.contains(&capability(name).as_str());
     let mut containers = spec.all_containers();
     let mut volumes = spec.volumes.iter();
     !spec.host_network

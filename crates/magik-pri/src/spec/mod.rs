@@ -11,6 +11,7 @@ mod security;
 mod types;
 
 pub use parse::SpecError;
+pub(crate) use security::capability;
 pub use types::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
     Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, Volume, VolumeSource,

@@ -94,11 +94,10 @@ pub(super) fn container(context: k8s::SecurityContext, pod: &PodSecurity, path: 
         if privileged {
             return refused("`privileged` to true");
         }
-        let is_admin = |name: &String| {
-            let upper = name.to_ascii_uppercase();
-            upper.strip_prefix("CAP_").unwrap_or(&upper) == "SYS_ADMIN"
-        };
-        if add_capabilities.iter().any(is_admin) {
+        if add_capabilities
+            .iter()
+            .any(|name| capability(name) == "SYS_ADMIN")
+        {
             return refused("`capabilities.Add` CAP_SYS_ADMIN");
         }
     }
@@ -133,6 +132,12 @@ fn id(value: i64) -> std::result::Result<u32, String> {
         Ok(id) if value <= i64::from(i32::MAX) => Ok(id),
         _ => Err(format!("{value} is not between 0 and {}", i32::MAX)),
     }
+}
+
+/// A capability's name as capabilities(7) has it, without `CAP_`.
+pub(crate) fn capability(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned()
 }
 
 /// Names of capabilities; whether there are such is for the machine to say.

@@ -22,8 +22,8 @@ pub struct PodSpec {
     pub hostname: Option<String>,
     /// The host's network instead of one of its own.
     pub host_network: bool,
-    /// `spec.hostUsers`: `false` asks for a user namespace of the pod's own, which is not supported
-    /// yet.
+    /// `spec.hostUsers`: `false` asks for a user namespace of the pod's own; absent leaves it to
+    /// [`UserNamespaces`](crate::UserNamespaces).
     pub host_users: Option<bool>,
     /// One process namespace for all containers.
     pub share_process_namespace: bool,

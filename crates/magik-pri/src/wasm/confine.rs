@@ -37,8 +37,6 @@ pub(super) fn confine(arguments: &Arguments, plan: &PodPlan, state: &OwnedFd) ->
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("no_new_privs")(&e))?;
     if arguments.isolation != Kind::None {
         restrict_mounts(state).map_err(|e| failed("mounts")(&e))?;
-    }
-    if arguments.isolation != Kind::None {
         drop_capabilities(&ports).map_err(|e| failed("drop capabilities")(&e))?;
     }
     restrict_files(arguments, state, &ports).map_err(|e| failed("landlock")(&e))?;

@@ -87,7 +87,7 @@ pub(crate) fn parts<'a>(caller: &'a mut Caller<'_, Host>) -> wasmtime::Result<(M
     Ok((Memory(memory), host))
 }
 
-fn errno(result: Result<(), Errno>) -> i32 {
+pub(crate) fn errno(result: Result<(), Errno>) -> i32 {
     i32::from(result.err().unwrap_or(Errno::Success) as u16)
 }
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, io, net};
 
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) use calls::{add_polling, add_to_linker, parts};
+pub(crate) use calls::{add_polling, add_to_linker, errno, parts};
 
 /// The first number where there are directories, which take numbers from 3 on, as files do.
 const BEYOND_FILES: u32 = 1 << 24;
@@ -27,6 +27,7 @@ const MAX_SOCKETS: usize = 1024;
 #[repr(u16)]
 pub(crate) enum Errno {
     Success = 0,
+    Acces = 2,
     Again = 6,
     Badf = 8,
     ConnAborted = 13,
@@ -35,6 +36,7 @@ pub(crate) enum Errno {
     Inval = 28,
     Io = 29,
     Mfile = 33,
+    NameTooLong = 37,
     NotConn = 53,
     NotSup = 58,
     Pipe = 64,

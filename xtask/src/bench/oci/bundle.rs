@@ -58,8 +58,8 @@ pub(super) fn write(dir: &Path, program: &str, seccomp: Option<&Value>) -> Resul
     Ok(())
 }
 
-/// The rules of the profile that magik-image carries, which is podman's, that hold on x86-64 whatever the capabilities.
-pub(super) fn podman_filter() -> Result<Value> {
+/// The rules of the profile that magik-image carries that hold on x86-64 whatever the capabilities.
+pub(super) fn filter() -> Result<Value> {
     let file = profile();
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let mut profile: Value = serde_json::from_str(&text)?;

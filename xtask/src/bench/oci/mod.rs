@@ -14,7 +14,7 @@ use serde_json::json;
 
 use self::runtime::{OPERATIONS, Runtime, measure_one};
 use super::{
-    peers::{self, Peers},
+    peers::{Peers, Place},
     report, scene,
 };
 
@@ -67,16 +67,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn inside(args: &Args, dir: &Path) -> Result<()> {
     scene::enter()?;
-    let filter = bundle::podman_filter()?;
-    let place = peers::Place {
-        work: dir.to_owned(),
-        magikrun: args.magikrun.clone().context("--magikrun")?,
-        results: scene::results()?,
-    };
-    let place = match args.peers.directory() {
-        Some(peers) => peers::enter(peers, &place)?,
-        None => place,
-    };
+    let filter = bundle::filter()?;
+    let place = Place::enter(dir, args.magikrun.as_deref(), &args.peers)?;
     let mut runtimes = vec![];
     for (name, binary) in [
         ("magikrun", place.magikrun.clone()),
