@@ -18,11 +18,7 @@ mod events;
 mod extension;
 pub mod guest;
 mod init;
-#[cfg(target_os = "linux")]
-mod keyring;
 pub mod logs;
-#[cfg(target_os = "linux")]
-mod loopback;
 #[cfg(target_os = "linux")]
 pub mod pause;
 pub mod plan;
@@ -41,11 +37,7 @@ pub use client::{
 pub use error::{ControlError, LaunchError};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
-pub use init::{InitOptions, PodInit, PodOutcome, mount_layers, restrict_mounts};
-#[cfg(target_os = "linux")]
-pub use keyring::own_keyring;
-#[cfg(target_os = "linux")]
-pub use loopback::raise_loopback;
+pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
 pub use publish::MAX_PUBLISHED_CONNECTIONS;
 pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
 pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};

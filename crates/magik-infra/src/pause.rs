@@ -17,8 +17,11 @@ mod confine;
 use std::{
     ffi::OsStr,
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
+
+use magik_sys::mount::{attach, look_at_dir};
 
 pub use confine::main;
 
@@ -28,6 +31,19 @@ pub const ARGUMENTS: [&str; 2] = ["pod-init", "pause"];
 
 /// What it says when it has nothing left; anything else is why it could not give something up.
 const DONE: &[u8] = b"done";
+
+/// What comes with the `/proc` of the namespace.
+const PROCFS: &[u8] = b"proc";
+
+/// The file of a shared process namespace, given the directory of [`PodInit::shared_processes`](crate::PodInit::shared_processes).
+pub fn namespace(dir: &Path) -> PathBuf {
+    dir.join("namespace")
+}
+
+/// Where the `/proc` of a shared process namespace is mounted, for its containers to be shown there.
+pub fn procfs(dir: &Path) -> PathBuf {
+    dir.join("proc")
+}
 
 /// Whether these are [`ARGUMENTS`], the program's name first.
 pub fn is_asked_for<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> bool {
@@ -47,37 +63,39 @@ pub enum PauseError {
     /// Its first process could not give up something, or ended.
     #[error("its first process could not give up its rights: {0}")]
     Confine(String),
-    /// It could not be bound to its path.
-    #[error("bind it to {path}: {source}")]
-    Bind {
-        /// Where to.
+    /// The namespace, or its `/proc`, could not be mounted.
+    #[error("mount it at {path}: {source}")]
+    Mount {
+        /// Where.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
 }
 
-/// Makes a process namespace and binds it to a path in this process's mount namespace.
-pub(crate) async fn start(path: &Path) -> Result<(), PauseError> {
+/// Makes a process namespace and mounts its [file](namespace) and its [`/proc`](procfs) in a new directory, in this process's
+/// mount namespace.
+pub(crate) async fn start(dir: &Path) -> Result<(), PauseError> {
     let (pid, report) = child::spawn().map_err(PauseError::Start)?;
-    let said = child::read_all(report).await.map_err(PauseError::Start)?;
-    if said != DONE {
-        return Err(PauseError::Confine(match said.as_slice() {
-            [] => "it ended".to_owned(),
-            said => String::from_utf8_lossy(said).into_owned(),
-        }));
-    }
+    let (said, proc) = child::read_all(report).await.map_err(PauseError::Start)?;
+    let proc = match (said.as_slice(), proc) {
+        (DONE, Some(proc)) => proc,
+        ([], _) => return Err(PauseError::Confine("it ended".to_owned())),
+        (said, _) => return Err(PauseError::Confine(String::from_utf8_lossy(said).into_owned())),
+    };
     // What it said last it said with nothing left, and as long as it is not waited for the pid is its own.
-    bind(pid, path).map_err(|source| PauseError::Bind {
-        path: path.to_owned(),
+    mount(pid, &proc, dir).map_err(|source| PauseError::Mount {
+        path: dir.to_owned(),
         source,
     })
 }
 
-fn bind(pid: rustix::process::Pid, path: &Path) -> io::Result<()> {
-    fs::write(path, "")?;
-    rustix::mount::mount_bind(format!("/proc/{}/ns/pid", pid.as_raw_nonzero()), path)?;
-    Ok(())
+fn mount(pid: rustix::process::Pid, proc: &OwnedFd, dir: &Path) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    fs::write(namespace(dir), "")?;
+    rustix::mount::mount_bind(format!("/proc/{}/ns/pid", pid.as_raw_nonzero()), namespace(dir))?;
+    fs::create_dir(procfs(dir))?;
+    attach(proc, look_at_dir(&procfs(dir))?)
 }
 
 #[cfg(test)]

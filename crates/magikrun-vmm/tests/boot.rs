@@ -72,6 +72,7 @@ fn place(nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         binds: vec![],
         shares: vec![],
         directories: vec![],
+        shared_processes: false,
     };
     // No init: libkrun's guests get theirs from the monitor.
     let nothing = dir.path().join("nothing");

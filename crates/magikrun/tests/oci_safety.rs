@@ -34,12 +34,13 @@ fn nosy(c: &mut Value) {
 const VICTIM: &str = "echo runs; exec sleep 60";
 
 /// Waits for a process that executes the file of this inode, holds it open until the process is gone, then tries to write
-/// to it. Reading is the only way to open it while it runs (ETXTBSY).
+/// to it. Reading is the only way to open it while it runs (ETXTBSY). Without `command` a shell ends where `exec` cannot open
+/// a file: of a process that has just ended, say.
 fn overwriter(file: &Path) -> String {
     let inode = fs::metadata(file).unwrap().ino();
     format!(
         "echo ready; while :; do for p in /proc/[0-9]*; do \
-         if test \"$(stat -L -c %i $p/exe)\" = {inode} && exec 3<$p/exe; then echo holding; while test -e $p; do sleep 0.05; done; \
+         if test \"$(stat -L -c %i $p/exe)\" = {inode} && command exec 3<$p/exe; then echo holding; while test -e $p; do sleep 0.05; done; \
          if echo overwritten >/proc/self/fd/3; then echo written; else echo refused; fi; exit 0; fi; done; done 2>/dev/null"
     )
 }

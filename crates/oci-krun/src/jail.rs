@@ -128,7 +128,7 @@ impl Jail {
     pub fn share(&self, source: &Path, target: &Path) -> Result<()> {
         self.bind(source, target)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        magik_infra::restrict_mounts(&self.inside(target), flags).map_err(at(source))
+        magik_sys::mount::restrict(&self.inside(target), flags).map_err(at(source))
     }
 
     /// Makes a directory of the jail, with all that is mounted below it, one that nobody writes to any more.
@@ -139,7 +139,7 @@ impl Jail {
         let inside = self.inside(directory);
         mount_bind_recursive(&inside, &inside).map_err(at(directory))?;
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        magik_infra::restrict_mounts(&inside, flags).map_err(at(directory))
+        magik_sys::mount::restrict(&inside, flags).map_err(at(directory))
     }
 
     /// Shows a file or directory of the host, read-only, at its own place.

@@ -84,6 +84,7 @@ async fn try_to_boot(driver: &dyn VmDriver, vminit: &Path, limit: Duration) -> R
         binds: vec![],
         shares: vec![],
         directories: vec![],
+        shared_processes: false,
     };
     let (root, sockets) = (place.directory("root")?, place.directory("sockets")?);
     lay_out(&root, vminit, &config)?;

@@ -56,6 +56,7 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         binds: vec![],
         shares: vec![],
         directories: vec![],
+        shared_processes: false,
     };
     lay_out(&root, vminit, &config).unwrap();
     let spec = VmSpec {

@@ -18,14 +18,13 @@ mod stats;
 
 pub(crate) use enter::{Entry, directory};
 
+use magik_sys::{
+    cgroup::{MOUNT_ROOT, children, is_v2, missing_is_none, remove_tree},
+    mountinfo,
+    process::Process,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::proc::Process;
-
-/// Where every distribution mounts cgroups, and the only place libcgroups looks at.
-pub(crate) const MOUNT_ROOT: &str = "/sys/fs/cgroup";
-/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
-const CGROUP2_MAGIC: i128 = 0x6367_7270;
 /// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.
 const V1_CONTROLLERS: [&str; 12] = [
     "cpu",
@@ -63,10 +62,10 @@ pub(crate) struct Hierarchy {
 impl Layout {
     /// Reads it off the mounts, as libcgroups does, once.
     pub(crate) fn detect() -> io::Result<Self> {
-        if is_v2(&rustix::fs::statfs(MOUNT_ROOT)?) {
+        if is_v2(MOUNT_ROOT)? {
             return Ok(Self::V2(MOUNT_ROOT.into()));
         }
-        let hierarchies = parse_v1_mounts(&fs::read_to_string("/proc/self/mountinfo")?);
+        let hierarchies = parse_v1_mounts(&mountinfo::read()?);
         if hierarchies.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -86,37 +85,26 @@ impl Layout {
     }
 }
 
-/// Whether a file system is cgroup v2.
-pub(crate) fn is_v2(statfs: &rustix::fs::StatFs) -> bool {
-    i128::from(statfs.f_type) == CGROUP2_MAGIC
-}
-
-fn parse_v1_mounts(mountinfo: &str) -> Vec<Hierarchy> {
-    let hierarchy = |line: &str| {
-        let (mount, fs) = line.split_once(" - ")?;
-        let point = mount.split(' ').nth(4)?;
-        let mut fs = fs.split(' ');
-        if fs.next()? != "cgroup" {
-            return None;
-        }
-        let options = fs.nth(1)?;
-        let controllers: Vec<String> = options
+fn parse_v1_mounts(table: &[u8]) -> Vec<Hierarchy> {
+    let hierarchy = |mount: mountinfo::Mount<'_>| {
+        let mut controllers = mount
+            .super_options
             .split(',')
-            .filter(|o| V1_CONTROLLERS.contains(o))
             .map(str::to_owned)
-            .collect();
+            .collect::<Vec<_>>();
+        controllers.retain(|o| V1_CONTROLLERS.contains(&o.as_str()));
         // libcgroups finds a hierarchy by the last component of its mount point: one mounted elsewhere is not used.
-        let name = Path::new(point).file_name()?.to_str()?;
+        let name = mount.point.file_name()?.to_str()?;
         let known = name.split(',').any(|n| controllers.iter().any(|c| c == n));
         // A hierarchy may be mounted many times: for a chroot with a `/sys` of its own, say.
-        let ours = Path::new(point).parent() == Some(Path::new(MOUNT_ROOT));
-        (known && ours).then(|| Hierarchy {
+        let used = mount.kind == "cgroup" && mount.is_cgroup_hierarchy() && known;
+        used.then_some(Hierarchy {
             controllers,
-            mount: point.into(),
+            mount: mount.point,
         })
     };
     let mut found: Vec<Hierarchy> = Vec::new();
-    for hierarchy in mountinfo.lines().filter_map(hierarchy) {
+    for hierarchy in mountinfo::parse(table).filter_map(hierarchy) {
         if found.iter().all(|other| other.mount != hierarchy.mount) {
             found.push(hierarchy);
         }
@@ -160,20 +148,6 @@ pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathEr
         return Err(PathError::Own);
     }
     Ok(clean)
-}
-
-/// The paths of `/proc/PID/cgroup`, or of this process's.
-pub(crate) fn paths_of(pid: Option<i32>) -> io::Result<Vec<PathBuf>> {
-    let file = pid.map_or_else(
-        || "/proc/self/cgroup".to_owned(),
-        |pid| format!("/proc/{pid}/cgroup"),
-    );
-    let text = fs::read_to_string(file)?;
-    Ok(text
-        .lines()
-        .filter_map(|l| l.splitn(3, ':').nth(2))
-        .map(PathBuf::from)
-        .collect())
 }
 
 /// One cgroup, in every hierarchy that has it.
@@ -402,55 +376,12 @@ fn field(text: &str, name: &str) -> Option<u64> {
         .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if is_gone(&e) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// A cgroup removed between opening and reading one of its files answers ENODEV.
-fn is_gone(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV)
-}
-
-fn subdirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut dirs = Vec::new();
-    for entry in missing_is_none(fs::read_dir(dir))?.into_iter().flatten() {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            dirs.push(entry.path());
-        }
-    }
-    Ok(dirs)
-}
-
 fn collect_pids(dir: &Path, pids: &mut BTreeSet<i32>) -> io::Result<()> {
     let Some(text) = missing_is_none(fs::read_to_string(dir.join("cgroup.procs")))? else {
         return Ok(());
     };
     pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
-    subdirs(dir)?.iter().try_for_each(|d| collect_pids(d, pids))
-}
-
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Busy: it has processes, or children.
-        Err(e) => {
-            let children = subdirs(dir)?;
-            if children.is_empty() {
-                return Err(e);
-            }
-            children.iter().try_for_each(|d| remove_tree(d))?;
-            match fs::remove_dir(dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
-            }
-        }
-    }
+    children(dir)?.iter().try_for_each(|d| collect_pids(d, pids))
 }
 
 #[cfg(test)]
@@ -483,7 +414,7 @@ mod tests {
 
     #[test]
     fn finds_the_v1_hierarchies_libcgroups_uses() {
-        let mountinfo = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        let mountinfo = b"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
             32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
             35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\

@@ -16,10 +16,9 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Exit};
+use magik_sys::process::watch_readable;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 use tokio::sync::watch;
-
-use crate::proc::watch_readable;
 
 /// How many statuses of unknown pids are kept; each pod container leaves one or two helpers behind while it is made.
 const MAX_UNCLAIMED: usize = 1024;

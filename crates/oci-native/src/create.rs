@@ -6,6 +6,7 @@ use std::{
 };
 
 use magik_oci::{ContainerId, ContainerState, CreateOptions, Error, Result, Status, Stdio};
+use magik_sys::{cgroup::paths_of, process::Process};
 use oci_spec::runtime::{Hook, Process as SpecProcess, Spec};
 
 use crate::{
@@ -13,12 +14,11 @@ use crate::{
     container::INIT_PID,
     failure::Failure,
     job::{CreateJob, Descriptors, Job, Request},
-    proc::{Process, write_pid_file},
     process::owner::host_uid,
     runtime::NativeRuntime,
     seccomp::{Filter, keep_for_exec},
     spec::{self, Prepared},
-    store::{Locked, Record},
+    store::{Locked, Record, write_pid_file},
     worker,
 };
 
@@ -43,7 +43,7 @@ impl NativeRuntime {
             bundle: bundle.to_owned(),
             reason: e.to_string(),
         })?;
-        let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
+        let own = paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
         if config.systemd {
             self.check_systemd()?;
         }

@@ -9,6 +9,7 @@ mod spawn;
 use std::io;
 
 use magik_oci::{ContainerId, Error, ExecIo, ExecOptions, Exit, Result, Status};
+use magik_sys::process::is_single_threaded;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
 use rustix::{
     process::{Pid, Signal, WaitOptions},
@@ -20,11 +21,12 @@ use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 use crate::{
     failure::{Failure, not_ours},
     job::{Descriptors, ExecJob, Job, Request},
-    proc::{is_single_threaded, write_pid_file},
     process::owner::host_uid,
     runtime::NativeRuntime,
     seccomp::{Filter, kept_for_exec},
-    spec, worker,
+    spec,
+    store::write_pid_file,
+    worker,
 };
 
 /// The most that is read of why a program could not be executed, in bytes.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use magik_oci::{Error, Result, Stdio};
+use magik_sys::process::Process;
 use oci_spec::runtime::{LinuxPersonalityDomain, Spec};
 use rustix::{
     fs::{Mode, OFlags},
@@ -16,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroup::{Entry, Layout},
     failure::Failure,
-    proc::Process,
     runner::RunnerJob,
     seccomp::Filter,
 };

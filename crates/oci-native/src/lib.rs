@@ -11,7 +11,7 @@
 //! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written atomically, and a
 //!   process is known by pid *and* start time.
 //!
-//! From youki's libcontainer and libcgroups come capabilities, hooks, network devices, memory policies, the spec's validator
+//! The kernel's calls are in `magik-sys`. From youki's libcontainer and libcgroups come capabilities, hooks, network devices, memory policies, the spec's validator
 //! and cgroup v2's limits.
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
@@ -30,22 +30,17 @@ mod fork;
 mod job;
 mod lifecycle;
 mod masks;
-mod mounts;
-mod proc;
 mod proc_mounts;
 mod process;
 mod runner;
 mod runtime;
-mod seal;
 mod seccomp;
-mod socket;
 mod spec;
 mod store;
 mod worker;
 
-pub use mounts::mapped_copy;
-pub use proc::write_pid_file;
+pub use magik_sys::seal::{SealError, seal_self_exe, sealed_binary};
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};
-pub use seal::{SealError, seal_self_exe, sealed_binary};
+pub use store::write_pid_file;
 pub use worker::run_worker_if_asked;

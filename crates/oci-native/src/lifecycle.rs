@@ -4,6 +4,10 @@ use std::{collections::HashMap, fs, io, os::fd::AsRawFd, path::Path, time::Durat
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use magik_oci::{ContainerId, ContainerState, Error, Exit, Result, Signal, Status};
+use magik_sys::{
+    cgroup::paths_of,
+    process::{Process, watch_readable},
+};
 use oci_spec::runtime::{Hook, LinuxResources};
 use rustix::fs::{Mode, OFlags};
 use tokio::{
@@ -16,7 +20,6 @@ use crate::{
     container::{EXEC_FIFO, START_SOCKET},
     failure::{Failure, not_ours},
     job::{Descriptors, HooksJob, Job, Request},
-    proc::{Process, watch_readable},
     process::program::EXECUTING,
     runtime::NativeRuntime,
     spec,
@@ -206,7 +209,7 @@ impl NativeRuntime {
     /// its default cgroup, and perhaps its spec.
     async fn delete_damaged(&self, locked: Locked) -> Result<()> {
         let id = locked.id().clone();
-        let own = cgroup::paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
+        let own = paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
         let recorded = spec::load(locked.dir())
             .ok()
             .and_then(|spec| spec.linux().as_ref()?.cgroups_path().clone());

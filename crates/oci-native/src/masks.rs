@@ -8,13 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use magik_sys::mount::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes};
 use oci_spec::runtime::Linux;
 use rustix::{fs::OFlags, mount::MountAttrFlags};
 
-use crate::{
-    mounts::{Attributes, attach, clone_mount, clone_tree, new_mount, open_inside, set_attributes},
-    process::streams::is_null,
-};
+use crate::process::streams::is_null;
 
 /// The paths, as the container names them.
 #[derive(Debug)]

@@ -16,14 +16,13 @@ use std::{
     path::Path,
 };
 
-use rustix::io::{FdFlags, fcntl_setfd};
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    mounts::{Attributes, clone_mount, set_attributes},
+use magik_sys::{
+    mount::{Attributes, clone_mount, set_attributes},
     seal::{SealError, seal_file},
     socket,
 };
+use rustix::io::{FdFlags, fcntl_setfd};
+use serde::{Deserialize, Serialize};
 
 /// Before each of the container's variables in the runner's environment: they are the program's, and no dynamic loader's,
 /// C library's or runner's own.
@@ -208,7 +207,7 @@ impl RootView {
 
     fn holding(view: &OwnedFd) -> io::Result<Self> {
         let (ours, theirs) = socket::pair()?;
-        socket::send_descriptor(&ours, b"/", view.as_fd())?;
+        socket::send(&ours, b"/", &[view.as_fd()])?;
         Ok(Self { theirs })
     }
 }

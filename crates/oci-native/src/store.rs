@@ -24,10 +24,9 @@ use std::{
 };
 
 use magik_oci::{ContainerId, ContainerState, Error, Result, Status};
+use magik_sys::process::Process;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-
-use crate::proc::Process;
 
 /// The most a record may have in bytes; annotations are the only part that grows.
 const MAX_RECORD_SIZE: u64 = 4 << 20;
@@ -249,4 +248,16 @@ impl Locked {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
+    let mut new = file.to_owned().into_os_string();
+    new.push(".new");
+    fs::write(&new, pid.to_string())
+        .and_then(|()| fs::rename(&new, file))
+        .map_err(Error::io(format!("writing {}", file.display())))
 }

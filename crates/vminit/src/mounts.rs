@@ -201,6 +201,7 @@ mod tests {
                 path: "/run/pod/rw".into(),
                 mode: 0o700,
             }],
+            shared_processes: true,
         };
         fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
         assert_eq!(config(&path).unwrap(), written);

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir, raise_loopback};
+use magik_infra::{InitOptions, PodInit, PodOutcome, StateDir, guest::PROCESSES};
 use oci_native::NativeRuntime;
 use rustix::fs::{Mode, OFlags};
 
@@ -31,7 +31,7 @@ pub(crate) fn run() -> io::Result<()> {
         oci_native::seal_self_exe().map_err(io::Error::other)?;
     }
     rustix::system::sethostname(config.hostname.as_bytes())?;
-    raise_loopback()?;
+    magik_sys::raise_loopback()?;
     std::fs::create_dir(STATE)?;
     let state = rustix::fs::open(
         STATE,
@@ -59,6 +59,7 @@ pub(crate) fn run() -> io::Result<()> {
         let outcome = PodInit::new(Arc::new(runtime), StateDir::new(state), options)
             // Whoever launched it is gone, and the machine goes with it.
             .committed_when(|_| false)
+            .shared_processes(config.shared_processes.then(|| PROCESSES.into()))
             .run(launch, dialer)
             .await?;
         if !matches!(outcome, PodOutcome::Abandoned) {

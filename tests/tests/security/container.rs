@@ -40,7 +40,7 @@ fn with_attacks(mut manifest: Value, attack: &Path) -> Value {
 }
 
 /// A pod whose two containers share their processes; the first may trace, as in Kubernetes' own example.
-fn sharing(script: &str) -> Value {
+pub(crate) fn sharing(script: &str) -> Value {
     let mut manifest = pod(
         "sharing",
         &[

@@ -13,6 +13,8 @@ use magikrun_tests::{
 };
 use serde_json::{Value, json};
 
+use crate::{container::sharing, support::log_until};
+
 /// magikrun with busybox's image; `None`, and said, where no machine can be had.
 fn prepared(scene: &Scene) -> Option<Magikrun> {
     if !has_machines(scene.dir()) {
@@ -72,6 +74,26 @@ fn users(part: MachinePart) -> Vec<String> {
 fn one(number: u32) -> String {
     format!("{number}\t{number}\t{number}\t{number}")
 }
+
+isolated!(
+    fn containers_of_a_machine_that_share_processes_do_not_reach_its_init(scene) {
+        let Some(magikrun) = prepared(scene) else { return };
+        let script = "for s in TERM INT HUP KILL; do kill -$s 1 || echo refused $s; done
+                      for p in /proc/[0-9]*; do [ -e $p/root/share ] && echo REACHED $p; done
+                      ls -A /proc/1/root/ && ls -A /proc/1/fd/ && cat /proc/1/comm
+                      grep -E '^(Uid|CapEff|CapBnd|Seccomp):' /proc/1/status; echo done; exec sleep 10000";
+        let mut manifest = sharing(script);
+        manifest["spec"]["runtimeClassName"] = json!("microvm");
+        run(&magikrun, &manifest);
+        let nothing = "pause\nUid:\t65535\t65535\t65535\t65535\nCapEff:\t0000000000000000\n\
+                       CapBnd:\t0000000000000000\nSeccomp:\t2\ndone\n";
+        assert_eq!(log_until(&magikrun, "sharing", "a", "done\n"), nothing);
+        // A program that is executed later is among the same processes.
+        let out = magikrun.ok(&["pod", "exec", "-c", "b", "sharing", "--", "sh", "-c", "cat /proc/1/comm; ps | grep -c '[s]leep 1000'"]);
+        assert_eq!(out, "pause\n2\n");
+        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+    }
+);
 
 isolated!(
     fn two_machines_are_two_users_who_may_use_no_device(scene) {

@@ -62,8 +62,8 @@ pub struct ContainerSettings {
     pub namespaces: Namespaces,
     /// The user namespace that the container joins, with the pod's other namespaces in it; absent: its users are the host's.
     pub user_namespace: Option<UserNamespace>,
-    /// The file of a process namespace that the container joins; then [`Namespaces::pid`] is `false`.
-    pub process_namespace: Option<PathBuf>,
+    /// The process namespace that the container joins; then [`Namespaces::pid`] is `false`.
+    pub process_namespace: Option<ProcessNamespace>,
     /// `linux.cgroupsPath`; absent: the runtime's choice.
     pub cgroups_path: Option<PathBuf>,
     /// Annotations of the spec.
@@ -116,6 +116,16 @@ impl Default for ContainerSettings {
             host_security_modules: true,
         }
     }
+}
+
+/// A process namespace that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessNamespace {
+    /// Its file.
+    pub path: PathBuf,
+    /// Where its `/proc` is mounted. The container is shown that one: a runtime can make one of its own only with a process that
+    /// is in the namespace, with rights that others there could take from it.
+    pub procfs: PathBuf,
 }
 
 /// A user and a group, each by number or name; what is absent comes from the image.

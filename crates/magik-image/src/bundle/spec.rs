@@ -204,7 +204,10 @@ fn namespaces(settings: &ContainerSettings) -> Result<Vec<oci_spec::runtime::Lin
         .filter(|(new, _)| *new)
         .map(|(_, kind)| LinuxNamespaceBuilder::default().typ(kind).build());
     let users = settings.user_namespace.as_ref().map(|users| &users.path);
-    let processes = settings.process_namespace.as_ref();
+    let processes = settings
+        .process_namespace
+        .as_ref()
+        .map(|processes| &processes.path);
     let joined = [
         (users, LinuxNamespaceType::User),
         (processes, LinuxNamespaceType::Pid),
@@ -266,6 +269,14 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
 /// The standard mounts, less those that the settings replace, then the settings'.
 fn mounts(settings: &ContainerSettings) -> Result<Vec<Mount>, BundleError> {
     let mut mounts = defaults::mounts(settings.privileged)?;
+    let proc = mounts
+        .iter_mut()
+        .find(|mount| mount.destination() == Path::new("/proc"));
+    if let (Some(processes), Some(proc)) = (&settings.process_namespace, proc) {
+        proc.set_typ(Some("bind".to_owned()))
+            .set_source(Some(processes.procfs.clone()));
+        proc.options_mut().get_or_insert_default().push("bind".to_owned());
+    }
     for (n, setting) in settings.mounts.iter().enumerate() {
         let mount = mount(
             &format!("mounts[{n}]"),

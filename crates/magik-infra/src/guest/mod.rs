@@ -27,6 +27,8 @@ pub const PORT: u32 = 1024;
 pub const SHARE: &str = "/share";
 /// The pod's directory in the share: [`CONFIG`], the bundles, `/etc` files.
 pub const POD: &str = "/share/pod";
+/// The directory of the process namespace that the pod's containers share, if they do.
+pub const PROCESSES: &str = "/run/processes";
 /// The file name of the [`GuestConfig`] in the pod's directory.
 pub const CONFIG: &str = "guest.json";
 /// The longest [`GuestConfig`] that is read, in bytes.
@@ -55,6 +57,9 @@ pub struct GuestConfig {
     /// Directories to make, in this order.
     #[serde(default)]
     pub directories: Vec<GuestDirectory>,
+    /// Whether the containers share a process namespace, which the init makes at [`PROCESSES`].
+    #[serde(default)]
+    pub shared_processes: bool,
 }
 
 /// A tmpfs in the guest.

@@ -6,7 +6,7 @@ mod pod;
 mod rootfs;
 pub(crate) mod shared;
 
-pub use rootfs::{mount_layers, restrict_mounts};
+pub use rootfs::mount_layers;
 
 use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
@@ -98,7 +98,7 @@ pub struct PodInit {
     listeners: Vec<TcpListener>,
     committed: CommitCheck,
     preparation: Option<Preparation>,
-    process_namespace: Option<PathBuf>,
+    shared_processes: Option<PathBuf>,
 }
 
 impl fmt::Debug for PodInit {
@@ -125,7 +125,7 @@ impl PodInit {
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
             preparation: None,
-            process_namespace: None,
+            shared_processes: None,
         }
     }
 
@@ -144,12 +144,13 @@ impl PodInit {
         self
     }
 
-    /// The containers share a process namespace, which they find bound to this path. Its PID 1 is a process that may do nothing
-    /// (see [`pause`](crate::pause)): this one stays outside. The program's `main` must become that process if its arguments
-    /// are [`pause::ARGUMENTS`](crate::pause::ARGUMENTS).
+    /// The containers share a process namespace, which they find in this directory, to be made: its
+    /// [file](crate::pause::namespace) and its [`/proc`](crate::pause::procfs). Its PID 1 is a process that may do nothing (see
+    /// [`pause`](crate::pause)): this one stays outside. The program's `main` must become that process if its arguments are
+    /// [`pause::ARGUMENTS`](crate::pause::ARGUMENTS).
     #[must_use]
-    pub fn process_namespace(mut self, path: Option<PathBuf>) -> Self {
-        self.process_namespace = path;
+    pub fn shared_processes(mut self, dir: Option<PathBuf>) -> Self {
+        self.shared_processes = dir;
         self
     }
 
@@ -192,9 +193,9 @@ impl PodInit {
         let inputs = Inputs::new(receiver, self.committed, true)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
         let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
-            let (pid_namespace, preparation) = (self.process_namespace, self.preparation);
+            let (shared_processes, preparation) = (self.shared_processes, self.preparation);
             let before = Before {
-                pid_namespace,
+                shared_processes,
                 preparation,
             };
             live(self.runtime, shared, inputs, extensions, before, self.listeners).await
@@ -232,8 +233,8 @@ where
 
 /// What is done before the first container.
 struct Before {
-    /// Where the process namespace that the containers share is bound.
-    pid_namespace: Option<PathBuf>,
+    /// The directory of the process namespace that the containers share.
+    shared_processes: Option<PathBuf>,
     preparation: Option<Preparation>,
 }
 

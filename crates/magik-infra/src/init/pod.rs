@@ -107,8 +107,8 @@ impl Pod {
     pub(super) async fn launch(&mut self, before: Before) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
         #[cfg(target_os = "linux")]
-        if let Some(path) = before.pid_namespace {
-            let started = crate::pause::start(&path).await;
+        if let Some(dir) = before.shared_processes {
+            let started = crate::pause::start(&dir).await;
             started.map_err(|e| LaunchError::pod("process-namespace", &e))?;
         }
         self.progress("mounts", "");

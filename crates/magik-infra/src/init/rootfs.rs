@@ -5,10 +5,7 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -73,96 +70,10 @@ pub fn mount_layers(layers: &[PathBuf], target: &Path) -> io::Result<()> {
         layers => overlay(layers, None, target),
     };
     mounted.map_err(io::Error::other)?;
-    restrict_mounts(
+    magik_sys::mount::restrict(
         target,
         MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC,
     )
-}
-
-/// Adds flags (`NODEV`, `NOSUID`, `NOEXEC`, `RDONLY`) to a mount and to all mounts below it.
-///
-/// # Errors
-/// The kernel refuses, or `path` is no mount.
-pub fn restrict_mounts(path: &Path, flags: MountFlags) -> io::Result<()> {
-    match restrict_at_once(path, flags) {
-        // Before Linux 5.12.
-        Err(Errno::NOSYS) => restrict_each(path, flags),
-        done => done.map_err(io::Error::from),
-    }
-}
-
-#[allow(
-    unsafe_code,
-    reason = "neither rustix nor libc has a function for mount_setattr(2)"
-)]
-fn restrict_at_once(path: &Path, flags: MountFlags) -> Result<(), Errno> {
-    let attributes = [
-        (MountFlags::NODEV, libc::MOUNT_ATTR_NODEV),
-        (MountFlags::NOSUID, libc::MOUNT_ATTR_NOSUID),
-        (MountFlags::NOEXEC, libc::MOUNT_ATTR_NOEXEC),
-        (MountFlags::RDONLY, libc::MOUNT_ATTR_RDONLY),
-    ];
-    let named = attributes.iter().filter(|(flag, _)| flags.contains(*flag));
-    let attributes = libc::mount_attr {
-        attr_set: named.map(|(_, attribute)| attribute).sum(),
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-    // SAFETY: the kernel reads a path that ends and a structure of the size that it is told.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::AT_RECURSIVE,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 {
-        return Ok(());
-    }
-    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
-}
-
-/// The old way. A remount sets all flags of a mount: those that it has are asked for again.
-fn restrict_each(path: &Path, flags: MountFlags) -> io::Result<()> {
-    let path = path.canonicalize()?;
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let mut found = false;
-    for (mount, own) in mounts
-        .lines()
-        .filter_map(mount_point)
-        .filter(|(m, _)| m.starts_with(&path))
-    {
-        found |= mount == path;
-        mount_remount(&mount, MountFlags::BIND | own | flags, "")?;
-    }
-    if found { Ok(()) } else { Err(Errno::INVAL.into()) }
-}
-
-/// A mount and its flags, of a line of proc_pid_mountinfo(5).
-fn mount_point(line: &str) -> Option<(PathBuf, MountFlags)> {
-    let mut fields = line.split(' ').skip(4);
-    let (path, options) = (fields.next()?, fields.next()?);
-    let path = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(path.to_owned(), |path, (escape, character)| {
-            path.replace(escape, character)
-        });
-    let flag = |option: &str| match option {
-        "ro" => MountFlags::RDONLY,
-        "nosuid" => MountFlags::NOSUID,
-        "nodev" => MountFlags::NODEV,
-        "noexec" => MountFlags::NOEXEC,
-        "noatime" => MountFlags::NOATIME,
-        "nodiratime" => MountFlags::NODIRATIME,
-        "relatime" => MountFlags::RELATIME,
-        _ => MountFlags::empty(),
-    };
-    Some((path.into(), options.split(',').map(flag).collect()))
 }
 
 /// Mounts a container's root file system on its bundle's `rootfs`.
@@ -393,32 +304,6 @@ mod tests {
                     assert!(mounted(), "{way}");
                     assert_eq!(opening(&target.join("null")), Some(Errno::ACCESS), "{way}");
                     rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
-                }
-            },
-        );
-    }
-
-    #[test]
-    fn what_is_mounted_below_is_restricted_too_and_keeps_its_flags() {
-        with_own_mounts(
-            "what_is_mounted_below_is_restricted_too_and_keeps_its_flags",
-            || {
-                for way in [restrict_mounts, restrict_each] {
-                    let dir = tempfile::tempdir().unwrap();
-                    let inner = dir.path().join("a b");
-                    mount_bind(dir.path(), dir.path()).unwrap();
-                    std::fs::create_dir(&inner).unwrap();
-                    mount("inner", &inner, "tmpfs", MountFlags::RDONLY, None).unwrap();
-                    way(dir.path(), MountFlags::NODEV | MountFlags::NOSUID).unwrap();
-                    let flags = |path: &Path| rustix::fs::statvfs(path).unwrap().f_flag;
-                    use rustix::fs::StatVfsMountFlags as Flags;
-                    assert!(flags(dir.path()).contains(Flags::NODEV | Flags::NOSUID));
-                    assert!(!flags(dir.path()).intersects(Flags::RDONLY | Flags::NOEXEC));
-                    assert!(flags(&inner).contains(Flags::NODEV | Flags::NOSUID | Flags::RDONLY));
-                    assert!(way(&dir.path().join("none"), MountFlags::NODEV).is_err());
-                    rustix::mount::unmount(&inner, rustix::mount::UnmountFlags::DETACH).unwrap();
-                    assert!(way(&inner, MountFlags::NODEV).is_err(), "it is no mount");
-                    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
                 }
             },
         );

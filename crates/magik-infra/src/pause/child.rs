@@ -1,63 +1,57 @@
-//! Starting it.
+//! Starting it, and listening to it.
 
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
 };
 
+use magik_sys::{clone::Clone, process::watch_readable, socket};
 use rustix::{
     fs::{Mode, OFlags},
-    pipe::PipeFlags,
+    net::RecvFlags,
     process::Pid,
 };
-use tokio::{io::AsyncReadExt, net::unix::pipe};
 
-/// linux/sched.h; libc has it as a number that does not fit its type.
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// The exit status of a child that could not execute the program.
 const CANNOT_EXECUTE: i32 = 127;
-/// The most that it may have to say, in bytes.
-const MAX_REPORT: u64 = 1024;
+/// The longest message it may have, in bytes.
+const MAX_MESSAGE: usize = 1024;
 
 /// Starts this process's own program as [`main`](super::main) in namespaces of its own; its pid, and where its report comes from.
-pub(super) fn spawn() -> io::Result<(Pid, OwnedFd)> {
-    let (report, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let program = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
-    let pid = clone(
-        u64::from(flags.cast_unsigned()),
-        theirs.as_raw_fd(),
-        program.as_raw_fd(),
-    )?;
-    Ok((pid, report))
-}
-
-/// What it reports until nothing more can come.
-pub(super) async fn read_all(report: OwnedFd) -> io::Result<Vec<u8>> {
-    let mut said = Vec::new();
-    let report = pipe::Receiver::from_owned_fd(report)?;
-    report.take(MAX_REPORT).read_to_end(&mut said).await?;
-    Ok(said)
-}
-
 #[allow(unsafe_code, reason = "there is no safe clone3")]
-fn clone(flags: u64, report: RawFd, program: RawFd) -> io::Result<Pid> {
-    // SAFETY: clone_args is plain data, for which zeroes mean "not used".
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags | CLONE_CLEAR_SIGHAND;
-    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    // SAFETY: without CLONE_VM this is a fork. The child runs `execute` alone, which makes system calls and nothing else
-    // (signal-safety(7)), and never returns.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    if pid == 0 {
+pub(super) fn spawn() -> io::Result<(Pid, OwnedFd)> {
+    let (report, theirs) = socket::pair()?;
+    let program = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let clone = Clone {
+        flags: libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP,
+        clear_handlers: true,
+        ..Clone::default()
+    };
+    // SAFETY: the child runs `execute` alone, which makes system calls and nothing else, and never returns.
+    match unsafe { clone.fork() }? {
+        Some(pid) => Ok((pid, report)),
         // SAFETY: this is the child.
-        unsafe { execute(report, program) }
+        None => unsafe { execute(theirs.as_raw_fd(), program.as_raw_fd()) },
     }
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
+}
+
+/// What it says until nothing more can come, and its procfs.
+pub(super) async fn read_all(report: OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let report = watch_readable(report)?;
+    let (mut said, mut procfs) = (Vec::new(), None);
+    loop {
+        let mut ready = report.readable().await?;
+        let mut message = [0; MAX_MESSAGE];
+        match socket::receive(&report, &mut message, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Ok((said, procfs)),
+            Ok((size, descriptors)) => match descriptors.into_iter().next() {
+                Some(descriptor) => procfs = Some(descriptor),
+                None => said.extend_from_slice(&message[..size]),
+            },
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(e) => return Err(e),
+        }
     }
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| io::Error::other("clone3: no pid"))
 }
 
 /// The child's whole life before the program: its report is descriptor 0, and nothing else stays open.

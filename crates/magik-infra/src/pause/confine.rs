@@ -1,11 +1,11 @@
 //! What it gives up, in order, and then sleeps.
 
-use std::{convert::Infallible, io, process::ExitCode};
+use std::{convert::Infallible, io, os::fd::AsFd as _, process::ExitCode};
 
 use rustix::{
     fs::Mode,
     io::Errno,
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
 };
 
 /// The user and group that Kubernetes' pause runs as: nobody's.
@@ -29,7 +29,8 @@ fn become_nobody() -> Result<Infallible, Failed> {
     if !rustix::process::getpid().is_init() {
         return Err(("its pid", io::Error::other("is not 1")));
     }
-    crate::own_keyring().map_err(|e| ("keyctl", e))?;
+    magik_sys::own_keyring().map_err(|e| ("keyctl", e))?;
+    send_procfs().map_err(|e| ("make a procfs", e))?;
     empty_root()?;
     drop_rights()?;
     ignore_signals();
@@ -39,6 +40,17 @@ fn become_nobody() -> Result<Infallible, Failed> {
     // Now the report ends, and whoever reads it goes on.
     close_all()?;
     sleep()
+}
+
+/// The `/proc` of this namespace, for all who join it: only a process that is in it can make one before Linux 6.17, and whoever
+/// joins it later would do so with rights that others there could take from it.
+fn send_procfs() -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let procfs = magik_sys::mount::new_mount("proc", &[], attributes)?;
+    magik_sys::socket::send(rustix::stdio::stdin(), super::PROCFS, &[procfs.as_fd()])?;
+    Ok(())
 }
 
 fn check(what: &'static str, result: libc::c_long) -> Result<(), Failed> {

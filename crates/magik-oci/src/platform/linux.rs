@@ -2,12 +2,11 @@
 
 use std::{fs, io, os::fd::OwnedFd, path::Path};
 
+use magik_sys::{cgroup, mountinfo};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::Capability;
 
-/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
-const CGROUP2_MAGIC: i128 = 0x6367_7270;
 /// `SECCOMP_GET_ACTION_AVAIL` of linux/seccomp.h.
 const SECCOMP_GET_ACTION_AVAIL: libc::c_ulong = 2;
 /// `LANDLOCK_CREATE_RULESET_VERSION` of linux/landlock.h.
@@ -81,14 +80,13 @@ fn try_unshare(flags: libc::c_int) -> io::Result<()> {
 }
 
 pub(super) fn cgroups() -> Capability {
-    let is_v2 = |path: &str| rustix::fs::statfs(path).is_ok_and(|s| i128::from(s.f_type) == CGROUP2_MAGIC);
-    let root = "/sys/fs/cgroup";
-    if is_v2(root) {
+    let is_v2 = |path: &str| cgroup::is_v2(path).unwrap_or(false);
+    if is_v2(cgroup::MOUNT_ROOT) {
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         return Capability::yes(format!("cgroup v2: {}", controllers.trim()));
     }
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let controllers = v1_controllers(&mountinfo);
+    let table = mountinfo::read().unwrap_or_default();
+    let controllers = v1_controllers(&table);
     if controllers.is_empty() {
         return Capability::no("no cgroup hierarchy is mounted below /sys/fs/cgroup");
     }
@@ -100,7 +98,7 @@ pub(super) fn cgroups() -> Capability {
     Capability::yes(format!("cgroup {kind}: {}", controllers.join(" ")))
 }
 
-fn v1_controllers(mountinfo: &str) -> Vec<&str> {
+fn v1_controllers(table: &[u8]) -> Vec<&str> {
     let known = [
         "cpu",
         "cpuacct",
@@ -117,13 +115,10 @@ fn v1_controllers(mountinfo: &str) -> Vec<&str> {
         "rdma",
         "misc",
     ];
-    let mounts = mountinfo
-        .lines()
-        .filter_map(|l| l.split_once(" - ")?.1.strip_prefix("cgroup "));
-    let options = mounts.filter_map(|rest| rest.split(' ').nth(1));
-    options
-        .flat_map(|o| o.split(','))
-        .filter(|o| known.contains(o))
+    mountinfo::parse(table)
+        .filter(|mount| mount.kind == "cgroup")
+        .flat_map(|mount| mount.super_options.split(','))
+        .filter(|option| known.contains(option))
         .collect()
 }
 
@@ -208,7 +203,7 @@ mod tests {
 
     #[test]
     fn reads_the_controllers_of_v1_mounts() {
-        let mountinfo = "32 31 0:29 / /sys/fs/cgroup/cpu rw shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
+        let mountinfo = b"32 31 0:29 / /sys/fs/cgroup/cpu rw shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         assert_eq!(v1_controllers(mountinfo), ["cpu", "cpuacct"]);

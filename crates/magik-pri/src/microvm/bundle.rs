@@ -1,7 +1,7 @@
 //! The bundle of a container in a guest: a native one, but for where its hostPath volumes come from.
 
 use magik_image::bundle::ContainerSettings;
-use magik_infra::plan::ContainerPlan;
+use magik_infra::{guest::PROCESSES, plan::ContainerPlan};
 
 use super::machine::HostShare;
 use crate::{
@@ -18,6 +18,10 @@ pub(super) fn write(
     let in_guest = |settings: ContainerSettings| {
         let mut settings = settings;
         settings.host_security_modules = false;
+        settings.process_namespace = pod
+            .spec
+            .share_process_namespace
+            .then(|| linux_bundle::process_namespace(PROCESSES.as_ref()));
         for mount in &mut settings.mounts {
             if let Some(share) = shares.iter().find(|share| share.host_path == mount.source) {
                 mount.source = share.in_guest();

@@ -35,6 +35,8 @@ pub(super) struct Machine {
     pub(super) hostname: String,
     pub(super) containers: Vec<String>,
     pub(super) empty_dirs: Vec<String>,
+    /// Whether the containers share a process namespace.
+    pub(super) shared_processes: bool,
     pub(super) shares: Vec<HostShare>,
 }
 
@@ -159,6 +161,7 @@ impl Machine {
             hostname: start.hostname.to_owned(),
             containers: start.spec.all_containers().map(|c| c.name.clone()).collect(),
             empty_dirs: empty_dirs.map(|v| v.name.clone()).collect(),
+            shared_processes: start.spec.share_process_namespace,
             shares: HostShare::all(start.spec),
         })
     }
@@ -216,6 +219,7 @@ impl Machine {
             }],
             shares: self.distinct_shares().map(guest_share).collect(),
             directories,
+            shared_processes: self.shared_processes,
         }
     }
 

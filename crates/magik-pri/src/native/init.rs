@@ -71,10 +71,10 @@ fn run() -> io::Result<ExitCode> {
     };
     if let Some(first) = arguments.users {
         users::enter(sandbox, &arguments.data_root, first, &arguments.hostname)?;
-        magik_infra::raise_loopback()
+        magik_sys::raise_loopback()
             .map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
     }
-    let process_namespace = arguments.shared_processes.then(|| process_namespace(sandbox));
+    let shared_processes = arguments.shared_processes.then(|| shared_processes(sandbox));
     let filters = state_root.join("filters");
     let runtime = NativeRuntime::builder(arguments.runtime_root)
         .filters(filters)
@@ -96,7 +96,7 @@ fn run() -> io::Result<ExitCode> {
         let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         PodInit::new(Arc::new(runtime), state, options)
             .publish(descriptors.listeners)
-            .process_namespace(process_namespace)
+            .shared_processes(shared_processes)
             .extension(Box::new(super::trim::Trim))
             .run(launch, control)
             .await
@@ -104,9 +104,9 @@ fn run() -> io::Result<ExitCode> {
     Ok(init::ended(&outcome, descriptors.lock))
 }
 
-/// Where a pod's init binds the process namespace that the containers share.
-pub(super) fn process_namespace(sandbox: &Path) -> PathBuf {
-    sandbox.join("pid-namespace")
+/// The directory of the process namespace that the containers share.
+pub(super) fn shared_processes(sandbox: &Path) -> PathBuf {
+    sandbox.join("processes")
 }
 
 fn arguments() -> io::Result<Arguments> {

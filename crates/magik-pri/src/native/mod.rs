@@ -110,7 +110,8 @@ impl Backend for Native {
         let rootfs = rootfs::make(self.rootfs, pod, container, image)?;
         let shared = pod.spec.share_process_namespace;
         linux_bundle::write(pod, container, image, rootfs, |settings| ContainerSettings {
-            process_namespace: shared.then(|| init::process_namespace(&pod.sandbox())),
+            process_namespace: shared
+                .then(|| linux_bundle::process_namespace(&init::shared_processes(&pod.sandbox()))),
             ..settings
         })
     }

@@ -16,6 +16,7 @@ use std::{
     path::Path,
 };
 
+use magik_sys::{clone::Clone, mount::mapped_copy};
 use rustix::{
     fs::{CWD, Mode, OFlags},
     mount::{MoveMountFlags, move_mount},
@@ -58,7 +59,7 @@ pub(super) fn enter(sandbox: &Path, data_root: &Path, first: u32, hostname: &OsS
 
 /// Mounts a directory once more, with owners as the user namespace has them; what is mounted below it is left out.
 fn map(dir: &Path, users: &OwnedFd, at: &Path) -> io::Result<()> {
-    let tree = oci_native::mapped_copy(dir, users)?;
+    let tree = mapped_copy(dir, users)?;
     Ok(move_mount(
         &tree,
         "",
@@ -74,15 +75,12 @@ struct Held(Pid);
 impl Held {
     #[allow(unsafe_code, reason = "there is no safe clone3")]
     fn new(first: u32) -> io::Result<Self> {
-        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        // SAFETY: clone_args is plain data, for which zeroes mean "not used".
-        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = u64::from(flags.cast_unsigned());
-        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-        // SAFETY: without CLONE_VM this is a fork of a process with one thread; the child makes two system calls, and never
-        // returns.
-        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-        if pid == 0 {
+        let clone = Clone {
+            flags: libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS,
+            ..Clone::default()
+        };
+        // SAFETY: this process has one thread; the child makes two system calls, and never returns.
+        let Some(pid) = unsafe { clone.fork() }? else {
             // SAFETY: plain system calls on numbers. It is killed, or ends with its parent.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -90,9 +88,8 @@ impl Held {
                     libc::pause();
                 }
             }
-        }
-        let pid = i32::try_from(pid).ok().and_then(|pid| Pid::from_raw(pid.max(0)));
-        let held = Self(pid.ok_or_else(io::Error::last_os_error)?);
+        };
+        let held = Self(pid);
         for map in ["uid_map", "gid_map"] {
             let file = format!("/proc/{}/{map}", held.0.as_raw_nonzero());
             fs::write(&file, format!("0 {first} {SIZE}"))

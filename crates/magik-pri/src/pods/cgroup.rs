@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use magik_sys::{
+    cgroup::{MOUNT_ROOT, children, remove_tree},
+    mountinfo,
+};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -41,7 +45,7 @@ pub(crate) struct Hierarchies {
 impl Hierarchies {
     /// Reads them off the mounts.
     pub(crate) fn detect() -> io::Result<Self> {
-        Ok(parse(&fs::read_to_string("/proc/self/mountinfo")?))
+        Ok(parse(&mountinfo::read()?))
     }
 
     /// A container's `cgroupsPath`.
@@ -149,69 +153,34 @@ fn thaw_tree(dir: &Path) {
     if fs::read_to_string(&state).is_ok_and(|text| text.trim() != "THAWED") {
         let _ = fs::write(state, "THAWED");
     }
-    for child in subdirs(dir) {
+    for child in children(dir).unwrap_or_default() {
         thaw_tree(&child);
     }
 }
 
-fn parse(mountinfo: &str) -> Hierarchies {
+fn parse(table: &[u8]) -> Hierarchies {
     let mut hierarchies = Hierarchies {
         unified: None,
         mounts: Vec::new(),
         pids: None,
     };
-    for line in mountinfo.lines() {
-        // proc(5): … mount point … " - " file system type …
-        let Some((mount, fs)) = line.split_once(" - ") else {
-            continue;
-        };
-        let (Some(point), Some(kind)) = (mount.split(' ').nth(4), fs.split(' ').next()) else {
-            continue;
-        };
-        if !point.starts_with("/sys/fs/cgroup") || !matches!(kind, "cgroup" | "cgroup2") {
-            continue;
+    for mount in mountinfo::parse(table).filter(mountinfo::Mount::is_cgroup_hierarchy) {
+        let unified = mount.kind == "cgroup2" && mount.point == Path::new(MOUNT_ROOT);
+        if unified || (mount.kind == "cgroup" && mount.has_super_option("pids")) {
+            hierarchies.pids = Some(mount.point.clone());
         }
-        hierarchies.mounts.push(point.into());
-        let mut options = fs.split([' ', ',']);
-        if kind == "cgroup" && options.any(|option| option == "pids") {
-            hierarchies.pids = Some(point.into());
+        if unified {
+            hierarchies.unified = Some(mount.point.clone());
         }
-        if kind == "cgroup2" && point == "/sys/fs/cgroup" {
-            hierarchies.unified = Some(point.into());
-            hierarchies.pids = Some(point.into());
-        }
+        hierarchies.mounts.push(mount.point);
     }
     hierarchies
-}
-
-fn subdirs(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-        .map(|e| e.path())
-        .collect()
-}
-
-/// Removes a cgroup and those below it, deepest first.
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::BUSY | Errno::NOTEMPTY)) => {}
-        result => return result,
-    }
-    for child in subdirs(dir) {
-        remove_tree(&child)?;
-    }
-    match fs::remove_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 /// Kills every process in a cgroup and below, and waits for each; how many there were.
 fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
     let mut count = 0;
-    for child in subdirs(dir) {
+    for child in children(dir)? {
         count += kill_all(&child, until)?;
     }
     let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else {
@@ -252,7 +221,7 @@ mod tests {
 
     #[test]
     fn tells_unified_from_hybrid_mounts() {
-        let hybrid = "31 23 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+        let hybrid = b"31 23 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       32 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                       34 31 0:29 / /elsewhere rw - cgroup cgroup rw,memory\n\
@@ -268,7 +237,7 @@ mod tests {
             ]
         );
         assert_eq!(parsed.pids.as_deref(), Some(Path::new("/sys/fs/cgroup/pids")));
-        let unified = parse("30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
+        let unified = parse(b"30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n");
         assert_eq!(unified.unified.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         assert_eq!(unified.mounts.len(), 1);
         assert_eq!(unified.pids, unified.unified);

@@ -122,7 +122,7 @@ pub(crate) fn enter_namespaces(hostname: &OsStr, own_network: bool, root: bool) 
     }
     rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     if own_network {
-        magik_infra::raise_loopback()
+        magik_sys::raise_loopback()
             .map_err(|e| io::Error::new(e.kind(), format!("bring loopback up: {e}")))?;
     }
     Ok(())

@@ -1,9 +1,12 @@
 //! The bundle of a container that Linux namespaces isolate, on the host or in a guest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use magik_image::bundle::{ContainerSettings, Namespaces, UserSpec};
-use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
+use magik_image::bundle::{ContainerSettings, Namespaces, ProcessNamespace, UserSpec};
+use magik_infra::{
+    pause,
+    plan::{ContainerPlan, RootfsPlan, UpperPlan},
+};
 
 use super::{ContainerImage, Failure, Hierarchies, PodFiles};
 use crate::ContainerSpec;
@@ -46,6 +49,14 @@ pub(crate) fn write(
         attach: None,
         bundle,
     })
+}
+
+/// The process namespace that a pod's init makes in this directory.
+pub(crate) fn process_namespace(dir: &Path) -> ProcessNamespace {
+    ProcessNamespace {
+        path: pause::namespace(dir),
+        procfs: pause::procfs(dir),
+    }
 }
 
 fn settings(

@@ -2,16 +2,16 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     time::Duration,
 };
 
+use magik_sys::process::watch_readable;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
-use tokio::io::{Interest, unix::AsyncFd};
 
 /// Where the launcher records the init it started, in the pod's state directory.
 const RECORD: &str = "init";
@@ -59,7 +59,9 @@ impl Process {
             Err(e) => return Err(e.into()),
         };
         // Read after the descriptor was opened: the time is that of the process the descriptor is of, or of none.
-        Ok((start_time(pid).as_deref() == Some(started)).then_some(Self { pid, pidfd }))
+        let now = magik_sys::process::Process::of(pid.as_raw_nonzero().get());
+        let same = now.is_ok_and(|now| started.parse() == Ok(now.start_time));
+        Ok(same.then_some(Self { pid, pidfd }))
     }
 
     /// Records an init that was just started, and not waited for.
@@ -104,36 +106,18 @@ impl Process {
     }
 }
 
-impl AsRawFd for Process {
-    fn as_raw_fd(&self) -> RawFd {
-        self.pidfd.as_raw_fd()
-    }
-}
-
 /// Waits as [`Process::wait`] does, without a limit, and returns the process, for reaping.
-#[allow(
-    unsafe_code,
-    reason = "AsyncFd has to be promised that the descriptor stays the same"
-)]
 pub(crate) async fn ended(process: Process) -> io::Result<Process> {
-    // SAFETY: a `Process` owns its descriptor, which is open and is never closed or replaced before it is dropped.
-    let process =
-        unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)?;
-    process.readable().await?.retain_ready();
-    Ok(process.into_inner())
+    let pidfd = watch_readable(process.pidfd)?;
+    pidfd.readable().await?.retain_ready();
+    Ok(Process::new(process.pid, pidfd.into_inner()))
 }
 
 /// What tells a process from all others of this boot, as a line: its pid and when it was started. `None` if it is gone.
 pub(crate) fn identity(pid: Pid) -> Option<String> {
-    Some(format!("{} {}\n", pid.as_raw_nonzero(), start_time(pid)?))
-}
-
-/// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
-fn start_time(pid: Pid) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The command's name, in brackets, may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19).map(str::to_owned)
+    let pid = pid.as_raw_nonzero().get();
+    let process = magik_sys::process::Process::of(pid).ok()?;
+    Some(format!("{pid} {}\n", process.start_time))
 }
 
 #[cfg(test)]

@@ -4,23 +4,18 @@ use std::{
     ffi::{CStr, CString, OsStr},
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    process::Pid,
-};
+use magik_sys::{clone::Clone, program::pointers};
+use rustix::fs::{Mode, OFlags};
 
 use super::process::Process;
 use crate::limits::MAX_HOST_PORTS_PER_POD;
 
-/// linux/sched.h; libc has it as a number that does not fit its type.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// Where the descriptors wait for their numbers: above all of these.
 const LOWEST: RawFd = 128;
 const _: () = assert!(6 + MAX_HOST_PORTS_PER_POD < LOWEST as usize);
@@ -58,7 +53,7 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    fn flags(self) -> u64 {
+    fn flags(self) -> i32 {
         let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         if self.network {
             flags |= libc::CLONE_NEWNET;
@@ -66,11 +61,12 @@ impl Namespaces {
         if self.user {
             flags |= libc::CLONE_NEWUSER;
         }
-        u64::from(flags.cast_unsigned())
+        flags
     }
 }
 
 /// Starts the init.
+#[allow(unsafe_code, reason = "there is no safe clone3")]
 pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     let binary = match init.sealed {
         Some(binary) => binary,
@@ -90,13 +86,6 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
     drop((init.descriptors, init.listeners));
     let numbers: Vec<RawFd> = moved.iter().map(AsRawFd::as_raw_fd).collect();
 
-    let mut flags = u64::from(libc::CLONE_PIDFD.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
-    if let Some(own) = init.namespaces {
-        flags |= own.flags();
-    }
-    if init.cgroup.is_some() {
-        flags |= CLONE_INTO_CGROUP;
-    }
     let maps = init.namespaces.is_some_and(|own| own.user).then(IdMaps::own);
     let child = Child {
         moved: &numbers,
@@ -105,20 +94,23 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
         envp: envp.as_ptr(),
         maps,
     };
-    clone(flags, init.cgroup.as_ref(), &child)
+    let clone = Clone {
+        flags: init.namespaces.map_or(0, Namespaces::flags),
+        cgroup: init.cgroup.as_ref().map(AsFd::as_fd),
+        clear_handlers: true,
+        ..Clone::default()
+    };
+    // SAFETY: the child runs `become_init` alone, which makes system calls and nothing else, and never returns.
+    match unsafe { clone.fork_with_pidfd() }? {
+        Some(made) => Ok(Process::new(made.pid, made.pidfd)),
+        // SAFETY: this is the child, and all it points to was copied with it.
+        None => unsafe { become_init(&child) },
+    }
 }
 
 fn c_strings(strings: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
     strings
         .map(|s| CString::new(s).map_err(io::Error::other))
-        .collect()
-}
-
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr())
-        .chain([std::ptr::null()])
         .collect()
 }
 
@@ -145,34 +137,6 @@ impl IdMaps {
     }
 }
 
-#[allow(unsafe_code, reason = "there is no safe clone3")]
-fn clone(flags: u64, cgroup: Option<&OwnedFd>, child: &Child<'_>) -> io::Result<Process> {
-    let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain data, for which zeroes mean "not used".
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags;
-    args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    args.cgroup = cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned()));
-    // SAFETY: without CLONE_VM this is a fork. The child runs `become_init` alone, which makes system calls and nothing
-    // else (signal-safety(7)), so that no state of other threads matters, and it never returns.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    if pid == 0 {
-        // SAFETY: this is the child, and all it points to was copied with it.
-        unsafe { become_init(child) }
-    }
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::Error::other("clone3: no pid"))?;
-    // SAFETY: the kernel has stored a new descriptor, which is ours.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Process::new(pid, pidfd))
-}
-
 /// The child's whole life before the init: signals, session, keyring, descriptors, execve.
 ///
 /// # Safety
@@ -185,7 +149,7 @@ unsafe fn become_init(child: &Child<'_>) -> ! {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::setsid();
-        if magik_infra::own_keyring().is_err() {
+        if magik_sys::own_keyring().is_err() {
             libc::_exit(CANNOT_EXECUTE);
         }
         if let Some(IdMaps(maps)) = &child.maps {

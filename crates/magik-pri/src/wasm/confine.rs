@@ -69,7 +69,7 @@ fn path_of(directory: &OwnedFd) -> io::Result<PathBuf> {
 /// No file is a device or gives its owner's rights, whatever an image or a volume has; and the host's records of the pod, which lie
 /// where this process keeps its status, are read-only.
 fn restrict_mounts(state: &OwnedFd) -> io::Result<()> {
-    magik_infra::restrict_mounts(Path::new("/"), MountFlags::NODEV | MountFlags::NOSUID)?;
+    magik_sys::mount::restrict(Path::new("/"), MountFlags::NODEV | MountFlags::NOSUID)?;
     let state = path_of(state)?;
     for entry in std::fs::read_dir(&state)? {
         let entry = entry?;
@@ -79,7 +79,7 @@ fn restrict_mounts(state: &OwnedFd) -> io::Result<()> {
         }
         // A mount point can be neither renamed nor removed nor replaced by who has it in its namespace (mount_namespaces(7)).
         mount_bind(entry.path(), entry.path())?;
-        magik_infra::restrict_mounts(&entry.path(), MountFlags::RDONLY)?;
+        magik_sys::mount::restrict(&entry.path(), MountFlags::RDONLY)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use magik_sys::mountinfo::{self, Mount};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd},
     fs::{Mode, OFlags},
@@ -29,12 +30,12 @@ impl Cgroups {
     pub(super) fn of(pid: i32) -> Result<Self> {
         let path = format!("/proc/{pid}/cgroup");
         let membership = fs::read_to_string(&path).with_context(|| path)?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+        let mounts = mountinfo::read().context("the table of mounts")?;
         Ok(Self::parse(&membership, &mounts))
     }
 
-    fn parse(membership: &str, mountinfo: &str) -> Self {
-        let mounts = mounts(mountinfo);
+    fn parse(membership: &str, table: &[u8]) -> Self {
+        let mounts = mounts(table);
         let mut directories = BTreeMap::new();
         for line in membership.lines() {
             let mut fields = line.splitn(3, ':');
@@ -44,7 +45,7 @@ impl Cgroups {
             };
             for controller in controllers.split(',') {
                 if let Some(mount) = mounts.get(controller.trim_start_matches("name=")) {
-                    directories.insert(controller.to_owned(), mount.directory(path));
+                    directories.insert(controller.to_owned(), directory(mount, path));
                 }
             }
         }
@@ -286,51 +287,28 @@ impl OomNotice {
     }
 }
 
-/// A mounted hierarchy.
-#[derive(Debug)]
-struct Mount {
-    /// Which part of the hierarchy is mounted.
-    root: PathBuf,
-    point: PathBuf,
+/// The directory of a process that is at `path` of a hierarchy.
+fn directory(mount: &Mount<'_>, path: &str) -> PathBuf {
+    let path = Path::new(path);
+    // Within a cgroup namespace the mount's root may be below what /proc names.
+    let relative = path
+        .strip_prefix(&mount.root)
+        .unwrap_or_else(|_| path.strip_prefix("/").unwrap_or(path));
+    mount.point.join(relative)
 }
 
-impl Mount {
-    fn directory(&self, path: &str) -> PathBuf {
-        let path = Path::new(path);
-        // Within a cgroup namespace the mount's root may be below what /proc names.
-        let relative = path
-            .strip_prefix(&self.root)
-            .unwrap_or_else(|_| path.strip_prefix("/").unwrap_or(path));
-        self.point.join(relative)
-    }
-}
-
-/// Where each controller (and named hierarchy) is mounted: proc(5), mountinfo.
-fn mounts(mountinfo: &str) -> BTreeMap<&str, Mount> {
+/// Where each controller, and named hierarchy, is mounted.
+fn mounts(table: &[u8]) -> BTreeMap<&str, Mount<'_>> {
     let mut mounts = BTreeMap::new();
-    for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut left = left.split(' ').skip(3);
-        let (Some(root), Some(point)) = (left.next(), left.next()) else {
-            continue;
-        };
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
-        let mount = || Mount {
-            root: root.into(),
-            point: point.into(),
-        };
-        match kind {
-            Some("cgroup2") => {
-                mounts.entry("").or_insert_with(mount);
+    for mount in mountinfo::parse(table) {
+        match mount.kind {
+            "cgroup2" => {
+                mounts.entry("").or_insert(mount);
             }
-            Some("cgroup") => {
-                for controller in options.split(',') {
-                    mounts
-                        .entry(controller.trim_start_matches("name="))
-                        .or_insert_with(mount);
+            "cgroup" => {
+                for controller in mount.super_options.split(',') {
+                    let controller = controller.trim_start_matches("name=");
+                    mounts.entry(controller).or_insert_with(|| mount.clone());
                 }
             }
             _ => {}
@@ -395,7 +373,7 @@ fn io_v2(text: &str, keys: &[(&str, &str)]) -> Vec<Value> {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+    const HYBRID: &[u8] = b"30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
         31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
         32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
         33 24 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
@@ -422,7 +400,7 @@ mod tests {
     fn finds_the_one_directory_of_v2_also_below_a_mounted_part() {
         let cgroups = Cgroups::parse(
             "0::/m/c\n",
-            "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            b"30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
         );
         assert!(cgroups.v2);
         assert_eq!(
@@ -431,7 +409,7 @@ mod tests {
         );
         let cgroups = Cgroups::parse(
             "0::/m/c\n",
-            "30 24 0:26 /m /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            b"30 24 0:26 /m /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
         );
         assert_eq!(
             cgroups.file("memory", "x").unwrap(),

@@ -1,8 +1,7 @@
 //! Terminals: `--console-socket`, and the terminal of a `run -t` or `exec -t` in the foreground.
 
 use std::{
-    io::{self, IoSliceMut},
-    mem::MaybeUninit,
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -11,14 +10,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use magik_sys::socket;
 use rustix::{
     event::{PollFd, PollFlags},
     fs::OFlags,
     io::Errno,
-    net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-        recvmsg, socketpair,
-    },
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair},
     termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 
@@ -88,7 +85,8 @@ pub(super) struct Foreground {
 impl Foreground {
     /// Receives the master, and makes our own terminal (if we have one) pass everything on.
     pub(super) fn receive(socket: &OwnedFd) -> Result<Self> {
-        let master = receive_fd(socket).context("receive the terminal")?;
+        let master =
+            socket::receive_descriptor(socket, RecvFlags::empty()).context("receive the terminal")?;
         let flags = rustix::fs::fcntl_getfl(&master)?;
         rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK)?;
         let stdin = io::stdin();
@@ -212,26 +210,6 @@ fn write_all(mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Receives one descriptor.
-fn receive_fd(socket: &OwnedFd) -> Result<OwnedFd> {
-    let mut data = [0; 512];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    rustix::io::retry_on_intr(|| {
-        recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut data)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-    })?;
-    let received = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    received.context("no descriptor came")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,24 +234,13 @@ mod tests {
 
     #[test]
     fn the_master_comes_over_the_socket() {
-        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
         let Console::Foreground { theirs, ours } = Console::choose(true, false, None).unwrap() else {
             panic!()
         };
         let file = tempfile::tempfile().unwrap();
-        let fds = [file.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-        sendmsg(
-            &theirs,
-            &[io::IoSlice::new(b"x")],
-            &mut ancillary,
-            SendFlags::empty(),
-        )
-        .unwrap();
+        socket::send(&theirs, b"x", &[file.as_fd()]).unwrap();
         drop(theirs);
-        receive_fd(&ours).unwrap();
-        assert!(receive_fd(&ours).is_err());
+        socket::receive_descriptor(&ours, RecvFlags::empty()).unwrap();
+        assert!(socket::receive_descriptor(&ours, RecvFlags::empty()).is_err());
     }
 }

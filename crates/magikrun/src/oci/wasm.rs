@@ -4,20 +4,16 @@
 //! program is, and answers with what the container is to run instead: itself, and the program's machine code.
 
 use std::{
-    env,
-    io::{self, IoSliceMut},
-    mem::MaybeUninit,
+    env, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
+use magik_sys::socket;
 use oci_native::{Runner, RunnerFiles};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
-    socketpair,
-};
+use rustix::net::RecvFlags;
 use serde::Deserialize;
 
 use super::sibling;
@@ -29,8 +25,6 @@ const BINARY: &str = "magikrun-wasm";
 const PREPARE: &str = "magikrun-wasm-prepare";
 /// The longest answer in bytes: the annotations that are passed on are most of it.
 const MAX_ANSWER_SIZE: usize = 256 * 1024;
-/// The most descriptors it has.
-const MAX_DESCRIPTORS: usize = 32;
 
 /// What that binary answers.
 #[derive(Debug, Default, Deserialize)]
@@ -70,13 +64,7 @@ pub(super) fn runner(bundle: &Path, state: &Path, only_modules: bool) -> Result<
 
 fn ask(bundle: &Path, cache: &Path, only_modules: bool) -> Result<(Answer, Vec<OwnedFd>)> {
     let binary = sibling::beside(BINARY, "wasm")?;
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(io::Error::from)?;
+    let (ours, theirs) = socket::pair()?;
     let mut child = Command::new(&binary)
         .arg(PREPARE)
         .args([bundle, cache])
@@ -98,22 +86,8 @@ fn ask(bundle: &Path, cache: &Path, only_modules: bool) -> Result<(Answer, Vec<O
 /// One message; empty if the other end was closed.
 fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut text = vec![0; MAX_ANSWER_SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut buffer = [IoSliceMut::new(&mut text)];
-        match recvmsg(socket, &mut buffer, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            received => break received?,
-        }
-    };
-    text.truncate(received.bytes);
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            descriptors.extend(fds);
-        }
-    }
+    let (size, descriptors) = socket::receive(socket, &mut text, RecvFlags::empty())?;
+    text.truncate(size);
     Ok((text, descriptors))
 }
 

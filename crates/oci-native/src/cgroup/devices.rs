@@ -415,10 +415,10 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
-        let roots = [super::super::MOUNT_ROOT, "/sys/fs/cgroup/unified"];
+        let roots = [magik_sys::cgroup::MOUNT_ROOT, "/sys/fs/cgroup/unified"];
         let mut v2 = roots
             .iter()
-            .filter(|r| rustix::fs::statfs(**r).is_ok_and(|f| super::super::is_v2(&f)));
+            .filter(|r| magik_sys::cgroup::is_v2(**r).is_ok_and(|v2| v2));
         let dir = Path::new(v2.next()?).join(format!("magikrun-test-devices-{}", std::process::id()));
         std::fs::create_dir(&dir).ok()?;
         Some(Scratch(dir))

@@ -10,10 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use magik_sys::cgroup::missing_is_none;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{Cgroup, Layout, missing_is_none};
+use super::{Cgroup, Layout};
 
 /// Where a process of a container belongs.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use std::{
 use libcontainer::{
     container::ContainerStatus, process::memory_policy::setup_memory_policy, syscall::syscall::create_syscall,
 };
+use magik_sys::mount::{Attributes, attach, look_at_dir, set_attributes};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonality, Process};
 use rustix::{
     fs::Mode,
@@ -31,12 +32,11 @@ use crate::{
     fork::{self, EndsHere},
     job::CreateJob,
     masks::Masks,
-    mounts::{Attributes, attach, look_at_dir, set_attributes},
     process::{
         Program, assume,
         attributes::{self, Labels},
         birth::{self, Shared},
-        confine, cwd, keyring,
+        confine, cwd,
         program::{EXECUTING, execute},
         streams,
         terminal::{self, Terminal},
@@ -77,7 +77,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
 
     let labels = Labels::open(process)?;
     if job.new_keyring {
-        keyring::renew().map_err(step("session keyring"))?;
+        magik_sys::own_keyring().map_err(step("session keyring"))?;
     }
     if parts.namespaces.has(Kind::User) {
         user::become_root().map_err(step("user namespace"))?;

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use magik_sys::mount::{attach, clone_mount, open_inside};
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 use rustix::{
     fs::{
@@ -19,7 +20,6 @@ use rustix::{
 use super::target::{Want, find, is, leads_elsewhere, open_or_make};
 use crate::{
     failure::{Failure, step},
-    mounts::{attach, clone_mount, open_inside},
     process::terminal::Terminal,
 };
 

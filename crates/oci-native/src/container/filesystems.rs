@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use magik_sys::{
+    cgroup::MOUNT_ROOT,
+    mount::{Attributes, FsOption, attach, begin, clone_mount, finish, new_mount, set_attributes},
+};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Mount, Spec};
 use rustix::{
     fs::{CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid, fstat, mkdirat, symlinkat},
@@ -21,7 +25,6 @@ use super::{
 use crate::{
     copy_up::copy_tree,
     failure::Failure,
-    mounts::{Attributes, FsOption, attach, begin, clone_mount, finish, new_mount, set_attributes},
     proc_mounts,
     process::{attributes::selinux_is_enabled, birth},
 };
@@ -210,7 +213,7 @@ impl<'a> Maker<'a> {
                 sources
                     .unified
                     .take()
-                    .map_or_else(|| clone_mount(CWD, Path::new(crate::cgroup::MOUNT_ROOT)), Ok)
+                    .map_or_else(|| clone_mount(CWD, Path::new(MOUNT_ROOT)), Ok)
             }?;
             change(&made, options)?;
             return attach(&made, &target);

@@ -8,11 +8,12 @@ use std::{
     },
 };
 
+use magik_sys::socket;
 use oci_spec::runtime::{
     ContainerProcessState, ContainerProcessStateBuilder, ContainerState, Linux, SECCOMP_FD_NAME, StateBuilder,
 };
 
-use crate::{failure::Failure, job::CreateJob, seccomp::Filter, socket::send_descriptor};
+use crate::{failure::Failure, job::CreateJob, seccomp::Filter};
 
 /// Connects to the listener, from the host's side.
 pub(super) fn connect(linux: &Linux, filter: Option<&Filter>) -> Result<Option<OwnedFd>, Failure> {
@@ -32,7 +33,7 @@ pub(super) fn tell(socket: OwnedFd, filter: &OwnedFd, job: &CreateJob, pid: i32)
     let failed = |e: String| Failure::Other(format!("telling the seccomp listener: {e}"));
     let state = state(job, pid).map_err(|e| failed(e.to_string()))?;
     let json = serde_json::to_vec(&state).map_err(|e| failed(e.to_string()))?;
-    let sent = send_descriptor(&socket, &json, filter.as_fd()).map_err(|e| failed(e.to_string()))?;
+    let sent = socket::send(&socket, &json, &[filter.as_fd()]).map_err(|e| failed(e.to_string()))?;
     UnixStream::from(socket)
         .write_all(&json[sent..])
         .map_err(|e| failed(e.to_string()))

@@ -33,6 +33,7 @@ use std::{
     path::Path,
 };
 
+use magik_sys::{clone::Clone, mount::look_at_dir, process, socket};
 use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
@@ -47,14 +48,11 @@ use crate::{
     failure::{Failure, step},
     fork::{self, EndsHere},
     job::{Answer, CreateJob, Descriptors, Done},
-    mounts::look_at_dir,
-    proc,
     process::{
         attributes,
-        birth::{Clone, Shared},
+        birth::{self, Shared},
         owner::give,
     },
-    socket,
 };
 
 /// Held open by the container's process, and there, as long as it waits for `start`.
@@ -126,7 +124,7 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
         .iter()
         .for_each(|stream| give(stream, job.owner));
 
-    let (child, maker) = socket::pair().map_err(|e| step("socket")(e.into()))?;
+    let (child, maker) = socket::pair().map_err(step("socket"))?;
     let parts = Parts {
         job,
         process,
@@ -157,7 +155,7 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
         }
         keep_pid(&job.dir, pid).map_err(step("writing the pid"))?;
         let process =
-            proc::Process::of(pid.as_raw_nonzero().get()).map_err(step("reading the start time"))?;
+            process::Process::of(pid.as_raw_nonzero().get()).map_err(step("reading the start time"))?;
         Ok(Done {
             process: Some(process),
         })
@@ -169,16 +167,16 @@ fn give_birth(parts: Parts<'_>, entry: &Entry, result: &Shared) -> Result<Pid, F
     let failed = |e: io::Error| Failure::Other(format!("making the container's process: {e}"));
     let directory = entry.directory().map_err(failed)?;
     let clone = Clone {
-        namespaces: parts.namespaces.born_in(),
+        flags: parts.namespaces.born_in(),
         cgroup: directory.as_ref().map(AsFd::as_fd),
         sibling: true,
-        pid: None,
+        ..Clone::default()
     };
     let mask = fork::block_signals();
     let outcome = if parts.namespaces.need_intermediate() {
         by_intermediate(parts, &clone, result)
     } else {
-        match clone.fork() {
+        match birth::fork(&clone) {
             Ok(None) => child::run(parts, result, true),
             Ok(Some(pid)) => Ok(pid),
             Err(e) => Err(failed(e)),
@@ -199,14 +197,14 @@ fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Resu
         sibling: true,
         ..Clone::default()
     };
-    if intermediate.fork().map_err(failed)?.is_none() {
+    if birth::fork(&intermediate).map_err(failed)?.is_none() {
         let _end = EndsHere;
         let made = parts.namespaces.join().and_then(|()| {
             let clone = Clone {
-                pid: Some(&born),
+                pid: Some(born.pid_at()),
                 ..*clone
             };
-            clone.fork().map_err(failed)
+            birth::fork(&clone).map_err(failed)
         });
         match made {
             Ok(None) => child::run(parts, result, false),

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use magik_sys::mount::look_at_dir;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind, LinuxTimeOffset};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
@@ -16,7 +17,7 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::{failure::Failure, mounts::look_at_dir};
+use crate::failure::Failure;
 
 /// linux/capability.h.
 const CAP_SYS_PTRACE: u32 = 19;
@@ -71,7 +72,7 @@ impl Namespaces {
 
     /// `CLONE_NEW*` of those that the container's process is born in. The others need it to be in its cgroup, or concern
     /// children only.
-    pub(super) fn born_in(&self) -> u64 {
+    pub(super) fn born_in(&self) -> i32 {
         let flag = |kind: &Kind| match kind {
             Kind::Mount => libc::CLONE_NEWNS,
             Kind::Uts => libc::CLONE_NEWUTS,
@@ -81,8 +82,7 @@ impl Namespaces {
             Kind::Network => libc::CLONE_NEWNET,
             Kind::Cgroup | Kind::Time => 0,
         };
-        let flags = self.new.iter().map(flag).fold(0, |all, flag| all | flag);
-        u64::try_from(flags).unwrap_or(0)
+        self.new.iter().map(flag).fold(0, |all, flag| all | flag)
     }
 
     /// A new time namespace for this process's children.

@@ -1,8 +1,7 @@
 //! The options of a mount, as mount(8) and the runtime-spec ("Linux mount options") name them.
 
+use magik_sys::mount::{Attributes, FsOption};
 use oci_spec::runtime::Mount;
-
-use crate::mounts::{Attributes, FsOption};
 
 /// What the options of one mount say.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use magik_sys::{
+    cgroup::MOUNT_ROOT,
+    clone::Clone,
+    mount::{Attributes, clone_mount, clone_tree, map_ids, set_attributes},
+};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Kind, Mount, Spec};
 use rustix::{
     fs::{CWD, Mode, OFlags},
@@ -17,13 +22,7 @@ use rustix::{
 };
 
 use super::{devices::Device, namespaces, namespaces::Namespaces, options::Options};
-use crate::{
-    cgroup::{Cgroup, MOUNT_ROOT},
-    failure::Failure,
-    fork,
-    mounts::{Attributes, clone_mount, clone_tree, map_ids, set_attributes},
-    process::birth::Clone,
-};
+use crate::{cgroup::Cgroup, failure::Failure, fork::exit, process::birth};
 
 /// Mounts that are mounted nowhere yet.
 #[derive(Debug, Default)]
@@ -192,14 +191,14 @@ fn ids(
 /// A user namespace that nobody is in, for its maps.
 fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io::Result<OwnedFd> {
     let clone = Clone {
-        namespaces: u64::try_from(libc::CLONE_NEWUSER).unwrap_or(0),
+        flags: libc::CLONE_NEWUSER,
         ..Clone::default()
     };
-    let Some(pid) = clone.fork()? else {
+    let Some(pid) = birth::fork(&clone)? else {
         // Until it is killed, or whoever made it has ended.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         std::thread::sleep(std::time::Duration::from_secs(10));
-        fork::exit(0);
+        exit(0);
     };
     let opened = namespaces::map_ids(pid, Some(uids), Some(gids)).and_then(|()| {
         let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());

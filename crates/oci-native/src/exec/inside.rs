@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd},
 };
 
+use magik_sys::mount::look_at_dir;
 use rustix::{
     fs::Mode,
     process::Signal,
@@ -17,12 +18,11 @@ use crate::{
     failure::{Failure, step},
     fork::{self, EndsHere},
     job::{Descriptors, ExecJob},
-    mounts::look_at_dir,
     process::{
         assume,
         attributes::{self, Labels},
         birth::{self, Shared},
-        confine, keyring,
+        confine,
         owner::give,
         streams,
         terminal::{self, Terminal},
@@ -124,7 +124,7 @@ impl Inside {
         attributes::apply(process, None)?;
         Labels::open(process)?.set()?;
         if job.new_keyring {
-            keyring::renew().map_err(step("session keyring"))?;
+            magik_sys::own_keyring().map_err(step("session keyring"))?;
         }
         self.stdio.iter().for_each(|stream| give(stream, job.owner));
 

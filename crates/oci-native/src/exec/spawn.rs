@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use magik_sys::{
+    cgroup::{MOUNT_ROOT, paths_of},
+    clone::Clone,
+};
 use rustix::process::{DumpableBehavior, Pid};
 
 use super::inside;
@@ -13,7 +17,7 @@ use crate::{
     cgroup::{self, Entry},
     fork,
     job::{Descriptors, ExecJob},
-    process::birth::{Clone, Shared},
+    process::birth::{self, Shared},
 };
 
 /// A process that was made, or what is going to make it: that then ends.
@@ -116,15 +120,15 @@ fn clone_into(cgroup: &Entry, init: i32, sibling: bool) -> io::Result<Option<Pid
             sibling,
             ..Clone::default()
         };
-        clone.fork()
+        birth::fork(&clone)
     };
     let directory = cgroup.directory()?;
     match fork(directory.as_ref()) {
         // The container has made cgroups of its own below: its processes are in one of those, as its init is.
         Err(e) if directory.is_some() && e.raw_os_error() == Some(libc::EBUSY) => {
-            let paths = cgroup::paths_of(Some(init))?;
+            let paths = paths_of(Some(init))?;
             let inner = paths.last().ok_or(e)?;
-            let root = Path::new(cgroup::MOUNT_ROOT);
+            let root = Path::new(MOUNT_ROOT);
             let inner = cgroup::directory(&root.join(inner.strip_prefix("/").unwrap_or(inner)))?;
             fork(Some(&inner))
         }

@@ -7,17 +7,15 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicI32, Ordering},
 };
 
+use magik_sys::clone::Clone;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::fork::exit;
-
-/// linux/sched.h; libc's constant is too small a type.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Two numbers in memory that this process shares with those it makes: a filter that a container brings along may forbid
 /// every system call by which they could be told.
@@ -70,6 +68,11 @@ impl Shared {
         Pid::from_raw(self.numbers().pid.load(Ordering::SeqCst).max(0))
     }
 
+    /// Where a [`Clone`] puts that.
+    pub(crate) fn pid_at(&self) -> &AtomicI32 {
+        &self.numbers().pid
+    }
+
     /// Says that all went well.
     pub(crate) fn set_ready(&self) {
         self.numbers().ready.store(1, Ordering::SeqCst);
@@ -88,54 +91,11 @@ impl Drop for Shared {
     }
 }
 
-/// How a process is made.
-#[derive(Debug, Default)]
-pub(crate) struct Clone<'a> {
-    /// The new namespaces it is in: `CLONE_NEW*`.
-    pub(crate) namespaces: u64,
-    /// The cgroup (v2) it is born in.
-    pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// Makes it a child of this process's parent.
-    pub(crate) sibling: bool,
-    /// Gets its pid.
-    pub(crate) pid: Option<&'a Shared>,
-}
-
-impl Clone<'_> {
-    /// clone3(2) without any sharing of memory, so a fork; `None` in the child. This process has one thread.
-    #[allow(unsafe_code, reason = "there is no safe fork")]
-    pub(crate) fn fork(&self) -> io::Result<Option<Pid>> {
-        // SAFETY: all zero is a valid `clone_args`.
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = self.namespaces;
-        if let Some(cgroup) = self.cgroup {
-            arguments.flags |= CLONE_INTO_CGROUP;
-            arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
-        }
-        if let Some(shared) = self.pid {
-            arguments.flags |= libc::CLONE_PARENT_SETTID as u64;
-            arguments.parent_tid = shared.0.as_ptr().expose_provenance() as u64;
-        }
-        if self.sibling {
-            arguments.flags |= libc::CLONE_PARENT as u64;
-        } else {
-            arguments.exit_signal = libc::SIGCHLD as u64;
-        }
-        // SAFETY: this process has one thread, so its copy finds no lock held; the structure has the size that is said, and
-        // the address in it is that of the first of the shared numbers.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw mut arguments,
-                size_of::<libc::clone_args>(),
-            )
-        };
-        match i32::try_from(answer) {
-            Ok(0) => Ok(None),
-            Ok(pid) if pid > 0 => Ok(Pid::from_raw(pid)),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
+/// Makes a process; `None` in the child. This process has one thread.
+#[allow(unsafe_code, reason = "there is no safe fork")]
+pub(crate) fn fork(clone: &Clone<'_>) -> io::Result<Option<Pid>> {
+    // SAFETY: a worker, and an init that makes containers, has one thread.
+    unsafe { clone.fork() }
 }
 
 /// Goes on as a child in the pid namespace that was set for children, while the process that was outside of it ends. The
@@ -164,10 +124,10 @@ pub(crate) fn join(shared: &Shared) -> io::Result<()> {
 pub(crate) fn made_inside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     let opened = Shared::new()?;
     let clone = Clone {
-        namespaces: u64::try_from(libc::CLONE_FILES).unwrap_or(0),
+        flags: libc::CLONE_FILES,
         ..Clone::default()
     };
-    let Some(child) = clone.fork()? else {
+    let Some(child) = fork(&clone)? else {
         let (answer, code) = match make() {
             Ok(fd) => (fd.into_raw_fd(), 0),
             Err(e) => (e.raw_os_error().unwrap_or(libc::EIO), 1),

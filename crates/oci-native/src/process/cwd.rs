@@ -2,13 +2,14 @@
 
 use std::{io, os::fd::BorrowedFd, path::PathBuf};
 
+use magik_sys::mount::open_inside;
 use oci_spec::runtime::Process;
 use rustix::{
     fs::{Mode, OFlags, mkdirat},
     io::Errno,
 };
 
-use crate::{failure::Failure, mounts::open_inside};
+use crate::failure::Failure;
 
 /// Makes the working directory where the image lacks it, as runc does; what cannot be made is missed when it is entered.
 pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {

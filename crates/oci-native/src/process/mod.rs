@@ -10,7 +10,6 @@ pub(crate) mod birth;
 pub(crate) mod confine;
 pub(crate) mod cwd;
 pub(crate) mod home;
-pub(crate) mod keyring;
 pub(crate) mod owner;
 pub(crate) mod program;
 pub(crate) mod streams;

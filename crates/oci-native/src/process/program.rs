@@ -27,7 +27,7 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     };
     // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
     default_sigpipe();
-    let error = execve(&path, &argv, &envp);
+    let error = magik_sys::program::execve(&path, &argv, &envp);
     let mut why = because(name, &error);
     if why.failure == ExecFailure::NotFound && program.exists() {
         // A script's interpreter, or a dynamic loader.
@@ -99,24 +99,6 @@ fn os_reason(e: &io::Error) -> String {
 fn default_sigpipe() {
     // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-}
-
-/// As execve(2) takes arguments and variables: ended by a null pointer, and good as long as the strings are.
-pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    let null = std::ptr::null();
-    strings.iter().map(|s| s.as_ptr()).chain([null]).collect()
-}
-
-/// Returns only when it failed.
-#[allow(
-    unsafe_code,
-    reason = "rustix keeps execve in its experimental runtime module"
-)]
-fn execve(path: &CString, argv: &[CString], envp: &[CString]) -> io::Error {
-    let (argv, envp) = (pointers(argv), pointers(envp));
-    // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    io::Error::last_os_error()
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use magik_sys::mount::open_inside;
 use rustix::fs::{Dev, FileType, OFlags, fstat, makedev};
-
-use crate::mounts::open_inside;
 
 /// The null device (Documentation/admin-guide/devices.txt of Linux).
 pub(crate) fn null_device() -> Dev {

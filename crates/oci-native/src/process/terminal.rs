@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use magik_sys::{mount::open_inside, socket};
 use oci_spec::runtime::Process;
 use rustix::{
     fs::{FileType, OFlags},
@@ -12,7 +13,6 @@ use rustix::{
 };
 
 use super::{owner::give, streams};
-use crate::{mounts::open_inside, socket::send_descriptor};
 
 /// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
 const DEVPTS_MAGIC: i128 = 0x1cd1;
@@ -48,7 +48,7 @@ impl Terminal {
 
     /// Sends the master to whoever serves the terminal, and makes the other side the standard streams.
     pub(crate) fn connect(self, console: &OwnedFd) -> io::Result<()> {
-        send_descriptor(console, b"/dev/ptmx", self.master.as_fd())?;
+        socket::send(console, b"/dev/ptmx", &[self.master.as_fd()])?;
         streams::connect_all(&self.slave)
     }
 }

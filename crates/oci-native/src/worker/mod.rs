@@ -24,6 +24,7 @@ use std::{
     process::{Command, Stdio as ProcessStdio},
 };
 
+use magik_sys::process::is_single_threaded;
 use rustix::process::{Pid, Signal, WaitOptions};
 pub use serve::run_worker_if_asked;
 use tokio::{
@@ -35,7 +36,6 @@ use crate::{
     children::Children,
     fork,
     job::{Answer, Descriptors, Request},
-    proc::is_single_threaded,
 };
 
 /// The most an answer may have in bytes.

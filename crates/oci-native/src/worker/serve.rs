@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
+use magik_sys::process::Process;
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, Signal},
@@ -17,7 +18,6 @@ use crate::{
     failure::step,
     fork::{EndsHere, above, close_others, exit, first_free, forget_environment, reset_signals},
     job::{Answer, Descriptors, Done, ExecJob, Job, Request},
-    proc,
     process::streams,
 };
 
@@ -116,7 +116,7 @@ fn enter(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors) -> Answer {
     let made = exec::spawn(job, preserve_fds, descriptors, true).map_err(step("exec"))?;
     let process = made
         .pid()
-        .map(|pid| proc::Process::of(pid).unwrap_or(proc::Process { pid, start_time: 0 }));
+        .map(|pid| Process::of(pid).unwrap_or(Process { pid, start_time: 0 }));
     Ok(Done { process })
 }
 

@@ -7,8 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsString,
     fs::File,
-    io::{self, IoSliceMut, Seek},
-    mem::MaybeUninit,
+    io::{self, Seek},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,7 +16,8 @@ use std::{
 };
 
 use magik_oci::{ContainerId, Exit, Signal, Stdio};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use magik_sys::{mountinfo, socket::receive_descriptor};
+use rustix::net::RecvFlags;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Orders;
@@ -55,7 +55,7 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Ok([code, view]) = <[OwnedFd; 2]>::try_from(take_over(&inputs)) else {
         return failed("the machine code is missing");
     };
-    let root = match receive(&view) {
+    let root = match receive_descriptor(&view, RecvFlags::DONTWAIT) {
         Ok(root) => root,
         Err(error) => return failed(&format!("the container's root: {error}")),
     };
@@ -167,20 +167,6 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
     }
 }
 
-/// What whoever made the container has sent.
-fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    // It was sent before this process was started.
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, flags)?;
-    let root = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    root.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
 /// What the program may open; the kernel says what of it is read-only.
 fn directories(root: &OwnedFd) -> io::Result<Vec<Directory>> {
     let directory = |host: PathBuf, guest: String| Directory {
@@ -189,32 +175,23 @@ fn directories(root: &OwnedFd) -> io::Result<Vec<Directory>> {
         read_only: false,
     };
     let root = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mounted = mounted_in(&mounts).into_iter().filter(|d| Path::new(d).is_dir());
+    let mounted = mounted_in(&mountinfo::read()?)
+        .into_iter()
+        .filter(|d| Path::new(d).is_dir());
     Ok([directory(root, "/".to_owned())]
         .into_iter()
         .chain(mounted.map(|path| directory(PathBuf::from(&path), path)))
         .collect())
 }
 
-/// The directories of `/` that something is mounted in or below, of a table of mounts (proc_pid_mountinfo(5)).
-fn mounted_in(mountinfo: &str) -> BTreeSet<String> {
-    let of_line = |line: &str| {
-        let mut components = line.split(' ').nth(4)?.split('/').skip(1);
-        let first = unescape(components.next()?);
-        let other = !first.is_empty() && !matches!(first.as_str(), "proc" | "sys" | "dev");
+/// The directories of `/` that something is mounted in or below, of a table of mounts.
+fn mounted_in(table: &[u8]) -> BTreeSet<String> {
+    let directory = |mount: mountinfo::Mount<'_>| {
+        let first = mount.point.components().nth(1)?.as_os_str().to_str()?.to_owned();
+        let other = !matches!(first.as_str(), "proc" | "sys" | "dev");
         other.then(|| format!("/{first}"))
     };
-    mountinfo.lines().filter_map(of_line).collect()
-}
-
-/// Undoes the kernel's escapes of space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (escape, character)| {
-            text.replace(escape, character)
-        })
+    mountinfo::parse(table).filter_map(directory).collect()
 }
 
 /// The program, for instances of the kind it is used with.
@@ -303,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_mounted_is_a_directory_of_its_own_but_the_kernels() {
-        let mounts = "\
+        let mounts = b"\
 21 1 0:1 / / rw - overlay o rw
 22 21 0:2 / /proc rw - proc p rw
 23 21 0:3 / /sys rw - sysfs s rw

@@ -3,18 +3,15 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use magik_oci::Error;
-use rustix::{
-    fs::{MemfdFlags, Mode, OFlags, SealFlags},
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
-};
+use magik_sys::socket;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use serde_json::{Value, json};
 
 use super::{Orders, RUN};
@@ -25,9 +22,6 @@ use crate::{
     network::{Loopback, Network},
     spec::{Bundle, PRELOAD, Refusal},
 };
-
-/// The most descriptors of an answer.
-const MAX_DESCRIPTORS: usize = 32;
 
 /// The key of the auxiliary vector under which the kernel says where it loaded the dynamic loader (`AT_BASE`).
 const AT_BASE: usize = 7;
@@ -64,13 +58,7 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn send(answer: &Answer) -> io::Result<()> {
     let text = answer.json.to_string();
     let descriptors: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("too many libraries"));
-    }
-    let text = [IoSlice::new(text.as_bytes())];
-    rustix::net::sendmsg(rustix::stdio::stdin(), &text, &mut control, SendFlags::NOSIGNAL)?;
+    socket::send(rustix::stdio::stdin(), text.as_bytes(), &descriptors)?;
     Ok(())
 }
 

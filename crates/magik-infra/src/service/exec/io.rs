@@ -1,15 +1,15 @@
 //! The streams of an exec'd process: three pipes, or a terminal.
 
 use std::{
-    io::{self, IoSliceMut},
-    mem::MaybeUninit,
+    io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
 
 use magik_oci::{ExecIo, Stdio};
+use magik_sys::socket::receive_descriptor;
 use rustix::{
-    net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType},
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType},
     pipe::PipeFlags,
     termios::Winsize,
 };
@@ -125,18 +125,8 @@ async fn receive_master(socket: OwnedFd) -> io::Result<OwnedFd> {
     let socket = tokio::net::UnixStream::from_std(socket)?;
     socket
         .async_io(Interest::READABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
             // The message names the terminal; only the descriptor matters.
-            let mut name = [0; 256];
-            let mut buffers = [IoSliceMut::new(&mut name)];
-            rustix::net::recvmsg(&socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-            let descriptor = control.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                _ => None,
-            });
-            descriptor
-                .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the terminal was not sent"))
+            receive_descriptor(&socket, RecvFlags::empty())
         })
         .await
 }

@@ -3,8 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{self, IoSlice, Read},
-    mem::MaybeUninit,
+    io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -13,7 +12,6 @@ use std::{
 use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, ExecRequest};
 use rustix::{
     fs::{Mode, OFlags},
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::tcsetwinsize,
 };
@@ -99,12 +97,7 @@ fn own_terminal(process: &[u8]) -> io::Result<()> {
         (window.ws_row, window.ws_col) = (narrow(size.height()), narrow(size.width()));
         tcsetwinsize(&slave, window)?;
     }
-    let fds = [master.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let name = [IoSlice::new(name.as_bytes())];
-    sendmsg(io::stdin(), &name, &mut control, SendFlags::NOSIGNAL)?;
+    magik_sys::socket::send(io::stdin(), name.as_bytes(), &[master.as_fd()])?;
     rustix::process::ioctl_tiocsctty(&slave)?;
     rustix::stdio::dup2_stdin(&slave)?;
     rustix::stdio::dup2_stdout(&slave)?;

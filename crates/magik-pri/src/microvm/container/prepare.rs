@@ -100,6 +100,7 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
             vec![]
         },
         empty_dirs: vec![],
+        shared_processes: false,
         shares: parts.shares.clone(),
     };
     machine.write(&dir.join(SANDBOX))?;

@@ -9,7 +9,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{BorrowedFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
     path::Path,
@@ -21,8 +21,8 @@ use rustix::{
 };
 
 use crate::{
-    mounts::{Attributes, set_attributes},
-    process::program::pointers,
+    mount::{Attributes, set_attributes},
+    program::execveat,
 };
 
 /// Why a binary could not be sealed.
@@ -56,11 +56,16 @@ pub fn seal_self_exe() -> Result<(), SealError> {
         return Ok(());
     }
     let tree = sealed_binary(own.as_ref())?;
-    let arguments = std::env::args_os().map(OsStringExt::into_vec);
-    let environment = std::env::vars_os().map(|(k, v)| [k.into_vec(), v.into_vec()].join(&b'='));
+    // None can hold a NUL byte: they came from an execve.
+    let arguments: Vec<_> = std::env::args_os()
+        .filter_map(|argument| CString::new(argument.into_vec()).ok())
+        .collect();
+    let environment: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok())
+        .collect();
     Err(SealError {
         step: "execveat",
-        source: execveat(&tree, arguments, environment),
+        source: execveat(&tree, &arguments, &environment),
     })
 }
 
@@ -73,7 +78,10 @@ pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
 }
 
 /// An open file, on a mount as [`sealed_binary`] makes it.
-pub(crate) fn seal_file(file: BorrowedFd<'_>) -> Result<OwnedFd, SealError> {
+///
+/// # Errors
+/// [`SealError`] as for [`seal_self_exe`].
+pub fn seal_file(file: BorrowedFd<'_>) -> Result<OwnedFd, SealError> {
     seal_path(file, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)
 }
 
@@ -92,32 +100,4 @@ fn seal_path(at: BorrowedFd<'_>, path: &Path, flags: OpenTreeFlags) -> Result<Ow
         source,
     })?;
     Ok(tree)
-}
-
-/// Returns only when it failed.
-#[allow(
-    unsafe_code,
-    reason = "rustix keeps execveat in its experimental runtime module"
-)]
-fn execveat(
-    file: &OwnedFd,
-    arguments: impl Iterator<Item = Vec<u8>>,
-    environment: impl Iterator<Item = Vec<u8>>,
-) -> io::Error {
-    // Neither can hold a NUL byte: both came from an execve.
-    let arguments: Vec<CString> = arguments.filter_map(|a| CString::new(a).ok()).collect();
-    let environment: Vec<CString> = environment.filter_map(|v| CString::new(v).ok()).collect();
-    let (argv, envp) = (pointers(&arguments), pointers(&environment));
-    // SAFETY: all strings are NUL-terminated and alive, and both arrays end with a null pointer.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            argv.as_ptr(),
-            envp.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    io::Error::last_os_error()
 }

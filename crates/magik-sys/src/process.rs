@@ -3,8 +3,10 @@
 use std::{
     fs,
     io::{self, Read},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::Path,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 use rustix::process::{Pid, PidfdFlags};
@@ -13,16 +15,19 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process that cannot be confused with a later one of the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
+pub struct Process {
     /// Its pid, as this process numbers it.
-    pub(crate) pid: i32,
+    pub pid: i32,
     /// Field 22 of `/proc/PID/stat`: clock ticks from boot to its start.
-    pub(crate) start_time: u64,
+    pub start_time: u64,
 }
 
 impl Process {
     /// The process that has this pid now, be it a zombie.
-    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn of(pid: i32) -> io::Result<Self> {
         let stat = stat(pid)?;
         Ok(Self {
             pid,
@@ -31,13 +36,16 @@ impl Process {
     }
 
     /// Whether it still runs: it exists, is the same process, and is not a zombie.
-    pub(crate) fn is_alive(self) -> bool {
+    pub fn is_alive(self) -> bool {
         stat(self.pid)
             .is_ok_and(|s| s.start_time == self.start_time && !matches!(s.state, b'Z' | b'X' | b'x'))
     }
 
     /// A descriptor of it, checked to be of this very process; `None` when it has gone.
-    pub(crate) fn pidfd(self) -> io::Result<Option<OwnedFd>> {
+    ///
+    /// # Errors
+    /// This process has too many descriptors.
+    pub fn pidfd(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(None);
         };
@@ -51,8 +59,11 @@ impl Process {
         }
     }
 
-    /// Sends it a signal; `false` when it has gone.
-    pub(crate) fn signal(self, signal: i32) -> io::Result<bool> {
+    /// Sends it a signal, real-time ones included; `false` when it has gone.
+    ///
+    /// # Errors
+    /// This process may not, or there is no such signal.
+    pub fn signal(self, signal: i32) -> io::Result<bool> {
         match self.pidfd()? {
             Some(fd) => pidfd_signal(&fd, signal),
             None => Ok(false),
@@ -61,12 +72,14 @@ impl Process {
 }
 
 /// Sends any signal, real-time ones included, to the process of a pidfd; `false` when it has ended.
+///
+/// # Errors
+/// This process may not, or there is no such signal.
 #[allow(
     unsafe_code,
     reason = "rustix's Signal has no safe way to name a real-time signal"
 )]
-pub(crate) fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
+pub fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<bool> {
     // SAFETY: the descriptor is open for the call, and the kernel validates the signal; no memory is passed.
     let answer = unsafe {
         libc::syscall(
@@ -87,11 +100,14 @@ pub(crate) fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<bool> {
 }
 
 /// Watches a pidfd, which is readable once its process has ended.
+///
+/// # Errors
+/// There is no tokio runtime that drives descriptors.
 #[allow(
     unsafe_code,
     reason = "tokio made registering a descriptor unsafe: its number must stay the same"
 )]
-pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the AsyncFd owns the descriptor, and an OwnedFd's number never changes.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
@@ -120,21 +136,9 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 }
 
 /// Whether this process has one thread only, so that a plain fork leaves no lock held by a thread that is not there.
-pub(crate) fn is_single_threaded() -> bool {
+pub fn is_single_threaded() -> bool {
     // Each thread is a directory below task: "." and ".." and one link per thread.
     fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)
-}
-
-/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
-///
-/// # Errors
-/// It cannot be written.
-pub fn write_pid_file(file: &Path, pid: i32) -> magik_oci::Result<()> {
-    let mut new = file.to_owned().into_os_string();
-    new.push(".new");
-    fs::write(&new, pid.to_string())
-        .and_then(|()| fs::rename(&new, file))
-        .map_err(magik_oci::Error::io(format!("writing {}", file.display())))
 }
 
 #[cfg(test)]

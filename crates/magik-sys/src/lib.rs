@@ -1,0 +1,27 @@
+//! What a container runtime asks of the Linux kernel that neither std nor rustix has, each in one place.
+//!
+//! This crate is below all others of the project and knows nothing of containers. Most of the project's `unsafe` is here.
+//!
+//! - Processes: making them ([`clone`]), executing programs ([`program`]) that nobody can write to ([`seal`]), knowing a
+//!   process again ([`process`]), and keys that are not shared ([`own_keyring`]).
+//! - Mounts: by descriptor ([`mount`]), and the table of them ([`mountinfo`]).
+//! - Control groups: where they are, and their removal ([`cgroup`]).
+//! - Sockets that carry descriptors ([`socket`]), and the interface [`lo`](raise_loopback).
+//!
+//! It is empty on other systems.
+#![cfg(target_os = "linux")]
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod cgroup;
+pub mod clone;
+mod keyring;
+mod loopback;
+pub mod mount;
+pub mod mountinfo;
+pub mod process;
+pub mod program;
+pub mod seal;
+pub mod socket;
+
+pub use keyring::own_keyring;
+pub use loopback::raise_loopback;
