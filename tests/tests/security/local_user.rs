@@ -1,9 +1,11 @@
 //! The attacker is another user of the host.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, Permissions},
     io::{BufRead, BufReader},
     os::unix::{
+        ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt},
         process::CommandExt,
     },
@@ -11,7 +13,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use magikrun_tests::{BUSYBOX, Magikrun, busybox_layout, isolated};
+use magikrun_tests::{BUSYBOX, Magikrun, busybox_layout, container, isolated, pod};
 
 const NOBODY: u32 = 65534;
 
@@ -135,5 +137,23 @@ isolated!(
             chmod(root, 0o1777);
         });
         assert!(error.contains("shared: is open to other users (mode 1777)"), "{error}");
+    }
+);
+
+isolated!(
+    fn a_mount_on_a_directory_whose_name_is_no_text_hinders_nobody(scene) {
+        // As anybody may mount with FUSE, in a directory of theirs.
+        let odd = scene.dir().join(OsStr::from_bytes(b"\xff\xfe"));
+        fs::create_dir(&odd).expect("a directory");
+        let status = Command::new("mount").args(["-t", "tmpfs", "odd"]).arg(&odd).status();
+        assert!(status.expect("mount(8)").success());
+        let magikrun = Magikrun::new(scene);
+        let layout = busybox_layout(&scene.dir().join("layout"));
+        magikrun.ok(&["image", "pull", &layout.reference(BUSYBOX)]);
+        let out = magikrun.pod_run(&pod("web", &[container("c", BUSYBOX, "exec sleep 1000")]));
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        magikrun.ok(&["pod", "exec", "web", "--", "true"]);
+        magikrun.ok(&["system", "info"]);
+        magikrun.ok(&["pod", "delete", "-f", "web"]);
     }
 );
