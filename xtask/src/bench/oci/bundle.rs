@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::host;
 
+/// What the containers have, as `runc spec` has it.
+const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+
 /// busybox as `program` and `true`, and a configuration with this filter.
 pub(super) fn write(dir: &Path, program: &str, seccomp: Option<&Value>) -> Result<()> {
     let bin = dir.join("rootfs/bin");
@@ -26,7 +29,7 @@ pub(super) fn write(dir: &Path, program: &str, seccomp: Option<&Value>) -> Resul
     } else {
         json!([program, "1000"])
     };
-    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let caps = json!(CAPABILITIES);
     let mut config = json!({
         "ociVersion": "1.0.2",
         "hostname": "bench",
@@ -58,7 +61,7 @@ pub(super) fn write(dir: &Path, program: &str, seccomp: Option<&Value>) -> Resul
     Ok(())
 }
 
-/// The rules of the profile that magik-image carries that hold on x86-64 whatever the capabilities.
+/// The rules of the profile that magik-image carries that hold on x86-64 for the capabilities of [`write`].
 pub(super) fn filter() -> Result<Value> {
     let file = profile();
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
@@ -67,7 +70,12 @@ pub(super) fn filter() -> Result<Value> {
     let has = |rule: &Value, condition: &str| rule[condition].as_object().is_some_and(|c| !c.is_empty());
     rules.retain(|rule| {
         let for_us = rule["includes"] == json!({"arches": ["amd64", "x32"]});
-        for_us || !has(rule, "includes") && !has(rule, "excludes")
+        let excluded = rule["excludes"]["caps"].as_array();
+        let not_for_us = excluded.is_some_and(|caps| {
+            caps.iter()
+                .any(|cap| CAPABILITIES.contains(&cap.as_str().unwrap_or("")))
+        });
+        (for_us || !has(rule, "includes")) && !not_for_us
     });
     for rule in rules.iter_mut() {
         let rule = rule.as_object_mut().context("a rule")?;
