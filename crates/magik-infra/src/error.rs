@@ -102,6 +102,9 @@ pub enum ControlError {
     /// There is no such container in the pod.
     #[error("{0}")]
     NotFound(String),
+    /// The pod's init cannot do that, or not for this kind of pod.
+    #[error("{0}")]
+    Unsupported(String),
     /// The pod did not start.
     #[error(transparent)]
     Launch(#[from] LaunchError),

@@ -87,6 +87,8 @@ impl PodStatus {
             name: c.name.clone(),
             image: c.image.clone(),
             state: ContainerPhase::Waiting,
+            restart_count: 0,
+            past: Vec::new(),
         };
         Self {
             id: plan.id.clone(),
@@ -106,6 +108,21 @@ impl PodStatus {
         }
     }
 
+    /// All containers, init containers first.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerStatus> {
+        self.init_containers.iter().chain(&self.containers)
+    }
+
+    /// A container by name.
+    pub fn container(&self, name: &str) -> Option<&ContainerStatus> {
+        self.all_containers().find(|container| container.name == name)
+    }
+
+    pub(crate) fn container_mut(&mut self, name: &str) -> Option<&mut ContainerStatus> {
+        let mut all = self.init_containers.iter_mut().chain(&mut self.containers);
+        all.find(|container| container.name == name)
+    }
+
     /// The exit code of the whole pod: of the first container (init containers first) that did not exit with 0, else 0.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
@@ -113,11 +130,7 @@ impl PodStatus {
             ContainerPhase::Exited { exit, .. } if exit.code != 0 => Some(exit.code),
             _ => None,
         };
-        self.init_containers
-            .iter()
-            .chain(&self.containers)
-            .find_map(failed)
-            .unwrap_or(0)
+        self.all_containers().find_map(failed).unwrap_or(0)
     }
 }
 
@@ -131,6 +144,74 @@ pub struct ContainerStatus {
     pub image: String,
     /// Where it is in its life.
     pub state: ContainerPhase,
+    /// How often it was run again.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// How it ended before, the last time at the end; the last [`MAX_PAST_RUNS`] are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<PastRun>,
+}
+
+/// How many ends of a container are remembered.
+pub const MAX_PAST_RUNS: usize = 8;
+
+/// A run of a container that has ended, and after which it was run again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PastRun {
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+impl ContainerStatus {
+    /// One that has ended is being created once more.
+    pub(crate) fn will_run_again(&mut self) {
+        let ContainerPhase::Exited {
+            started_at,
+            finished_at,
+            exit,
+        } = self.state
+        else {
+            return;
+        };
+        if self.past.len() == MAX_PAST_RUNS {
+            self.past.remove(0);
+        }
+        self.past.push(PastRun {
+            started_at,
+            finished_at,
+            exit,
+        });
+        self.state = ContainerPhase::Waiting;
+    }
+
+    /// That came to nothing: it is as it was.
+    pub(crate) fn does_not_run_again(&mut self) {
+        if let Some(PastRun {
+            started_at,
+            finished_at,
+            exit,
+        }) = self.past.pop()
+        {
+            self.state = ContainerPhase::Exited {
+                started_at,
+                finished_at,
+                exit,
+            };
+        }
+    }
+
+    /// It runs.
+    pub(crate) fn runs(&mut self, started_at: Timestamp, pid: Option<i32>) {
+        if !self.past.is_empty() {
+            self.restart_count += 1;
+        }
+        self.state = ContainerPhase::Running { started_at, pid };
+    }
 }
 
 /// A container's life.

@@ -80,6 +80,32 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod.
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus>;
 
+    /// Stops one app container: SIGTERM, and SIGKILL after `grace` (absent: what the pod says). Returns the pod's status once it has
+    /// ended; one that has ended already stays as it is. A pod whose last container that is has ended, too.
+    ///
+    /// # Errors
+    /// There is no such pod or container, or the pod does not run; [`Error::Unsupported`](crate::Error::Unsupported): this kind of
+    /// pod lives and ends as a whole.
+    async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus>;
+
+    /// Stops one app container, if it runs, and runs it again: with its volumes, and a writable layer that is empty. Returns once it
+    /// was started.
+    ///
+    /// # Errors
+    /// As [`stop_container`](Self::stop_container). If it cannot be started the pod goes on without it.
+    async fn restart_container(
+        &self,
+        pod: &str,
+        container: &str,
+        grace: Option<Duration>,
+    ) -> Result<PodStatus>;
+
+    /// Has a pod forget an app container that has ended; its log stays until the pod is deleted.
+    ///
+    /// # Errors
+    /// As [`stop_container`](Self::stop_container); the container runs.
+    async fn remove_container(&self, pod: &str, container: &str) -> Result<PodStatus>;
+
     /// Removes a pod that has ended, or, with `force`, kills it first. Afterwards no process, mount, namespace, cgroup or
     /// file of it remains.
     ///

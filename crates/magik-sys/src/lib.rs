@@ -3,8 +3,10 @@
 //! This crate is below all others of the project and knows nothing of containers. Most of the project's `unsafe` is here.
 //!
 //! - Processes: making them ([`clone`]), executing programs ([`program`]) that nobody can write to ([`seal`]), knowing a
-//!   process again ([`process`]), and keys that are not shared ([`own_keyring`]).
+//!   process again ([`process`]), keys that are not shared ([`own_keyring`]), and
+//!   filters on system calls ([`seccomp`]).
 //! - Mounts: by descriptor ([`mount`]), and the table of them ([`mountinfo`]).
+//! - Directory trees, and their removal ([`tree`]).
 //! - Control groups: where they are, and their removal ([`cgroup`]).
 //! - Sockets that carry descriptors ([`socket`]), and the interface [`lo`](raise_loopback).
 //!
@@ -21,7 +23,9 @@ pub mod mountinfo;
 pub mod process;
 pub mod program;
 pub mod seal;
+pub mod seccomp;
 pub mod socket;
+pub mod tree;
 
 pub use keyring::own_keyring;
 pub use loopback::raise_loopback;

@@ -138,6 +138,43 @@ fn exec_keeps_the_whole_sandbox() {
     );
 }
 
+/// As runc and crun do: programs that are one process are given such filters.
+#[test]
+fn exec_enters_where_the_filter_forbids_to_make_processes() {
+    let Some(host) = Host::root("exec_enters_where_the_filter_forbids_to_make_processes") else {
+        return;
+    };
+    let forbids = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["clone", "clone3", "fork", "vfork"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]});
+    let alone = |no_new_privileges: bool, capabilities: serde_json::Value| {
+        let forbids = forbids.clone();
+        move |c: &mut serde_json::Value| {
+            c["process"]["args"] = json!(["sleep", "1000"]);
+            c["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            c["process"]["capabilities"] = capabilities;
+            c["linux"]["seccomp"] = forbids;
+        }
+    };
+    let exec = ["grep", "-E", "^(Seccomp|NoNewPrivs|CapEff):", "/proc/self/status"];
+    for (name, no_new_privileges) in [("kept", true), ("gained", false)] {
+        let bundle = host.bundle(name, "", alone(no_new_privileges, capabilities(&["CAP_KILL"])));
+        host.detached(name, &bundle);
+        let seen = host.run(&[&["exec", name], &exec[..]].concat()).ok();
+        let expected = format!(
+            "CapEff:\t0000000000000020\nNoNewPrivs:\t{}\nSeccomp:\t2\n",
+            u8::from(no_new_privileges)
+        );
+        assert_eq!(seen, expected);
+        let fork = host.run(&["exec", name, "sh", "-c", "(true); true"]);
+        assert!(fork.code != 0, "{fork:?}");
+    }
+    // Whoever may trace would have it without its filter.
+    let bundle = host.bundle("tracer", "", alone(true, capabilities(&["CAP_SYS_PTRACE"])));
+    host.detached("tracer", &bundle);
+    let refused = host.run(&["exec", "tracer", "true"]).fails(255);
+    assert!(refused.contains("forbids clone"), "{refused}");
+}
+
 #[test]
 fn exec_enters_the_user_namespace() {
     let Some(host) = Host::root("exec_enters_the_user_namespace") else {

@@ -231,24 +231,15 @@ impl<'a> Cgroup<'a> {
 
     /// Freezes or thaws every process and returns once that is so.
     pub(crate) async fn freeze(&self, frozen: bool) -> io::Result<()> {
-        let (file, word, done): (PathBuf, &str, fn(&str, bool) -> bool) = match self.layout {
-            Layout::V2(root) => (
-                self.below(root).join("cgroup.freeze"),
-                if frozen { "1" } else { "0" },
-                |_, _| true,
-            ),
+        let (file, words) = match self.layout {
+            Layout::V2(root) => (self.below(root).join("cgroup.freeze"), ["0", "1"]),
             Layout::V1(_) => {
-                let dir = self
-                    .v1_dir("freezer")
-                    .ok_or_else(|| io::Error::other("no freezer hierarchy is mounted"))?;
-                let done = |text: &str, frozen| text.trim() == if frozen { "FROZEN" } else { "THAWED" };
-                (
-                    dir.join("freezer.state"),
-                    if frozen { "FROZEN" } else { "THAWED" },
-                    done,
-                )
+                let dir = self.v1_dir("freezer");
+                let dir = dir.ok_or_else(|| io::Error::other("no freezer hierarchy is mounted"))?;
+                (dir.join("freezer.state"), ["THAWED", "FROZEN"])
             }
         };
+        let word = words[usize::from(frozen)];
         let until = Instant::now() + SETTLE;
         loop {
             // In v1 a process that forks while the kernel freezes can leave it FREEZING for good: writing again helps
@@ -259,26 +250,17 @@ impl<'a> Cgroup<'a> {
                     let events = fs::read_to_string(self.below(root).join("cgroup.events"))?;
                     field(&events, "frozen") == Some(u64::from(frozen))
                 }
-                Layout::V1(_) => done(&fs::read_to_string(&file)?, frozen),
+                Layout::V1(_) => fs::read_to_string(&file)?.trim() == word,
             };
             if settled {
                 return Ok(());
             }
             if Instant::now() > until {
                 if frozen {
-                    fs::write(
-                        &file,
-                        if matches!(self.layout, Layout::V2(_)) {
-                            "0"
-                        } else {
-                            "THAWED"
-                        },
-                    )?;
+                    fs::write(&file, words[0])?;
                 }
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the freezer did not settle",
-                ));
+                let why = "the freezer did not settle";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -22,7 +22,6 @@
 mod cgroup;
 mod children;
 mod container;
-mod copy_up;
 mod create;
 mod exec;
 mod failure;

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     io::{Read, Seek, Write},
     os::{
-        fd::{FromRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -17,6 +17,7 @@ use std::{
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall, ScmpVersion,
 };
+use magik_sys::seccomp;
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
     LinuxSyscall,
@@ -54,37 +55,26 @@ pub(crate) struct Filter {
 impl Filter {
     /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`. A filter that notifies gives the descriptor of
     /// its listener.
-    #[allow(unsafe_code, reason = "rustix has no seccomp(2)")]
     pub(crate) fn load(&self) -> io::Result<Option<OwnedFd>> {
-        let instructions: Vec<libc::sock_filter> = self
-            .program
+        seccomp::load(&self.instructions(), self.flags)
+    }
+
+    fn instructions(&self) -> Vec<seccomp::Instruction> {
+        self.program
             .chunks_exact(INSTRUCTION)
-            .map(|i| libc::sock_filter {
+            .map(|i| seccomp::Instruction {
                 code: u16::from_ne_bytes([i[0], i[1]]),
                 jt: i[2],
                 jf: i[3],
                 k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
             })
-            .collect();
-        let program = libc::sock_fprog {
-            len: u16::try_from(instructions.len()).map_err(io::Error::other)?,
-            filter: instructions.as_ptr().cast_mut(),
-        };
-        // SAFETY: the program points to `len` initialised instructions that outlive the call, which only reads them.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                libc::c_ulong::from(self.flags),
-                &raw const program,
-            )
-        };
-        match i32::try_from(answer) {
-            Ok(0) => Ok(None),
-            // SAFETY: with the flag the answer is a new descriptor, which nobody else owns. It is close-on-exec.
-            Ok(fd) if fd > 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
-            _ => Err(io::Error::last_os_error()),
-        }
+            .collect()
+    }
+
+    /// Whether it lets a process make another one with clone(2), by these flags.
+    pub(crate) fn lets_clone(&self, flags: i32) -> bool {
+        let arguments = [u64::from(flags.cast_unsigned()), 0, 0, 0, 0, 0];
+        seccomp::allows(&self.instructions(), libc::SYS_clone, arguments)
     }
 
     /// Whether it has a listener, which only a container's own process can be given.

@@ -3,11 +3,13 @@
 //! Every check runs in a world of its own ([`isolated`](crate::isolated)) and ends with a [`Census`]: whatever a check
 //! does, once its pods are deleted everything is as it was before.
 
+mod changes;
 mod faults;
 mod kit;
 mod lifecycle;
 mod streams;
 
+pub use changes::*;
 pub use faults::*;
 pub use kit::{Kit, PROCESSES, WEBASSEMBLY, WEBASSEMBLY_BY_ANYBODY};
 pub use lifecycle::*;
@@ -380,6 +382,10 @@ macro_rules! pod_contract {
             two_hundred_lives_leak_nothing
             a_deadline_ends_a_pod
             a_pod_is_addressed_by_name_id_and_start_of_id
+            // changes
+            a_container_is_run_again_and_the_others_go_on
+            a_container_is_stopped_run_again_and_removed
+            a_pod_that_is_stopped_runs_nothing_again
             // streams
             logs_keep_both_streams_apart_and_outlive_the_container
             following_a_log_ends_with_its_container

@@ -46,7 +46,7 @@ use crate::{
 /// The major version of the control service: both sides must have the same.
 pub const MAJOR: u32 = 1;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 1;
+pub const MINOR: u32 = 2;
 
 /// How long a call that waits for nothing in the pod may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -210,13 +210,54 @@ impl ControlClient {
     /// The connection ended before the answer; the pod may be stopped all the same.
     pub async fn stop(&self, grace: Option<Duration>) -> Result<PodStatus> {
         let mut request = proto::StopRequest::new();
-        request.grace_ms = grace.map(|g| u64::try_from(g.as_millis()).unwrap_or(u64::MAX));
+        request.grace_ms = grace.map(milliseconds);
         let response = self
             .calls
             .stop(context::with_timeout(0), &request)
             .await
             .map_err(error)?;
         document("status", &response.status)
+    }
+
+    /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period).
+    /// Answers with the pod's status once it has ended. A pod whose last container that is has ended then.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: not now; [`ControlError::Unsupported`]: not in this
+    /// kind of pod.
+    pub async fn stop_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
+        let request = container_request(container, grace);
+        let answer = self
+            .calls
+            .stop_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
+    }
+
+    /// Stops it, if it runs, and runs it again with an empty writable layer. Answers once it was started.
+    ///
+    /// # Errors
+    /// As [`stop_container`](Self::stop_container); and it cannot be run again, of which its status says how it ended before.
+    pub async fn restart_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
+        let request = container_request(container, grace);
+        let answer = self
+            .calls
+            .restart_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
+    }
+
+    /// Has the pod forget an app container that has ended.
+    ///
+    /// # Errors
+    /// As [`stop_container`](Self::stop_container); it runs.
+    pub async fn remove_container(&self, container: &str) -> Result<PodStatus> {
+        let request = container_request(container, None);
+        let answer = self
+            .calls
+            .remove_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
     }
 
     /// Runs another program in a running container.
@@ -309,6 +350,17 @@ impl ControlClient {
     }
 }
 
+fn container_request(container: &str, grace: Option<Duration>) -> proto::ContainerRequest {
+    let mut request = proto::ContainerRequest::new();
+    request.container = container.to_owned();
+    request.grace_ms = grace.map(milliseconds);
+    request
+}
+
+fn milliseconds(grace: Duration) -> u64 {
+    u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Waits for an answer, but not for ever.
 async fn within<T>(limit: Duration, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
     timeout(limit, call)
@@ -336,6 +388,7 @@ fn error(error: ttrpc::Error) -> ControlError {
             let message = clean(status.message());
             match status.code() {
                 Code::NOT_FOUND => ControlError::NotFound(message),
+                Code::UNIMPLEMENTED => ControlError::Unsupported(message),
                 Code::ABORTED => ControlError::CannotExecute {
                     why: CannotExecute::from_details(&status.details)
                         .unwrap_or_else(|| CannotExecute::untold(&message)),

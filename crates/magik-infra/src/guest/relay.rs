@@ -14,7 +14,7 @@ use tokio::{
     net::UnixStream,
     sync::mpsc,
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{forward, logs::Carried};
@@ -24,9 +24,12 @@ use crate::{
     events::{Event, EventKind},
     init::{
         CommitCheck, PodOutcome,
+        changes::ChangeError,
         inputs::{Inputs, Interrupt},
+        pod::reached,
         serve,
         shared::{LaunchUpdate, Place, Shared},
+        table::{Entry, Kind},
     },
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
@@ -261,22 +264,21 @@ impl RemotePod {
         if !self.carrying.is_empty() {
             return;
         }
-        for container in self.plan.init_containers.iter().chain(&self.plan.containers) {
-            let Some(signal) = self.shared.log_signal(&container.name) else {
-                continue;
-            };
-            if container.attach.is_some() {
-                signal.send_replace(true);
+        let all = [Kind::Init, Kind::App].map(|kind| self.shared.containers(kind));
+        for container in all.into_iter().flatten() {
+            let Entry { plan, log, .. } = container;
+            if plan.attach.is_some() {
+                log.send_replace(true);
                 continue;
             }
             let carried = Carried {
-                container: container.name.clone(),
-                path: container.log.clone(),
-                signal: signal.clone(),
+                container: plan.name.clone(),
+                path: plan.log.clone(),
+                signal: log,
             };
             let guest = self.guest.clone();
             let task = self.tasks.spawn(async move { carried.carry(&*guest).await });
-            self.carrying.push((container.name.clone(), task));
+            self.carrying.push((plan.name.clone(), task));
         }
     }
 
@@ -377,6 +379,9 @@ impl RemotePod {
                 }
                 // The guest's own affair.
                 Interrupt::ExtensionFailed(_) => {}
+                Interrupt::Change { answer, .. } => {
+                    let _ = answer.send(Err(ChangeError::Unsupported));
+                }
             }
         }
         let logs = self.carrying.iter().map(|(name, _)| self.log_is_complete(name));
@@ -399,23 +404,16 @@ impl RemotePod {
     }
 
     async fn log_is_complete(&self, container: &str) {
-        let Some(signal) = self.shared.log_signal(container) else {
+        let Some(entry) = self.shared.container(container) else {
             return;
         };
-        let mut signal = signal.subscribe();
+        let mut signal = entry.log.subscribe();
         if timeout(LOG_TIME, signal.wait_for(|complete| *complete))
             .await
             .is_err()
         {
             tracing::warn!(container, "the end of the log does not arrive");
         }
-    }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -426,8 +424,7 @@ fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
     }
     let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
     for container in of_guest {
-        let mut known = ours.init_containers.iter_mut().chain(&mut ours.containers);
-        if let Some(known) = known.find(|c| c.name == container.name)
+        if let Some(known) = ours.container_mut(&container.name)
             // What has ended does not run again.
             && !matches!(known.state, ContainerPhase::Exited { .. })
         {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use magik_oci::{ContainerId, CreateOptions, ExecIo, Exit, OciRuntime, Stdio};
 use tokio::sync::{mpsc, watch};
 
-use super::rootfs;
+use super::{rootfs, table::Entry};
 use crate::{error::LaunchError, logs::LogPump, plan::ContainerPlan, service::Streams};
 
 /// The exit code of a container whose end nobody saw.
@@ -40,8 +40,7 @@ pub(crate) enum Watched {
 /// A container that ended; its log is complete.
 #[derive(Debug)]
 pub(crate) struct ExitReport {
-    /// Its place: init containers first.
-    pub(crate) index: usize,
+    pub(crate) name: String,
     pub(crate) exit: Exit,
     /// The last line it wrote, for error messages.
     pub(crate) last_line: String,
@@ -54,14 +53,14 @@ pub(crate) fn mount(plan: &ContainerPlan) -> Result<(), LaunchError> {
     rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, "mounts", &e))
 }
 
-/// Creates a container, mounting its root first if it `mounts`. `log` is told when its log grows.
+/// Creates a container, mounting its root first if it `mounts`.
 pub(crate) async fn create(
     runtime: &dyn OciRuntime,
-    plan: &ContainerPlan,
+    container: &Entry,
     max_log_size: u64,
-    log: watch::Sender<bool>,
     mounts: bool,
 ) -> Result<Created, LaunchError> {
+    let Entry { plan, log, .. } = container;
     let name = &plan.name;
     let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, "plan", &e))?;
     if mounts {
@@ -80,7 +79,7 @@ pub(crate) async fn create(
         };
         (Output::Attached(streams), stdio)
     } else {
-        let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log).map_err(|e| {
+        let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log.clone()).map_err(|e| {
             LaunchError::container(
                 name,
                 "create",
@@ -104,7 +103,6 @@ pub(crate) async fn create(
 pub(crate) async fn watch(
     runtime: Arc<dyn OciRuntime>,
     id: ContainerId,
-    index: usize,
     output: Watched,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
@@ -136,7 +134,7 @@ pub(crate) async fn watch(
     }
     // Nobody listens any more once the pod is over.
     let _ = exits.send(ExitReport {
-        index,
+        name: id.to_string(),
         exit,
         last_line,
         unknown,

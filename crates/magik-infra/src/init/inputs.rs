@@ -5,11 +5,13 @@ use std::{future::pending, io, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::{
     CommitCheck,
+    changes::{Answer, Change, ChangeError},
+    pod::reached,
     shared::{Command, LaunchUpdate, Shared},
 };
 use crate::{error::LaunchError, extension::RequiredExtensionFailed, plan::PodPlan, wire::Meter};
@@ -25,6 +27,12 @@ pub(crate) enum Interrupt {
     Deadline,
     /// A required extension failed.
     ExtensionFailed(RequiredExtensionFailed),
+    /// A container is to be changed.
+    Change {
+        container: String,
+        change: Change,
+        answer: Answer,
+    },
 }
 
 impl Interrupt {
@@ -32,7 +40,8 @@ impl Interrupt {
     pub(crate) fn before_ready(self) -> Option<LaunchError> {
         let passed = "activeDeadlineSeconds passed before every container was started";
         match self {
-            Self::Abandoned => None,
+            // Changes wait until the pod is ready (`Inputs::next`).
+            Self::Abandoned | Self::Change { .. } => None,
             Self::Deadline => Some(LaunchError::pod("deadline", passed)),
             Self::ExtensionFailed(error) => Some(LaunchError::pod("extension", &error)),
             Self::Stop { .. } => {
@@ -90,7 +99,8 @@ impl Inputs {
                         shared.planned(Arc::clone(&plan));
                         return Some((plan, updates));
                     }
-                    Command::Commit { .. } => {}
+                    // Whoever asked is told by the channel's end.
+                    Command::Commit { .. } | Command::Change { .. } => {}
                     Command::Stop { done, .. } => {
                         self.waiting.push(done);
                         return None;
@@ -119,7 +129,8 @@ impl Inputs {
                 Some(Interrupt::Abandoned) => return false,
                 Some(Interrupt::Stop { .. }) => return true,
                 // Nothing runs any more.
-                Some(Interrupt::Deadline | Interrupt::ExtensionFailed(_)) | None => {}
+                Some(Interrupt::Deadline | Interrupt::ExtensionFailed(_) | Interrupt::Change { .. })
+                | None => {}
             }
         }
         true
@@ -157,6 +168,23 @@ impl Inputs {
                 self.waiting.push(done);
                 return Some(Interrupt::Stop { grace });
             }
+            Some(Command::Change {
+                container,
+                change,
+                answer,
+            }) if self.committed => {
+                return Some(Interrupt::Change {
+                    container,
+                    change,
+                    answer,
+                });
+            }
+            Some(Command::Change {
+                container, answer, ..
+            }) => {
+                let why = "the pod is being started";
+                let _ = answer.send(Err(ChangeError::State { name: container, why }));
+            }
             // The service holds a sender as long as the pod lives.
             None => pending().await,
         }
@@ -183,13 +211,6 @@ async fn asked_to_end(signals: &mut Option<(Signal, Signal)>) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         },
-        None => pending().await,
-    }
-}
-
-async fn reached(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
     }
 }

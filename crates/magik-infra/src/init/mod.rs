@@ -1,10 +1,12 @@
 //! The pod init itself.
 
+pub(crate) mod changes;
 mod container;
 pub(crate) mod inputs;
-mod pod;
+pub(crate) mod pod;
 mod rootfs;
 pub(crate) mod shared;
+pub(crate) mod table;
 
 pub use rootfs::mount_layers;
 

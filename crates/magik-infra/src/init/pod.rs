@@ -13,10 +13,12 @@ use tokio::{
 
 use super::{
     Before,
+    changes::{Ending, Made},
     container::{self, Created, ExitReport, Output, Watched},
     inputs::{Inputs, Interrupt},
     rootfs,
     shared::{Attachable, LaunchUpdate, Shared},
+    table::{Entry, Kind},
 };
 use crate::{
     error::LaunchError,
@@ -27,12 +29,12 @@ use crate::{
 };
 
 /// How long a process may outlive SIGKILL (stuck in the kernel) before the pod is called over all the same.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Pod {
-    runtime: Arc<dyn OciRuntime>,
-    shared: Arc<Shared>,
-    plan: Arc<PodPlan>,
+    pub(super) runtime: Arc<dyn OciRuntime>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) plan: Arc<PodPlan>,
     extensions: Extensions,
     extension_failed: mpsc::Sender<RequiredExtensionFailed>,
     extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
@@ -41,7 +43,11 @@ pub(crate) struct Pod {
     exited: mpsc::UnboundedSender<ExitReport>,
     launched_at: Instant,
     /// Whether the root file systems of all containers are mounted already.
-    mounted: bool,
+    pub(super) mounted: bool,
+    /// Containers that were asked to end, by themselves.
+    pub(super) ending: Vec<Ending>,
+    /// Containers being created to be run again.
+    pub(super) making: JoinSet<Made>,
     /// Containers being removed at the runtime.
     deletions: JoinSet<()>,
     /// Containers that are not started before somebody attaches.
@@ -51,7 +57,7 @@ pub(crate) struct Pod {
 /// A container that waits for somebody to attach.
 #[derive(Debug)]
 struct Waiting {
-    index: usize,
+    name: String,
     attached: oneshot::Receiver<()>,
     started: oneshot::Sender<i32>,
 }
@@ -86,6 +92,8 @@ impl Pod {
             exited,
             launched_at: Instant::now(),
             mounted: false,
+            ending: Vec::new(),
+            making: JoinSet::new(),
             deletions: JoinSet::new(),
             waiting: Vec::new(),
         }
@@ -128,11 +136,11 @@ impl Pod {
             .await
             .map_err(extension)?;
 
-        for (index, container) in plan.init_containers.iter().enumerate() {
-            self.progress("init-container", &container.name);
-            self.run_init_container(index, container).await?;
+        for container in self.shared.containers(Kind::Init) {
+            self.progress("init-container", &container.plan.name);
+            self.run_init_container(&container).await?;
         }
-        self.start_containers(&plan).await?;
+        self.start_containers().await?;
 
         self.extensions
             .ready(&plan, &self.shared.events)
@@ -149,15 +157,16 @@ impl Pod {
         Ok(())
     }
 
-    async fn run_init_container(&mut self, index: usize, plan: &ContainerPlan) -> Result<(), LaunchError> {
+    async fn run_init_container(&mut self, container: &Entry) -> Result<(), LaunchError> {
+        let plan = &*container.plan;
         if plan.attach.is_some() {
             let why = "nobody can attach to an init container";
             return Err(LaunchError::container(&plan.name, "plan", why));
         }
         let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
-        let created = container::create(&*runtime, plan, size, self.log(plan), !self.mounted).await?;
-        let (id, pid) = self.created(index, plan, created);
-        self.start(index, plan, &id, pid).await?;
+        let created = container::create(&*runtime, container, size, !self.mounted).await?;
+        let (id, pid) = self.created(plan, created);
+        self.start(plan, &id, pid).await?;
         let Some(report) = self.exits.recv().await else {
             return Err(LaunchError::container(
                 &plan.name,
@@ -196,34 +205,27 @@ impl Pod {
 
     /// Creates the app containers, as many at a time as there are processors, and starts them in order once all of
     /// them are there: a container that cannot be created means that none was started.
-    async fn start_containers(&mut self, plan: &PodPlan) -> Result<(), LaunchError> {
+    async fn start_containers(&mut self) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
-        let jobs: Vec<_> = plan
-            .containers
-            .iter()
-            .map(|c| container::create(&*runtime, c, size, self.log(c), !self.mounted))
-            .collect();
-        let mut jobs = stream::iter(jobs).buffered(parallel);
+        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.mounted);
+        let containers = self.shared.containers(Kind::App);
+        let jobs = containers.iter();
+        let jobs = jobs.map(|container| container::create(&*runtime, container, size, mounts));
+        let mut jobs = stream::iter(jobs.collect::<Vec<_>>()).buffered(parallel);
         let mut created = Vec::new();
-        for (container, index) in plan.containers.iter().zip(plan.init_containers.len()..) {
-            self.progress("container", &container.name);
+        for Entry { plan, .. } in &containers {
+            self.progress("container", &plan.name);
             let Some(result) = jobs.next().await else { break };
-            created.push((container, index, self.created(index, container, result?)));
+            created.push((plan, self.created(plan, result?)));
         }
-        for (container, index, (id, pid)) in created {
-            self.start(index, container, &id, pid).await?;
+        for (plan, (id, pid)) in created {
+            self.start(plan, &id, pid).await?;
         }
         Ok(())
     }
 
     /// From now on the container's output is kept and its end is seen.
-    fn created(
-        &mut self,
-        index: usize,
-        plan: &ContainerPlan,
-        created: Created,
-    ) -> (ContainerId, Option<i32>) {
+    pub(super) fn created(&mut self, plan: &ContainerPlan, created: Created) -> (ContainerId, Option<i32>) {
         let Created { id, pid, output } = created;
         let watched = match output {
             Output::Log(pump) => Watched::Log(Box::new(pump)),
@@ -232,7 +234,7 @@ impl Pod {
                 let (attached, is_attached) = oneshot::channel();
                 let (started, is_started) = oneshot::channel();
                 self.waiting.push(Waiting {
-                    index,
+                    name: plan.name.clone(),
                     attached: is_attached,
                     started,
                 });
@@ -246,26 +248,19 @@ impl Pod {
                 Watched::Attached(exited)
             }
         };
-        let watching = container::watch(
-            self.runtime.clone(),
-            id.clone(),
-            index,
-            watched,
-            self.exited.clone(),
-        );
+        let watching = container::watch(self.runtime.clone(), id.clone(), watched, self.exited.clone());
         tokio::spawn(watching);
         self.event(Event::now(EventKind::ContainerCreated, &plan.name, ""));
         (id, pid)
     }
 
-    async fn start(
+    pub(super) async fn start(
         &mut self,
-        index: usize,
         plan: &ContainerPlan,
         id: &ContainerId,
         pid: Option<i32>,
     ) -> Result<(), LaunchError> {
-        let waiting = self.waiting.iter().position(|waiting| waiting.index == index);
+        let waiting = self.waiting.iter().position(|waiting| waiting.name == plan.name);
         let started = match waiting.map(|place| self.waiting.swap_remove(place)) {
             Some(Waiting {
                 attached, started, ..
@@ -281,9 +276,7 @@ impl Pod {
             .start(id)
             .await
             .map_err(|e| LaunchError::runtime(&plan.name, "start", &e))?;
-        self.shared.publish(|status| {
-            container_of(status, index).state = ContainerPhase::Running { started_at, pid };
-        });
+        self.change(&plan.name, |container| container.runs(started_at, pid));
         self.event(Event::now(EventKind::ContainerStarted, &plan.name, ""));
         if let Some(started) = started {
             // Who has attached may be gone: what comes of that is told by the container's end.
@@ -309,17 +302,29 @@ impl Pod {
         let mut stopping: Option<Stopping> = None;
         let mut reason: Option<(&'static str, String)> = None;
         while self.any_alive() {
+            let next_kill = self.next_kill();
             let interrupt = tokio::select! {
                 Some(report) = self.exits.recv() => {
                     self.ended(&report);
                     // A pod that is going down is removed as a whole.
-                    if stopping.is_none() {
+                    if stopping.is_none() && !self.runs_again(&report.name) {
                         self.delete(&report);
+                    }
+                    self.end_was_seen(&report.name, stopping.is_some());
+                    continue;
+                }
+                Some(made) = self.making.join_next() => {
+                    if let Ok(made) = made {
+                        self.made(made, stopping.is_some()).await;
                     }
                     continue;
                 }
+                () = reached(next_kill) => {
+                    self.kill_late().await;
+                    continue;
+                }
                 interrupt = inputs.interrupt(&self.shared) => interrupt,
-                () = kill_time(stopping.as_ref()) => {
+                () = reached(stopping.as_ref().map(|stopping| stopping.kill_at)) => {
                     if stopping.as_ref().is_some_and(|s| s.killed) {
                         reason = Some(("NotKilled", self.survivors()));
                         break;
@@ -348,6 +353,11 @@ impl Pod {
                             .await,
                     );
                 }
+                Interrupt::Change {
+                    container,
+                    change,
+                    answer,
+                } => self.change_container(container, change, answer).await,
             }
         }
         if stopping.is_none() {
@@ -373,8 +383,8 @@ impl Pod {
             "",
             format!("grace period {grace:?}"),
         ));
-        for index in self.alive().into_iter().rev() {
-            self.kill(index, Signal::TERM, false).await;
+        for name in self.alive().iter().rev() {
+            self.kill(name, Signal::TERM, false).await;
         }
         Stopping {
             kill_at,
@@ -383,8 +393,8 @@ impl Pod {
     }
 
     async fn kill_all(&mut self) -> Stopping {
-        for index in self.alive().into_iter().rev() {
-            self.kill(index, Signal::KILL, true).await;
+        for name in self.alive().iter().rev() {
+            self.kill(name, Signal::KILL, true).await;
         }
         Stopping {
             kill_at: Instant::now() + KILL_TIMEOUT,
@@ -392,9 +402,8 @@ impl Pod {
         }
     }
 
-    async fn kill(&self, index: usize, signal: Signal, all: bool) {
-        let Some(plan) = self.container(index) else { return };
-        let Ok(id) = ContainerId::new(&plan.name) else {
+    pub(super) async fn kill(&self, name: &str, signal: Signal, all: bool) {
+        let Ok(id) = ContainerId::new(name) else {
             return;
         };
         match self.runtime.kill(&id, signal, all).await {
@@ -407,8 +416,7 @@ impl Pod {
     /// A container ended: status, then events.
     fn ended(&mut self, report: &ExitReport) {
         let now = Timestamp::now();
-        self.shared.publish(|status| {
-            let container = container_of(status, report.index);
+        self.change(&report.name, |container| {
             let started_at = match container.state {
                 ContainerPhase::Running { started_at, .. } | ContainerPhase::Exited { started_at, .. } => {
                     started_at
@@ -421,12 +429,9 @@ impl Pod {
                 exit: report.exit,
             };
         });
-        let name = self
-            .container(report.index)
-            .map(|c| c.name.clone())
-            .unwrap_or_default();
+        let name = &report.name;
         if report.exit.oom_killed {
-            self.event(Event::now(EventKind::ContainerOom, &name, ""));
+            self.event(Event::now(EventKind::ContainerOom, name, ""));
         }
         let detail = report.unknown.clone().unwrap_or_default();
         let event = Event::now(EventKind::ContainerExited, name, detail);
@@ -438,13 +443,13 @@ impl Pod {
 
     /// Removes a container that ended at the runtime, in the background: its cgroup goes, its status stays.
     fn delete(&mut self, report: &ExitReport) {
-        let Some(plan) = self.container(report.index) else {
-            return;
-        };
-        let Ok(id) = ContainerId::new(&plan.name) else {
-            return;
-        };
-        let runtime = self.runtime.clone();
+        if let Ok(id) = ContainerId::new(&report.name) {
+            self.forget(&id);
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: &ContainerId) {
+        let (runtime, id) = (self.runtime.clone(), id.clone());
         self.deletions.spawn(async move {
             // By force: with a shared pid namespace its other processes may have outlived the first.
             if let Err(error) = runtime.delete(&id, true).await {
@@ -475,17 +480,12 @@ impl Pod {
     }
 
     /// The app containers that have not ended, in starting order.
-    fn alive(&self) -> Vec<usize> {
-        let Some(status) = self.shared.status() else {
-            return Vec::new();
-        };
-        let first = status.init_containers.len();
+    fn alive(&self) -> Vec<String> {
+        let status = self.shared.status();
+        let containers = status.map(|status| status.containers).unwrap_or_default();
         let ended = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { .. });
-        (first..)
-            .zip(&status.containers)
-            .filter(|(_, c)| !ended(c))
-            .map(|(index, _)| index)
-            .collect()
+        let alive = containers.into_iter().filter(|c| !ended(c));
+        alive.map(|container| container.name).collect()
     }
 
     fn any_alive(&self) -> bool {
@@ -493,28 +493,16 @@ impl Pod {
     }
 
     fn survivors(&self) -> String {
-        let names: Vec<_> = self
-            .alive()
-            .into_iter()
-            .filter_map(|i| self.container(i))
-            .map(|c| c.name.as_str())
-            .collect();
-        format!("did not end after SIGKILL: {}", names.join(", "))
+        format!("did not end after SIGKILL: {}", self.alive().join(", "))
     }
 
-    fn container(&self, index: usize) -> Option<&ContainerPlan> {
-        self.plan
-            .init_containers
-            .iter()
-            .chain(&self.plan.containers)
-            .nth(index)
-    }
-
-    fn log(&self, plan: &ContainerPlan) -> tokio::sync::watch::Sender<bool> {
-        self.shared
-            .log_signal(&plan.name)
-            .cloned()
-            .unwrap_or_else(|| tokio::sync::watch::Sender::new(false))
+    /// Changes a container's status.
+    pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut ContainerStatus)) {
+        self.shared.publish(|status| {
+            if let Some(container) = status.container_mut(name) {
+                change(container);
+            }
+        });
     }
 
     fn progress(&self, step: &'static str, container: &str) {
@@ -532,19 +520,10 @@ impl Pod {
     }
 }
 
-async fn kill_time(stopping: Option<&Stopping>) {
-    match stopping {
-        Some(stopping) => sleep_until(stopping.kill_at).await,
+/// Waits for an instant; for ever without one.
+pub(crate) async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A container's status by its place, init containers first.
-fn container_of(status: &mut PodStatus, index: usize) -> &mut ContainerStatus {
-    let first = status.init_containers.len();
-    if index < first {
-        &mut status.init_containers[index]
-    } else {
-        &mut status.containers[index - first]
     }
 }

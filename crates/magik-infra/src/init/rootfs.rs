@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Gid, Mode, OFlags, Uid},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
@@ -89,6 +89,60 @@ pub(crate) fn mount_rootfs(plan: &ContainerPlan) -> Result<(), MountError> {
         ([layer], None) => bind_read_only(layer, &target),
         (lower, upper) => overlay(lower, upper, &target),
     }
+}
+
+/// Undoes [`mount_rootfs`], as far as it was done.
+pub(crate) fn unmount(plan: &ContainerPlan) {
+    if matches!(plan.rootfs, RootfsPlan::Overlay { .. }) {
+        let _ = rustix::mount::unmount(plan.bundle.join("rootfs"), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Mounts a container's root file system once more, with a writable layer that is empty. One without a writable layer of its own
+/// stays as it is.
+pub(crate) fn renew(plan: &ContainerPlan) -> Result<(), MountError> {
+    let RootfsPlan::Overlay {
+        upper: Some(UpperPlan { upper, work }),
+        ..
+    } = &plan.rootfs
+    else {
+        return Ok(());
+    };
+    unmount(plan);
+    // The old layer may be in use until the last mount namespace with it is gone: it is not used again.
+    let failed = |dir: &Path| {
+        let path = dir.to_owned();
+        move |source| MountError::Layer { path, source }
+    };
+    let old = [
+        replace(upper).map_err(failed(upper))?,
+        replace(work).map_err(failed(work))?,
+    ];
+    mount_rootfs(plan)?;
+    for old in old {
+        if let Err(error) = magik_sys::tree::remove(&old) {
+            tracing::warn!(%error, "a writable layer that is not used any more remains");
+        }
+    }
+    Ok(())
+}
+
+/// Puts an empty directory of the same owner and mode in a directory's place, and returns where that is now.
+fn replace(dir: &Path) -> io::Result<PathBuf> {
+    let old = dir.with_extension("old");
+    magik_sys::tree::remove(&old)?;
+    let stat = rustix::fs::stat(dir)?;
+    std::fs::rename(dir, &old)?;
+    std::fs::create_dir(dir)?;
+    let made = rustix::fs::open(
+        dir,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(&made, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(stat.st_mode))?;
+    Ok(old)
 }
 
 fn bind_read_only(layer: &Path, target: &Path) -> Result<(), MountError> {

@@ -1,21 +1,25 @@
 //! What the supervisor and the control service have in common.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use magik_oci::{Exit, OciRuntime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::{
+    changes::{Answer, Change},
+    table::{Entry, Kind, Table},
+};
 use crate::{
     error::LaunchError,
     events::EventHub,
     guest::Guest,
-    plan::{ContainerPlan, PodPlan},
+    plan::PodPlan,
     service::{MAX_EXECS, Streams},
     state_dir::StateDir,
-    status::{ContainerPhase, ContainerStatus, PodStatus},
+    status::{ContainerPhase, PodStatus},
 };
 
 /// What the launcher is told while the pod starts.
@@ -39,6 +43,12 @@ pub(crate) enum Command {
     Stop {
         grace: Option<Duration>,
         done: oneshot::Sender<()>,
+    },
+    /// Of one container.
+    Change {
+        container: String,
+        change: Change,
+        answer: Answer,
     },
 }
 
@@ -75,17 +85,11 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) events: Arc<EventHub>,
     pub(crate) execs: Arc<Semaphore>,
-    plan: OnceLock<Planned>,
+    plan: OnceLock<Arc<PodPlan>>,
+    containers: Mutex<Table>,
     status: Mutex<Option<PodStatus>>,
     over: watch::Sender<bool>,
     attachables: watch::Sender<Attachables>,
-}
-
-#[derive(Debug)]
-struct Planned {
-    plan: Arc<PodPlan>,
-    /// Of each container, init containers first: changes when its log grows, true when it is complete.
-    logs: Vec<watch::Sender<bool>>,
 }
 
 impl Shared {
@@ -105,53 +109,49 @@ impl Shared {
             events: Arc::new(EventHub::new()),
             execs: Arc::new(Semaphore::new(MAX_EXECS)),
             plan: OnceLock::new(),
+            containers: Mutex::default(),
             status: Mutex::new(None),
             over: watch::Sender::new(false),
             attachables: watch::Sender::new(Vec::new()),
         }
     }
 
-    /// The pod's plan is known; `false`: it was already.
-    pub(crate) fn planned(&self, plan: Arc<PodPlan>) -> bool {
-        let count = plan.init_containers.len() + plan.containers.len();
-        let logs = std::iter::repeat_with(|| watch::Sender::new(false))
-            .take(count)
-            .collect();
-        self.plan.set(Planned { plan, logs }).is_ok()
+    /// The pod's plan is known.
+    pub(crate) fn planned(&self, plan: Arc<PodPlan>) {
+        *self.table() = Table::of(&plan);
+        let _ = self.plan.set(plan);
     }
 
     pub(crate) fn plan(&self) -> Option<&Arc<PodPlan>> {
-        self.plan.get().map(|p| &p.plan)
+        self.plan.get()
     }
 
-    /// A container's plan by name.
-    pub(crate) fn container(&self, name: &str) -> Option<&ContainerPlan> {
-        self.find(name).map(|(_, container)| container)
+    /// A container by name.
+    pub(crate) fn container(&self, name: &str) -> Option<Entry> {
+        self.table().get(name).cloned()
     }
 
-    /// The signal of a container's log, by name.
-    pub(crate) fn log_signal(&self, name: &str) -> Option<&watch::Sender<bool>> {
-        let (index, _) = self.find(name)?;
-        self.plan.get()?.logs.get(index)
+    /// All containers of a kind, in the order they are started in.
+    pub(crate) fn containers(&self, kind: Kind) -> Vec<Entry> {
+        self.table().all(kind).cloned().collect()
     }
 
-    fn find(&self, name: &str) -> Option<(usize, &ContainerPlan)> {
-        let plan = self.plan()?;
-        plan.init_containers
-            .iter()
-            .chain(&plan.containers)
-            .enumerate()
-            .find(|(_, c)| c.name == name)
+    /// A container is no longer one of the pod's.
+    pub(crate) fn remove(&self, name: &str) {
+        if self.table().remove(name) {
+            self.publish(|status| status.containers.retain(|container| container.name != name));
+        }
     }
 
-    /// A container's status by name.
-    pub(crate) fn container_status(&self, name: &str) -> Option<ContainerPhase> {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A container's phase by name.
+    pub(crate) fn phase(&self, name: &str) -> Option<ContainerPhase> {
         let status = self.lock();
-        let status = status.as_ref()?;
-        let all = status.init_containers.iter().chain(&status.containers);
-        all.into_iter()
-            .find(|c: &&ContainerStatus| c.name == name)
-            .map(|c| c.state.clone())
+        let container = status.as_ref()?.container(name);
+        container.map(|container| container.state.clone())
     }
 
     pub(crate) fn status(&self) -> Option<PodStatus> {
@@ -190,7 +190,7 @@ impl Shared {
         *self.lock() = Some(status);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<PodStatus>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PodStatus>> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -427,7 +427,7 @@ async fn a_client_of_another_major_version_is_told_so() {
     let mut hello = proto::HelloRequest::new();
     hello.major = crate::MAJOR + 1;
     let refused = client.hello(context(), &hello).await.unwrap_err().to_string();
-    assert!(refused.contains("the pod init speaks 1.1"), "{refused}");
+    assert!(refused.contains("the pod init speaks 1.2"), "{refused}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, io, os::fd::AsFd as _, process::ExitCode};
 
+use magik_sys::seccomp::{self, instruction};
 use rustix::{
     fs::Mode,
     io::Errno,
@@ -36,7 +37,7 @@ fn become_nobody() -> Result<Infallible, Failed> {
     ignore_signals();
     let filter = filter();
     rustix::io::write(rustix::stdio::stdin(), super::DONE).map_err(|e| ("report", e.into()))?;
-    load(&filter)?;
+    seccomp::load(&filter, 0).map_err(|e| ("seccomp", e))?;
     // Now the report ends, and whoever reads it goes on.
     close_all()?;
     sleep()
@@ -134,25 +135,19 @@ fn ignore_signals() {
     }
 }
 
-/// linux/audit.h
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-
 /// A program for the kernel: everything but sleeping, closing and ending ends the process.
-fn filter() -> [libc::sock_filter; 9] {
+fn filter() -> [seccomp::Instruction; 9] {
     /// Where `struct seccomp_data` has the number and the architecture.
     const NUMBER: u32 = 0;
     const ARCH: u32 = 4;
-    let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
+    let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
     let skip_if =
-        |value, equal, other| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, equal, other);
+        |value, equal, other| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, equal, other);
     let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
-    let answer = |value| statement(libc::BPF_RET | libc::BPF_K, value, 0, 0);
+    let answer = |value| instruction(libc::BPF_RET | libc::BPF_K, value, 0, 0);
     [
         load(ARCH),
-        skip_if(ARCHITECTURE, 0, 5),
+        skip_if(seccomp::ARCHITECTURE, 0, 5),
         load(NUMBER),
         skip_if(number(libc::SYS_ppoll), 4, 0),
         skip_if(number(libc::SYS_restart_syscall), 3, 0),
@@ -161,34 +156,6 @@ fn filter() -> [libc::sock_filter; 9] {
         answer(libc::SECCOMP_RET_KILL_PROCESS),
         answer(libc::SECCOMP_RET_ALLOW),
     ]
-}
-
-fn statement(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        // The codes are numbers of 16 bits in a constant's wider type.
-        code: u16::try_from(code).unwrap_or(u16::MAX),
-        jt,
-        jf,
-        k,
-    }
-}
-
-#[allow(unsafe_code, reason = "there is no safe seccomp(2)")]
-fn load(filter: &[libc::sock_filter; 9]) -> Result<(), Failed> {
-    let program = libc::sock_fprog {
-        len: 9,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    // SAFETY: the kernel copies the program, which is alive and as long as it says.
-    let loaded = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
-    };
-    check("seccomp", loaded)
 }
 
 #[allow(

@@ -24,10 +24,8 @@ pub(super) async fn logs(
         )
     };
     let container = shared.container(&request.container).ok_or_else(unknown)?;
-    let mut signal = shared
-        .log_signal(&request.container)
-        .ok_or_else(unknown)?
-        .subscribe();
+    let mut signal = container.log.subscribe();
+    let container = container.plan;
     let since = match request.since.as_str() {
         "" => None,
         text => Some(text.parse::<Timestamp>().map_err(|e| {

@@ -29,9 +29,13 @@ use ttrpc::{
 
 use crate::{
     client::{MAJOR, MINOR},
+    error::LaunchError,
     events::Event,
     guest::forward,
-    init::shared::{Command, LaunchUpdate, Place, Shared},
+    init::{
+        changes::{Change, ChangeError},
+        shared::{Command, LaunchUpdate, Place, Shared},
+    },
     plan::{ContainerPlan, PodPlan},
     rpc::{control as proto, control_ttrpc::Control},
     status::ContainerPhase,
@@ -44,20 +48,17 @@ pub(crate) fn status(code: Code, message: impl Into<String>) -> ttrpc::Error {
 }
 
 /// A container of the pod, and its id at the runtime.
-fn known<'a>(shared: &'a Shared, name: &str) -> ttrpc::Result<(&'a ContainerPlan, ContainerId)> {
+fn known(shared: &Shared, name: &str) -> ttrpc::Result<(Arc<ContainerPlan>, ContainerId)> {
     let unknown = || status(Code::NOT_FOUND, format!("the pod has no container {name:?}"));
-    let container = shared.container(name).ok_or_else(unknown)?;
+    let container = shared.container(name).ok_or_else(unknown)?.plan;
     let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
     Ok((container, id))
 }
 
 /// One that runs.
-fn running<'a>(shared: &'a Shared, name: &str) -> ttrpc::Result<(&'a ContainerPlan, ContainerId)> {
+fn running(shared: &Shared, name: &str) -> ttrpc::Result<(Arc<ContainerPlan>, ContainerId)> {
     let found = known(shared, name)?;
-    if !matches!(
-        shared.container_status(name),
-        Some(ContainerPhase::Running { .. })
-    ) {
+    if !matches!(shared.phase(name), Some(ContainerPhase::Running { .. })) {
         let message = format!("container {name} is not running");
         return Err(status(Code::FAILED_PRECONDITION, message));
     }
@@ -119,6 +120,33 @@ impl Connection {
             _ = done => Ok(()),
             () = self.meter.closed() => Err(ttrpc::Error::Eof),
         }
+    }
+
+    /// Has the supervisor change a container, and waits until it has.
+    async fn change(
+        &self,
+        request: &proto::ContainerRequest,
+        change: Change,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.check_greeted()?;
+        let (answer, answered) = oneshot::channel();
+        let container = request.container.clone();
+        self.command(Command::Change {
+            container,
+            change,
+            answer,
+        })
+        .await?;
+        tokio::select! {
+            answer = answered => match answer {
+                Ok(answer) => answer.map_err(|e| unchanged(&e))?,
+                Err(_) => return Err(status(Code::UNAVAILABLE, "the pod is over")),
+            },
+            () = self.meter.closed() => return Err(ttrpc::Error::Eof),
+        }
+        let mut response = proto::StatusResponse::new();
+        response.status = self.shared.status_json().ok_or_else(Self::not_launched)?;
+        Ok(response)
     }
 
     fn not_launched() -> ttrpc::Error {
@@ -350,6 +378,30 @@ impl Control for Connection {
         Ok(response)
     }
 
+    async fn stop_container(
+        &self,
+        _: &TtrpcContext,
+        request: proto::ContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.change(&request, Change::Stop(grace(&request))).await
+    }
+
+    async fn restart_container(
+        &self,
+        _: &TtrpcContext,
+        request: proto::ContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.change(&request, Change::Restart(grace(&request))).await
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: proto::ContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.change(&request, Change::Remove).await
+    }
+
     async fn port_forward(
         &self,
         context: &TtrpcContext,
@@ -363,6 +415,28 @@ impl Control for Connection {
             }
         }
     }
+}
+
+fn grace(request: &proto::ContainerRequest) -> Option<Duration> {
+    request.grace_ms.map(Duration::from_millis)
+}
+
+fn unchanged(error: &ChangeError) -> ttrpc::Error {
+    let code = match error {
+        ChangeError::Unknown(_) => Code::NOT_FOUND,
+        ChangeError::State { .. } => Code::FAILED_PRECONDITION,
+        ChangeError::Unsupported => Code::UNIMPLEMENTED,
+        ChangeError::Failed(LaunchError {
+            program: Some(program),
+            ..
+        }) => {
+            let mut status = ttrpc::get_status(Code::ABORTED, error.to_string());
+            status.details.push(program.to_detail());
+            return ttrpc::Error::RpcStatus(status);
+        }
+        ChangeError::Failed(_) => Code::INTERNAL,
+    };
+    status(code, error.to_string())
 }
 
 fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {

@@ -26,7 +26,6 @@ pub(crate) mod spawn;
 mod store;
 mod streams;
 mod sweep;
-mod tree;
 pub(crate) mod users;
 
 use std::{
@@ -258,6 +257,29 @@ impl<B: Backend> PodRuntime for Pods<B> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
+        let (client, _, context) = self.connect(pod, "stop a container").await?;
+        let stopped = client.stop_container(container, grace).await;
+        stopped.map_err(|e| context.error(&e))
+    }
+
+    async fn restart_container(
+        &self,
+        pod: &str,
+        container: &str,
+        grace: Option<Duration>,
+    ) -> Result<PodStatus> {
+        let (client, _, context) = self.connect(pod, "restart a container").await?;
+        let restarted = client.restart_container(container, grace).await;
+        restarted.map_err(|e| context.error(&e))
+    }
+
+    async fn remove_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
+        let (client, _, context) = self.connect(pod, "remove a container").await?;
+        let removed = client.remove_container(container).await;
+        removed.map_err(|e| context.error(&e))
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {

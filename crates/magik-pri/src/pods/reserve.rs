@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
+use magik_sys::tree;
+
 use super::{
     lock,
     paths::{entries, make_dir, name_link},
     process::Process,
     store::{CALLER, LOCK, NAME, PodDir, Store},
-    tree,
     users::{self, Users},
 };
 use crate::{Error, PodSpec, Result, limits::MAX_PODS};

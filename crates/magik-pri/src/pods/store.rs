@@ -13,13 +13,14 @@ use magik_infra::{
     STATUS_FILE,
     status::{Phase, PodStatus},
 };
+use magik_sys::tree;
 
 use super::{
     cgroup::Hierarchies,
     lock,
     paths::{self, Paths, entries, name_link},
     process::Process,
-    tree, users,
+    users,
 };
 use crate::{Error, Result};
 

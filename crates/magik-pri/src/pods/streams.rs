@@ -35,6 +35,10 @@ impl Context {
                 failure: why.failure,
                 reason: message.clone(),
             },
+            ControlError::Unsupported(why) => Error::Unsupported {
+                what: format!("{} in pod {}", self.operation, self.pod),
+                why: why.clone(),
+            },
             other => Error::Control {
                 pod: self.pod.clone(),
                 operation: self.operation,

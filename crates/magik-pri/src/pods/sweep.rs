@@ -3,12 +3,12 @@
 use std::{fs, io};
 
 use magik_infra::PENDING_SUFFIX;
+use magik_sys::tree;
 
 use super::{
     lock,
     paths::{self, entries},
     store::{CALLER, Store},
-    tree,
 };
 use crate::{Error, Result, SweepReport};
 

@@ -38,6 +38,9 @@ pub(crate) enum PodCommand {
     /// Stop pods: SIGTERM, and SIGKILL after the grace period
     #[command(after_help = remove::STOP_EXAMPLE)]
     Stop(remove::StopArgs),
+    /// Run containers of pods again: SIGTERM, SIGKILL after the grace period, and a fresh start
+    #[command(after_help = remove::RESTART_EXAMPLE)]
+    Restart(remove::RestartArgs),
     /// Delete pods and everything of theirs
     #[command(visible_alias = "rm", after_help = remove::DELETE_EXAMPLE)]
     Delete(remove::DeleteArgs),
@@ -60,6 +63,7 @@ pub(crate) async fn run(global: &GlobalArgs, command: &PodCommand) -> Result<Exi
         PodCommand::Logs(args) => logs::run(global, args).await,
         PodCommand::Exec(args) => exec::run(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
+        PodCommand::Restart(args) => remove::restart(global, args).await,
         PodCommand::Delete(args) => remove::delete(global, args).await,
         PodCommand::Stats(args) => stats::run(global, args).await,
         PodCommand::Events(args) => events::run(global, args).await,

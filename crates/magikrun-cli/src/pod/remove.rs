@@ -1,4 +1,4 @@
-//! `pod stop` and `pod delete`.
+//! `pod stop`, `pod restart` and `pod delete`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,6 +8,7 @@ use super::advise;
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
+pub(crate) const RESTART_EXAMPLE: &str = "Example: magikrun pod restart -c server web";
 pub(crate) const DELETE_EXAMPLE: &str = "Example: magikrun pod delete -f web db";
 
 #[derive(Debug, clap::Args)]
@@ -15,6 +16,19 @@ pub(crate) struct StopArgs {
     /// Seconds until SIGKILL [default: the pod's terminationGracePeriodSeconds]
     #[arg(short, long, value_name = "SECONDS")]
     time: Option<u32>,
+    /// Names, namespace/names, ids or the starts of ids
+    #[arg(required = true, value_name = "POD")]
+    pods: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestartArgs {
+    /// Seconds until SIGKILL [default: the pod's terminationGracePeriodSeconds]
+    #[arg(short, long, value_name = "SECONDS")]
+    time: Option<u32>,
+    /// Only this container [default: all, one after the other, but for init containers]
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required = true, value_name = "POD")]
     pods: Vec<String>,
@@ -37,6 +51,29 @@ pub(super) async fn stop(global: &GlobalArgs, args: &StopArgs) -> Result<ExitCod
     for pod in &args.pods {
         let stopped = runtime.stop_pod(pod, grace).await;
         failures.note(pod, stopped.map(drop))?;
+    }
+    Ok(failures.exit_code())
+}
+
+pub(super) async fn restart(global: &GlobalArgs, args: &RestartArgs) -> Result<ExitCode> {
+    let runtime = backend::any(global)?;
+    let grace = args.time.map(|seconds| Duration::from_secs(seconds.into()));
+    let mut failures = Failures::default();
+    for pod in &args.pods {
+        let restarted = async {
+            let containers = match &args.container {
+                Some(only) => vec![only.clone()],
+                None => {
+                    let status = runtime.pod_status(pod).await?;
+                    status.containers.into_iter().map(|c| c.name).collect()
+                }
+            };
+            for container in containers {
+                runtime.restart_container(pod, &container, grace).await?;
+            }
+            Ok(())
+        };
+        failures.note(pod, restarted.await)?;
     }
     Ok(failures.exit_code())
 }

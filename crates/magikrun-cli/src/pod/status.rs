@@ -61,7 +61,7 @@ fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
     let rows = init.chain(pod.containers.iter().map(|c| row(c, "app", now)));
     text.push('\n');
     text.push_str(&output::columns(
-        ["CONTAINER", "KIND", "IMAGE", "STATE", "AGE"],
+        ["CONTAINER", "KIND", "IMAGE", "STATE", "RESTARTS", "AGE"],
         rows,
     ));
     text
@@ -75,7 +75,7 @@ fn users(pod: &PodStatus) -> Option<String> {
     }
 }
 
-fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 5] {
+fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 6] {
     let (state, since) = match &container.state {
         ContainerPhase::Waiting => ("Waiting".to_owned(), None),
         ContainerPhase::Running { started_at, .. } => ("Running".to_owned(), Some(*started_at)),
@@ -97,6 +97,7 @@ fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 5] {
         kind.to_owned(),
         container.image.clone(),
         state,
+        container.restart_count.to_string(),
         age,
     ]
 }

@@ -312,19 +312,31 @@ impl Contained {
                 terminal::control().map_err(step("terminal"))?;
             }
             // Before it waits: others may join the pid namespace of a container that has yet to start.
-            confine::enter(process, job.filter.as_ref(), |fd| match listener {
-                Some(socket) => listener::tell(socket, &fd, job, self.pid),
-                None => Err(Failure::Other("a seccomp filter without a listener".into())),
-            })?;
-            if self.joins_pid {
-                // Whoever is in that namespace sees this process only now that it may no more than the container may.
+            let confine = || {
+                confine::enter(process, job.filter.as_ref(), |fd| match listener {
+                    Some(socket) => listener::tell(socket, &fd, job, self.pid),
+                    None => Err(Failure::Other("a seccomp filter without a listener".into())),
+                })
+            };
+            if !self.joins_pid {
+                return confine();
+            }
+            let join = || {
                 birth::join(result).map_err(step("pid namespace"))?;
                 rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
                 if self.has_terminal {
                     terminal::control().map_err(step("terminal"))?;
                 }
+                Ok(())
+            };
+            // Whoever is in that namespace sees this process only now that it may no more than the container may.
+            if birth::joins_early(job.filter.as_ref()) {
+                join()?;
+                confine()
+            } else {
+                confine()?;
+                join()
             }
-            Ok(())
         };
         if let Err(failure) = ready() {
             return Err(Some((maker, failure)));

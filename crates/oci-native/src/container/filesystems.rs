@@ -23,7 +23,6 @@ use super::{
     target::{Want, find, is, leads_elsewhere, open_or_make},
 };
 use crate::{
-    copy_up::copy_tree,
     failure::Failure,
     proc_mounts,
     process::{attributes::selinux_is_enabled, birth},
@@ -252,7 +251,7 @@ fn copy(covered: &OwnedFd, made: &OwnedFd, mount: &Mount, options: &Options) -> 
     };
     set_attributes(made, readonly)?;
     let to = rustix::fs::openat(made, ".", flags, Mode::empty())?;
-    copy_tree(&from, &to)?;
+    magik_sys::tree::copy(&from, &to)?;
     let stat = fstat(&from)?;
     rustix::fs::fchown(
         &to,

@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use magik_sys::mount::look_at_dir;
@@ -17,10 +14,7 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::failure::Failure;
-
-/// linux/capability.h.
-const CAP_SYS_PTRACE: u32 = 19;
+use crate::{failure::Failure, process::birth};
 
 /// What the spec says of namespaces; those that are joined are open.
 #[derive(Debug, Default)]
@@ -140,26 +134,7 @@ impl Namespaces {
         let Some(joined) = self.joined(Kind::Pid) else {
             return Ok(false);
         };
-        let joined = rustix::fs::fstat(joined)?;
-        let is_there = |pid: &std::path::Path| {
-            let namespace = fs::metadata(pid.join("ns/pid"));
-            namespace.is_ok_and(|n| (n.dev(), n.ino()) == (joined.st_dev, joined.st_ino))
-        };
-        let may_trace = |pid: &std::path::Path| {
-            let status = fs::read_to_string(pid.join("status")).unwrap_or_default();
-            let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-            // Of one that has ended meanwhile nothing is known, and nothing to be feared.
-            bounding
-                .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-                .is_some_and(|set| set >> CAP_SYS_PTRACE & 1 == 1)
-        };
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            if is_there(&path) && may_trace(&path) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        birth::are_traced(&rustix::fs::fstat(joined)?)
     }
 
     /// What is joined as a pid namespace is one: found out before anything depends on it.

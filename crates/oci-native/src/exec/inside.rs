@@ -109,6 +109,10 @@ impl Inside {
     fn enter(&mut self, job: &ExecJob, born: &Shared) -> Result<Infallible, Failure> {
         let process = &job.process;
         let (namespaces, joins_pid) = (job.namespaces(), job.joins_pid());
+        let joins_early = joins_pid && birth::joins_early(job.filter.as_ref());
+        if joins_early {
+            birth::check_early(&format!("/proc/{}/ns/pid", job.init.pid))?;
+        }
         fork::reset_signals(true);
         // Until other credentials clear it, or we do: whoever asked for the process has to be there when it starts.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -165,7 +169,9 @@ impl Inside {
         let confine = || confine::enter(process, job.filter.as_ref(), |_| Ok(()));
         if joins_pid {
             // Whoever is in that namespace sees this process only now that it may no more than the container may.
-            confine()?;
+            if !joins_early {
+                confine()?;
+            }
             birth::join(born).map_err(step("pid namespace"))?;
         }
         // The caller's group is killed, and waited for, as one.
@@ -174,8 +180,10 @@ impl Inside {
         if has_terminal {
             terminal::control().map_err(step("terminal"))?;
         }
-        if !joins_pid {
+        if !joins_pid || joins_early {
             confine()?;
+        }
+        if !joins_pid {
             rustix::process::set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
         }
         Err(program.execute(process))

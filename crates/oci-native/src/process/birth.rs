@@ -6,16 +6,27 @@
 //! child that executes the program ([`join`]).
 
 use std::{
-    io,
-    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
+    fs, io,
+    os::{
+        fd::{FromRawFd, IntoRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
     ptr::NonNull,
     sync::atomic::{AtomicI32, Ordering},
 };
 
 use magik_sys::clone::Clone;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::{
+    fs::Stat,
+    process::{Pid, WaitOptions, waitpid},
+};
 
-use crate::fork::exit;
+use crate::{
+    failure::{Failure, step},
+    fork::exit,
+    seccomp::Filter,
+};
 
 /// Two numbers in memory that this process shares with those it makes: a filter that a container brings along may forbid
 /// every system call by which they could be told.
@@ -98,17 +109,65 @@ pub(crate) fn fork(clone: &Clone<'_>) -> io::Result<Option<Pid>> {
     unsafe { clone.fork() }
 }
 
+/// Whether the process may join only before its filter is loaded, which forbids [`join`]. It is then among others for a moment with
+/// all that the container may, and without the filter: not where somebody there may trace it.
+pub(crate) fn joins_early(filter: Option<&Filter>) -> bool {
+    filter.is_some_and(|filter| !filter.lets_clone(JOIN))
+}
+
+/// Refuses that where somebody in the pid namespace of this file may trace any process in it.
+pub(crate) fn check_early(namespace: &str) -> Result<(), Failure> {
+    let traced = rustix::fs::stat(namespace)
+        .map_err(io::Error::from)
+        .and_then(|namespace| are_traced(&namespace));
+    if traced.map_err(step("pid namespace"))? {
+        return Err(Failure::Other(TRACED.into()));
+    }
+    Ok(())
+}
+
+/// Why a process does not join early.
+pub(crate) const TRACED: &str =
+    "linux.seccomp: forbids clone, without which nothing is put beside a process that has CAP_SYS_PTRACE";
+/// Of linux/capability.h.
+const CAP_SYS_PTRACE: u32 = 19;
+
+/// Whether somebody in a pid namespace may trace any process in it.
+pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
+    let is_there = |pid: &Path| {
+        let of_pid = fs::metadata(pid.join("ns/pid"));
+        of_pid.is_ok_and(|n| (n.dev(), n.ino()) == (namespace.st_dev, namespace.st_ino))
+    };
+    let may_trace = |pid: &Path| {
+        let status = fs::read_to_string(pid.join("status")).unwrap_or_default();
+        let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+        // Of one that has ended meanwhile nothing is known, and nothing to be feared.
+        bounding
+            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .is_some_and(|set| set >> CAP_SYS_PTRACE & 1 == 1)
+    };
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        if is_there(&path) && may_trace(&path) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is asked of clone(2).
+const JOIN: i32 = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
+
 /// Goes on as a child in the pid namespace that was set for children, while the process that was outside of it ends. The
 /// child has the same parent.
 ///
 /// With clone(2), not clone3(2): filters answer that the kernel has no such call, because they cannot look at its arguments.
 #[allow(unsafe_code, reason = "there is no safe fork")]
 pub(crate) fn join(shared: &Shared) -> io::Result<()> {
-    let flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
     let none = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: this process has one thread, so its copy finds no lock held; without a stack of its own the child goes on with
     // a copy of this one; the address is that of the first of the shared numbers.
-    match unsafe { libc::syscall(libc::SYS_clone, flags, none, shared.0.as_ptr(), none, none) } {
+    match unsafe { libc::syscall(libc::SYS_clone, JOIN, none, shared.0.as_ptr(), none, none) } {
         0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
         _ => exit(0),

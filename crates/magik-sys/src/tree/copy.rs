@@ -1,4 +1,4 @@
-//! Copying a directory's contents, for a tmpfs that starts with what it covers.
+//! Copying a directory's contents.
 
 use std::{fs::File, io, os::fd::OwnedFd};
 
@@ -10,7 +10,10 @@ const MAX_DEPTH: usize = 64;
 /// Copies everything in `source` into `target`: contents, types, owners, modes and times.
 ///
 /// Symbolic links are copied, never followed; sockets are left out.
-pub(crate) fn copy_tree(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+///
+/// # Errors
+/// Directories lie too deep, or something cannot be read or made.
+pub fn copy(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     copy_entries(source, target, MAX_DEPTH)
 }
 
@@ -109,7 +112,7 @@ mod tests {
         std::fs::write(from.join("sub/file"), "text").unwrap();
         std::fs::set_permissions(from.join("sub/file"), std::fs::Permissions::from_mode(0o4751)).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
-        copy_tree(&open(&from), &open(&to)).unwrap();
+        copy(&open(&from), &open(&to)).unwrap();
         assert_eq!(std::fs::read_to_string(to.join("sub/file")).unwrap(), "text");
         let (a, b) = (
             from.join("sub/file").metadata().unwrap(),

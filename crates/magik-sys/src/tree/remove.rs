@@ -1,4 +1,4 @@
-//! Removing directory trees that a container has made.
+//! Removing directory trees that somebody else has made.
 
 use std::{io, os::fd::OwnedFd, path::Path};
 
@@ -12,7 +12,10 @@ const MAX_DEPTH: usize = 64;
 
 /// Removes a directory and what is in it; one that does not exist is no error. However deep it is nested, and whatever is
 /// renamed meanwhile: nothing outside of it is touched, as every step is by descriptor and follows no symlink.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Something of it cannot be removed; the message names the tree.
+pub fn remove(path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = match openat(CWD, path, flags, Mode::empty()) {
         Ok(top) => top,

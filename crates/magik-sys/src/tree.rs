@@ -1,0 +1,7 @@
+//! Directory trees of somebody else's: every step is by descriptor, and follows no symbolic link.
+
+mod copy;
+mod remove;
+
+pub use copy::copy;
+pub use remove::remove;

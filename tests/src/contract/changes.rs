@@ -1,0 +1,141 @@
+//! One container of a running pod is stopped, run again, removed.
+
+use std::time::Duration;
+
+use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
+use magik_pri::{Error, Result, RuntimeClass};
+
+use super::{Contract, exit_of};
+
+const SOON: Option<Duration> = Some(Duration::from_millis(200));
+
+fn find<'a>(status: &'a PodStatus, name: &str) -> &'a ContainerStatus {
+    status.container(name).expect("a container of that name")
+}
+
+fn runs(status: &PodStatus, name: &str) -> bool {
+    matches!(find(status, name).state, ContainerPhase::Running { .. })
+}
+
+/// What a change came to; `None`: this kind of pod has none, and said so by type.
+fn changed<T>(t: &Contract<'_>, result: Result<T>) -> Option<T> {
+    match result {
+        Err(Error::Unsupported { what, .. }) if t.runtime.runtime_class() == RuntimeClass::MicroVm => {
+            assert!(what.contains("container"), "{what}");
+            None
+        }
+        other => Some(other.expect("the change")),
+    }
+}
+
+/// It runs anew, with a file system of its own that is empty again, while the others go on. Its log goes on, too.
+pub async fn a_container_is_run_again_and_the_others_go_on(t: &Contract<'_>) {
+    let script = "test -e /mine && echo old; touch /mine; echo ran; while :; do sleep 0.05; done";
+    let before = t
+        .run("again", &[("a", script), ("b", "echo up; sleep 100")])
+        .await
+        .expect("run");
+    let pod = &before.id;
+    t.until_logged(pod, "a", "ran\n").await;
+    for count in 1..=3 {
+        let status = changed(t, t.runtime.restart_container(pod, "a", SOON).await);
+        let Some(status) = status else {
+            return t.delete(pod).await;
+        };
+        let a = find(&status, "a");
+        assert!(runs(&status, "a"), "{a:?}");
+        assert_eq!((a.restart_count, a.past.len()), (count, count as usize));
+        assert_eq!(status.phase, Phase::Running);
+        assert_eq!(
+            find(&status, "b"),
+            find(&before, "b"),
+            "nothing happened to the other"
+        );
+        assert_eq!(t.runtime.pod_status(pod).await.expect("status"), status);
+        let times = |log: &str| log.matches("ran\n").count();
+        while times(&t.until_logged(pod, "a", "ran\n").await) <= count as usize {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    if t.kit.processes {
+        let log = t.until_logged(pod, "a", "ran\n").await;
+        assert!(!log.contains("old"), "its writable layer is a new one: {log}");
+        assert_eq!(t.exec(pod, "a", &["cat", "/mine"]).await.code, 0);
+        assert_eq!(t.exec(pod, "b", &["true"]).await.code, 0);
+    }
+    let stopped = t.runtime.stop_pod(pod, SOON).await.expect("stop");
+    assert!(stopped.phase.is_final());
+    t.delete(pod).await;
+}
+
+/// One that was stopped can be run again or removed; the pod goes on as long as another one runs.
+pub async fn a_container_is_stopped_run_again_and_removed(t: &Contract<'_>) {
+    let polite = t.kit.until_term(3);
+    // What cannot hear the signal runs until the time is over.
+    let grace = Some(Duration::from_secs(if t.kit.processes { 20 } else { 1 }));
+    let before = t
+        .run("parts", &[("a", &polite), ("b", "sleep 100")])
+        .await
+        .expect("run");
+    let pod = &before.id;
+    let Some(status) = changed(t, t.runtime.stop_container(pod, "a", grace).await) else {
+        return t.delete(pod).await;
+    };
+    let (exit, expected) = (exit_of(&status, "a"), t.kit.exit_of_until_term(3));
+    assert_eq!((exit.code, exit.signal), (expected.code, expected.signal));
+    assert!(runs(&status, "b") && status.phase == Phase::Running);
+    let again = t
+        .runtime
+        .stop_container(pod, "a", None)
+        .await
+        .expect("stop twice");
+    assert_eq!(again, status, "it has ended already");
+
+    let status = t
+        .runtime
+        .restart_container(pod, "a", None)
+        .await
+        .expect("run again");
+    assert!(runs(&status, "a"));
+    let refused = t.runtime.remove_container(pod, "a").await.expect_err("it runs");
+    assert!(refused.to_string().contains("runs: stop it first"), "{refused}");
+
+    t.runtime.stop_container(pod, "a", SOON).await.expect("stop");
+    let status = t.runtime.remove_container(pod, "a").await.expect("remove");
+    assert!(status.container("a").is_none() && runs(&status, "b"));
+    assert_eq!(status.phase, Phase::Running);
+    for refused in [
+        t.runtime.restart_container(pod, "a", None).await,
+        t.runtime.stop_container(pod, "nobody", None).await,
+    ] {
+        assert!(matches!(refused, Err(Error::Container { .. })), "{refused:?}");
+    }
+    // The last one takes the pod with it.
+    t.runtime
+        .stop_container(pod, "b", SOON)
+        .await
+        .expect("stop the last");
+    let status = t.runtime.wait_pod(pod).await.expect("wait");
+    assert!(status.phase.is_final() && status.container("a").is_none());
+    t.runtime.delete_pod(pod, false).await.expect("delete");
+}
+
+/// A pod that is stopped while a container is being run again ends all the same, and whoever asked for that gets an answer.
+pub async fn a_pod_that_is_stopped_runs_nothing_again(t: &Contract<'_>) {
+    let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+    let before = t.run("both", &[("a", script), ("b", script)]).await.expect("run");
+    let pod = &before.id;
+    t.until_logged(pod, "a", "up").await;
+    let restart = t
+        .runtime
+        .restart_container(pod, "a", Some(Duration::from_millis(400)));
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        t.runtime.stop_pod(pod, Some(Duration::from_millis(50))).await
+    };
+    let (restarted, stopped) = tokio::join!(restart, stop);
+    let stopped = stopped.expect("stop");
+    assert!(stopped.phase.is_final(), "{stopped:?}");
+    assert!(restarted.is_err(), "{restarted:?}");
+    t.runtime.delete_pod(pod, false).await.expect("delete");
+}
