@@ -9,20 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::{host, vm};
 
-/// Builds the kernel; the argument is where. Beside a checkout, where it is shared by all.
-const BUILD_KERNEL: &str = "../shared/tools/kvm-guest/build.sh";
-/// What containers need of a kernel and that one leaves out: device rules (BPF), processor quotas, /dev/mqueue.
-const OPTIONS: &str =
-    "\nCONFIG_BPF_SYSCALL=y\nCONFIG_CGROUP_BPF=y\nCONFIG_CFS_BANDWIDTH=y\nCONFIG_POSIX_MQUEUE=y\n";
-/// The script's configuration, beside it.
-const CONFIGURATION: &str = "guest.config";
-/// Names another one.
-const BUILD_KERNEL_VARIABLE: &str = "MAGIKRUN_KVM_GUEST_BUILD";
+/// Builds the kernel; the argument is where.
+const BUILD_KERNEL: &str = "xtask/tools/kvm-guest/build.sh";
 /// The library libkrun opens.
 const LIBRARY: &str = "libkrunfw.so.5";
 
@@ -64,37 +57,14 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
     Ok(test.env("MAGIKRUN_KRUN_STOCK_FILES", &directory).run()?)
 }
 
-/// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is absent and can be; else that of
-/// `target/vm`.
+/// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is absent.
 fn kernel(sh: &Shell, directory: &Path) -> Result<PathBuf> {
     let own = directory.join("kvm-guest");
     let library = own.join(LIBRARY);
-    let script = std::env::var_os(BUILD_KERNEL_VARIABLE)
-        .map_or_else(|| host::workspace().join(BUILD_KERNEL), PathBuf::from);
-    if !library.is_file() && script.is_file() {
+    if !library.is_file() {
         println!("making a guest kernel in {} (5 minutes)", own.display());
-        let script = with_options(&script, &directory.join("kvm-guest-build"))?;
+        let script = host::workspace().join(BUILD_KERNEL);
         cmd!(sh, "nice -n 10 bash {script} {own}").run()?;
     }
-    Ok(if library.is_file() {
-        library
-    } else {
-        directory.join(LIBRARY)
-    })
-}
-
-/// A copy of the script and what lies beside it, with [`OPTIONS`].
-fn with_options(script: &Path, copy: &Path) -> Result<PathBuf> {
-    let (Some(from), Some(name)) = (script.parent(), script.file_name()) else {
-        bail!("{} is no script", script.display());
-    };
-    fs::create_dir_all(copy)?;
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        fs::copy(entry.path(), copy.join(entry.file_name()))?;
-    }
-    let configuration = copy.join(CONFIGURATION);
-    let text = fs::read_to_string(&configuration).with_context(|| configuration.display().to_string())?;
-    fs::write(&configuration, text + OPTIONS)?;
-    Ok(copy.join(name))
+    Ok(library)
 }

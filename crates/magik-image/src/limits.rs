@@ -1,4 +1,4 @@
-//! The bounds on everything an image brings along (DESIGN section 6).
+//! The bounds on everything an image brings along.
 //!
 //! Sizes are in bytes and hold for compressed as well as for decompressed data. They are enforced while the data
 //! streams, so nothing larger is ever held or written.

@@ -1,4 +1,4 @@
-//! What this host can run, and why not (DESIGN section 4).
+//! What this host can run, and why not: each answer is a trial, not a guess from a version or a file.
 
 use serde::Serialize;
 

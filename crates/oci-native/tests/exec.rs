@@ -1,4 +1,4 @@
-//! Exec stays inside the whole sandbox (trap 3), as runc's does.
+//! Exec stays inside the whole sandbox, as runc's does.
 
 mod common;
 

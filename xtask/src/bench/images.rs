@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// How often each is measured on each file system.
     #[arg(long, default_value_t = 3)]
     iterations: usize,
-    /// What `../shared/tools/make-images.sh` has made; made if it is not there [default: target/bench/images]
+    /// What `xtask/tools/make-images.sh` has made; made if it is not there [default: target/bench/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// Measures this binary instead of building one.
@@ -112,12 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         {
             bail!("missing, and {}: {}", missing.why, missing.packages.join(" "));
         }
-        let script = host::workspace().join("../shared/tools/make-images.sh");
-        ensure!(
-            script.is_file(),
-            "{}: not there: give --images DIR",
-            script.display()
-        );
+        let script = host::workspace().join("xtask/tools/make-images.sh");
         println!("making the image in {}", images.display());
         fs::create_dir_all(&images)?;
         cmd!(sh, "bash {script} {images}").quiet().ignore_stdout().run()?;
