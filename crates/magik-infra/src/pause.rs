@@ -32,7 +32,7 @@ pub const ARGUMENTS: [&str; 2] = ["pod-init", "pause"];
 /// What it says when it has nothing left; anything else is why it could not give something up.
 const DONE: &[u8] = b"done";
 
-/// What comes with the `/proc` of the namespace.
+/// What comes with each `/proc` of the namespace.
 const PROCFS: &[u8] = b"proc";
 
 /// The file of a shared process namespace, given the directory of [`PodInit::shared_processes`](crate::PodInit::shared_processes).
@@ -40,9 +40,11 @@ pub fn namespace(dir: &Path) -> PathBuf {
     dir.join("namespace")
 }
 
-/// Where the `/proc` of a shared process namespace is mounted, for its containers to be shown there.
-pub fn procfs(dir: &Path) -> PathBuf {
-    dir.join("proc")
+/// Where a container's `/proc` of a shared process namespace is mounted, for it to be shown there. Each has one of its own: options of
+/// a procfs that a container changes hold for all who are shown that one.
+pub fn procfs(dir: &Path, container: &str) -> PathBuf {
+    // No container is called that.
+    dir.join(format!("proc.{container}"))
 }
 
 /// Whether these are [`ARGUMENTS`], the program's name first.
@@ -73,29 +75,34 @@ pub enum PauseError {
     },
 }
 
-/// Makes a process namespace and mounts its [file](namespace) and its [`/proc`](procfs) in a new directory, in this process's
-/// mount namespace.
-pub(crate) async fn start(dir: &Path) -> Result<(), PauseError> {
-    let (pid, report) = child::spawn().map_err(PauseError::Start)?;
-    let (said, proc) = child::read_all(report).await.map_err(PauseError::Start)?;
-    let proc = match (said.as_slice(), proc) {
-        (DONE, Some(proc)) => proc,
-        ([], _) => return Err(PauseError::Confine("it ended".to_owned())),
-        (said, _) => return Err(PauseError::Confine(String::from_utf8_lossy(said).into_owned())),
-    };
+/// Makes a process namespace and mounts its [file](namespace) and a [`/proc`](procfs) for each container in a new directory, in
+/// this process's mount namespace.
+pub(crate) async fn start(dir: &Path, containers: &[&str]) -> Result<(), PauseError> {
+    let (pid, report) = child::spawn(containers.len()).map_err(PauseError::Start)?;
+    let (said, procs) = child::read_all(report).await.map_err(PauseError::Start)?;
+    match said.as_slice() {
+        DONE if procs.len() == containers.len() => {}
+        [] => return Err(PauseError::Confine("it ended".to_owned())),
+        said => return Err(PauseError::Confine(String::from_utf8_lossy(said).into_owned())),
+    }
     // What it said last it said with nothing left, and as long as it is not waited for the pid is its own.
-    mount(pid, &proc, dir).map_err(|source| PauseError::Mount {
+    let procs: Vec<_> = containers.iter().copied().zip(procs).collect();
+    mount(pid, &procs, dir).map_err(|source| PauseError::Mount {
         path: dir.to_owned(),
         source,
     })
 }
 
-fn mount(pid: rustix::process::Pid, proc: &OwnedFd, dir: &Path) -> io::Result<()> {
+fn mount(pid: rustix::process::Pid, procs: &[(&str, OwnedFd)], dir: &Path) -> io::Result<()> {
     fs::create_dir(dir)?;
     fs::write(namespace(dir), "")?;
     rustix::mount::mount_bind(format!("/proc/{}/ns/pid", pid.as_raw_nonzero()), namespace(dir))?;
-    fs::create_dir(procfs(dir))?;
-    attach(proc, look_at_dir(&procfs(dir))?)
+    for (container, proc) in procs {
+        let place = procfs(dir, container);
+        fs::create_dir(&place)?;
+        attach(proc, look_at_dir(&place)?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

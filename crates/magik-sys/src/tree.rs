@@ -4,4 +4,4 @@ mod copy;
 mod remove;
 
 pub use copy::copy;
-pub use remove::remove;
+pub use remove::{remove, remove_some};

@@ -71,10 +71,9 @@ impl Filter {
             .collect()
     }
 
-    /// Whether it lets a process make another one with clone(2), by these flags.
-    pub(crate) fn lets_clone(&self, flags: i32) -> bool {
-        let arguments = [u64::from(flags.cast_unsigned()), 0, 0, 0, 0, 0];
-        seccomp::allows(&self.instructions(), libc::SYS_clone, arguments)
+    /// Whether it lets a system call through.
+    pub(crate) fn allows(&self, number: libc::c_long, arguments: [u64; 6]) -> bool {
+        seccomp::allows(&self.instructions(), number, arguments)
     }
 
     /// Whether it has a listener, which only a container's own process can be given.

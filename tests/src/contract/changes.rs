@@ -139,3 +139,41 @@ pub async fn a_pod_that_is_stopped_runs_nothing_again(t: &Contract<'_>) {
     assert!(restarted.is_err(), "{restarted:?}");
     t.runtime.delete_pod(pod, false).await.expect("delete");
 }
+
+/// Of two who want different things of a container the later one gets it, and neither is told what is not so.
+pub async fn who_asks_last_for_a_container_decides(t: &Contract<'_>) {
+    let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+    let before = t
+        .run("two", &[("a", script), ("b", "sleep 100")])
+        .await
+        .expect("run");
+    let pod = &before.id;
+    t.until_logged(pod, "a", "up").await;
+    let later = Duration::from_millis(100);
+    let restart = t.runtime.restart_container(pod, "a", Some(3 * later));
+    let stop = async {
+        tokio::time::sleep(later).await;
+        t.runtime.stop_container(pod, "a", Some(3 * later)).await
+    };
+    let (restarted, stopped) = tokio::join!(restart, stop);
+    let Some(stopped) = changed(t, stopped) else {
+        return t.delete(pod).await;
+    };
+    assert!(!runs(&stopped, "a"), "it was stopped: {stopped:?}");
+    let refused = restarted.expect_err("it does not run again").to_string();
+    assert!(refused.contains("stopped by somebody else"), "{refused}");
+
+    t.runtime
+        .restart_container(pod, "a", None)
+        .await
+        .expect("run again");
+    let stop = t.runtime.stop_container(pod, "a", Some(3 * later));
+    let restart = async {
+        tokio::time::sleep(later).await;
+        t.runtime.restart_container(pod, "a", Some(3 * later)).await
+    };
+    let (stopped, restarted) = tokio::join!(stop, restart);
+    stopped.expect("it had ended");
+    assert!(runs(&restarted.expect("run again"), "a"));
+    t.delete(pod).await;
+}

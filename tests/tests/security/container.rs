@@ -298,3 +298,43 @@ isolated!(
         assert_eq!(String::from_utf8_lossy(&found.stdout), "FOUND secret\n");
     }
 );
+
+isolated!(
+    fn a_container_changes_nothing_of_anothers_proc(scene) {
+        let magikrun = prepared(scene);
+        let program = attack(
+            scene,
+            "reconfigure",
+            "#define _GNU_SOURCE
+             #include <stdio.h>
+             #include <sys/mount.h>
+             #include <sys/syscall.h>
+             #include <unistd.h>
+             /* Before glibc 2.36 there are no functions for these. */
+             int main(int argc, char **argv) {
+                 int fs = syscall(433, -100, \"/proc\", 0);
+                 if (fs < 0) { perror(\"fspick\"); return 1; }
+                 if (syscall(431, fs, 1, argv[1], argv[2], 0) < 0) { perror(\"fsconfig\"); return 1; }
+                 if (syscall(431, fs, 7, 0, 0, 0) < 0) { perror(\"reconfigure\"); return 1; }
+                 return 0;
+             }",
+        );
+        let mut manifest = sharing("exec sleep 1000");
+        let init = container("first", BUSYBOX, "/attacks/reconfigure subset pid && echo changed");
+        manifest["spec"]["initContainers"] = json!([init]);
+        manifest["spec"]["initContainers"][0]["securityContext"] = json!({"privileged": true});
+        let mut manifest = with_attacks(manifest, &program);
+        manifest["spec"]["initContainers"][0]["volumeMounts"] = manifest["spec"]["containers"][0]["volumeMounts"].clone();
+        let out = magikrun.pod_run(&manifest);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert_eq!(magikrun.ok(&["pod", "logs", "-c", "first", "sharing"]), "changed\n");
+        for name in ["a", "b"] {
+            let script = "head -c1 /proc/keys | wc -c; echo x >/proc/sys/kernel/core_pattern || echo refused; grep -c ' /proc' /proc/mounts";
+            let out = magikrun.ok(&["pod", "exec", "-c", name, "sharing", "--", "sh", "-c", script]);
+            let lines: Vec<&str> = out.lines().collect();
+            assert_eq!(lines[..2], ["0", "refused"], "{name}: its masks are there");
+            assert!(lines[2].parse::<u32>().unwrap() > 8, "{name}: {out}");
+        }
+        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+    }
+);

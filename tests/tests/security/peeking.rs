@@ -105,7 +105,12 @@ fn read(bundle: &Bundle<'_>, path: &str) -> String {
 }
 
 /// Runs `start` beside the attacker again and again.
-fn beside_the_attacker(name: &str, mut start: impl FnMut(&Runtime, &Bundle<'_>, u32)) {
+fn beside_the_attacker(name: &str, start: impl FnMut(&Runtime, &Bundle<'_>, u32)) {
+    beside(name, |_| {}, start);
+}
+
+/// The same with another attacker.
+fn beside(name: &str, change: impl FnOnce(&mut Value), mut start: impl FnMut(&Runtime, &Bundle<'_>, u32)) {
     if let Ok(secret) = env::var(LOOK_FOR) {
         look_for_ever(&secret);
     }
@@ -114,7 +119,8 @@ fn beside_the_attacker(name: &str, mut start: impl FnMut(&Runtime, &Bundle<'_>, 
         let secret = scene.dir().join("a-secret-of-the-host");
         fs::write(&secret, "secret").expect("a secret");
         let runtime = Runtime::new("peek", runtime_under_test());
-        let attacker = attacker(&runtime, name, &secret);
+        let mut attacker = attacker(&runtime, name, &secret);
+        change(&mut attacker.config);
         attacker.create().expect("the attacker");
         attacker.ok("start", &[]).expect("the attacker");
         eventually("the attacker looks", || Ok(!read(&attacker, LOOKS).is_empty())).expect("an attacker");
@@ -151,6 +157,37 @@ fn a_container_that_joins_a_pid_namespace_shows_nothing_of_the_host() {
         }
         if let Err(refused) = joins.run() {
             // Older kernels make its /proc with a process that is there for a moment.
+            assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
+        }
+    });
+}
+
+/// The filter is then loaded after the process has joined: it has to have given up everything else before.
+#[test]
+fn a_process_that_joins_before_its_filter_shows_nothing_of_the_host() {
+    let name = "peeking::a_process_that_joins_before_its_filter_shows_nothing_of_the_host";
+    const CLONE_PARENT: u64 = 0x8000;
+    let forbid = |config: &mut Value| {
+        let siblings = json!([{"index": 0, "value": CLONE_PARENT, "valueTwo": CLONE_PARENT, "op": "SCMP_CMP_MASKED_EQ"}]);
+        let rule = json!({"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": siblings});
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+        config["process"]["noNewPrivileges"] = json!(true);
+    };
+    beside(name, forbid, |runtime, attacker, round| {
+        if round % 2 == 0 {
+            attacker.ok("exec", &["/bin/busybox", "true"]).expect("exec");
+            return;
+        }
+        let pid = attacker.pid().expect("a pid");
+        let mut joins = runtime.bundle("true").expect("a bundle");
+        let namespaces = joins.config["linux"]["namespaces"]
+            .as_array_mut()
+            .expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+        namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
+        may_trace(&mut joins.config["process"]);
+        forbid(&mut joins.config);
+        if let Err(refused) = joins.run() {
             assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
         }
     });

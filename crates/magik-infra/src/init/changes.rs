@@ -49,9 +49,12 @@ pub(super) struct Ending {
     name: String,
     kill_at: Instant,
     killed: bool,
-    /// Whether it is run again then.
+    /// Whether it is run again then: what was asked last counts.
     again: bool,
-    answers: Vec<Answer>,
+    /// Who wants to know that it has ended.
+    stops: Vec<Answer>,
+    /// Who wants to know that it runs again.
+    restarts: Vec<Answer>,
 }
 
 /// A container that was created to be run again, or could not be.
@@ -66,7 +69,15 @@ impl Pod {
     /// Does what is asked for a container, or begins to.
     pub(super) async fn change_container(&mut self, name: String, change: Change, answer: Answer) {
         match self.begin_change(&name, change).await {
-            Ok(Some(ending)) => self.ending_of(ending).answers.push(answer),
+            Ok(Some(ending)) => {
+                let ending = self.ending_of(ending);
+                let waiting = if ending.again {
+                    &mut ending.restarts
+                } else {
+                    &mut ending.stops
+                };
+                waiting.push(answer);
+            }
             Ok(None) if matches!(change, Change::Restart(_)) => self.run_again(&name, vec![answer]),
             Ok(None) => drop(answer.send(Ok(()))),
             Err(error) => drop(answer.send(Err(error))),
@@ -115,18 +126,21 @@ impl Pod {
             kill_at: kill_at.unwrap_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600)),
             killed: false,
             again,
-            answers: Vec::new(),
+            stops: Vec::new(),
+            restarts: Vec::new(),
         }
     }
 
-    /// The one that is under way for a container, of which it is only ever made more, or else the new one.
+    /// The one that is under way for a container, which is only ever made sooner, or else the new one.
     fn ending_of(&mut self, new: Ending) -> &mut Ending {
         let place = self.ending.iter().position(|old| old.name == new.name);
         let place = match place {
             Some(place) => {
                 let old = &mut self.ending[place];
-                old.kill_at = old.kill_at.min(new.kill_at);
-                old.again |= new.again;
+                if !old.killed {
+                    old.kill_at = old.kill_at.min(new.kill_at);
+                }
+                old.again = new.again;
                 place
             }
             None => {
@@ -158,9 +172,10 @@ impl Pod {
                 self.ending[place].kill_at = now + KILL_TIMEOUT;
                 continue;
             }
-            let Ending { name, answers, .. } = self.ending.swap_remove(place);
-            let why = "does not end after SIGKILL";
-            answer(answers, &Err(ChangeError::State { name, why }));
+            let ending = self.ending.swap_remove(place);
+            let (name, why) = (ending.name, "does not end after SIGKILL");
+            let all = ending.stops.into_iter().chain(ending.restarts).collect();
+            answer(all, &Err(ChangeError::State { name, why }));
         }
     }
 
@@ -176,13 +191,16 @@ impl Pod {
         let Some(place) = self.ending.iter().position(|ending| ending.name == name) else {
             return;
         };
-        let Ending {
-            name, again, answers, ..
-        } = self.ending.swap_remove(place);
-        match (again, pod_is_stopping) {
-            (true, false) => self.run_again(&name, answers),
-            (true, true) => answer(answers, &Err(stopping(name))),
-            (false, _) => answer(answers, &Ok(())),
+        let ending = self.ending.swap_remove(place);
+        answer(ending.stops, &Ok(()));
+        let name = ending.name;
+        if pod_is_stopping {
+            answer(ending.restarts, &Err(stopping(name)));
+        } else if ending.again {
+            self.run_again(&name, ending.restarts);
+        } else {
+            let why = "was stopped by somebody else";
+            answer(ending.restarts, &Err(ChangeError::State { name, why }));
         }
     }
 
@@ -194,6 +212,7 @@ impl Pod {
         self.change(name, ContainerStatus::will_run_again);
         container.log.send_replace(false);
         let (runtime, size, renews) = (self.runtime.clone(), self.shared.max_log_size, !self.mounted);
+        let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
         let name = name.to_owned();
         self.making.spawn(async move {
             let plan = &container.plan;
@@ -204,7 +223,9 @@ impl Pod {
                     Err(error) => return Err(LaunchError::runtime(&plan.name, "delete", &error)),
                 }
                 if renews {
-                    rootfs::renew(plan).map_err(|e| LaunchError::container(&plan.name, "mounts", &e))?;
+                    let renewed = rootfs::renew(plan, root);
+                    let old = renewed.map_err(|e| LaunchError::container(&plan.name, "mounts", &e))?;
+                    tokio::spawn(rootfs::remove_old(old));
                 }
                 container::create(&*runtime, &container, size, false).await
             };

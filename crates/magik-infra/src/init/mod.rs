@@ -147,7 +147,7 @@ impl PodInit {
     }
 
     /// The containers share a process namespace, which they find in this directory, to be made: its
-    /// [file](crate::pause::namespace) and its [`/proc`](crate::pause::procfs). Its PID 1 is a process that may do nothing (see
+    /// [file](crate::pause::namespace) and a [`/proc`](crate::pause::procfs) for each. Its PID 1 is a process that may do nothing (see
     /// [`pause`](crate::pause)): this one stays outside. The program's `main` must become that process if its arguments are
     /// [`pause::ARGUMENTS`](crate::pause::ARGUMENTS).
     #[must_use]

@@ -116,7 +116,9 @@ impl Pod {
         let plan = self.plan.clone();
         #[cfg(target_os = "linux")]
         if let Some(dir) = before.shared_processes {
-            let started = crate::pause::start(&dir).await;
+            let all = plan.init_containers.iter().chain(&plan.containers);
+            let names: Vec<&str> = all.map(|container| container.name.as_str()).collect();
+            let started = crate::pause::start(&dir, &names).await;
             started.map_err(|e| LaunchError::pod("process-namespace", &e))?;
         }
         self.progress("mounts", "");
@@ -415,6 +417,13 @@ impl Pod {
 
     /// A container ended: status, then events.
     fn ended(&mut self, report: &ExitReport) {
+        if !matches!(
+            self.shared.phase(&report.name),
+            Some(ContainerPhase::Running { .. })
+        ) {
+            // It was created to be run again and never started.
+            return;
+        }
         let now = Timestamp::now();
         self.change(&report.name, |container| {
             let started_at = match container.state {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, Uid},
+    fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
@@ -98,51 +98,78 @@ pub(crate) fn unmount(plan: &ContainerPlan) {
     }
 }
 
-/// Mounts a container's root file system once more, with a writable layer that is empty. One without a writable layer of its own
-/// stays as it is.
-pub(crate) fn renew(plan: &ContainerPlan) -> Result<(), MountError> {
+/// Mounts a container's root file system once more, with a writable layer that is empty and belongs to `root`, and returns the
+/// directories that are not used any more. One without a writable layer of its own stays as it is.
+pub(crate) fn renew(plan: &ContainerPlan, root: u32) -> Result<Vec<PathBuf>, MountError> {
     let RootfsPlan::Overlay {
         upper: Some(UpperPlan { upper, work }),
         ..
     } = &plan.rootfs
     else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     unmount(plan);
-    // The old layer may be in use until the last mount namespace with it is gone: it is not used again.
     let failed = |dir: &Path| {
         let path = dir.to_owned();
         move |source| MountError::Layer { path, source }
     };
-    let old = [
-        replace(upper).map_err(failed(upper))?,
-        replace(work).map_err(failed(work))?,
+    // The old layer may be in use until the last mount namespace with it is gone: it is not used again. Its owner and its mode are
+    // what the container made of them.
+    let old = vec![
+        replace(upper, root, 0o755).map_err(failed(upper))?,
+        replace(work, 0, 0o700).map_err(failed(work))?,
     ];
     mount_rootfs(plan)?;
-    for old in old {
-        if let Err(error) = magik_sys::tree::remove(&old) {
-            tracing::warn!(%error, "a writable layer that is not used any more remains");
-        }
-    }
-    Ok(())
+    Ok(old)
 }
 
-/// Puts an empty directory of the same owner and mode in a directory's place, and returns where that is now.
-fn replace(dir: &Path) -> io::Result<PathBuf> {
-    let old = dir.with_extension("old");
-    magik_sys::tree::remove(&old)?;
-    let stat = rustix::fs::stat(dir)?;
-    std::fs::rename(dir, &old)?;
+/// Puts an empty directory in a directory's place, and returns where that is now.
+fn replace(dir: &Path, owner: u32, mode: u32) -> io::Result<PathBuf> {
+    let mut number = 0_u32;
+    let old = loop {
+        let old = dir.with_extension(format!("old-{number}"));
+        match rustix::fs::renameat_with(CWD, dir, CWD, &old, RenameFlags::NOREPLACE) {
+            Ok(()) => break old,
+            // What is left of an earlier one is still being removed.
+            Err(Errno::EXIST) if number < u32::MAX => number += 1,
+            Err(e) => return Err(e.into()),
+        }
+    };
     std::fs::create_dir(dir)?;
     let made = rustix::fs::open(
         dir,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    rustix::fs::fchown(&made, Some(uid), Some(gid))?;
-    rustix::fs::fchmod(&made, Mode::from_raw_mode(stat.st_mode))?;
+    rustix::fs::fchown(&made, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(mode))?;
     Ok(old)
+}
+
+/// Removes what [`renew`] has left, a part at a time, so that the pod goes on meanwhile.
+pub(crate) async fn remove_old(old: Vec<PathBuf>) {
+    /// How many files are removed before others have their turn.
+    const PART: usize = 200;
+    /// Others may still write there: those who have it open, or got there through `/proc`.
+    const MAX_ERRORS: usize = 100;
+    for dir in old {
+        let mut errors = 0;
+        loop {
+            match magik_sys::tree::remove_some(&dir, PART) {
+                Ok(true) => break,
+                Ok(false) => tokio::task::yield_now().await,
+                Err(_) if errors < MAX_ERRORS => {
+                    errors += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                Err(error) => {
+                    // It goes with the pod.
+                    tracing::warn!(%error, "a writable layer that is not used any more remains");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 fn bind_read_only(layer: &Path, target: &Path) -> Result<(), MountError> {

@@ -17,10 +17,13 @@ const CANNOT_EXECUTE: i32 = 127;
 /// The longest message it may have, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// Starts this process's own program as [`main`](super::main) in namespaces of its own; its pid, and where its report comes from.
+/// Starts this process's own program as [`main`](super::main) in namespaces of its own, and has it make so many procfs; its pid, and
+/// where its report comes from.
 #[allow(unsafe_code, reason = "there is no safe clone3")]
-pub(super) fn spawn() -> io::Result<(Pid, OwnedFd)> {
+pub(super) fn spawn(procfs: usize) -> io::Result<(Pid, OwnedFd)> {
     let (report, theirs) = socket::pair()?;
+    let procfs = u32::try_from(procfs).map_err(io::Error::other)?;
+    socket::send(&report, &procfs.to_le_bytes(), &[])?;
     let program = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let clone = Clone {
         flags: libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP,
@@ -35,19 +38,17 @@ pub(super) fn spawn() -> io::Result<(Pid, OwnedFd)> {
     }
 }
 
-/// What it says until nothing more can come, and its procfs.
-pub(super) async fn read_all(report: OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+/// What it says until nothing more can come, and the procfs it made.
+pub(super) async fn read_all(report: OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let report = watch_readable(report)?;
-    let (mut said, mut procfs) = (Vec::new(), None);
+    let (mut said, mut procfs) = (Vec::new(), Vec::new());
     loop {
         let mut ready = report.readable().await?;
         let mut message = [0; MAX_MESSAGE];
         match socket::receive(&report, &mut message, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Ok((said, procfs)),
-            Ok((size, descriptors)) => match descriptors.into_iter().next() {
-                Some(descriptor) => procfs = Some(descriptor),
-                None => said.extend_from_slice(&message[..size]),
-            },
+            Ok((size, descriptors)) if descriptors.is_empty() => said.extend_from_slice(&message[..size]),
+            Ok((_, descriptors)) => procfs.extend(descriptors),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(e) => return Err(e),
         }

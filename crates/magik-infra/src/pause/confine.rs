@@ -7,6 +7,7 @@ use rustix::{
     fs::Mode,
     io::Errno,
     mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
+    net::RecvFlags,
 };
 
 /// The user and group that Kubernetes' pause runs as: nobody's.
@@ -43,14 +44,19 @@ fn become_nobody() -> Result<Infallible, Failed> {
     sleep()
 }
 
-/// The `/proc` of this namespace, for all who join it: only a process that is in it can make one before Linux 6.17, and whoever
+/// A `/proc` of this namespace for each who will join it: only a process that is in it can make one before Linux 6.17, and whoever
 /// joins it later would do so with rights that others there could take from it.
 fn send_procfs() -> io::Result<()> {
+    let socket = rustix::stdio::stdin();
+    let mut count = [0; 4];
+    magik_sys::socket::receive(socket, &mut count, RecvFlags::empty())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let procfs = magik_sys::mount::new_mount("proc", &[], attributes)?;
-    magik_sys::socket::send(rustix::stdio::stdin(), super::PROCFS, &[procfs.as_fd()])?;
+    for _ in 0..u32::from_le_bytes(count) {
+        let procfs = magik_sys::mount::new_mount("proc", &[], attributes)?;
+        magik_sys::socket::send(socket, super::PROCFS, &[procfs.as_fd()])?;
+    }
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub(super) fn write(
         settings.process_namespace = pod
             .spec
             .share_process_namespace
-            .then(|| linux_bundle::process_namespace(PROCESSES.as_ref()));
+            .then(|| linux_bundle::process_namespace(PROCESSES.as_ref(), container));
         for mount in &mut settings.mounts {
             if let Some(share) = shares.iter().find(|share| share.host_path == mount.source) {
                 mount.source = share.in_guest();

@@ -111,7 +111,7 @@ impl Backend for Native {
         let shared = pod.spec.share_process_namespace;
         linux_bundle::write(pod, container, image, rootfs, |settings| ContainerSettings {
             process_namespace: shared
-                .then(|| linux_bundle::process_namespace(&init::shared_processes(&pod.sandbox()))),
+                .then(|| linux_bundle::process_namespace(&init::shared_processes(&pod.sandbox()), container)),
             ..settings
         })
     }

@@ -51,11 +51,11 @@ pub(crate) fn write(
     })
 }
 
-/// The process namespace that a pod's init makes in this directory.
-pub(crate) fn process_namespace(dir: &Path) -> ProcessNamespace {
+/// The process namespace that a pod's init makes in this directory, for a container.
+pub(crate) fn process_namespace(dir: &Path, container: &ContainerSpec) -> ProcessNamespace {
     ProcessNamespace {
         path: pause::namespace(dir),
-        procfs: pause::procfs(dir),
+        procfs: pause::procfs(dir, &container.name),
     }
 }
 

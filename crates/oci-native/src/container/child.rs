@@ -312,15 +312,7 @@ impl Contained {
                 terminal::control().map_err(step("terminal"))?;
             }
             // Before it waits: others may join the pid namespace of a container that has yet to start.
-            let confine = || {
-                confine::enter(process, job.filter.as_ref(), |fd| match listener {
-                    Some(socket) => listener::tell(socket, &fd, job, self.pid),
-                    None => Err(Failure::Other("a seccomp filter without a listener".into())),
-                })
-            };
-            if !self.joins_pid {
-                return confine();
-            }
+            let early = self.joins_pid && birth::joins_early(process, job.filter.as_ref(), result)?;
             let join = || {
                 birth::join(result).map_err(step("pid namespace"))?;
                 rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
@@ -329,14 +321,14 @@ impl Contained {
                 }
                 Ok(())
             };
+            let tell = |fd| match listener {
+                Some(socket) => listener::tell(socket, &fd, job, self.pid),
+                None => Err(Failure::Other("a seccomp filter without a listener".into())),
+            };
+            let between = || if early { join() } else { Ok(()) };
+            confine::enter(process, job.filter.as_ref(), tell, between)?;
             // Whoever is in that namespace sees this process only now that it may no more than the container may.
-            if birth::joins_early(job.filter.as_ref()) {
-                join()?;
-                confine()
-            } else {
-                confine()?;
-                join()
-            }
+            if self.joins_pid && !early { join() } else { Ok(()) }
         };
         if let Err(failure) = ready() {
             return Err(Some((maker, failure)));

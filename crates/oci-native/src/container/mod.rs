@@ -115,11 +115,6 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
     let namespaces = Namespaces::open(linux)?;
     let cgroup = Cgroup::new(&job.layout, &job.cgroup);
     let entry = cgroup.make_and_enter().map_err(step("cgroup"))?;
-    if birth::joins_early(job.filter.as_ref())
-        && namespaces.pids_are_traced().map_err(step("pid namespace"))?
-    {
-        return Err(Failure::Other(birth::TRACED.into()));
-    }
     namespaces.make_time(linux).map_err(step("time namespace"))?;
     let new_users = Some(linux).filter(|_| namespaces.makes(Kind::User));
     let mut devices = devices::of(spec, linux);

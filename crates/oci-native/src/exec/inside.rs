@@ -109,10 +109,7 @@ impl Inside {
     fn enter(&mut self, job: &ExecJob, born: &Shared) -> Result<Infallible, Failure> {
         let process = &job.process;
         let (namespaces, joins_pid) = (job.namespaces(), job.joins_pid());
-        let joins_early = joins_pid && birth::joins_early(job.filter.as_ref());
-        if joins_early {
-            birth::check_early(&format!("/proc/{}/ns/pid", job.init.pid))?;
-        }
+        let joins_early = joins_pid && birth::joins_early(process, job.filter.as_ref(), born)?;
         fork::reset_signals(true);
         // Until other credentials clear it, or we do: whoever asked for the process has to be there when it starts.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -166,22 +163,31 @@ impl Inside {
         let has_terminal = self.console.take().is_some();
         self.stdio.clear();
 
-        let confine = || confine::enter(process, job.filter.as_ref(), |_| Ok(()));
-        if joins_pid {
-            // Whoever is in that namespace sees this process only now that it may no more than the container may.
-            if !joins_early {
-                confine()?;
+        let join = || birth::join(born).map_err(step("pid namespace"));
+        let become_leader = |leaves: &mut Option<OwnedFd>| {
+            // The caller's group is killed, and waited for, as one.
+            rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
+            drop(leaves.take());
+            if has_terminal {
+                terminal::control().map_err(step("terminal"))?;
             }
-            birth::join(born).map_err(step("pid namespace"))?;
-        }
-        // The caller's group is killed, and waited for, as one.
-        rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
-        drop(self.leaves.take());
-        if has_terminal {
-            terminal::control().map_err(step("terminal"))?;
-        }
-        if !joins_pid || joins_early {
-            confine()?;
+            Ok(())
+        };
+        let filter = job.filter.as_ref();
+        let leaves = &mut self.leaves;
+        if joins_pid && !joins_early {
+            // Whoever is in that namespace sees this process only now that it may no more than the container may.
+            confine::enter(process, filter, |_| Ok(()), || Ok(()))?;
+            join()?;
+            become_leader(leaves)?;
+        } else {
+            let between = || {
+                if joins_early {
+                    join()?;
+                }
+                become_leader(leaves)
+            };
+            confine::enter(process, filter, |_| Ok(()), between)?;
         }
         if !joins_pid {
             rustix::process::set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;

@@ -8,7 +8,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{FromRawFd, IntoRawFd, OwnedFd},
+        fd::{AsRawFd as _, FromRawFd, IntoRawFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::Path,
@@ -17,16 +17,13 @@ use std::{
 };
 
 use magik_sys::clone::Clone;
+use oci_spec::runtime::Process;
 use rustix::{
     fs::Stat,
     process::{Pid, WaitOptions, waitpid},
 };
 
-use crate::{
-    failure::{Failure, step},
-    fork::exit,
-    seccomp::Filter,
-};
+use crate::{failure::Failure, fork::exit, seccomp::Filter};
 
 /// Two numbers in memory that this process shares with those it makes: a filter that a container brings along may forbid
 /// every system call by which they could be told.
@@ -109,50 +106,90 @@ pub(crate) fn fork(clone: &Clone<'_>) -> io::Result<Option<Pid>> {
     unsafe { clone.fork() }
 }
 
-/// Whether the process may join only before its filter is loaded, which forbids [`join`]. It is then among others for a moment with
-/// all that the container may, and without the filter: not where somebody there may trace it.
-pub(crate) fn joins_early(filter: Option<&Filter>) -> bool {
-    filter.is_some_and(|filter| !filter.lets_clone(JOIN))
-}
-
-/// Refuses that where somebody in the pid namespace of this file may trace any process in it.
-pub(crate) fn check_early(namespace: &str) -> Result<(), Failure> {
-    let traced = rustix::fs::stat(namespace)
-        .map_err(io::Error::from)
-        .and_then(|namespace| are_traced(&namespace));
-    if traced.map_err(step("pid namespace"))? {
-        return Err(Failure::Other(TRACED.into()));
+/// Whether the process must join before its filter is loaded, which forbids that. It is then among others for a moment with all
+/// that the container may, and with every system call. So its capabilities have to be the container's by then, which they are only
+/// where the filter may come last.
+pub(crate) fn joins_early(
+    process: &Process,
+    filter: Option<&Filter>,
+    shared: &Shared,
+) -> Result<bool, Failure> {
+    let pid = shared.pid_at().as_ptr().expose_provenance() as u64;
+    let clone = [u64::from(JOIN.cast_unsigned()), 0, pid, 0, 0, 0];
+    let allows =
+        |filter: &Filter| filter.allows(libc::SYS_clone, clone) && filter.allows(libc::SYS_setsid, [0; 6]);
+    if filter.is_none_or(allows) {
+        return Ok(false);
     }
-    Ok(())
+    if process.no_new_privileges() != Some(true) {
+        let why = "linux.seccomp: forbids clone or setsid: only a process with noNewPrivileges can join a pid namespace";
+        return Err(Failure::Other(why.into()));
+    }
+    Ok(true)
 }
 
-/// Why a process does not join early.
-pub(crate) const TRACED: &str =
-    "linux.seccomp: forbids clone, without which nothing is put beside a process that has CAP_SYS_PTRACE";
 /// Of linux/capability.h.
 const CAP_SYS_PTRACE: u32 = 19;
 
-/// Whether somebody in a pid namespace may trace any process in it.
+/// Whether somebody in a pid namespace, or in one below it, may trace any process in it. Every thread counts, with whatever it could
+/// make effective: what is gone from the bounding set may still be permitted.
 pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
+    let own = fs::metadata("/proc/self/ns/pid")?;
     let is_there = |pid: &Path| {
+        // Those of this process's own namespace are no container's; all others may be below that one, and see into it.
         let of_pid = fs::metadata(pid.join("ns/pid"));
-        of_pid.is_ok_and(|n| (n.dev(), n.ino()) == (namespace.st_dev, namespace.st_ino))
+        of_pid.is_ok_and(|n| {
+            let id = (n.dev(), n.ino());
+            id == (namespace.st_dev, namespace.st_ino)
+                || id != (own.dev(), own.ino()) && is_below(&pid.join("ns/pid"), namespace)
+        })
     };
-    let may_trace = |pid: &Path| {
-        let status = fs::read_to_string(pid.join("status")).unwrap_or_default();
-        let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let may_trace = |thread: &Path| {
         // Of one that has ended meanwhile nothing is known, and nothing to be feared.
-        bounding
-            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-            .is_some_and(|set| set >> CAP_SYS_PTRACE & 1 == 1)
+        let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
+        let sets = status
+            .lines()
+            .filter_map(|line| line.strip_prefix("Cap")?.split_once(':'));
+        let sets = sets.filter_map(|(_, set)| u64::from_str_radix(set.trim(), 16).ok());
+        sets.fold(0, |all, set| all | set) >> CAP_SYS_PTRACE & 1 == 1
     };
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        if is_there(&path) && may_trace(&path) {
+        if !is_there(&path) {
+            continue;
+        }
+        let threads = fs::read_dir(path.join("task")).into_iter().flatten().flatten();
+        if threads
+            .map(|thread| thread.path())
+            .any(|thread| may_trace(&thread))
+        {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a pid namespace, given its file, was made in another one or in one below that.
+#[allow(unsafe_code, reason = "rustix has no ioctl of nsfs")]
+fn is_below(file: &Path, namespace: &Stat) -> bool {
+    /// ioctl_nsfs(2)
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    let Ok(mut at) = fs::File::open(file) else {
+        return false;
+    };
+    loop {
+        // SAFETY: the request takes no argument, and its answer is a new descriptor or an error, which it is at the top.
+        let parent = unsafe { libc::ioctl(at.as_raw_fd(), NS_GET_PARENT as _) };
+        if parent < 0 {
+            return false;
+        }
+        // SAFETY: the kernel has just made it, and nobody else owns it.
+        at = unsafe { fs::File::from_raw_fd(parent) };
+        let found = at.metadata().map(|n| (n.dev(), n.ino()));
+        if found.is_ok_and(|id| id == (namespace.st_dev, namespace.st_ino)) {
+            return true;
+        }
+    }
 }
 
 /// What is asked of clone(2).
