@@ -61,7 +61,7 @@ pub(super) fn write(dir: &Path, program: &str, seccomp: Option<&Value>) -> Resul
     Ok(())
 }
 
-/// The rules of the profile that magik-image carries that hold on x86-64 for the capabilities of [`write`].
+/// The rules of the profile that magik-image carries that hold on x86-64 for [`CAPABILITIES`].
 pub(super) fn filter() -> Result<Value> {
     let file = profile();
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
