@@ -16,6 +16,7 @@ mod join;
 mod limits;
 mod stats;
 
+pub use devices::restrict as restrict_devices;
 pub(crate) use enter::{Entry, directory};
 
 use magik_sys::{

@@ -106,6 +106,9 @@ impl HostLimits {
                     fs::write(&path, value).map_err(at(&path))?;
                 }
             }
+            if unified {
+                oci_native::restrict_devices(&dir, &self.devices()).map_err(at(&dir))?;
+            }
             let path = dir.join("cgroup.procs");
             fs::write(&path, pid.as_raw_nonzero().to_string()).map_err(at(&path))?;
         }

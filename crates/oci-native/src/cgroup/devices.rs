@@ -184,8 +184,12 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-/// Restricts a cgroup to the devices its rules, and the defaults, allow.
-pub(super) fn restrict(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
+/// Restricts a cgroup of v2, given its directory, to the devices that its rules allow, the last one that fits deciding, and to those
+/// that every container may use (runtime-spec, "Default Devices").
+///
+/// # Errors
+/// There are too many rules, or the kernel refuses the program that they are made into.
+pub fn restrict(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
     if rules.len() > MAX_RULES {
         return Err(io::Error::other(format!("more than {MAX_RULES} device rules")));
     }
