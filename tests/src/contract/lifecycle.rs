@@ -75,6 +75,36 @@ pub async fn containers_of_a_pod_share_network_hostname_and_volumes(t: &Contract
     t.delete(&pod).await;
 }
 
+/// Beside their own, containers find the names that the pod gives to addresses.
+pub async fn containers_find_the_names_of_host_aliases(t: &Contract<'_>) {
+    let mut manifest = t.pod("named", &[("c", "cat /etc/hosts; echo done; sleep 100")]);
+    manifest["spec"]["hostname"] = json!("me");
+    manifest["spec"]["hostAliases"] = json!([
+        {"ip": "192.0.2.7", "hostnames": ["db", "db.example.com"]},
+        {"ip": "2001:db8::7", "hostnames": ["db6"]},
+    ]);
+    if !t.kit.processes {
+        let refused = t
+            .run_manifest(&manifest)
+            .await
+            .expect_err("no such file")
+            .to_string();
+        assert!(refused.contains("spec.hostAliases"), "{refused}");
+        return;
+    }
+    let pod = t.run_manifest(&manifest).await.expect("run").id;
+    let hosts = t.until_logged(&pod, "c", "done\n").await;
+    for line in [
+        "127.0.0.1\tlocalhost\n",
+        "127.0.1.1\tme\n",
+        "192.0.2.7\tdb db.example.com\n",
+        "2001:db8::7\tdb6\n",
+    ] {
+        assert!(hosts.contains(line), "{line:?} in {hosts:?}");
+    }
+    t.delete(&pod).await;
+}
+
 /// Each init container ends before the next starts, all before the first app container.
 pub async fn init_containers_run_one_after_the_other_before_the_rest(t: &Contract<'_>) {
     let mut manifest = t.pod("ordered", &[("main", "cat /shared/log; sleep 100")]);

@@ -366,6 +366,7 @@ macro_rules! pod_contract {
             // lifecycle
             runs_every_container_before_it_returns
             containers_of_a_pod_share_network_hostname_and_volumes
+            containers_find_the_names_of_host_aliases
             init_containers_run_one_after_the_other_before_the_rest
             a_pod_is_over_when_its_last_container_is
             exit_code_is_that_of_the_first_container_that_failed

@@ -313,8 +313,13 @@ impl<'a> PodFiles<'a> {
             "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
         );
         let of_host = |path: &str| fs::read_to_string(path).ok().filter(|_| self.spec.host_network);
+        let aliases = self.spec.host_aliases.iter();
+        let aliases: String = aliases
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(address, names)| format!("{address}\t{}\n", names.join(" ")))
+            .collect();
         let texts = [
-            of_host("/etc/hosts").unwrap_or(hosts),
+            of_host("/etc/hosts").unwrap_or(hosts) + &aliases,
             format!("{hostname}\n"),
             of_host("/etc/resolv.conf").unwrap_or_default(),
         ];

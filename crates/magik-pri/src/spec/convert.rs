@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -99,6 +99,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         labels,
         annotations,
         hostname: spec.hostname,
+        host_aliases: host_aliases(spec.host_aliases.unwrap_or_default())?,
         host_network,
         host_users: spec.host_users,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
@@ -111,6 +112,22 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         active_deadline: deadline.at("spec.activeDeadlineSeconds")?,
         runtime_class,
     })
+}
+
+/// Addresses and the names that they have in the pod.
+fn host_aliases(aliases: Vec<k8s::HostAlias>) -> Result<Vec<(IpAddr, Vec<String>)>> {
+    let alias = |(i, alias): (usize, k8s::HostAlias)| {
+        let field = format!("spec.hostAliases[{i}]");
+        let ip = alias.ip.parse().map_err(|_| {
+            SpecError::invalid(format!("{field}.ip"), format!("{:?} is no IP address", alias.ip))
+        })?;
+        let names = alias.hostnames.unwrap_or_default();
+        for (j, name) in names.iter().enumerate() {
+            names::dns_subdomain(name, 253).at(&format!("{field}.hostnames[{j}]"))?;
+        }
+        Ok((ip, names))
+    };
+    aliases.into_iter().enumerate().map(alias).collect()
 }
 
 /// Each address and port of the host is one container port's; on the host's network they are the same (Kubernetes' own rules).

@@ -55,6 +55,7 @@ static SPEC: Schema = Schema {
     supported: &[
         ("activeDeadlineSeconds", Plain),
         ("containers", List(&CONTAINER)),
+        ("hostAliases", List(&HOST_ALIAS)),
         ("hostNetwork", Plain),
         ("hostUsers", Plain),
         ("hostname", Plain),
@@ -68,6 +69,12 @@ static SPEC: Schema = Schema {
     ],
     refused: &[],
     known: known::<k8s::PodSpec>,
+};
+
+static HOST_ALIAS: Schema = Schema {
+    supported: &[("hostnames", Plain), ("ip", Plain)],
+    refused: &[],
+    known: known::<k8s::HostAlias>,
 };
 
 static CONTAINER: Schema = Schema {

@@ -25,6 +25,40 @@ fn error(spec: &str, container: &str) -> String {
 }
 
 #[test]
+fn host_aliases_are_addresses_and_names() {
+    let pod = parse(
+        "hostAliases: [{ip: 192.0.2.1, hostnames: [a, b.c]}, {ip: '::1'}]",
+        "",
+    );
+    let expected = [
+        (
+            "192.0.2.1".parse().unwrap(),
+            vec!["a".to_owned(), "b.c".to_owned()],
+        ),
+        ("::1".parse().unwrap(), vec![]),
+    ];
+    assert_eq!(pod.host_aliases, expected);
+    for (aliases, wrong) in [
+        (
+            "[{ip: 192.0.2, hostnames: [a]}]",
+            "spec.hostAliases[0].ip: \"192.0.2\" is no IP address",
+        ),
+        (
+            "[{ip: 192.0.2.1, hostnames: [a, \"b c\"]}]",
+            "spec.hostAliases[0].hostnames[1]: \"b c\" may hold",
+        ),
+        (
+            "[{ip: 192.0.2.1, hostnames: [\"a\\n1.2.3.4 b\"]}]",
+            "spec.hostAliases[0].hostnames[0]",
+        ),
+        ("[{ip: 192.0.2.1, names: [a]}]", "spec.hostAliases[0].names"),
+    ] {
+        let error = error(&format!("hostAliases: {aliases}"), "");
+        assert!(error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
 fn reads_every_supported_field() {
     let pod = PodSpec::from_yaml(include_str!("../../tests/data/full.yaml")).unwrap();
     assert_eq!((pod.name.as_str(), pod.namespace.as_str()), ("full", "shop"));

@@ -1,6 +1,13 @@
 //! The types of a parsed pod.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use magik_image::source::ImageSource;
 use serde::{Serialize, Serializer};
@@ -20,6 +27,8 @@ pub struct PodSpec {
     pub annotations: BTreeMap<String, String>,
     /// `spec.hostname`.
     pub hostname: Option<String>,
+    /// `spec.hostAliases`: what containers find in `/etc/hosts` beside the pod's own names.
+    pub host_aliases: Vec<(IpAddr, Vec<String>)>,
     /// The host's network instead of one of its own.
     pub host_network: bool,
     /// `spec.hostUsers`: `false` asks for a user namespace of the pod's own; absent leaves it to

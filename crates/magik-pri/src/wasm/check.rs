@@ -18,6 +18,12 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), SpecError> {
             "WebAssembly containers are no processes",
         ));
     }
+    if !spec.host_aliases.is_empty() {
+        return Err(SpecError::unsupported(
+            "spec.hostAliases",
+            "WebAssembly containers have no /etc/hosts",
+        ));
+    }
     for (i, volume) in spec.volumes.iter().enumerate() {
         if let VolumeSource::HostPath(host) = &volume.source
             && !matches!(
@@ -194,6 +200,12 @@ mod tests {
                 ", shareProcessNamespace: true",
                 "",
                 "spec.shareProcessNamespace",
+            ),
+            (
+                "",
+                ", hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]",
+                "",
+                "spec.hostAliases",
             ),
             (
                 "",
