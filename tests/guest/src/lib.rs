@@ -37,14 +37,15 @@ mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t mqueue mqueue /dev/mqueue
 mount -t tmpfs tmpfs /run
-# Programs of a checkout below /tmp are there, too.
-mkdir /run/programs
-mount -o bind /tmp /run/programs
-mount -t tmpfs tmpfs /tmp
-for name in $(ls /run/programs); do mkdir /tmp/$name; mount -o bind /run/programs/$name /tmp/$name; done
-umount /run/programs
+# Programs of a checkout below one of these are there, too.
+for dir in /tmp /var; do
+  mkdir -p $dir /run/programs
+  mount -o bind $dir /run/programs
+  mount -t tmpfs tmpfs $dir
+  for name in $(ls /run/programs); do mkdir $dir/$name; mount -o bind /run/programs/$name $dir/$name; done
+  umount /run/programs
+done
 rmdir /run/programs
-mount -t tmpfs tmpfs /var
 mkdir -p /var/lib /var/tmp
 mount -t virtiofs out /out
 ip link set lo up
