@@ -57,7 +57,8 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
     Ok(test.env("MAGIKRUN_KRUN_STOCK_FILES", &directory).run()?)
 }
 
-/// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is absent.
+/// A libkrunfw that libkrun boots here: the one in `target/vm/kvm-guest`, made there when it is
+/// absent.
 fn kernel(sh: &Shell, directory: &Path) -> Result<PathBuf> {
     let own = directory.join("kvm-guest");
     let library = own.join(LIBRARY);

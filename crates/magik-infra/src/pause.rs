@@ -35,13 +35,15 @@ const DONE: &[u8] = b"done";
 /// What comes with each `/proc` of the namespace.
 const PROCFS: &[u8] = b"proc";
 
-/// The file of a shared process namespace, given the directory of [`PodInit::shared_processes`](crate::PodInit::shared_processes).
+/// The file of a shared process namespace, given the directory of
+/// [`PodInit::shared_processes`](crate::PodInit::shared_processes).
 pub fn namespace(dir: &Path) -> PathBuf {
     dir.join("namespace")
 }
 
-/// Where a container's `/proc` of a shared process namespace is mounted, for it to be shown there. Each has one of its own: options of
-/// a procfs that a container changes hold for all who are shown that one.
+/// Where a container's `/proc` of a shared process namespace is mounted, for it to be shown there.
+/// Each has one of its own: options of a procfs that a container changes hold for all who are shown
+/// that one.
 pub fn procfs(dir: &Path, container: &str) -> PathBuf {
     // No container is called that.
     dir.join(format!("proc.{container}"))
@@ -75,8 +77,8 @@ pub enum PauseError {
     },
 }
 
-/// Makes a process namespace and mounts its [file](namespace) and a [`/proc`](procfs) for each container in a new directory, in
-/// this process's mount namespace.
+/// Makes a process namespace and mounts its [file](namespace) and a [`/proc`](procfs) for each
+/// container in a new directory, in this process's mount namespace.
 pub(crate) async fn start(dir: &Path, containers: &[&str]) -> Result<(), PauseError> {
     let (pid, report) = child::spawn(containers.len()).map_err(PauseError::Start)?;
     let (said, procs) = child::read_all(report).await.map_err(PauseError::Start)?;

@@ -1,4 +1,5 @@
-//! What this host can run, and why not: each answer is a trial, not a guess from a version or a file.
+//! What this host can run, and why not: each answer is a trial, not a guess from a version or a
+//! file.
 
 use serde::Serialize;
 

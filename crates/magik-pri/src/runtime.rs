@@ -80,19 +80,22 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod.
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus>;
 
-    /// Stops one app container: SIGTERM, and SIGKILL after `grace` (absent: what the pod says). Returns the pod's status once it has
-    /// ended; one that has ended already stays as it is. A pod whose last container that is has ended, too.
+    /// Stops one app container: SIGTERM, and SIGKILL after `grace` (absent: what the pod says).
+    /// Returns the pod's status once it has ended; one that has ended already stays as it is. A pod
+    /// whose last container that is has ended, too.
     ///
     /// # Errors
-    /// There is no such pod or container, or the pod does not run; [`Error::Unsupported`](crate::Error::Unsupported): this kind of
-    /// pod lives and ends as a whole.
+    /// There is no such pod or container, or the pod does not run;
+    /// [`Error::Unsupported`](crate::Error::Unsupported): this kind of pod lives and ends as a
+    /// whole.
     async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus>;
 
-    /// Stops one app container, if it runs, and runs it again: with its volumes, and a writable layer that is empty. Returns once it
-    /// was started.
+    /// Stops one app container, if it runs, and runs it again: with its volumes, and a writable
+    /// layer that is empty. Returns once it was started.
     ///
     /// # Errors
-    /// As [`stop_container`](Self::stop_container). If it cannot be started the pod goes on without it.
+    /// As [`stop_container`](Self::stop_container). If it cannot be started the pod goes on without
+    /// it.
     async fn restart_container(
         &self,
         pod: &str,

@@ -35,8 +35,8 @@ pub fn paths_of(pid: Option<i32>) -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// `None` for what is not there: a control group that is removed between the opening and the reading of one of its files answers
-/// ENODEV.
+/// `None` for what is not there: a control group that is removed between the opening and the
+/// reading of one of its files answers ENODEV.
 ///
 /// # Errors
 /// All others.

@@ -40,8 +40,8 @@ impl Clone<'_> {
     /// Makes the process; `None` in the child.
     ///
     /// # Safety
-    /// Either this process has one thread, so that its copy finds no lock held; or the child does nothing but make system calls
-    /// until it executes a program or ends (signal-safety(7)).
+    /// Either this process has one thread, so that its copy finds no lock held; or the child does
+    /// nothing but make system calls until it executes a program or ends (signal-safety(7)).
     ///
     /// # Errors
     /// The kernel's.
@@ -96,8 +96,9 @@ impl Clone<'_> {
         } else {
             arguments.exit_signal = flag(libc::SIGCHLD);
         }
-        // SAFETY: without CLONE_VM this is a fork, for which the caller has promised what it takes; the structure has the
-        // size that is said, and the addresses in it are of numbers that are alive.
+        // SAFETY: without CLONE_VM this is a fork, for which the caller has promised what it takes;
+        // the structure has the size that is said, and the addresses in it are of numbers that are
+        // alive.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_clone3,

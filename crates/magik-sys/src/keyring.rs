@@ -1,15 +1,17 @@
-//! A session keyring of a process's own: the keys of whoever started it are not the pod's (keyrings(7)).
+//! A session keyring of a process's own: the keys of whoever started it are not the pod's
+//! (keyrings(7)).
 
 use std::io;
 
 /// linux/keyctl.h
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
 
-/// Joins a new, anonymous session keyring. It allocates nothing, so that a process may call it between fork and execve.
+/// Joins a new, anonymous session keyring. It allocates nothing, so that a process may call it
+/// between fork and execve.
 ///
 /// # Errors
-/// The kernel has keyrings, and this process still has the caller's. Where a filter on system calls refuses keyctl(2), whatever is
-/// started here cannot use keys either, and all is well.
+/// The kernel has keyrings, and this process still has the caller's. Where a filter on system calls
+/// refuses keyctl(2), whatever is started here cannot use keys either, and all is well.
 #[allow(unsafe_code, reason = "neither std nor rustix has keyctl")]
 pub fn own_keyring() -> io::Result<()> {
     let anonymous = std::ptr::null::<libc::c_char>();

@@ -1,6 +1,8 @@
-//! What a container runtime asks of the Linux kernel that neither std nor rustix has, each in one place.
+//! What a container runtime asks of the Linux kernel that neither std nor rustix has, each in one
+//! place.
 //!
-//! This crate is below all others of the project and knows nothing of containers. Most of the project's `unsafe` is here.
+//! This crate is below all others of the project and knows nothing of containers. Most of the
+//! project's `unsafe` is here.
 //!
 //! - Processes: making them ([`clone`]), executing programs ([`program`]) that nobody can write to ([`seal`]), knowing a
 //!   process again ([`process`]), keys that are not shared ([`own_keyring`]), and

@@ -1,4 +1,5 @@
-//! The mount system calls by descriptor: nothing is looked up twice, so nothing can be exchanged in between.
+//! The mount system calls by descriptor: nothing is looked up twice, so nothing can be exchanged in
+//! between.
 
 use std::{
     io,
@@ -51,13 +52,7 @@ impl Attributes {
 /// # Errors
 /// The kernel's.
 pub fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Result<()> {
-    let request = libc::mount_attr {
-        attr_set: attributes.set,
-        attr_clr: attributes.clear,
-        propagation: attributes.propagation,
-        userns_fd: 0,
-    };
-    change(mount, request, attributes.recursive)
+    change(mount, attributes, None)
 }
 
 /// Has a mount that is mounted nowhere yet show its files' owners as the user namespace maps them.
@@ -65,37 +60,48 @@ pub fn set_attributes(mount: impl AsFd, attributes: Attributes) -> io::Result<()
 /// # Errors
 /// The kernel's.
 pub fn map_ids(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
-    let userns_fd = u64::try_from(namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
-    let request = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd,
+    let attributes = Attributes {
+        recursive,
+        ..Attributes::default()
     };
-    change(mount, request, recursive)
+    change(mount, attributes, Some(namespace.as_fd()))
 }
 
-/// A copy of what is at `dir`, mounted nowhere yet, without what is mounted below it: its files' owners are as the user namespace
-/// maps them, its device files lead nowhere, and mounts neither arrive nor leave.
+/// A copy of what is at `dir`, mounted nowhere yet, without what is mounted below it: its files'
+/// owners are as the user namespace maps them, its device files lead nowhere, and mounts neither
+/// arrive nor leave.
 ///
 /// # Errors
 /// There is no such directory, or its file system cannot map owners.
 pub fn mapped_copy(dir: &Path, users: impl AsFd) -> io::Result<OwnedFd> {
     let copy = clone_mount(CWD, dir)?;
-    let request = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_NODEV,
         propagation: libc::MS_PRIVATE,
-        userns_fd: u64::try_from(users.as_fd().as_raw_fd()).map_err(io::Error::other)?,
+        ..Attributes::default()
     };
-    change(&copy, request, false)?;
+    change(&copy, attributes, Some(users.as_fd()))?;
     Ok(copy)
 }
 
+/// With a user namespace, files' owners are as that maps them.
 #[allow(unsafe_code, reason = "rustix has no mount_setattr")]
-fn change(mount: impl AsFd, request: libc::mount_attr, recursive: bool) -> io::Result<()> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the structure's.
+fn change(mount: impl AsFd, attributes: Attributes, users: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let recursive = if attributes.recursive {
+        libc::AT_RECURSIVE
+    } else {
+        0
+    };
+    let flags = libc::AT_EMPTY_PATH | recursive;
+    let users_fd = users.map_or(0, |users| users.as_raw_fd());
+    let request = libc::mount_attr {
+        attr_set: attributes.set | users.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
+        attr_clr: attributes.clear,
+        propagation: attributes.propagation,
+        userns_fd: u64::try_from(users_fd).map_err(io::Error::other)?,
+    };
+    // SAFETY: the descriptor is open, the path is an empty C string, and the size is the
+    // structure's.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -159,7 +165,8 @@ pub fn finish(context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<Owned
     )?)
 }
 
-/// An error with what the kernel says about it, which can be read from the file system in the making: `e message`.
+/// An error with what the kernel says about it, which can be read from the file system in the
+/// making: `e message`.
 fn explained(context: &OwnedFd, e: io::Error) -> io::Error {
     let mut text = [0_u8; 256];
     match rustix::io::read(context, &mut text) {
@@ -273,33 +280,10 @@ fn flag(option: &str) -> MountFlags {
 
 #[cfg(test)]
 mod tests {
-    use rustix::{
-        mount::{MountPropagationFlags, UnmountFlags, mount, mount_bind, unmount},
-        thread::UnshareFlags,
-    };
+    use magikrun_test_world::with_own_mounts;
+    use rustix::mount::{UnmountFlags, mount, mount_bind, unmount};
 
     use super::*;
-
-    /// Runs something in a thread with a mount namespace of its own, which goes with the thread.
-    #[allow(
-        unsafe_code,
-        clippy::print_stderr,
-        reason = "unsharing is unsafe in general; a skipped test says so"
-    )]
-    fn with_own_mounts(name: &str, test: impl FnOnce() + Send + 'static) {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED {name}: needs root");
-            return;
-        }
-        let thread = std::thread::spawn(|| {
-            // SAFETY: a new mount namespace touches no descriptor and no memory of other threads.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).unwrap();
-            test();
-        });
-        thread.join().unwrap();
-    }
 
     #[test]
     fn what_is_mounted_below_is_restricted_too_and_keeps_its_flags() {

@@ -28,7 +28,8 @@ impl Mount<'_> {
         self.super_options.split(',').any(|o| o == option)
     }
 
-    /// Whether this is one of a control group's hierarchies, in the place where every distribution mounts them.
+    /// Whether this is one of a control group's hierarchies, in the place where every distribution
+    /// mounts them.
     pub fn is_cgroup_hierarchy(&self) -> bool {
         matches!(self.kind, "cgroup" | "cgroup2")
             && (self.point == Path::new(crate::cgroup::MOUNT_ROOT)
@@ -46,7 +47,8 @@ pub fn read() -> io::Result<Vec<u8>> {
 
 /// The mounts of a table, in its order. Lines that are none are left out.
 ///
-/// Paths are bytes: users may mount on a directory whose name is no text, and must not keep others from reading the table.
+/// Paths are bytes: users may mount on a directory whose name is no text, and must not keep others
+/// from reading the table.
 pub fn parse(table: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     table.split(|byte| *byte == b'\n').filter_map(line)
 }

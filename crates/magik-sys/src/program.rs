@@ -6,7 +6,8 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// What execve(2) takes for arguments and variables: ended by a null pointer, and good as long as the strings are.
+/// What execve(2) takes for arguments and variables: ended by a null pointer, and good as long as
+/// the strings are.
 pub fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     let null = std::ptr::null();
     strings.iter().map(|s| s.as_ptr()).chain([null]).collect()

@@ -15,13 +15,10 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    fs::{CWD, StatVfsMountFlags},
-    mount::OpenTreeFlags,
-};
+use rustix::fs::{CWD, StatVfsMountFlags};
 
 use crate::{
-    mount::{Attributes, set_attributes},
+    mount::{Attributes, clone_mount, set_attributes},
     program::execveat,
 };
 
@@ -74,7 +71,7 @@ pub fn seal_self_exe() -> Result<(), SealError> {
 /// # Errors
 /// [`SealError`] as for [`seal_self_exe`].
 pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
-    seal_path(CWD, binary, OpenTreeFlags::empty())
+    seal_path(CWD, binary)
 }
 
 /// An open file, on a mount as [`sealed_binary`] makes it.
@@ -82,14 +79,13 @@ pub fn sealed_binary(binary: &Path) -> Result<OwnedFd, SealError> {
 /// # Errors
 /// [`SealError`] as for [`seal_self_exe`].
 pub fn seal_file(file: BorrowedFd<'_>) -> Result<OwnedFd, SealError> {
-    seal_path(file, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)
+    seal_path(file, Path::new(""))
 }
 
-fn seal_path(at: BorrowedFd<'_>, path: &Path, flags: OpenTreeFlags) -> Result<OwnedFd, SealError> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | flags;
-    let tree = rustix::mount::open_tree(at, path, clone).map_err(|e| SealError {
+fn seal_path(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, SealError> {
+    let tree = clone_mount(at, path).map_err(|source| SealError {
         step: "open_tree",
-        source: e.into(),
+        source,
     })?;
     let readonly = Attributes {
         set: libc::MOUNT_ATTR_RDONLY,

@@ -15,8 +15,8 @@ pub const ARCHITECTURE: u32 = 0xc000_00b7;
 /// One instruction of a filter (`struct sock_filter`).
 pub type Instruction = libc::sock_filter;
 
-/// Loads a filter into this thread, which needs `no_new_privs` or `CAP_SYS_ADMIN`; `flags` are `SECCOMP_FILTER_FLAG_*`. With that
-/// for a listener, its descriptor is the answer.
+/// Loads a filter into this thread, which needs `no_new_privs` or `CAP_SYS_ADMIN`; `flags` are
+/// `SECCOMP_FILTER_FLAG_*`. With that for a listener, its descriptor is the answer.
 ///
 /// # Errors
 /// The kernel refuses: it is no filter, or this thread may not.
@@ -26,7 +26,8 @@ pub fn load(filter: &[Instruction], flags: u32) -> io::Result<Option<OwnedFd>> {
         len: u16::try_from(filter.len()).map_err(io::Error::other)?,
         filter: filter.as_ptr().cast_mut(),
     };
-    // SAFETY: the program points to `len` initialised instructions that outlive the call, which only reads them.
+    // SAFETY: the program points to `len` initialised instructions that outlive the call, which
+    // only reads them.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -37,21 +38,24 @@ pub fn load(filter: &[Instruction], flags: u32) -> io::Result<Option<OwnedFd>> {
     };
     match i32::try_from(answer) {
         Ok(0) => Ok(None),
-        // SAFETY: with the flag the answer is a new descriptor, which nobody else owns. It is close-on-exec.
+        // SAFETY: with the flag the answer is a new descriptor, which nobody else owns. It is
+        // close-on-exec.
         Ok(fd) if fd > 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Whether a filter lets a system call of this architecture through. It is asked as the kernel asks it (seccomp(2), and
-/// Documentation/networking/filter.rst), with what filters use; anything else counts as a refusal.
+/// Whether a filter lets a system call of this architecture through. It is asked as the kernel asks
+/// it (seccomp(2), and Documentation/networking/filter.rst), with what filters use; anything else
+/// counts as a refusal.
 pub fn allows(filter: &[Instruction], number: libc::c_long, arguments: [u64; 6]) -> bool {
     let answer = answer(filter, number, arguments).map(|answer| answer & libc::SECCOMP_RET_ACTION_FULL);
     matches!(answer, Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))
 }
 
 fn answer(filter: &[Instruction], number: libc::c_long, arguments: [u64; 6]) -> Option<u32> {
-    // `struct seccomp_data`, by words: number, architecture, where the call was made from (8 bytes), arguments.
+    // `struct seccomp_data`, by words: number, architecture, where the call was made from (8
+    // bytes), arguments.
     let halves = arguments.iter().flat_map(|argument| argument.to_ne_bytes());
     let data: Vec<u8> = u32::try_from(number)
         .ok()?
@@ -121,7 +125,8 @@ mod tests {
             instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | 1, 0, 0),
         ];
         let clone = |flags| allows(&filter, libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
-        // What the last jump skips is the permission: namespaces are allowed by this one, and nothing else.
+        // What the last jump skips is the permission: namespaces are allowed by this one, and
+        // nothing else.
         assert!(!clone(0) && clone(0x0002_0000));
         assert!(allows(&filter, libc::SYS_read, [0; 6]));
         // One without an end, or that asks for what is not there, allows nothing.

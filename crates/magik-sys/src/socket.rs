@@ -27,7 +27,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Sends bytes, one at least, and descriptors with the first of them; returns how many bytes were sent.
+/// Sends bytes, one at least, and descriptors with the first of them; returns how many bytes were
+/// sent.
 ///
 /// # Errors
 /// The other end is closed, or there are more than [`MAX_DESCRIPTORS`].
@@ -48,7 +49,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     Ok(rustix::io::retry_on_intr(sent)?)
 }
 
-/// Receives what [`send`] sends: how many bytes, 0 if the other end is closed, and the descriptors, which are close-on-exec.
+/// Receives what [`send`] sends: how many bytes, 0 if the other end is closed, and the descriptors,
+/// which are close-on-exec.
 ///
 /// # Errors
 /// The kernel's; with `RecvFlags::DONTWAIT`, `WouldBlock`.
@@ -65,7 +67,8 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8], flags: RecvFlags) -> io::Res
     Ok((received.bytes, descriptors.flatten().collect()))
 }
 
-/// Receives a message for its descriptor alone: the console of a runtime, say, whose message is its name.
+/// Receives a message for its descriptor alone: the console of a runtime, say, whose message is its
+/// name.
 ///
 /// # Errors
 /// As [`receive`]; `UnexpectedEof` if there is none in it.

@@ -162,7 +162,8 @@ fn exec_enters_where_the_filter_forbids_to_make_processes() {
     assert_eq!(seen, "CapEff:\t0000000000000020\nNoNewPrivs:\t1\nSeccomp:\t2\n");
     let fork = host.run(&["exec", "kept", "sh", "-c", "(true); true"]);
     assert!(fork.code != 0, "{fork:?}");
-    // Else the filter would be loaded by a process that others there could take the host's capabilities from.
+    // Else the filter would be loaded by a process that others there could take the host's
+    // capabilities from.
     let gained = host.bundle("gained", "", alone(false, capabilities(&["CAP_KILL"])));
     host.detached("gained", &gained);
     let refused = host.run(&["exec", "gained", "true"]).fails(255);

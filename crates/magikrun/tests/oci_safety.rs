@@ -33,9 +33,10 @@ fn nosy(c: &mut Value) {
 /// What an attacked process runs.
 const VICTIM: &str = "echo runs; exec sleep 60";
 
-/// Waits for a process that executes the file of this inode, holds it open until the process is gone, then tries to write
-/// to it. Reading is the only way to open it while it runs (ETXTBSY). Without `command` a shell ends where `exec` cannot open
-/// a file: of a process that has just ended, say.
+/// Waits for a process that executes the file of this inode, holds it open until the process is
+/// gone, then tries to write to it. Reading is the only way to open it while it runs (ETXTBSY).
+/// Without `command` a shell ends where `exec` cannot open a file: of a process that has just
+/// ended, say.
 fn overwriter(file: &Path) -> String {
     let inode = fs::metadata(file).unwrap().ino();
     format!(

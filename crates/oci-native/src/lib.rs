@@ -11,8 +11,9 @@
 //! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written atomically, and a
 //!   process is known by pid *and* start time.
 //!
-//! The kernel's calls are in `magik-sys`. From youki's libcontainer and libcgroups come capabilities, hooks, network devices, memory policies, the spec's validator
-//! and cgroup v2's limits.
+//! The kernel's calls are in `magik-sys`. From youki's libcontainer and libcgroups come
+//! capabilities, hooks, network devices, memory policies, the spec's validator and cgroup v2's
+//! limits.
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
 //! started it (CVE-2019-5736).

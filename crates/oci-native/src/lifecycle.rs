@@ -347,8 +347,8 @@ fn waits_for_start(dir: &Path) -> bool {
     rustix::fs::open(dir.join(EXEC_FIFO), flags, Mode::empty()).is_ok()
 }
 
-/// Tells the container's process to execute its program, once: its fifo is gone after that, and so it is no longer one that
-/// waits. A socket's path is short when it goes through a descriptor.
+/// Tells the container's process to execute its program, once: its fifo is gone after that, and so
+/// it is no longer one that waits. A socket's path is short when it goes through a descriptor.
 async fn say_start(locked: &Locked) -> io::Result<UnixStream> {
     let path = format!("/proc/self/fd/{}/{START_SOCKET}", locked.fd().as_raw_fd());
     let mut init = UnixStream::connect(path).await?;

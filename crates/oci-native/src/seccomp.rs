@@ -71,9 +71,12 @@ impl Filter {
             .collect()
     }
 
-    /// Whether it lets a system call through.
-    pub(crate) fn allows(&self, number: libc::c_long, arguments: [u64; 6]) -> bool {
-        seccomp::allows(&self.instructions(), number, arguments)
+    /// Whether it lets these system calls through: their numbers and arguments.
+    pub(crate) fn allows(&self, calls: [(libc::c_long, [u64; 6]); 2]) -> bool {
+        let filter = self.instructions();
+        calls
+            .iter()
+            .all(|(number, arguments)| seccomp::allows(&filter, *number, *arguments))
     }
 
     /// Whether it has a listener, which only a container's own process can be given.

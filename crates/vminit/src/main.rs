@@ -1,8 +1,9 @@
 //! PID 1 of a pod's virtual machine.
 //!
-//! It prepares the guest ([`mounts`], [`machine`]), dials the host ([`dial`]) and runs the same pod init as native pods
-//! have, with the same runtime inside. Like theirs it executes itself once more as PID 1 of a process namespace that the
-//! containers share. When the pod is over it waits for the host to take the machine away.
+//! It prepares the guest ([`mounts`], [`machine`]), dials the host ([`dial`]) and runs the same pod
+//! init as native pods have, with the same runtime inside. Like theirs it executes itself once more
+//! as PID 1 of a process namespace that the containers share. When the pod is over it waits for the
+//! host to take the machine away.
 #![cfg_attr(not(target_os = "linux"), allow(unused))]
 
 #[cfg(target_os = "linux")]

@@ -28,7 +28,8 @@ fn changed<T>(t: &Contract<'_>, result: Result<T>) -> Option<T> {
     }
 }
 
-/// It runs anew, with a file system of its own that is empty again, while the others go on. Its log goes on, too.
+/// It runs anew, with a file system of its own that is empty again, while the others go on. Its log
+/// goes on, too.
 pub async fn a_container_is_run_again_and_the_others_go_on(t: &Contract<'_>) {
     let script = "test -e /mine && echo old; touch /mine; echo ran; while :; do sleep 0.05; done";
     let before = t
@@ -120,7 +121,8 @@ pub async fn a_container_is_stopped_run_again_and_removed(t: &Contract<'_>) {
     t.runtime.delete_pod(pod, false).await.expect("delete");
 }
 
-/// A pod that is stopped while a container is being run again ends all the same, and whoever asked for that gets an answer.
+/// A pod that is stopped while a container is being run again ends all the same, and whoever asked
+/// for that gets an answer.
 pub async fn a_pod_that_is_stopped_runs_nothing_again(t: &Contract<'_>) {
     let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
     let before = t.run("both", &[("a", script), ("b", script)]).await.expect("run");
@@ -140,7 +142,8 @@ pub async fn a_pod_that_is_stopped_runs_nothing_again(t: &Contract<'_>) {
     t.runtime.delete_pod(pod, false).await.expect("delete");
 }
 
-/// Of two who want different things of a container the later one gets it, and neither is told what is not so.
+/// Of two who want different things of a container the later one gets it, and neither is told what
+/// is not so.
 pub async fn who_asks_last_for_a_container_decides(t: &Contract<'_>) {
     let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
     let before = t

@@ -139,30 +139,41 @@ fn a_process_that_is_executed_in_a_container_shows_nothing_of_the_host_cve_2016_
     });
 }
 
+/// A container that joins the attacker's pid namespace.
+fn joining<'a>(runtime: &'a Runtime, attacker: &Bundle<'_>) -> Bundle<'a> {
+    let pid = attacker.pid().expect("a pid");
+    let mut joins = runtime.bundle("true").expect("a bundle");
+    let namespaces = joins.config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("namespaces");
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
+    // Its own capabilities are the attacker's: any more are the runtime's.
+    may_trace(&mut joins.config["process"]);
+    joins
+}
+
+fn run_or_be_refused(joins: &Bundle<'_>) {
+    if let Err(refused) = joins.run() {
+        // Older kernels make its /proc with a process that is there for a moment.
+        assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
+    }
+}
+
 #[test]
 fn a_container_that_joins_a_pid_namespace_shows_nothing_of_the_host() {
     let name = "peeking::a_container_that_joins_a_pid_namespace_shows_nothing_of_the_host";
     beside_the_attacker(name, |runtime, attacker, round| {
-        let pid = attacker.pid().expect("a pid");
-        let mut joins = runtime.bundle("true").expect("a bundle");
-        let namespaces = joins.config["linux"]["namespaces"]
-            .as_array_mut()
-            .expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != "pid");
-        namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
-        // Its own capabilities are the attacker's: any more are the runtime's.
-        may_trace(&mut joins.config["process"]);
+        let mut joins = joining(runtime, attacker);
         if round % 2 == 0 {
             joins.config["process"]["noNewPrivileges"] = json!(true);
         }
-        if let Err(refused) = joins.run() {
-            // Older kernels make its /proc with a process that is there for a moment.
-            assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
-        }
+        run_or_be_refused(&joins);
     });
 }
 
-/// The filter is then loaded after the process has joined: it has to have given up everything else before.
+/// The filter is then loaded after the process has joined: it has to have given up everything else
+/// before.
 #[test]
 fn a_process_that_joins_before_its_filter_shows_nothing_of_the_host() {
     let name = "peeking::a_process_that_joins_before_its_filter_shows_nothing_of_the_host";
@@ -178,17 +189,8 @@ fn a_process_that_joins_before_its_filter_shows_nothing_of_the_host() {
             attacker.ok("exec", &["/bin/busybox", "true"]).expect("exec");
             return;
         }
-        let pid = attacker.pid().expect("a pid");
-        let mut joins = runtime.bundle("true").expect("a bundle");
-        let namespaces = joins.config["linux"]["namespaces"]
-            .as_array_mut()
-            .expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != "pid");
-        namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
-        may_trace(&mut joins.config["process"]);
+        let mut joins = joining(runtime, attacker);
         forbid(&mut joins.config);
-        if let Err(refused) = joins.run() {
-            assert!(format!("{refused:#}").contains("needs Linux 6.17"), "{refused:#}");
-        }
+        run_or_be_refused(&joins);
     });
 }

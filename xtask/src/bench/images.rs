@@ -24,7 +24,8 @@ pub(crate) struct Args {
     /// How often each is measured on each file system.
     #[arg(long, default_value_t = 3)]
     iterations: usize,
-    /// What `xtask/tools/make-images.sh` has made; made if it is not there [default: target/bench/images]
+    /// What `xtask/tools/make-images.sh` has made; made if it is not there [default:
+    /// target/bench/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// Measures this binary instead of building one.

@@ -102,7 +102,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Where a bench that runs in the world `work` finds all that; it is in the root of the peers then, if there is one.
+    /// Where a bench that runs in the world `work` finds all that; it is in the root of the peers
+    /// then, if there is one.
     pub(crate) fn enter(work: &Path, magikrun: Option<&Path>, peers: &Peers) -> Result<Self> {
         let place = Self {
             work: work.to_owned(),

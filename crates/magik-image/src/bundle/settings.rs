@@ -123,8 +123,9 @@ impl Default for ContainerSettings {
 pub struct ProcessNamespace {
     /// Its file.
     pub path: PathBuf,
-    /// Where its `/proc` is mounted. The container is shown that one: a runtime can make one of its own only with a process that
-    /// is in the namespace, with rights that others there could take from it.
+    /// Where its `/proc` is mounted. The container is shown that one: a runtime can make one of its
+    /// own only with a process that is in the namespace, with rights that others there could take
+    /// from it.
     pub procfs: PathBuf,
 }
 

@@ -219,12 +219,13 @@ impl ControlClient {
         document("status", &response.status)
     }
 
-    /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period).
-    /// Answers with the pod's status once it has ended. A pod whose last container that is has ended then.
+    /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace`
+    /// (`None`: the pod's own grace period). Answers with the pod's status once it has ended. A pod
+    /// whose last container that is has ended then.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: not now; [`ControlError::Unsupported`]: not in this
-    /// kind of pod.
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: not now;
+    /// [`ControlError::Unsupported`]: not in this kind of pod.
     pub async fn stop_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
         let answer = self
@@ -234,10 +235,12 @@ impl ControlClient {
         document("status", &answer.map_err(error)?.status)
     }
 
-    /// Stops it, if it runs, and runs it again with an empty writable layer. Answers once it was started.
+    /// Stops it, if it runs, and runs it again with an empty writable layer. Answers once it was
+    /// started.
     ///
     /// # Errors
-    /// As [`stop_container`](Self::stop_container); and it cannot be run again, of which its status says how it ended before.
+    /// As [`stop_container`](Self::stop_container); and it cannot be run again, of which its status
+    /// says how it ended before.
     pub async fn restart_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
         let answer = self

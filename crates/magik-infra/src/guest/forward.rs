@@ -79,8 +79,8 @@ pub(crate) async fn stats(guest: &dyn Guest, pod: &PodStatus) -> ttrpc::Result<p
     let client = connect(guest).await.map_err(|e| unreachable(&e))?;
     let mut all = client.stats().await.map_err(|e| unreachable(&e))?;
     all.retain(|name, _| {
-        let mut containers = pod.init_containers.iter().chain(&pod.containers);
-        containers.any(|c| c.name == *name && matches!(c.state, ContainerPhase::Running { .. }))
+        let container = pod.container(name);
+        container.is_some_and(|c| matches!(c.state, ContainerPhase::Running { .. }))
     });
     let mut response = proto::StatsResponse::new();
     response.stats = serde_json::to_vec(&all).map_err(|e| status(Code::INTERNAL, e.to_string()))?;

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     container::{self, Created},
-    pod::{KILL_TIMEOUT, Pod},
+    pod::{KILL_TIMEOUT, Pod, after},
     rootfs,
     table::Kind,
 };
@@ -68,24 +68,27 @@ pub(super) struct Made {
 impl Pod {
     /// Does what is asked for a container, or begins to.
     pub(super) async fn change_container(&mut self, name: String, change: Change, answer: Answer) {
-        match self.begin_change(&name, change).await {
-            Ok(Some(ending)) => {
-                let ending = self.ending_of(ending);
-                let waiting = if ending.again {
-                    &mut ending.restarts
-                } else {
-                    &mut ending.stops
-                };
-                waiting.push(answer);
+        let ended = match self.check_change(&name, change) {
+            Ok(ended) => ended,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        match change {
+            Change::Stop(_) if ended => drop(answer.send(Ok(()))),
+            Change::Restart(_) if ended => self.run_again(&name, vec![answer]),
+            Change::Stop(grace) => self.ask_to_end(&name, grace, false).await.stops.push(answer),
+            Change::Restart(grace) => self.ask_to_end(&name, grace, true).await.restarts.push(answer),
+            Change::Remove => {
+                if let Some(container) = self.shared.container(&name) {
+                    rootfs::unmount(&container.plan);
+                }
+                self.shared.remove(&name);
+                drop(answer.send(Ok(())));
             }
-            Ok(None) if matches!(change, Change::Restart(_)) => self.run_again(&name, vec![answer]),
-            Ok(None) => drop(answer.send(Ok(()))),
-            Err(error) => drop(answer.send(Err(error))),
         }
     }
 
-    /// `Some`: it has to end first, which it was asked to.
-    async fn begin_change(&mut self, name: &str, change: Change) -> Result<Option<Ending>, ChangeError> {
+    /// Whether a container that may be changed so has ended; it runs otherwise.
+    fn check_change(&self, name: &str, change: Change) -> Result<bool, ChangeError> {
         let wrong = |why| ChangeError::State {
             name: name.to_owned(),
             why,
@@ -98,57 +101,38 @@ impl Pod {
         if container.plan.attach.is_some() {
             return Err(wrong("is run by who attaches to it"));
         }
-        match (self.shared.phase(name), change) {
-            (None | Some(ContainerPhase::Waiting), _) => Err(wrong("is being started")),
-            (Some(ContainerPhase::Running { .. }), Change::Remove) => Err(wrong("runs: stop it first")),
-            (Some(ContainerPhase::Exited { .. }), Change::Remove) => {
-                rootfs::unmount(&container.plan);
-                self.shared.remove(name);
-                Ok(None)
+        match self.shared.phase(name) {
+            None | Some(ContainerPhase::Waiting) => Err(wrong("is being started")),
+            Some(ContainerPhase::Running { .. }) if change == Change::Remove => {
+                Err(wrong("runs: stop it first"))
             }
-            (Some(ContainerPhase::Exited { .. }), Change::Stop(_) | Change::Restart(_)) => Ok(None),
-            (Some(ContainerPhase::Running { .. }), Change::Stop(grace)) => {
-                Ok(Some(self.ask_to_end(name, grace, false).await))
-            }
-            (Some(ContainerPhase::Running { .. }), Change::Restart(grace)) => {
-                Ok(Some(self.ask_to_end(name, grace, true).await))
-            }
+            Some(ContainerPhase::Running { .. }) => Ok(false),
+            Some(ContainerPhase::Exited { .. }) => Ok(true),
         }
     }
 
-    async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>, again: bool) -> Ending {
-        let grace = grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s));
-        let kill_at = Instant::now().checked_add(grace);
+    /// Asks a container to end. What is under way for that already is only ever made sooner.
+    async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>, again: bool) -> &mut Ending {
+        let kill_at = after(grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s)));
         self.kill(name, Signal::TERM, false).await;
-        Ending {
-            name: name.to_owned(),
-            // An absurd grace period is as good as a year.
-            kill_at: kill_at.unwrap_or_else(|| Instant::now() + Duration::from_secs(365 * 24 * 3600)),
-            killed: false,
-            again,
-            stops: Vec::new(),
-            restarts: Vec::new(),
+        let place = self.ending.iter().position(|ending| ending.name == name);
+        let place = place.unwrap_or_else(|| {
+            self.ending.push(Ending {
+                name: name.to_owned(),
+                kill_at,
+                killed: false,
+                again,
+                stops: Vec::new(),
+                restarts: Vec::new(),
+            });
+            self.ending.len() - 1
+        });
+        let ending = &mut self.ending[place];
+        if !ending.killed {
+            ending.kill_at = ending.kill_at.min(kill_at);
         }
-    }
-
-    /// The one that is under way for a container, which is only ever made sooner, or else the new one.
-    fn ending_of(&mut self, new: Ending) -> &mut Ending {
-        let place = self.ending.iter().position(|old| old.name == new.name);
-        let place = match place {
-            Some(place) => {
-                let old = &mut self.ending[place];
-                if !old.killed {
-                    old.kill_at = old.kill_at.min(new.kill_at);
-                }
-                old.again = new.again;
-                place
-            }
-            None => {
-                self.ending.push(new);
-                self.ending.len() - 1
-            }
-        };
-        &mut self.ending[place]
+        ending.again = again;
+        ending
     }
 
     /// When the next container is to be killed.
@@ -159,23 +143,19 @@ impl Pod {
     /// Kills those whose time has come.
     pub(super) async fn kill_late(&mut self) {
         let now = Instant::now();
-        let late: Vec<usize> = (0..self.ending.len())
-            .rev()
-            .filter(|place| self.ending[*place].kill_at <= now)
-            .collect();
-        for place in late {
-            let Ending { name, killed, .. } = &self.ending[place];
-            if !killed {
-                let name = name.clone();
-                self.kill(&name, Signal::KILL, true).await;
-                self.ending[place].killed = true;
-                self.ending[place].kill_at = now + KILL_TIMEOUT;
+        let is_late = |ending: &mut Ending| ending.kill_at <= now;
+        let late: Vec<Ending> = self.ending.extract_if(.., is_late).collect();
+        for mut ending in late {
+            if ending.killed {
+                let (name, why) = (ending.name, "does not end after SIGKILL");
+                let all = ending.stops.into_iter().chain(ending.restarts).collect();
+                answer(all, &Err(ChangeError::State { name, why }));
                 continue;
             }
-            let ending = self.ending.swap_remove(place);
-            let (name, why) = (ending.name, "does not end after SIGKILL");
-            let all = ending.stops.into_iter().chain(ending.restarts).collect();
-            answer(all, &Err(ChangeError::State { name, why }));
+            self.kill(&ending.name, Signal::KILL, true).await;
+            ending.killed = true;
+            ending.kill_at = now + KILL_TIMEOUT;
+            self.ending.push(ending);
         }
     }
 
@@ -204,7 +184,8 @@ impl Pod {
         }
     }
 
-    /// Creates a container once more, in the background: with a new writable layer, where it has one.
+    /// Creates a container once more, in the background: with a new writable layer, where it has
+    /// one.
     fn run_again(&mut self, name: &str, answers: Vec<Answer>) {
         let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
             return;
@@ -217,7 +198,8 @@ impl Pod {
         self.making.spawn(async move {
             let plan = &container.plan;
             let outcome = async {
-                // By force: with a shared pid namespace its other processes may have outlived the first.
+                // By force: with a shared pid namespace its other processes may have outlived the
+                // first.
                 match runtime.delete(&id, true).await {
                     Ok(()) | Err(magik_oci::Error::NotFound(_)) => {}
                     Err(error) => return Err(LaunchError::runtime(&plan.name, "delete", &error)),

@@ -147,8 +147,9 @@ impl PodInit {
     }
 
     /// The containers share a process namespace, which they find in this directory, to be made: its
-    /// [file](crate::pause::namespace) and a [`/proc`](crate::pause::procfs) for each. Its PID 1 is a process that may do nothing (see
-    /// [`pause`](crate::pause)): this one stays outside. The program's `main` must become that process if its arguments are
+    /// [file](crate::pause::namespace) and a [`/proc`](crate::pause::procfs) for each. Its PID 1 is
+    /// a process that may do nothing (see [`pause`](crate::pause)): this one stays outside. The
+    /// program's `main` must become that process if its arguments are
     /// [`pause::ARGUMENTS`](crate::pause::ARGUMENTS).
     #[must_use]
     pub fn shared_processes(mut self, dir: Option<PathBuf>) -> Self {

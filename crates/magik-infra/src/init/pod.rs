@@ -371,9 +371,7 @@ impl Pod {
     /// Asks every container to end, in the reverse of the order they were started in. A stop that is already under
     /// way is only ever made shorter.
     async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {
-        // An absurd grace period is as good as a year.
-        let year = Duration::from_secs(365 * 24 * 3600);
-        let kill_at = Instant::now() + grace.min(year);
+        let kill_at = after(grace);
         match under_way {
             Some(stopping) if stopping.killed || stopping.kill_at <= kill_at => return stopping,
             Some(stopping) if !grace.is_zero() => return Stopping { kill_at, ..stopping },
@@ -527,6 +525,13 @@ impl Pod {
         self.shared.events.add(event.clone());
         self.extensions.event(&event, &self.shared.events);
     }
+}
+
+/// When a grace period that begins now is over.
+pub(super) fn after(grace: Duration) -> Instant {
+    // An absurd one is as good as a year.
+    let year = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + grace.min(year)
 }
 
 /// Waits for an instant; for ever without one.

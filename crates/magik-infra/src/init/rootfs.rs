@@ -98,8 +98,9 @@ pub(crate) fn unmount(plan: &ContainerPlan) {
     }
 }
 
-/// Mounts a container's root file system once more, with a writable layer that is empty and belongs to `root`, and returns the
-/// directories that are not used any more. One without a writable layer of its own stays as it is.
+/// Mounts a container's root file system once more, with a writable layer that is empty and belongs
+/// to `root`, and returns the directories that are not used any more. One without a writable layer
+/// of its own stays as it is.
 pub(crate) fn renew(plan: &ContainerPlan, root: u32) -> Result<Vec<PathBuf>, MountError> {
     let RootfsPlan::Overlay {
         upper: Some(UpperPlan { upper, work }),
@@ -113,8 +114,8 @@ pub(crate) fn renew(plan: &ContainerPlan, root: u32) -> Result<Vec<PathBuf>, Mou
         let path = dir.to_owned();
         move |source| MountError::Layer { path, source }
     };
-    // The old layer may be in use until the last mount namespace with it is gone: it is not used again. Its owner and its mode are
-    // what the container made of them.
+    // The old layer may be in use until the last mount namespace with it is gone: it is not used
+    // again. Its owner and its mode are what the container made of them.
     let old = vec![
         replace(upper, root, 0o755).map_err(failed(upper))?,
         replace(work, 0, 0o700).map_err(failed(work))?,
@@ -285,30 +286,9 @@ fn by_descriptor(path: &Path, opened: &mut Vec<OwnedFd>) -> Result<String, Mount
 
 #[cfg(test)]
 mod tests {
-    use rustix::{mount::MountPropagationFlags, thread::UnshareFlags};
+    use magikrun_test_world::with_own_mounts;
 
     use super::*;
-
-    /// Runs something in a thread with a mount namespace of its own, which goes with the thread.
-    #[allow(
-        unsafe_code,
-        clippy::print_stderr,
-        reason = "unsharing is unsafe in general; a skipped test says so"
-    )]
-    fn with_own_mounts(name: &str, test: impl FnOnce() + Send + 'static) {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED {name}: needs root");
-            return;
-        }
-        let thread = std::thread::spawn(|| {
-            // SAFETY: a new mount namespace touches no descriptor and no memory of other threads.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).unwrap();
-            test();
-        });
-        thread.join().unwrap();
-    }
 
     /// Makes a pod's worth of layers, and a place to mount them on.
     fn layers(dir: &Path, count: usize) -> (Vec<PathBuf>, UpperPlan, PathBuf) {

@@ -17,8 +17,8 @@ const CANNOT_EXECUTE: i32 = 127;
 /// The longest message it may have, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// Starts this process's own program as [`main`](super::main) in namespaces of its own, and has it make so many procfs; its pid, and
-/// where its report comes from.
+/// Starts this process's own program as [`main`](super::main) in namespaces of its own, and has it
+/// make so many procfs; its pid, and where its report comes from.
 #[allow(unsafe_code, reason = "there is no safe clone3")]
 pub(super) fn spawn(procfs: usize) -> io::Result<(Pid, OwnedFd)> {
     let (report, theirs) = socket::pair()?;
@@ -30,7 +30,8 @@ pub(super) fn spawn(procfs: usize) -> io::Result<(Pid, OwnedFd)> {
         clear_handlers: true,
         ..Clone::default()
     };
-    // SAFETY: the child runs `execute` alone, which makes system calls and nothing else, and never returns.
+    // SAFETY: the child runs `execute` alone, which makes system calls and nothing else, and never
+    // returns.
     match unsafe { clone.fork() }? {
         Some(pid) => Ok((pid, report)),
         // SAFETY: this is the child.

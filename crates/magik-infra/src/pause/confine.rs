@@ -44,8 +44,9 @@ fn become_nobody() -> Result<Infallible, Failed> {
     sleep()
 }
 
-/// A `/proc` of this namespace for each who will join it: only a process that is in it can make one before Linux 6.17, and whoever
-/// joins it later would do so with rights that others there could take from it.
+/// A `/proc` of this namespace for each who will join it: only a process that is in it can make one
+/// before Linux 6.17, and whoever joins it later would do so with rights that others there could
+/// take from it.
 fn send_procfs() -> io::Result<()> {
     let socket = rustix::stdio::stdin();
     let mut count = [0; 4];

@@ -138,8 +138,8 @@ impl<S: Send + 'static> Connections<S> {
         self.open.insert(open.task.id(), open);
     }
 
-    /// The one of those who wait that gets a place now; one that has to give it up has done so. Else when the next place is given
-    /// up for who waits; `None`: nobody waits.
+    /// The one of those who wait that gets a place now; one that has to give it up has done so.
+    /// Else when the next place is given up for who waits; `None`: nobody waits.
     fn next_to_open(&mut self) -> Result<Arrival<S>, Option<Instant>> {
         let held = count(self.open.values().map(|open| open.peer));
         let place = self.next_waiting(&held).ok_or(None)?;

@@ -10,7 +10,7 @@ use std::{
 use magik_sys::process::watch_readable;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+    process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
 };
 
 /// Where the launcher records the init it started, in the pod's state directory.
@@ -46,22 +46,14 @@ impl Process {
     /// The process of an [`identity`]; `None` if it is gone.
     pub(crate) fn identified(text: &str) -> io::Result<Option<Self>> {
         let mut fields = text.split_whitespace();
-        let pid = fields
-            .next()
-            .and_then(|pid| pid.parse().ok())
-            .and_then(Pid::from_raw);
-        let (Some(pid), Some(started)) = (pid, fields.next()) else {
+        let pid: Option<i32> = fields.next().and_then(|pid| pid.parse().ok());
+        let started = fields.next().and_then(|time| time.parse().ok());
+        let (Some(raw), Some(start_time)) = (pid, started) else {
             return Ok(None);
         };
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        // Read after the descriptor was opened: the time is that of the process the descriptor is of, or of none.
-        let now = magik_sys::process::Process::of(pid.as_raw_nonzero().get());
-        let same = now.is_ok_and(|now| started.parse() == Ok(now.start_time));
-        Ok(same.then_some(Self { pid, pidfd }))
+        let process = magik_sys::process::Process { pid: raw, start_time };
+        let pid = Pid::from_raw(raw);
+        Ok(pid.zip(process.pidfd()?).map(|(pid, pidfd)| Self { pid, pidfd }))
     }
 
     /// Records an init that was just started, and not waited for.
@@ -122,6 +114,8 @@ pub(crate) fn identity(pid: Pid) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{PidfdFlags, pidfd_open};
+
     use super::*;
 
     #[test]

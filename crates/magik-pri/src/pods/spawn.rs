@@ -100,7 +100,8 @@ pub(crate) fn spawn(init: Init<'_>) -> io::Result<Process> {
         clear_handlers: true,
         ..Clone::default()
     };
-    // SAFETY: the child runs `become_init` alone, which makes system calls and nothing else, and never returns.
+    // SAFETY: the child runs `become_init` alone, which makes system calls and nothing else, and
+    // never returns.
     match unsafe { clone.fork_with_pidfd() }? {
         Some(made) => Ok(Process::new(made.pid, made.pidfd)),
         // SAFETY: this is the child, and all it points to was copied with it.

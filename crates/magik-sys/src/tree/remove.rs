@@ -14,8 +14,9 @@ const MAX_DEPTH: usize = 64;
 /// How many names are tried for what has to be moved up.
 const MAX_NAMES: u32 = 16;
 
-/// Removes a directory and what is in it; one that does not exist is no error. However deep it is nested, and whatever is
-/// renamed meanwhile: nothing outside of it is touched, as every step is by descriptor and follows no symlink.
+/// Removes a directory and what is in it; one that does not exist is no error. However deep it is
+/// nested, and whatever is renamed meanwhile: nothing outside of it is touched, as every step is by
+/// descriptor and follows no symlink.
 ///
 /// # Errors
 /// Something of it cannot be removed; the message names the tree.
@@ -24,7 +25,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a directory as [`remove`] does, but at most so many of its entries, so that others have their turn; `true` once it is gone.
+/// Removes a directory as [`remove`] does, but at most so many of its entries, so that others have
+/// their turn; `true` once it is gone.
 ///
 /// # Errors
 /// As [`remove`].
@@ -64,7 +66,8 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// Empties a directory, as far as may be removed. What is too deep becomes a new entry of the top.
+    /// Empties a directory, as far as may be removed. What is too deep becomes a new entry of the
+    /// top.
     fn clear(&mut self, dir: &OwnedFd, depth: usize) -> Result<(), Errno> {
         for entry in Dir::read_from(dir)? {
             if self.left == 0 {

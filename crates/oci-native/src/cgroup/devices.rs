@@ -184,8 +184,8 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-/// Restricts a cgroup of v2, given its directory, to the devices that its rules allow, the last one that fits deciding, and to those
-/// that every container may use (runtime-spec, "Default Devices").
+/// Restricts a cgroup of v2, given its directory, to the devices that its rules allow, the last one
+/// that fits deciding, and to those that every container may use (runtime-spec, "Default Devices").
 ///
 /// # Errors
 /// There are too many rules, or the kernel refuses the program that they are made into.

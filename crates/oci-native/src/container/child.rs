@@ -314,6 +314,9 @@ impl Contained {
             // Before it waits: others may join the pid namespace of a container that has yet to start.
             let early = self.joins_pid && birth::joins_early(process, job.filter.as_ref(), result)?;
             let join = || {
+                if !self.joins_pid {
+                    return Ok(());
+                }
                 birth::join(result).map_err(step("pid namespace"))?;
                 rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
                 if self.has_terminal {
@@ -325,10 +328,7 @@ impl Contained {
                 Some(socket) => listener::tell(socket, &fd, job, self.pid),
                 None => Err(Failure::Other("a seccomp filter without a listener".into())),
             };
-            let between = || if early { join() } else { Ok(()) };
-            confine::enter(process, job.filter.as_ref(), tell, between)?;
-            // Whoever is in that namespace sees this process only now that it may no more than the container may.
-            if self.joins_pid && !early { join() } else { Ok(()) }
+            confine::enter(process, job.filter.as_ref(), tell, early, join)
         };
         if let Err(failure) = ready() {
             return Err(Some((maker, failure)));

@@ -163,8 +163,8 @@ impl Inside {
         let has_terminal = self.console.take().is_some();
         self.stdio.clear();
 
-        let join = || birth::join(born).map_err(step("pid namespace"));
-        let become_leader = |leaves: &mut Option<OwnedFd>| {
+        let mut leaves = self.leaves.take();
+        let mut become_leader = || {
             // The caller's group is killed, and waited for, as one.
             rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
             drop(leaves.take());
@@ -173,22 +173,17 @@ impl Inside {
             }
             Ok(())
         };
-        let filter = job.filter.as_ref();
-        let leaves = &mut self.leaves;
-        if joins_pid && !joins_early {
-            // Whoever is in that namespace sees this process only now that it may no more than the container may.
-            confine::enter(process, filter, |_| Ok(()), || Ok(()))?;
-            join()?;
-            become_leader(leaves)?;
-        } else {
-            let between = || {
-                if joins_early {
-                    join()?;
-                }
-                become_leader(leaves)
-            };
-            confine::enter(process, filter, |_| Ok(()), between)?;
+        if !joins_pid {
+            become_leader()?;
         }
+        let join = || {
+            if !joins_pid {
+                return Ok(());
+            }
+            birth::join(born).map_err(step("pid namespace"))?;
+            become_leader()
+        };
+        confine::enter(process, job.filter.as_ref(), |_| Ok(()), joins_early, join)?;
         if !joins_pid {
             rustix::process::set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
         }

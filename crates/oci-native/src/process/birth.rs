@@ -106,9 +106,10 @@ pub(crate) fn fork(clone: &Clone<'_>) -> io::Result<Option<Pid>> {
     unsafe { clone.fork() }
 }
 
-/// Whether the process must join before its filter is loaded, which forbids that. It is then among others for a moment with all
-/// that the container may, and with every system call. So its capabilities have to be the container's by then, which they are only
-/// where the filter may come last.
+/// Whether the process must join before its filter is loaded, which forbids that. It is then among
+/// others for a moment with all that the container may, and with every system call. So its
+/// capabilities have to be the container's by then, which they are only where the filter may come
+/// last.
 pub(crate) fn joins_early(
     process: &Process,
     filter: Option<&Filter>,
@@ -116,9 +117,8 @@ pub(crate) fn joins_early(
 ) -> Result<bool, Failure> {
     let pid = shared.pid_at().as_ptr().expose_provenance() as u64;
     let clone = [u64::from(JOIN.cast_unsigned()), 0, pid, 0, 0, 0];
-    let allows =
-        |filter: &Filter| filter.allows(libc::SYS_clone, clone) && filter.allows(libc::SYS_setsid, [0; 6]);
-    if filter.is_none_or(allows) {
+    let calls = [(libc::SYS_clone, clone), (libc::SYS_setsid, [0; 6])];
+    if filter.is_none_or(|filter| filter.allows(calls)) {
         return Ok(false);
     }
     if process.no_new_privileges() != Some(true) {
@@ -131,12 +131,14 @@ pub(crate) fn joins_early(
 /// Of linux/capability.h.
 const CAP_SYS_PTRACE: u32 = 19;
 
-/// Whether somebody in a pid namespace, or in one below it, may trace any process in it. Every thread counts, with whatever it could
-/// make effective: what is gone from the bounding set may still be permitted.
+/// Whether somebody in a pid namespace, or in one below it, may trace any process in it. Every
+/// thread counts, with whatever it could make effective: what is gone from the bounding set may
+/// still be permitted.
 pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
     let own = fs::metadata("/proc/self/ns/pid")?;
     let is_there = |pid: &Path| {
-        // Those of this process's own namespace are no container's; all others may be below that one, and see into it.
+        // Those of this process's own namespace are no container's; all others may be below that
+        // one, and see into it.
         let of_pid = fs::metadata(pid.join("ns/pid"));
         of_pid.is_ok_and(|n| {
             let id = (n.dev(), n.ino());
@@ -178,7 +180,8 @@ fn is_below(file: &Path, namespace: &Stat) -> bool {
         return false;
     };
     loop {
-        // SAFETY: the request takes no argument, and its answer is a new descriptor or an error, which it is at the top.
+        // SAFETY: the request takes no argument, and its answer is a new descriptor or an error,
+        // which it is at the top.
         let parent = unsafe { libc::ioctl(at.as_raw_fd(), NS_GET_PARENT as _) };
         if parent < 0 {
             return false;

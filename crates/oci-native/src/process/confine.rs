@@ -10,12 +10,15 @@ use crate::{failure::Failure, seccomp::Filter};
 /// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is privileged;
 /// with it, it comes last. `listens` gets the descriptor of a filter that asks a listener.
 ///
-/// `between` is called when nothing but the filter is missing that comes last; where the filter comes first, before both.
+/// `join` makes the process visible to others, and is called when it may no more than the container
+/// may; `early` ([`birth::joins_early`](super::birth::joins_early)): when nothing but the filter is
+/// missing.
 pub(crate) fn enter(
     process: &Process,
     filter: Option<&Filter>,
     listens: impl FnOnce(OwnedFd) -> Result<(), Failure>,
-    between: impl FnOnce() -> Result<(), Failure>,
+    early: bool,
+    join: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let load = || match filter.map(Filter::load).transpose() {
         Ok(listener) => listener.flatten().map_or(Ok(()), listens),
@@ -28,11 +31,14 @@ pub(crate) fn enter(
     };
     if process.no_new_privileges() == Some(true) {
         drop_capabilities()?;
-        between()?;
-        load()
-    } else {
-        between()?;
+        if early {
+            join()?;
+            return load();
+        }
         load()?;
-        drop_capabilities()
+    } else {
+        load()?;
+        drop_capabilities()?;
     }
+    join()
 }
