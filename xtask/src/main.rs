@@ -14,6 +14,8 @@ mod test;
 mod vm;
 mod vminit;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// The workspace's chores.
@@ -41,8 +43,19 @@ enum Command {
     Bench(bench::Command),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    // Whatever goes wrong is told in one line, also where RUST_BACKTRACE is set.
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::BuildVminit(args) => vminit::run(&args),

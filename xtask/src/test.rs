@@ -221,6 +221,8 @@ fn nextest(sh: &Shell, busy: bool) -> Result<()> {
         );
         run.env("MAGIKRUN_BINARIES_BUILT", "1")
             .env("NEXTEST_HIDE_PROGRESS_BAR", "1")
+            // An assertion of a test says where it is; frames only bury what it says.
+            .env("RUST_BACKTRACE", "0")
     };
     if !busy {
         return Ok(run().arg("--no-fail-fast").run()?);

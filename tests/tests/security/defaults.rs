@@ -64,7 +64,10 @@ fn log_of(magikrun: &Magikrun, manifest: &Value) -> String {
         if log.ends_with("done\n") {
             break log;
         }
-        assert!(begun.elapsed() < PATIENCE, "it does not end: {log}");
+        if begun.elapsed() > PATIENCE {
+            let status = magikrun.ok(&["pod", "status", name, "--format", "json"]);
+            panic!("it does not end: {log}\n{status}");
+        }
         sleep(Duration::from_millis(20));
     };
     magikrun.ok(&["pod", "delete", "-f", name]);

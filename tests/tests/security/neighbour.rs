@@ -38,8 +38,10 @@ isolated!(
         eventually("an answer", || is_served(free));
         let idle: Vec<TcpStream> =
             (0..MANY).map(|_| TcpStream::connect(("127.0.0.1", free)).unwrap()).collect();
+        // In the second before the first idle ones give their places up, newcomers may be refused.
         for n in 0..3 {
-            assert!(is_served(free), "client {n} beside {} that say nothing", idle.len());
+            let what = format!("an answer for client {n} beside {} that say nothing", idle.len());
+            eventually(&what, || is_served(free));
         }
         drop(idle);
         magikrun.ok(&["pod", "delete", "-f", "web"]);
