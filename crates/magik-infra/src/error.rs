@@ -12,36 +12,99 @@ use crate::{
 pub struct LaunchError {
     /// The container; `None`: the pod itself.
     pub container: Option<String>,
-    /// The step that failed: `plan`, `process-namespace`, `mounts`, `create`, `start`, `init-container`, `extension`, `status`, `deadline`, `stopped`.
-    pub step: String,
+    /// The step that failed.
+    pub step: LaunchStep,
     /// What happened, in one line.
     pub message: String,
     /// The program that cannot be executed, where that is what happened.
     pub program: Option<Box<CannotExecute>>,
 }
 
+/// A step of a pod's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LaunchStep {
+    /// The pod's plan is read.
+    Plan,
+    /// Its machine is started.
+    Boot,
+    /// The process namespace is made that its containers share.
+    ProcessNamespace,
+    /// File systems are mounted.
+    Mounts,
+    /// The process that runs its containers gives its rights up.
+    Confine,
+    /// A container is created.
+    Create,
+    /// A container's program is run.
+    Start,
+    /// An init container runs to its end.
+    InitContainer,
+    /// Its extensions are told.
+    Extension,
+    /// Its status is written.
+    Status,
+    /// It is waited for until its `activeDeadlineSeconds` have passed.
+    Deadline,
+    /// Somebody stops it meanwhile.
+    Stopped,
+    /// A container is removed at the runtime, to be created anew.
+    Delete,
+    /// A step that this version does not know, of a newer init.
+    Other,
+}
+
+impl LaunchStep {
+    /// One word for messages, e.g. `init-container`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Boot => "boot",
+            Self::ProcessNamespace => "process-namespace",
+            Self::Mounts => "mounts",
+            Self::Confine => "confine",
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::InitContainer => "init-container",
+            Self::Extension => "extension",
+            Self::Status => "status",
+            Self::Deadline => "deadline",
+            Self::Stopped => "stopped",
+            Self::Delete => "delete",
+            Self::Other => "start of the pod",
+        }
+    }
+}
+
+impl std::fmt::Display for LaunchStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl LaunchError {
-    pub(crate) fn pod(step: &str, message: &(impl std::fmt::Display + ?Sized)) -> Self {
+    /// Of the pod itself.
+    pub fn pod(step: LaunchStep, message: &(impl std::fmt::Display + ?Sized)) -> Self {
         Self {
             container: None,
-            step: step.to_owned(),
+            step,
             message: message.to_string(),
             program: None,
         }
     }
 
-    pub(crate) fn container(name: &str, step: &str, message: &(impl std::fmt::Display + ?Sized)) -> Self {
+    /// Of one container.
+    pub fn container(name: &str, step: LaunchStep, message: &(impl std::fmt::Display + ?Sized)) -> Self {
         Self {
             container: Some(name.to_owned()),
-            step: step.to_owned(),
-            message: message.to_string(),
-            program: None,
+            ..Self::pod(step, message)
         }
     }
 
     /// From the runtime; the container is named once, by this error.
     #[must_use]
-    pub fn runtime(name: &str, step: &str, error: &magik_oci::Error) -> Self {
+    pub fn runtime(name: &str, step: LaunchStep, error: &magik_oci::Error) -> Self {
         let program = CannotExecute::of(error);
         let message = match (&program, error) {
             (Some(program), _) => program.to_string(),
@@ -117,4 +180,9 @@ pub enum ControlError {
     /// The pod init answered something that is no answer.
     #[error("the pod init answered out of order: {0}")]
     Protocol(String),
+}
+
+/// What the control service answers that is an error.
+pub(crate) fn refused(code: ttrpc::Code, message: impl Into<String>) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, message.into()))
 }

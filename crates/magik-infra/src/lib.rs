@@ -13,20 +13,26 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod client;
+mod containers;
 mod error;
 mod events;
 mod extension;
 pub mod guest;
 mod init;
+mod life;
 pub mod logs;
 #[cfg(target_os = "linux")]
 pub mod pause;
 pub mod plan;
 pub mod publish;
+mod relay;
 mod rpc;
 mod service;
+mod shared;
 mod state_dir;
 pub mod status;
+mod streams;
+mod table;
 mod unexecutable;
 mod wire;
 
@@ -34,11 +40,14 @@ pub use client::{
     ControlClient, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, Launch,
     LaunchProgress, LogOutput, MAJOR, MINOR, PortForward, PortReader, PortWriter,
 };
-pub use error::{ControlError, LaunchError};
+pub use error::{ControlError, LaunchError, LaunchStep};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
-pub use init::{InitOptions, PodInit, PodOutcome, mount_layers};
+pub use init::{InitOptions, PodInit, mount_layers};
+pub use life::PodOutcome;
 pub use publish::MAX_PUBLISHED_CONNECTIONS;
-pub use service::{Acceptor, MAX_CONNECTIONS, MAX_EXECS};
+pub use relay::Relay;
+pub use service::{Acceptor, MAX_CONNECTIONS};
+pub use shared::MAX_EXECS;
 pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};
 pub use unexecutable::CannotExecute;

@@ -4,8 +4,6 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::UserNamespace;
-
 /// A pod, ready to be started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -41,6 +39,38 @@ pub struct PodPlan {
     /// Seconds after which the pod is killed and counts as failed (`activeDeadlineSeconds`).
     #[serde(default)]
     pub active_deadline_s: Option<u64>,
+    /// When it is over.
+    #[serde(default)]
+    pub ends: PodEnd,
+}
+
+impl PodPlan {
+    /// That its deadline has passed, for people.
+    pub(crate) fn deadline_passed(&self) -> String {
+        let seconds = self.active_deadline_s.unwrap_or_default();
+        format!("the pod ran longer than its activeDeadlineSeconds of {seconds}")
+    }
+}
+
+/// Which of the host's ids a pod's users have: 0 in the pod is `host_id`, and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserNamespace {
+    /// The host's id of the pod's root, for users and groups alike.
+    pub host_id: u32,
+    /// How many ids there are.
+    pub size: u32,
+}
+
+/// What ends a pod, besides being stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PodEnd {
+    /// That every container of it has ended.
+    #[default]
+    ContainersEnded,
+    /// Nothing: containers may come and go.
+    Stopped,
 }
 
 /// A tmpfs: an emptyDir with `medium: Memory`.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use magik_oci::Exit;
 use serde::{Deserialize, Serialize};
 
+pub use crate::plan::UserNamespace;
 use crate::plan::{ContainerPlan, PodPlan};
 
 /// The phases of Kubernetes' pod life-cycle.
@@ -29,14 +30,56 @@ impl Phase {
     }
 }
 
-/// Which of the host's ids a pod's users have: 0 in the pod is `host_id`, and so on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UserNamespace {
-    /// The host's id of the pod's root, for users and groups alike.
-    pub host_id: u32,
-    /// How many ids there are.
-    pub size: u32,
+/// Why a pod ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum PodReason {
+    /// Somebody stopped it.
+    Stopped,
+    /// Its `activeDeadlineSeconds` passed.
+    DeadlineExceeded,
+    /// A required extension of its init failed.
+    ExtensionFailed,
+    /// It was not started.
+    LaunchFailed,
+    /// A process of it outlived SIGKILL.
+    NotKilled,
+    /// Its init died.
+    InitDied,
+    /// The machine that it ran in ended.
+    GuestDied,
+    /// The connection to the machine that it ran in ended.
+    GuestLost,
+    /// The machine that it ran in did not stop it in time.
+    NotStopped,
+    /// One that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl PodReason {
+    /// One word, as the status has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "Stopped",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::ExtensionFailed => "ExtensionFailed",
+            Self::LaunchFailed => "LaunchFailed",
+            Self::NotKilled => "NotKilled",
+            Self::InitDied => "InitDied",
+            Self::GuestDied => "GuestDied",
+            Self::GuestLost => "GuestLost",
+            Self::NotStopped => "NotStopped",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl std::fmt::Display for PodReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A pod as it stands.
@@ -56,9 +99,9 @@ pub struct PodStatus {
     pub labels: BTreeMap<String, String>,
     /// Where it is in its life.
     pub phase: Phase,
-    /// One word for why, e.g. `DeadlineExceeded`, `InitDied`, `Stopped`.
+    /// Why it ended, where its containers did not end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<PodReason>,
     /// A sentence for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -83,13 +126,7 @@ pub struct PodStatus {
 impl PodStatus {
     /// A pod of which nothing has been started yet.
     pub(crate) fn pending(plan: &PodPlan, runtime_class: &str) -> Self {
-        let waiting = |c: &ContainerPlan| ContainerStatus {
-            name: c.name.clone(),
-            image: c.image.clone(),
-            state: ContainerPhase::Waiting,
-            restart_count: 0,
-            past: Vec::new(),
-        };
+        let all = |plans: &[ContainerPlan]| plans.iter().map(ContainerStatus::waiting).collect();
         Self {
             id: plan.id.clone(),
             name: plan.name.clone(),
@@ -103,8 +140,8 @@ impl PodStatus {
             started_at: None,
             finished_at: None,
             user_namespace: plan.user_namespace,
-            init_containers: plan.init_containers.iter().map(waiting).collect(),
-            containers: plan.containers.iter().map(waiting).collect(),
+            init_containers: all(&plan.init_containers),
+            containers: all(&plan.containers),
         }
     }
 
@@ -168,6 +205,17 @@ pub struct PastRun {
 }
 
 impl ContainerStatus {
+    /// Of one that is not there yet.
+    pub(crate) fn waiting(plan: &ContainerPlan) -> Self {
+        Self {
+            name: plan.name.clone(),
+            image: plan.image.clone(),
+            state: ContainerPhase::Waiting,
+            restart_count: 0,
+            past: Vec::new(),
+        }
+    }
+
     /// One that has ended is being created once more.
     pub(crate) fn will_run_again(&mut self) {
         let ContainerPhase::Exited {
@@ -205,6 +253,21 @@ impl ContainerStatus {
         }
     }
 
+    /// It was created.
+    pub(crate) fn created(&mut self) {
+        self.state = ContainerPhase::Created;
+    }
+
+    /// It was created, and its program cannot be run.
+    pub(crate) fn cannot_start(&mut self, exit: Exit) {
+        let now = Timestamp::now();
+        self.state = ContainerPhase::Exited {
+            started_at: now,
+            finished_at: now,
+            exit,
+        };
+    }
+
     /// It runs.
     pub(crate) fn runs(&mut self, started_at: Timestamp, pid: Option<i32>) {
         if !self.past.is_empty() {
@@ -218,8 +281,10 @@ impl ContainerStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "phase")]
 pub enum ContainerPhase {
-    /// Not started.
+    /// It is being created, or waits for that.
     Waiting,
+    /// It is there, and its program waits to be started.
+    Created,
     /// Its program runs.
     Running {
         /// Since when.
@@ -240,4 +305,21 @@ pub enum ContainerPhase {
         /// How it ended.
         exit: Exit,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_read_as_it_was_written_and_a_new_one_is_none_of_ours() {
+        let all = [PodReason::Stopped, PodReason::InitDied, PodReason::NotStopped];
+        for reason in all {
+            let text = serde_json::to_string(&reason).unwrap();
+            assert_eq!(text, format!("{:?}", reason.as_str()));
+            assert_eq!(serde_json::from_str::<PodReason>(&text).unwrap(), reason);
+        }
+        let new: PodReason = serde_json::from_str(r#""Evicted""#).unwrap();
+        assert_eq!(new, PodReason::Unknown);
+    }
 }

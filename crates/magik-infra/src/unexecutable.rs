@@ -1,4 +1,5 @@
-//! A program that cannot be executed, and how that travels: with its kind, so that nobody reads it out of a text.
+//! Why something was not started, and how that travels: with its kind, so that nobody reads it out of
+//! a text.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use magik_oci::ExecFailure;
 use protobuf::{EnumOrUnknown, Message as _};
 use ttrpc::proto::Any;
 
-use crate::{client::clean, rpc::control as proto};
+use crate::{client::clean, error::LaunchStep, rpc::control as proto};
 
 /// What the details of a status that hold one are called.
 const TYPE_URL: &str = "magikrun.control.v1.CannotExecute";
@@ -101,6 +102,38 @@ impl CannotExecute {
     }
 }
 
+/// The steps of a pod's start, and what they are called on the wire.
+const STEPS: [(LaunchStep, proto::LaunchStep); 14] = [
+    (LaunchStep::Other, proto::LaunchStep::OTHER_STEP),
+    (LaunchStep::Plan, proto::LaunchStep::PLAN),
+    (LaunchStep::Boot, proto::LaunchStep::BOOT),
+    (LaunchStep::ProcessNamespace, proto::LaunchStep::PROCESS_NAMESPACE),
+    (LaunchStep::Mounts, proto::LaunchStep::MOUNTS),
+    (LaunchStep::Confine, proto::LaunchStep::CONFINE),
+    (LaunchStep::Create, proto::LaunchStep::CREATE),
+    (LaunchStep::Start, proto::LaunchStep::START),
+    (LaunchStep::InitContainer, proto::LaunchStep::INIT_CONTAINER),
+    (LaunchStep::Extension, proto::LaunchStep::EXTENSION),
+    (LaunchStep::Status, proto::LaunchStep::STATUS),
+    (LaunchStep::Deadline, proto::LaunchStep::DEADLINE),
+    (LaunchStep::Stopped, proto::LaunchStep::STOPPED),
+    (LaunchStep::Delete, proto::LaunchStep::DELETE),
+];
+
+impl LaunchStep {
+    pub(crate) fn to_message(self) -> EnumOrUnknown<proto::LaunchStep> {
+        let found = STEPS.iter().find(|(step, _)| *step == self);
+        EnumOrUnknown::new(found.map_or(proto::LaunchStep::OTHER_STEP, |(_, message)| *message))
+    }
+
+    pub(crate) fn from_message(message: EnumOrUnknown<proto::LaunchStep>) -> Self {
+        let found = STEPS
+            .iter()
+            .find(|(_, step)| message == EnumOrUnknown::new(*step));
+        found.map_or(Self::Other, |(step, _)| *step)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +157,17 @@ mod tests {
             );
         }
         assert_eq!(CannotExecute::from_details(&[Any::new()]), None);
+    }
+
+    #[test]
+    fn a_step_is_read_as_it_was_written() {
+        for (step, message) in STEPS {
+            assert_eq!(step.to_message(), EnumOrUnknown::new(message));
+            assert_eq!(LaunchStep::from_message(step.to_message()), step);
+        }
+        assert_eq!(
+            LaunchStep::from_message(EnumOrUnknown::from_i32(999)),
+            LaunchStep::Other
+        );
     }
 }

@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use magik_infra::{
-    ControlClient, ControlError, PodOutcome, StateDir,
-    guest::{Guest, Relay},
+    ControlClient, ControlError, PodOutcome, Relay, StateDir,
+    guest::Guest,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
     status::{Phase, PodStatus},
 };
@@ -59,7 +59,7 @@ fn response(payload: Vec<u8>) -> Answer {
 
 /// The version handshake.
 fn hello() -> Answer {
-    response(vec![8, 1])
+    response(vec![8, u8::try_from(magik_infra::MAJOR).unwrap()])
 }
 
 /// Everything was started.
@@ -161,6 +161,7 @@ fn plan(dir: &Path) -> PodPlan {
         }],
         grace_period_s: 0,
         active_deadline_s: None,
+        ends: magik_infra::plan::PodEnd::default(),
     }
 }
 
@@ -189,7 +190,7 @@ async fn pod(connections: Vec<Vec<Answer>>) -> Pod {
 
 impl Pod {
     async fn launch(&self) -> Result<(), ControlError> {
-        let mut launch = self.client.launch(&plan(self.dir.path())).await?;
+        let mut launch = self.client.start_sandbox(&plan(self.dir.path())).await?;
         timeout(PATIENCE, async {
             while launch.next().await?.is_some() {}
             Ok(())
@@ -237,7 +238,7 @@ fn is_honest(status: &PodStatus) {
         status.created_at.as_second() > 1_700_000_000
             && status.started_at.is_none_or(|t| t.as_second() > 1_700_000_000)
     );
-    let texts = [&status.reason, &status.message].into_iter().flatten();
+    let texts = status.message.iter();
     assert!(texts.into_iter().all(|text| !text.contains(char::is_control)));
 }
 

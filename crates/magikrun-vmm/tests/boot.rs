@@ -100,10 +100,10 @@ async fn a_guest_says_hello_under_libkrun() {
         return;
     };
     let (_dir, spec) = place([5; 32]);
-    let Booted { mut vm, door, launch } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180))
+    let Booted { mut vm, listener, launch } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180))
         .await
         .unwrap();
-    drop((launch, door));
+    drop((launch, listener));
     let ended = tokio::time::timeout(Duration::from_secs(60), vm.ended())
         .await
         .unwrap()

@@ -1,4 +1,4 @@
-//! A machine and the door its guest comes through, from its start to its end.
+//! A machine and the connections of its guest, from its start to its end.
 
 use std::{
     fmt, fs,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use magik_infra::guest::{CONFIG, Door, GuestConfig, NONCE, PORT};
+use magik_infra::guest::{CONFIG, GuestConfig, GuestListener, NONCE, PORT};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{Error, Result, Vm, VmDriver, VmSpec, driver::quoted, vsock_path};
@@ -72,7 +72,7 @@ pub struct Booted {
     /// The machine.
     pub vm: Vm,
     /// Where the guest's other connections arrive.
-    pub door: Door,
+    pub listener: GuestListener,
     /// The connection on which the guest's pod init waits to be told what to launch.
     pub launch: UnixStream,
 }
@@ -124,19 +124,19 @@ async fn boot_once(
         std::os::unix::fs::chown(&path, Some(user), Some(user))
             .map_err(Error::io(format!("give {} away", path.display())))?;
     }
-    let door = Door::open(listener, *nonce);
+    let listener = GuestListener::open(listener, *nonce);
     let mut vm = driver.spawn(spec).await?;
     let hello = async {
         tokio::select! {
             biased;
-            launch = door.launch() => launch.map_err(|e| Error::Unavailable(e.to_string())),
+            launch = listener.launch() => launch.map_err(|e| Error::Unavailable(e.to_string())),
             ended = vm.ended() => Err(ended),
         }
     };
     match tokio::time::timeout(limit, hello).await {
         Ok(launch) => {
             let launch = launch?;
-            Ok(Booted { vm, door, launch })
+            Ok(Booted { vm, listener, launch })
         }
         Err(_) => {
             let console = quoted(vm.console());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
-use magik_pri::{Error, Result, RuntimeClass};
+use magik_pri::Error;
 
 use super::{Contract, exit_of};
 
@@ -17,17 +17,6 @@ fn runs(status: &PodStatus, name: &str) -> bool {
     matches!(find(status, name).state, ContainerPhase::Running { .. })
 }
 
-/// What a change came to; `None`: this kind of pod has none, and said so by type.
-fn changed<T>(t: &Contract<'_>, result: Result<T>) -> Option<T> {
-    match result {
-        Err(Error::Unsupported { what, .. }) if t.runtime.runtime_class() == RuntimeClass::MicroVm => {
-            assert!(what.contains("container"), "{what}");
-            None
-        }
-        other => Some(other.expect("the change")),
-    }
-}
-
 /// It runs anew, with a file system of its own that is empty again, while the others go on. Its log
 /// goes on, too.
 pub async fn a_container_is_run_again_and_the_others_go_on(t: &Contract<'_>) {
@@ -39,10 +28,8 @@ pub async fn a_container_is_run_again_and_the_others_go_on(t: &Contract<'_>) {
     let pod = &before.id;
     t.until_logged(pod, "a", "ran\n").await;
     for count in 1..=3 {
-        let status = changed(t, t.runtime.restart_container(pod, "a", SOON).await);
-        let Some(status) = status else {
-            return t.delete(pod).await;
-        };
+        let restarted = t.runtime.restart_container(pod, "a", SOON).await;
+        let status = restarted.expect("run again");
         let a = find(&status, "a");
         assert!(runs(&status, "a"), "{a:?}");
         assert_eq!((a.restart_count, a.past.len()), (count, count as usize));
@@ -79,9 +66,8 @@ pub async fn a_container_is_stopped_run_again_and_removed(t: &Contract<'_>) {
         .await
         .expect("run");
     let pod = &before.id;
-    let Some(status) = changed(t, t.runtime.stop_container(pod, "a", grace).await) else {
-        return t.delete(pod).await;
-    };
+    let stopped = t.runtime.stop_container(pod, "a", grace).await;
+    let status = stopped.expect("stop");
     let (exit, expected) = (exit_of(&status, "a"), t.kit.exit_of_until_term(3));
     assert_eq!((exit.code, exit.signal), (expected.code, expected.signal));
     assert!(runs(&status, "b") && status.phase == Phase::Running);
@@ -159,9 +145,7 @@ pub async fn who_asks_last_for_a_container_decides(t: &Contract<'_>) {
         t.runtime.stop_container(pod, "a", Some(3 * later)).await
     };
     let (restarted, stopped) = tokio::join!(restart, stop);
-    let Some(stopped) = changed(t, stopped) else {
-        return t.delete(pod).await;
-    };
+    let stopped = stopped.expect("stop");
     assert!(!runs(&stopped, "a"), "it was stopped: {stopped:?}");
     let refused = restarted.expect_err("it does not run again").to_string();
     assert!(refused.contains("stopped by somebody else"), "{refused}");

@@ -402,7 +402,10 @@ pub async fn a_deadline_ends_a_pod(t: &Contract<'_>) {
     let pod = t.run_manifest(&manifest).await.expect("run").id;
     let status = t.runtime.wait_pod(&pod).await.expect("wait");
     assert_eq!(
-        (status.phase, status.reason.as_deref()),
+        (
+            status.phase,
+            status.reason.map(magik_infra::status::PodReason::as_str)
+        ),
         (Phase::Failed, Some("DeadlineExceeded"))
     );
     t.runtime.delete_pod(&pod, false).await.expect("delete");

@@ -1,4 +1,4 @@
-//! A guest that says anything: the host's side of a microVM pod, from the door to the status file, takes it.
+//! A guest that says anything: the host's side of a microVM pod, from its first byte to the status file, takes it.
 #![no_main]
 
 use std::{
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use libfuzzer_sys::fuzz_target;
 use magik_infra::{
     ControlClient, StateDir,
-    guest::{Guest, Hello, Kind, NONCE, Relay},
+    guest::{Guest, Hello, Kind, NONCE}, Relay,
     logs::MAX_LOG_SIZE,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
     status::PodStatus,
@@ -309,6 +309,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         containers: CONTAINERS.map(container).to_vec(),
         grace_period_s: 0,
         active_deadline_s: None,
+        ends: magik_infra::plan::PodEnd::default(),
     }
 }
 
@@ -318,7 +319,7 @@ fn check(status: &PodStatus) {
     let names: Vec<_> = status.containers.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, CONTAINERS);
     assert!(status.init_containers.is_empty());
-    for text in [&status.reason, &status.message].into_iter().flatten() {
+    for text in &status.message {
         assert!(
             text.chars().count() <= 8192,
             "{} characters",
@@ -339,7 +340,7 @@ async fn life(script: Script, dir: &std::path::Path) {
     let running = tokio::spawn(relay.run(theirs, control));
     let launcher = async {
         let client = ControlClient::over(ours).await.ok()?;
-        let mut launch = client.launch(&plan(dir)).await.ok()?;
+        let mut launch = client.start_sandbox(&plan(dir)).await.ok()?;
         while let Ok(Some(_)) = launch.next().await {}
         client.commit().await.ok()?;
         check(&client.status().await.ok()?);

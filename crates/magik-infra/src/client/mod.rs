@@ -20,8 +20,9 @@ use std::{
 };
 
 use magik_oci::Stats;
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
@@ -37,16 +38,16 @@ use crate::{
     CannotExecute,
     error::ControlError,
     logs::LogOptions,
-    plan::PodPlan,
+    plan::{ContainerPlan, PodPlan},
     rpc::{control as proto, control_ttrpc},
     status::PodStatus,
     wire::{Meter, Role, Wire},
 };
 
 /// The major version of the control service: both sides must have the same.
-pub const MAJOR: u32 = 1;
+pub const MAJOR: u32 = 2;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 2;
+pub const MINOR: u32 = 0;
 
 /// How long a call that waits for nothing in the pod may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,16 +151,16 @@ impl ControlClient {
         &self.pod_id
     }
 
-    /// Starts the pod; only on the launch connection. Read the result to its end.
+    /// Starts the pod with the containers that it begins with; only on the launch connection. Read the result to its end.
     ///
     /// # Errors
     /// The plan cannot be sent.
-    pub async fn launch(&self, plan: &PodPlan) -> Result<Launch> {
-        let mut request = proto::LaunchRequest::new();
-        request.plan = serde_json::to_vec(plan).map_err(|e| ControlError::Protocol(e.to_string()))?;
+    pub async fn start_sandbox(&self, plan: &PodPlan) -> Result<Launch> {
+        let mut request = proto::StartSandboxRequest::new();
+        request.plan = json(plan)?;
         let stream = self
             .calls
-            .launch(context::with_timeout(0), &request)
+            .start_sandbox(context::with_timeout(0), &request)
             .await
             .map_err(error)?;
         Ok(Launch::new(stream, self.meter.clone()))
@@ -217,6 +218,54 @@ impl ControlClient {
             .await
             .map_err(error)?;
         document("status", &response.status)
+    }
+
+    /// Creates one more app container in a pod that is committed; its program waits for
+    /// [`start_container`](Self::start_container). After an error the pod has no container of that
+    /// name, or the one that it had.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`]: it has one of that name, or is being stopped;
+    /// [`ControlError::CannotExecute`], [`ControlError::Refused`]: it cannot be created;
+    /// [`ControlError::Unsupported`]: not in this kind of pod.
+    pub async fn create_container(&self, plan: &ContainerPlan) -> Result<PodStatus> {
+        let mut request = proto::CreateContainerRequest::new();
+        request.plan = json(plan)?;
+        let answer = self
+            .calls
+            .create_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
+    }
+
+    /// Runs the program of a container that was created.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has been started;
+    /// else it cannot be, and has ended. It may be restarted.
+    pub async fn start_container(&self, container: &str) -> Result<PodStatus> {
+        let request = container_request(container, None);
+        let answer = self
+            .calls
+            .start_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
+    }
+
+    /// Changes the limits of a container; what is absent stays as it is.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has ended, or the
+    /// kernel does not take the limits; [`ControlError::Unsupported`]: not in this kind of pod.
+    pub async fn update_container(&self, container: &str, resources: &LinuxResources) -> Result<PodStatus> {
+        let mut request = proto::UpdateContainerRequest::new();
+        request.container = container.to_owned();
+        request.resources = json(resources)?;
+        let answer = self
+            .calls
+            .update_container(context::with_timeout(0), &request)
+            .await;
+        document("status", &answer.map_err(error)?.status)
     }
 
     /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace`
@@ -316,9 +365,23 @@ impl ControlClient {
         request.tail = options.tail;
         request.since = options.since.map(|t| t.to_string()).unwrap_or_default();
         request.timestamps = options.timestamps;
+        self.log_output(&request).await
+    }
+
+    /// A container's log from its first run to its removal. A chunk without data says that all is
+    /// there that it wrote before it ended; it may be run again.
+    pub(crate) async fn logs_of_all_runs(self, container: &str) -> Result<LogOutput> {
+        let mut request = proto::LogsRequest::new();
+        request.container = container.to_owned();
+        request.follow = true;
+        request.restarts = true;
+        self.log_output(&request).await
+    }
+
+    async fn log_output(self, request: &proto::LogsRequest) -> Result<LogOutput> {
         let stream = self
             .calls
-            .logs(context::with_timeout(0), &request)
+            .logs(context::with_timeout(0), request)
             .await
             .map_err(error)?;
         Ok(LogOutput::new(stream, self))
@@ -370,6 +433,10 @@ async fn within<T>(limit: Duration, call: impl Future<Output = ttrpc::Result<T>>
         .await
         .map_err(|_| ControlError::Timeout(limit))?
         .map_err(error)
+}
+
+fn json(document: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|e| ControlError::Protocol(e.to_string()))
 }
 
 /// Reads a JSON document of the other side; its size is bounded by the longest frame.

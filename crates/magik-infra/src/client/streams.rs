@@ -7,7 +7,7 @@ use ttrpc::r#async::ClientStreamReceiver;
 use super::{ControlClient, Result, clean, error};
 use crate::{
     CannotExecute,
-    error::{ControlError, LaunchError},
+    error::{ControlError, LaunchError, LaunchStep},
     events::{Event, EventKind},
     logs::{LogChunk, LogStream},
     rpc::control as proto,
@@ -17,8 +17,9 @@ use crate::{
 /// How far a launch has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchProgress {
-    /// `mounts`, `init-container` or `container`.
-    pub step: String,
+    /// [`Mounts`](LaunchStep::Mounts), [`InitContainer`](LaunchStep::InitContainer) or
+    /// [`Create`](LaunchStep::Create).
+    pub step: LaunchStep,
     /// The container; empty: the pod itself.
     pub container: String,
 }
@@ -64,7 +65,7 @@ impl Launch {
         self.meter.release(None, size(&message));
         match message.event {
             Some(proto::launch_event::Event::Progress(p)) => Ok(Some(LaunchProgress {
-                step: clean(&p.step),
+                step: LaunchStep::from_message(p.step),
                 container: clean(&p.container),
             })),
             Some(proto::launch_event::Event::Ready(_)) => {
@@ -73,7 +74,7 @@ impl Launch {
             }
             Some(proto::launch_event::Event::Failed(f)) => Err(ControlError::Launch(LaunchError {
                 container: Some(clean(&f.container)).filter(|c| !c.is_empty()),
-                step: clean(&f.step),
+                step: LaunchStep::from_message(f.step),
                 message: clean(&f.message),
                 program: f
                     .program

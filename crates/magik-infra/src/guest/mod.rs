@@ -8,18 +8,18 @@
 //!
 //! [`GuestConfig`] lies in the read-only share the guest boots from.
 
-mod door;
-pub(crate) mod forward;
-mod logs;
-mod relay;
+mod listener;
 
-use std::path::PathBuf;
+use std::{fmt::Debug, path::PathBuf};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 
-pub use door::Door;
-pub use relay::{Guest, Relay};
+pub use listener::GuestListener;
+
+use crate::plan::PodPlan;
 
 /// The vsock port of the host that a guest dials.
 pub const PORT: u32 = 1024;
@@ -37,6 +37,22 @@ pub const MAX_CONFIG: u64 = 1 << 20;
 pub const NONCE: usize = 32;
 
 const MAGIC: [u8; 8] = *b"magikvm\x01";
+
+/// A guest that runs a pod.
+#[async_trait]
+pub trait Guest: Send + Sync + Debug + 'static {
+    /// Starts it, waits until it is up, and returns the launch connection and the plan as the guest sees it. Called once.
+    ///
+    /// # Errors
+    /// In one line, why it will not be up.
+    async fn boot(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), String>;
+
+    /// Another connection to its init; `None`: there will be none.
+    async fn connection(&self) -> Option<UnixStream>;
+
+    /// Waits until its machine has ended, and says how.
+    async fn ended(&self) -> String;
+}
 
 /// What the guest's init does before it dials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

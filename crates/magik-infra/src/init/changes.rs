@@ -1,47 +1,28 @@
-//! Changes to a pod that runs: one of its containers is stopped, run again, or removed.
+//! Changes to a pod that runs: one of its containers is created, started, stopped, run again,
+//! removed, or gets other limits.
 
 use std::time::Duration;
 
-use magik_oci::{ContainerId, Signal};
-use tokio::{sync::oneshot, time::Instant};
+use magik_oci::{ContainerId, Exit, Signal};
+use oci_spec::runtime::LinuxResources;
+use tokio::time::Instant;
 
 use super::{
     container::{self, Created},
     pod::{KILL_TIMEOUT, Pod, after},
     rootfs,
-    table::Kind,
 };
 use crate::{
-    error::LaunchError,
+    error::{LaunchError, LaunchStep},
+    plan::ContainerPlan,
+    shared::{Answer, Change, ChangeError},
     status::{ContainerPhase, ContainerStatus},
+    table::Kind,
 };
 
-/// What is asked for a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// SIGTERM, and SIGKILL after so long; absent: the pod's own grace period.
-    Stop(Option<Duration>),
-    /// The same, and then it is run again; one that has ended is only run again.
-    Restart(Option<Duration>),
-    /// It is no longer one of the pod's. It has ended.
-    Remove,
-}
-
-/// Why it was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum ChangeError {
-    #[error("the pod has no container {0:?}")]
-    Unknown(String),
-    #[error("container {name}: {why}")]
-    State { name: String, why: &'static str },
-    #[error("the containers of a virtual machine cannot be changed one by one yet")]
-    Unsupported,
-    #[error(transparent)]
-    Failed(LaunchError),
-}
-
-/// Who waits until it is done.
-pub(crate) type Answer = oneshot::Sender<Result<(), ChangeError>>;
+/// The exit code of a container that cannot be started for another reason than its program; as
+/// containerd has it.
+const CANNOT_START: i32 = 128;
 
 /// A container that was asked to end.
 #[derive(Debug)]
@@ -57,29 +38,55 @@ pub(super) struct Ending {
     restarts: Vec<Answer>,
 }
 
-/// A container that was created to be run again, or could not be.
+/// A container that was created, or could not be.
 #[derive(Debug)]
 pub(super) struct Made {
     name: String,
+    /// Whether it had run before, and is to be run at once.
+    again: bool,
     answers: Vec<Answer>,
     outcome: Result<Created, LaunchError>,
 }
 
 impl Pod {
     /// Does what is asked for a container, or begins to.
-    pub(super) async fn change_container(&mut self, name: String, change: Change, answer: Answer) {
-        let ended = match self.check_change(&name, change) {
-            Ok(ended) => ended,
+    pub(super) async fn change_container(
+        &mut self,
+        name: String,
+        change: Change,
+        answer: Answer,
+        pod_is_stopping: bool,
+    ) {
+        let change = match change {
+            Change::Create(plan) => {
+                match self.check_new(&plan, pod_is_stopping) {
+                    Ok(()) => self.create(*plan, answer),
+                    Err(error) => drop(answer.send(Err(error))),
+                }
+                return;
+            }
+            other => other,
+        };
+        let phase = match self.check_change(&name, &change, pod_is_stopping) {
+            Ok(phase) => phase,
             Err(error) => return drop(answer.send(Err(error))),
         };
+        let runs = matches!(phase, ContainerPhase::Running { .. });
         match change {
-            Change::Stop(_) if ended => drop(answer.send(Ok(()))),
-            Change::Restart(_) if ended => self.run_again(&name, vec![answer]),
+            Change::Create(_) => {}
+            Change::Start => drop(answer.send(self.start_created(&name).await)),
+            Change::Update(resources) => drop(answer.send(self.update(&name, &resources).await)),
+            Change::Stop(_) if !runs => drop(answer.send(Ok(()))),
+            Change::Restart(_) if !runs => self.run_again(&name, vec![answer]),
             Change::Stop(grace) => self.ask_to_end(&name, grace, false).await.stops.push(answer),
             Change::Restart(grace) => self.ask_to_end(&name, grace, true).await.restarts.push(answer),
             Change::Remove => {
+                if phase == ContainerPhase::Created {
+                    self.delete(&name);
+                }
                 if let Some(container) = self.shared.container(&name) {
                     rootfs::unmount(&container.plan);
+                    container.log.send_replace(true);
                 }
                 self.shared.remove(&name);
                 drop(answer.send(Ok(())));
@@ -87,12 +94,14 @@ impl Pod {
         }
     }
 
-    /// Whether a container that may be changed so has ended; it runs otherwise.
-    fn check_change(&self, name: &str, change: Change) -> Result<bool, ChangeError> {
-        let wrong = |why| ChangeError::State {
-            name: name.to_owned(),
-            why,
-        };
+    /// Whether a container may be changed so; its phase, if it may.
+    fn check_change(
+        &self,
+        name: &str,
+        change: &Change,
+        pod_is_stopping: bool,
+    ) -> Result<ContainerPhase, ChangeError> {
+        let wrong = |why| wrong(name, why);
         let container = self.shared.container(name);
         let container = container.ok_or_else(|| ChangeError::Unknown(name.to_owned()))?;
         if container.kind == Kind::Init {
@@ -101,19 +110,78 @@ impl Pod {
         if container.plan.attach.is_some() {
             return Err(wrong("is run by who attaches to it"));
         }
-        match self.shared.phase(name) {
-            None | Some(ContainerPhase::Waiting) => Err(wrong("is being started")),
-            Some(ContainerPhase::Running { .. }) if change == Change::Remove => {
-                Err(wrong("runs: stop it first"))
+        let phase = self.shared.phase(name).unwrap_or(ContainerPhase::Waiting);
+        match (change, &phase) {
+            (_, ContainerPhase::Waiting) => Err(wrong("is being created")),
+            (Change::Start | Change::Restart(_), _) if pod_is_stopping => Err(stopping(name)),
+            (Change::Start, ContainerPhase::Running { .. }) => Err(wrong("runs already")),
+            (Change::Start, ContainerPhase::Exited { .. }) => Err(wrong("has run: it can be restarted")),
+            (Change::Stop(_) | Change::Restart(_), ContainerPhase::Created) => {
+                Err(wrong("was not started yet"))
             }
-            Some(ContainerPhase::Running { .. }) => Ok(false),
-            Some(ContainerPhase::Exited { .. }) => Ok(true),
+            (Change::Remove, ContainerPhase::Running { .. }) => Err(wrong("runs: stop it first")),
+            (Change::Update(_), ContainerPhase::Exited { .. }) => Err(wrong("has ended")),
+            _ => Ok(phase),
         }
+    }
+
+    /// Whether a container can be one of the pod's from now on.
+    fn check_new(&self, plan: &ContainerPlan, pod_is_stopping: bool) -> Result<(), ChangeError> {
+        let name = &plan.name;
+        if pod_is_stopping {
+            return Err(stopping(name));
+        }
+        if self.confined {
+            let why = "a container cannot be added to a pod whose init has given up its rights";
+            return Err(ChangeError::Unsupported(why.to_owned()));
+        }
+        if plan.attach.is_some() {
+            return Err(wrong(name, "nobody can attach to a container that was added"));
+        }
+        if self.shared.container(name).is_some() {
+            return Err(wrong(name, "the pod has one of that name"));
+        }
+        Ok(())
+    }
+
+    /// Creates one more container, in the background.
+    fn create(&mut self, plan: ContainerPlan, answer: Answer) {
+        let name = plan.name.clone();
+        self.shared.add(plan);
+        self.make(&name, false, vec![answer]);
+    }
+
+    /// Runs the program of one that was created.
+    async fn start_created(&mut self, name: &str) -> Result<(), ChangeError> {
+        let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
+            return Err(ChangeError::Unknown(name.to_owned()));
+        };
+        let pid = self.pids.remove(name).flatten();
+        let started = self.start(&container.plan, &id, pid).await;
+        if let Err(error) = &started {
+            let code = error
+                .program
+                .as_ref()
+                .map_or(CANNOT_START, |why| i32::from(why.failure.exit_code()));
+            self.change(name, |container| container.cannot_start(Exit::exited(code)));
+            self.delete(name);
+            container.log.send_replace(true);
+        }
+        started.map_err(ChangeError::Failed)
+    }
+
+    async fn update(&self, name: &str, resources: &LinuxResources) -> Result<(), ChangeError> {
+        let id = ContainerId::new(name).map_err(|_| ChangeError::Unknown(name.to_owned()))?;
+        let updated = self.runtime.update(&id, resources).await;
+        updated.map_err(|error| match error {
+            magik_oci::Error::Unsupported { .. } => ChangeError::Unsupported(error.to_string()),
+            other => ChangeError::Refused(other.to_string()),
+        })
     }
 
     /// Asks a container to end. What is under way for that already is only ever made sooner.
     async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>, again: bool) -> &mut Ending {
-        let kill_at = after(grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s)));
+        let kill_at = after(self.grace(grace));
         self.kill(name, Signal::TERM, false).await;
         let place = self.ending.iter().position(|ending| ending.name == name);
         let place = place.unwrap_or_else(|| {
@@ -147,9 +215,9 @@ impl Pod {
         let late: Vec<Ending> = self.ending.extract_if(.., is_late).collect();
         for mut ending in late {
             if ending.killed {
-                let (name, why) = (ending.name, "does not end after SIGKILL");
+                let error = wrong(&ending.name, "does not end after SIGKILL");
                 let all = ending.stops.into_iter().chain(ending.restarts).collect();
-                answer(all, &Err(ChangeError::State { name, why }));
+                answer(all, &Err(error));
                 continue;
             }
             self.kill(&ending.name, Signal::KILL, true).await;
@@ -175,86 +243,110 @@ impl Pod {
         answer(ending.stops, &Ok(()));
         let name = ending.name;
         if pod_is_stopping {
-            answer(ending.restarts, &Err(stopping(name)));
+            answer(ending.restarts, &Err(stopping(&name)));
         } else if ending.again {
             self.run_again(&name, ending.restarts);
         } else {
-            let why = "was stopped by somebody else";
-            answer(ending.restarts, &Err(ChangeError::State { name, why }));
+            let error = wrong(&name, "was stopped by somebody else");
+            answer(ending.restarts, &Err(error));
         }
     }
 
-    /// Creates a container once more, in the background: with a new writable layer, where it has
-    /// one.
+    /// Creates a container once more: with a new writable layer, where it has one.
     fn run_again(&mut self, name: &str, answers: Vec<Answer>) {
-        let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
-            return;
-        };
         self.change(name, ContainerStatus::will_run_again);
+        self.make(name, true, answers);
+    }
+
+    /// Creates a container, `again` or for the first time, in the background.
+    fn make(&mut self, name: &str, again: bool, answers: Vec<Answer>) {
+        let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
+            let error = ChangeError::Refused(format!("{name:?} is no container's name"));
+            self.shared.remove(name);
+            return answer(answers, &Err(error));
+        };
         container.log.send_replace(false);
-        let (runtime, size, renews) = (self.runtime.clone(), self.shared.max_log_size, !self.mounted);
+        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
         let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
-        let name = name.to_owned();
+        let (name, deleting) = (name.to_owned(), self.deleting.clone());
         self.making.spawn(async move {
             let plan = &container.plan;
-            let outcome = async {
+            let create = async {
+                drop(deleting.write().await);
+                if !again {
+                    return container::create(&*runtime, &container, size, mounts).await;
+                }
                 // By force: with a shared pid namespace its other processes may have outlived the
                 // first.
                 match runtime.delete(&id, true).await {
                     Ok(()) | Err(magik_oci::Error::NotFound(_)) => {}
-                    Err(error) => return Err(LaunchError::runtime(&plan.name, "delete", &error)),
+                    Err(e) => return Err(LaunchError::runtime(&plan.name, LaunchStep::Delete, &e)),
                 }
-                if renews {
-                    let renewed = rootfs::renew(plan, root);
-                    let old = renewed.map_err(|e| LaunchError::container(&plan.name, "mounts", &e))?;
+                if mounts {
+                    let old = rootfs::renew(plan, root)
+                        .map_err(|e| LaunchError::container(&plan.name, LaunchStep::Mounts, &e))?;
                     tokio::spawn(rootfs::remove_old(old));
                 }
                 container::create(&*runtime, &container, size, false).await
             };
+            let outcome = create.await;
             Made {
                 name,
+                again,
                 answers,
-                outcome: outcome.await,
+                outcome,
             }
         });
     }
 
-    /// Starts what was created to be run again.
+    /// Starts what was created to be run again; what is new waits.
     pub(super) async fn made(&mut self, made: Made, pod_is_stopping: bool) {
         let Made {
             name,
+            again,
             answers,
             outcome,
         } = made;
         let Some(container) = self.shared.container(&name) else {
             return;
         };
-        let started = match outcome {
-            Ok(created) if pod_is_stopping => {
-                self.forget(&created.id);
-                Err(stopping(name.clone()))
-            }
+        let done = match outcome {
+            Ok(_) if pod_is_stopping => Err(stopping(&name)),
             Ok(created) => {
                 let (id, pid) = self.created(&container.plan, created);
-                let started = self.start(&container.plan, &id, pid).await;
-                if started.is_err() {
-                    self.forget(&id);
+                if again {
+                    let started = self.start(&container.plan, &id, pid).await;
+                    started.map_err(ChangeError::Failed)
+                } else {
+                    self.pids.insert(name.clone(), pid);
+                    self.shared.publish(|_| {});
+                    Ok(())
                 }
-                started.map_err(ChangeError::Failed)
             }
             Err(error) => Err(ChangeError::Failed(error)),
         };
-        if started.is_err() {
-            self.change(&name, ContainerStatus::does_not_run_again);
+        if done.is_err() {
+            // Also one that was created and cannot be started; of others there is nothing.
+            self.delete(&name);
+            if again {
+                self.change(&name, ContainerStatus::does_not_run_again);
+            } else {
+                rootfs::unmount(&container.plan);
+                self.shared.remove(&name);
+            }
             container.log.send_replace(true);
         }
-        answer(answers, &started);
+        answer(answers, &done);
     }
 }
 
-fn stopping(name: String) -> ChangeError {
-    let why = "the pod is being stopped";
+fn wrong(name: &str, why: &'static str) -> ChangeError {
+    let name = name.to_owned();
     ChangeError::State { name, why }
+}
+
+fn stopping(name: &str) -> ChangeError {
+    wrong(name, "the pod is being stopped")
 }
 
 fn answer(answers: Vec<Answer>, with: &Result<(), ChangeError>) {

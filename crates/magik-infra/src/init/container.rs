@@ -5,8 +5,14 @@ use std::sync::Arc;
 use magik_oci::{ContainerId, CreateOptions, ExecIo, Exit, OciRuntime, Stdio};
 use tokio::sync::{mpsc, watch};
 
-use super::{rootfs, table::Entry};
-use crate::{error::LaunchError, logs::LogPump, plan::ContainerPlan, service::Streams};
+use super::rootfs;
+use crate::{
+    error::{LaunchError, LaunchStep},
+    logs::LogPump,
+    plan::ContainerPlan,
+    streams::Streams,
+    table::Entry,
+};
 
 /// The exit code of a container whose end nobody saw.
 const UNKNOWN_EXIT: i32 = 255;
@@ -50,7 +56,7 @@ pub(crate) struct ExitReport {
 
 /// Mounts a container's root.
 pub(crate) fn mount(plan: &ContainerPlan) -> Result<(), LaunchError> {
-    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, "mounts", &e))
+    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, LaunchStep::Mounts, &e))
 }
 
 /// Creates a container, mounting its root first if it `mounts`.
@@ -62,14 +68,14 @@ pub(crate) async fn create(
 ) -> Result<Created, LaunchError> {
     let Entry { plan, log, .. } = container;
     let name = &plan.name;
-    let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, "plan", &e))?;
+    let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, LaunchStep::Plan, &e))?;
     if mounts {
         mount(plan)?;
     }
     let mut options = CreateOptions::default();
     let (output, stdio) = if let Some(attach) = plan.attach {
         let opened = Streams::open(attach.terminal, true);
-        let (streams, theirs) = opened.map_err(|e| LaunchError::container(name, "create", &e))?;
+        let (streams, theirs) = opened.map_err(|e| LaunchError::container(name, LaunchStep::Create, &e))?;
         let stdio = match theirs {
             ExecIo::Pipes(stdio) => stdio,
             ExecIo::Terminal { console } => {
@@ -82,7 +88,7 @@ pub(crate) async fn create(
         let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log.clone()).map_err(|e| {
             LaunchError::container(
                 name,
-                "create",
+                LaunchStep::Create,
                 &format!("cannot open the log {}: {e}", plan.log.display()),
             )
         })?;
@@ -91,7 +97,7 @@ pub(crate) async fn create(
     let state = runtime
         .create(&id, &plan.bundle, stdio, options)
         .await
-        .map_err(|e| LaunchError::runtime(name, "create", &e))?;
+        .map_err(|e| LaunchError::runtime(name, LaunchStep::Create, &e))?;
     Ok(Created {
         id,
         pid: state.pid,

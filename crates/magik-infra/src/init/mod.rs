@@ -1,12 +1,9 @@
 //! The pod init itself.
 
-pub(crate) mod changes;
+mod changes;
 mod container;
-pub(crate) mod inputs;
-pub(crate) mod pod;
+mod pod;
 mod rootfs;
-pub(crate) mod shared;
-pub(crate) mod table;
 
 pub use rootfs::mount_layers;
 
@@ -17,25 +14,20 @@ use magik_oci::OciRuntime;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
-    time::timeout,
 };
 
+use self::pod::{Before, Pod};
 use crate::{
+    containers::Local,
     error::LaunchError,
     extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
+    life::{self, CommitCheck, Ends, Inputs, PodOutcome},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
-    publish,
-    service::{self, Acceptor},
+    service::Acceptor,
+    shared::Shared,
     state_dir::StateDir,
-    status::PodStatus,
 };
-use inputs::Inputs;
-use pod::Pod;
-use shared::{Place, Shared};
-
-/// How long the init waits for clients to take their last answers before it ends.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What differs between the backends.
 #[derive(Debug, Clone)]
@@ -58,22 +50,8 @@ impl Default for InitOptions {
     }
 }
 
-/// How a pod ended.
-#[derive(Debug)]
-pub enum PodOutcome {
-    /// It ran and is over; `status.json` says the same.
-    Finished(Box<PodStatus>),
-    /// It did not start; the launcher was told.
-    Failed(LaunchError),
-    /// The launch connection ended before the commit: nothing of the pod may stay.
-    Abandoned,
-}
-
 /// See [`PodInit::prepare`].
-pub(crate) type Preparation =
-    Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
-
-pub(crate) type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
+type Preparation = Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
 
 /// A pod init, ready to run. One pod, one process, one thread.
 ///
@@ -187,7 +165,6 @@ impl PodInit {
     {
         let (commands, receiver) = mpsc::channel(16);
         let shared = Arc::new(Shared::new(
-            Place::Here(self.runtime.clone()),
             self.state_dir,
             self.options.runtime_class,
             self.options.max_log_size,
@@ -195,84 +172,19 @@ impl PodInit {
         ));
         let inputs = Inputs::new(receiver, self.committed, true)?;
         let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
-        let life = async |shared: &Arc<Shared>, inputs: &mut Inputs| {
-            let (shared_processes, preparation) = (self.shared_processes, self.preparation);
-            let before = Before {
-                shared_processes,
-                preparation,
-            };
-            live(self.runtime, shared, inputs, extensions, before, self.listeners).await
+        let before = Before {
+            shared_processes: self.shared_processes,
+            preparation: self.preparation,
         };
-        Ok(serve(&shared, inputs, launch, control, life).await)
-    }
-}
-
-/// Serves the launch connection and the control connections while a pod lives.
-pub(crate) async fn serve<S, A>(
-    shared: &Arc<Shared>,
-    mut inputs: Inputs,
-    launch: S,
-    control: A,
-    life: impl AsyncFnOnce(&Arc<Shared>, &mut Inputs) -> PodOutcome,
-) -> PodOutcome
-where
-    S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
-    A: Acceptor,
-{
-    let connections = service::Connections::new(shared.clone());
-    inputs.launch = connections.serve(launch, true);
-    let accepting = tokio::spawn(connections.clone().accept(control));
-
-    let outcome = life(shared, &mut inputs).await;
-
-    shared.over();
-    accepting.abort();
-    inputs.dismiss();
-    if timeout(LINGER, connections.idle()).await.is_err() {
-        tracing::debug!("some clients did not take their last answer");
-    }
-    outcome
-}
-
-/// What is done before the first container.
-struct Before {
-    /// The directory of the process namespace that the containers share.
-    shared_processes: Option<PathBuf>,
-    preparation: Option<Preparation>,
-}
-
-/// A pod's whole life.
-async fn live(
-    runtime: Arc<dyn OciRuntime>,
-    shared: &Arc<Shared>,
-    inputs: &mut Inputs,
-    extensions: Extensions,
-    before: Before,
-    listeners: Vec<TcpListener>,
-) -> PodOutcome {
-    let Some((plan, progress)) = inputs.launch_request(shared).await else {
-        return PodOutcome::Abandoned;
-    };
-    let ports = plan.published.clone();
-    let mut pod = Pod::new(runtime, shared.clone(), plan, extensions, progress);
-    inputs.deadline = pod.deadline();
-    inputs.extension_failures = pod.extension_failures();
-
-    let launched = tokio::select! {
-        launched = pod.launch(before) => launched,
-        interrupt = inputs.interrupt(shared) => match interrupt.before_ready() {
-            None => return PodOutcome::Abandoned,
-            Some(error) => Err(error),
-        },
-    };
-    if let Err(error) = launched {
-        pod.launch_failed(&error).await;
-        return PodOutcome::Failed(error);
-    }
-    let _published = publish::serve(listeners, &ports, &shared.place);
-    match pod.supervise(inputs).await {
-        Some(status) if inputs.settled(shared).await => PodOutcome::Finished(Box::new(status)),
-        _ => PodOutcome::Abandoned,
+        let ends = Ends {
+            launch,
+            control,
+            listeners: self.listeners,
+        };
+        let containers = Arc::new(Local(self.runtime.clone()));
+        let (runtime, of_pod) = (self.runtime, shared.clone());
+        let begin = |plan, updates| Pod::new(runtime, of_pod, plan, extensions, updates, before);
+        Ok(life::run(&shared, containers, inputs, ends, begin).await)
     }
 }
 

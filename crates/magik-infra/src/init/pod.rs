@@ -1,55 +1,67 @@
 //! The supervisor: starts a pod's containers and follows them to their end.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{RwLock, mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::{
-    Before,
+    Preparation,
     changes::{Ending, Made},
     container::{self, Created, ExitReport, Output, Watched},
-    inputs::{Inputs, Interrupt},
     rootfs,
-    shared::{Attachable, LaunchUpdate, Shared},
-    table::{Entry, Kind},
 };
 use crate::{
-    error::LaunchError,
+    error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
     extension::{Extensions, RequiredExtensionFailed},
-    plan::{ContainerPlan, PodPlan},
-    status::{ContainerPhase, ContainerStatus, Phase, PodStatus},
+    life::{Inputs, Interrupt, Supervisor, Updates, reached},
+    plan::{ContainerPlan, PodEnd, PodPlan},
+    shared::{Attachable, LaunchUpdate, Shared},
+    status::{ContainerPhase, ContainerStatus, Phase, PodReason, PodStatus},
+    table::{Entry, Kind},
 };
 
 /// How long a process may outlive SIGKILL (stuck in the kernel) before the pod is called over all the same.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Pod {
+/// What is done before the first container.
+pub(super) struct Before {
+    /// The directory of the process namespace that the containers share.
+    pub(super) shared_processes: Option<PathBuf>,
+    pub(super) preparation: Option<Preparation>,
+}
+
+pub(super) struct Pod {
     pub(super) runtime: Arc<dyn OciRuntime>,
     pub(super) shared: Arc<Shared>,
     pub(super) plan: Arc<PodPlan>,
     extensions: Extensions,
     extension_failed: mpsc::Sender<RequiredExtensionFailed>,
     extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
-    updates: mpsc::UnboundedSender<LaunchUpdate>,
+    updates: Updates,
+    /// What is done before the first container; taken by the launch.
+    before: Before,
     exits: mpsc::UnboundedReceiver<ExitReport>,
     exited: mpsc::UnboundedSender<ExitReport>,
-    launched_at: Instant,
-    /// Whether the root file systems of all containers are mounted already.
-    pub(super) mounted: bool,
+    /// Whether this process can mount nothing any more: the containers' roots are mounted already.
+    pub(super) confined: bool,
     /// Containers that were asked to end, by themselves.
     pub(super) ending: Vec<Ending>,
     /// Containers being created to be run again.
     pub(super) making: JoinSet<Made>,
     /// Containers being removed at the runtime.
     deletions: JoinSet<()>,
+    /// Held by each of them: who makes a container waits, so that none is removed in its place.
+    pub(super) deleting: Arc<RwLock<()>>,
+    /// The first processes of containers that were created and not started yet.
+    pub(super) pids: HashMap<String, Option<i32>>,
     /// Containers that are not started before somebody attaches.
     waiting: Vec<Waiting>,
 }
@@ -70,16 +82,16 @@ struct Stopping {
 }
 
 impl Pod {
-    pub(crate) fn new(
+    pub(super) fn new(
         runtime: Arc<dyn OciRuntime>,
         shared: Arc<Shared>,
         plan: Arc<PodPlan>,
         extensions: Extensions,
-        updates: mpsc::UnboundedSender<LaunchUpdate>,
+        updates: Updates,
+        before: Before,
     ) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
         let (extension_failed, failures) = mpsc::channel(1);
-        shared.begin(PodStatus::pending(&plan, &shared.runtime_class));
         Self {
             runtime,
             shared,
@@ -88,72 +100,56 @@ impl Pod {
             extension_failed,
             extension_failures: Some(failures),
             updates,
+            before,
             exits,
             exited,
-            launched_at: Instant::now(),
-            mounted: false,
+            confined: false,
             ending: Vec::new(),
             making: JoinSet::new(),
             deletions: JoinSet::new(),
+            deleting: Arc::default(),
+            pids: HashMap::new(),
             waiting: Vec::new(),
         }
     }
 
-    /// When the pod must be over; counted from its launch, as kubelet does.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.plan
-            .active_deadline_s
-            .and_then(|s| self.launched_at.checked_add(Duration::from_secs(s)))
-    }
-
-    /// Where required extensions report their failures; to be taken once.
-    pub(crate) fn extension_failures(&mut self) -> Option<mpsc::Receiver<RequiredExtensionFailed>> {
-        self.extension_failures.take()
-    }
-
-    /// Starts the pod: mounts, init containers one after the other, then all app containers.
-    pub(super) async fn launch(&mut self, before: Before) -> Result<(), LaunchError> {
+    /// What is done before the first container: the process namespace, file systems, extensions.
+    async fn make_ready(&mut self) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
         #[cfg(target_os = "linux")]
-        if let Some(dir) = before.shared_processes {
+        if let Some(dir) = self.before.shared_processes.take() {
             let all = plan.init_containers.iter().chain(&plan.containers);
             let names: Vec<&str> = all.map(|container| container.name.as_str()).collect();
             let started = crate::pause::start(&dir, &names).await;
-            started.map_err(|e| LaunchError::pod("process-namespace", &e))?;
+            started.map_err(|e| LaunchError::pod(LaunchStep::ProcessNamespace, &e))?;
         }
-        self.progress("mounts", "");
+        self.progress(LaunchStep::Mounts, "");
         for tmpfs in &plan.tmpfs {
-            rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod("mounts", &e))?;
+            rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
         }
-        if let Some(preparation) = before.preparation {
+        if let Some(preparation) = self.before.preparation.take() {
             for container in plan.init_containers.iter().chain(&plan.containers) {
                 container::mount(container)?;
             }
-            self.mounted = true;
+            self.confined = true;
             preparation(plan.clone()).await?;
         }
-        let extension = |e: RequiredExtensionFailed| LaunchError::pod("extension", &e);
-        self.extensions
-            .start(&plan, &self.shared.events, &self.extension_failed)
-            .await
-            .map_err(extension)?;
+        let started = self
+            .extensions
+            .start(&plan, &self.shared.events, &self.extension_failed);
+        started.await.map_err(extension_failed)
+    }
 
-        for container in self.shared.containers(Kind::Init) {
-            self.progress("init-container", &container.plan.name);
-            self.run_init_container(&container).await?;
-        }
-        self.start_containers().await?;
-
-        self.extensions
-            .ready(&plan, &self.shared.events)
-            .await
-            .map_err(extension)?;
+    /// Every container was started: says so.
+    async fn ready(&mut self) -> Result<(), LaunchError> {
+        let told = self.extensions.ready(&self.plan, &self.shared.events).await;
+        told.map_err(extension_failed)?;
         // Whoever asks for a pod that runs finds it by this file.
         let written = self.shared.try_publish(|status| {
             status.phase = Phase::Running;
             status.started_at = Some(Timestamp::now());
         });
-        written.map_err(|e| LaunchError::pod("status", &e))?;
+        written.map_err(|e| LaunchError::pod(LaunchStep::Status, &e))?;
         self.event(Event::now(EventKind::PodReady, "", ""));
         let _ = self.updates.send(LaunchUpdate::Ready);
         Ok(())
@@ -163,21 +159,21 @@ impl Pod {
         let plan = &*container.plan;
         if plan.attach.is_some() {
             let why = "nobody can attach to an init container";
-            return Err(LaunchError::container(&plan.name, "plan", why));
+            return Err(LaunchError::container(&plan.name, LaunchStep::Plan, why));
         }
         let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
-        let created = container::create(&*runtime, container, size, !self.mounted).await?;
+        let created = container::create(&*runtime, container, size, !self.confined).await?;
         let (id, pid) = self.created(plan, created);
         self.start(plan, &id, pid).await?;
         let Some(report) = self.exits.recv().await else {
             return Err(LaunchError::container(
                 &plan.name,
-                "init-container",
+                LaunchStep::InitContainer,
                 "its end was not seen",
             ));
         };
         self.ended(&report);
-        self.delete(&report);
+        self.delete(&report.name);
         let ending = match report {
             ExitReport {
                 exit: Exit { code: 0, .. },
@@ -202,21 +198,25 @@ impl Pod {
         } else {
             format!("{ending}: {}", report.last_line)
         };
-        Err(LaunchError::container(&plan.name, "init-container", &message))
+        Err(LaunchError::container(
+            &plan.name,
+            LaunchStep::InitContainer,
+            &message,
+        ))
     }
 
     /// Creates the app containers, as many at a time as there are processors, and starts them in order once all of
     /// them are there: a container that cannot be created means that none was started.
     async fn start_containers(&mut self) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.mounted);
+        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
         let containers = self.shared.containers(Kind::App);
         let jobs = containers.iter();
         let jobs = jobs.map(|container| container::create(&*runtime, container, size, mounts));
         let mut jobs = stream::iter(jobs.collect::<Vec<_>>()).buffered(parallel);
         let mut created = Vec::new();
         for Entry { plan, .. } in &containers {
-            self.progress("container", &plan.name);
+            self.progress(LaunchStep::Create, &plan.name);
             let Some(result) = jobs.next().await else { break };
             created.push((plan, self.created(plan, result?)));
         }
@@ -252,10 +252,17 @@ impl Pod {
         };
         let watching = container::watch(self.runtime.clone(), id.clone(), watched, self.exited.clone());
         tokio::spawn(watching);
+        // Written with what comes next: that it runs, or whatever it was created for.
+        self.shared.note(|pod| {
+            if let Some(container) = pod.container_mut(&plan.name) {
+                container.created();
+            }
+        });
         self.event(Event::now(EventKind::ContainerCreated, &plan.name, ""));
         (id, pid)
     }
 
+    /// Runs the program of one that was created.
     pub(super) async fn start(
         &mut self,
         plan: &ContainerPlan,
@@ -267,7 +274,8 @@ impl Pod {
             Some(Waiting {
                 attached, started, ..
             }) => {
-                let nobody = |_| LaunchError::container(&plan.name, "start", "nobody has attached to it");
+                let nobody =
+                    |_| LaunchError::container(&plan.name, LaunchStep::Start, "nobody has attached to it");
                 attached.await.map_err(nobody)?;
                 Some(started)
             }
@@ -277,7 +285,7 @@ impl Pod {
         self.runtime
             .start(id)
             .await
-            .map_err(|e| LaunchError::runtime(&plan.name, "start", &e))?;
+            .map_err(|e| LaunchError::runtime(&plan.name, LaunchStep::Start, &e))?;
         self.change(&plan.name, |container| container.runs(started_at, pid));
         self.event(Event::now(EventKind::ContainerStarted, &plan.name, ""));
         if let Some(started) = started {
@@ -287,85 +295,9 @@ impl Pod {
         Ok(())
     }
 
-    /// The pod did not start: says so everywhere. What was started dies with the init.
-    pub(crate) async fn launch_failed(&mut self, error: &LaunchError) {
-        self.shared.publish(|status| {
-            status.phase = Phase::Failed;
-            status.reason = Some("LaunchFailed".to_owned());
-            status.message = Some(error.to_string());
-            status.finished_at = Some(Timestamp::now());
-        });
-        self.extensions.stop(&self.plan, &self.shared.events).await;
-        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
-    }
-
-    /// Follows the running pod to its end; `None`: it was abandoned before the commit.
-    pub(crate) async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {
-        let mut stopping: Option<Stopping> = None;
-        let mut reason: Option<(&'static str, String)> = None;
-        while self.any_alive() {
-            let next_kill = self.next_kill();
-            let interrupt = tokio::select! {
-                Some(report) = self.exits.recv() => {
-                    self.ended(&report);
-                    // A pod that is going down is removed as a whole.
-                    if stopping.is_none() && !self.runs_again(&report.name) {
-                        self.delete(&report);
-                    }
-                    self.end_was_seen(&report.name, stopping.is_some());
-                    continue;
-                }
-                Some(made) = self.making.join_next() => {
-                    if let Ok(made) = made {
-                        self.made(made, stopping.is_some()).await;
-                    }
-                    continue;
-                }
-                () = reached(next_kill) => {
-                    self.kill_late().await;
-                    continue;
-                }
-                interrupt = inputs.interrupt(&self.shared) => interrupt,
-                () = reached(stopping.as_ref().map(|stopping| stopping.kill_at)) => {
-                    if stopping.as_ref().is_some_and(|s| s.killed) {
-                        reason = Some(("NotKilled", self.survivors()));
-                        break;
-                    }
-                    stopping = Some(self.kill_all().await);
-                    continue;
-                }
-            };
-            match interrupt {
-                Interrupt::Abandoned => return None,
-                Interrupt::Stop { grace } => {
-                    reason.get_or_insert(("Stopped", String::new()));
-                    let grace = grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s));
-                    stopping = Some(self.stop(stopping, grace).await);
-                }
-                Interrupt::Deadline => {
-                    let seconds = self.plan.active_deadline_s.unwrap_or_default();
-                    let message = format!("the pod ran longer than its activeDeadlineSeconds of {seconds}");
-                    reason = Some(("DeadlineExceeded", message));
-                    stopping = Some(self.kill_all().await);
-                }
-                Interrupt::ExtensionFailed(error) => {
-                    reason.get_or_insert(("ExtensionFailed", error.to_string()));
-                    stopping = Some(
-                        self.stop(stopping, Duration::from_secs(self.plan.grace_period_s))
-                            .await,
-                    );
-                }
-                Interrupt::Change {
-                    container,
-                    change,
-                    answer,
-                } => self.change_container(container, change, answer).await,
-            }
-        }
-        if stopping.is_none() {
-            while self.deletions.join_next().await.is_some() {}
-        }
-        Some(self.finish(reason).await)
+    /// So much as is asked for, else as much as the pod says.
+    pub(super) fn grace(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(Duration::from_secs(self.plan.grace_period_s))
     }
 
     /// Asks every container to end, in the reverse of the order they were started in. A stop that is already under
@@ -383,7 +315,7 @@ impl Pod {
             "",
             format!("grace period {grace:?}"),
         ));
-        for name in self.alive().iter().rev() {
+        for name in self.alive(true).iter().rev() {
             self.kill(name, Signal::TERM, false).await;
         }
         Stopping {
@@ -393,7 +325,7 @@ impl Pod {
     }
 
     async fn kill_all(&mut self) -> Stopping {
-        for name in self.alive().iter().rev() {
+        for name in self.alive(true).iter().rev() {
             self.kill(name, Signal::KILL, true).await;
         }
         Stopping {
@@ -428,7 +360,7 @@ impl Pod {
                 ContainerPhase::Running { started_at, .. } | ContainerPhase::Exited { started_at, .. } => {
                     started_at
                 }
-                ContainerPhase::Waiting => now,
+                ContainerPhase::Waiting | ContainerPhase::Created => now,
             };
             container.state = ContainerPhase::Exited {
                 started_at,
@@ -448,16 +380,18 @@ impl Pod {
         });
     }
 
-    /// Removes a container that ended at the runtime, in the background: its cgroup goes, its status stays.
-    fn delete(&mut self, report: &ExitReport) {
-        if let Ok(id) = ContainerId::new(&report.name) {
-            self.forget(&id);
-        }
-    }
-
-    pub(super) fn forget(&mut self, id: &ContainerId) {
-        let (runtime, id) = (self.runtime.clone(), id.clone());
+    /// Removes a container at the runtime, in the background: its cgroup goes, its status stays.
+    pub(super) fn delete(&mut self, name: &str) {
+        let (runtime, Ok(id)) = (self.runtime.clone(), ContainerId::new(name)) else {
+            return;
+        };
+        let early = self.deleting.clone().try_read_owned();
+        let deleting = self.deleting.clone();
         self.deletions.spawn(async move {
+            let _under_way = match early {
+                Ok(under_way) => under_way,
+                Err(_) => deleting.read_owned().await,
+            };
             // By force: with a shared pid namespace its other processes may have outlived the first.
             if let Err(error) = runtime.delete(&id, true).await {
                 tracing::warn!(container = %id, %error, "cannot remove the ended container");
@@ -467,15 +401,17 @@ impl Pod {
     }
 
     /// Nothing runs any more: the final status is written, then the extensions are told.
-    async fn finish(&mut self, reason: Option<(&'static str, String)>) -> PodStatus {
+    async fn finish(&mut self, reason: Option<(PodReason, String)>) -> PodStatus {
         self.shared.publish(|status| {
-            let succeeded = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code == 0);
-            let ended_well = matches!(reason, None | Some(("Stopped", _)));
-            let phase = if ended_well && status.containers.iter().all(succeeded) { Phase::Succeeded } else { Phase::Failed };
+            // Those that were never started have not failed.
+            let failed = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code != 0);
+            let ended_well = matches!(reason, None | Some((PodReason::Stopped, _)));
+            let failed = !ended_well || status.containers.iter().any(failed);
+            let phase = if failed { Phase::Failed } else { Phase::Succeeded };
             status.phase = phase;
             status.finished_at = Some(Timestamp::now());
             if let Some((reason, message)) = reason {
-                status.reason = Some(reason.to_owned());
+                status.reason = Some(reason);
                 status.message = Some(message).filter(|m| !m.is_empty());
             }
         });
@@ -486,21 +422,29 @@ impl Pod {
             .unwrap_or_else(|| unreachable!("the first status was published by Pod::new"))
     }
 
-    /// The app containers that have not ended, in starting order.
-    fn alive(&self) -> Vec<String> {
+    /// The app containers that have not ended, in starting order; in a pod that is being stopped,
+    /// without those that will not be started.
+    fn alive(&self, stopping: bool) -> Vec<String> {
         let status = self.shared.status();
         let containers = status.map(|status| status.containers).unwrap_or_default();
-        let ended = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { .. });
-        let alive = containers.into_iter().filter(|c| !ended(c));
+        let lives = |c: &ContainerStatus| match c.state {
+            ContainerPhase::Created => !stopping,
+            // One that is being created is heard of once more.
+            ContainerPhase::Waiting | ContainerPhase::Running { .. } => true,
+            ContainerPhase::Exited { .. } => false,
+        };
+        let alive = containers.into_iter().filter(lives);
         alive.map(|container| container.name).collect()
     }
 
-    fn any_alive(&self) -> bool {
-        !self.alive().is_empty()
+    /// Whether the pod has come to its end.
+    fn is_over(&self, stopping: bool) -> bool {
+        let lives_on = self.plan.ends == PodEnd::Stopped && !stopping;
+        !lives_on && self.alive(stopping).is_empty()
     }
 
     fn survivors(&self) -> String {
-        format!("did not end after SIGKILL: {}", self.alive().join(", "))
+        format!("did not end after SIGKILL: {}", self.alive(true).join(", "))
     }
 
     /// Changes a container's status.
@@ -512,7 +456,7 @@ impl Pod {
         });
     }
 
-    fn progress(&self, step: &'static str, container: &str) {
+    fn progress(&self, step: LaunchStep, container: &str) {
         let _ = self.updates.send(LaunchUpdate::Progress {
             step,
             container: container.to_owned(),
@@ -534,10 +478,99 @@ pub(super) fn after(grace: Duration) -> Instant {
     Instant::now() + grace.min(year)
 }
 
-/// Waits for an instant; for ever without one.
-pub(crate) async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
+fn extension_failed(error: RequiredExtensionFailed) -> LaunchError {
+    LaunchError::pod(LaunchStep::Extension, &error)
+}
+
+impl Supervisor for Pod {
+    fn extension_failures(&mut self) -> Option<mpsc::Receiver<RequiredExtensionFailed>> {
+        self.extension_failures.take()
+    }
+
+    /// Mounts, init containers one after the other, then all app containers.
+    async fn launch(&mut self) -> Result<(), LaunchError> {
+        self.make_ready().await?;
+        for container in self.shared.containers(Kind::Init) {
+            self.progress(LaunchStep::InitContainer, &container.plan.name);
+            self.run_init_container(&container).await?;
+        }
+        self.start_containers().await?;
+        self.ready().await
+    }
+
+    async fn launch_failed(&mut self, error: &LaunchError) {
+        self.shared.publish(|status| {
+            status.phase = Phase::Failed;
+            status.reason = Some(PodReason::LaunchFailed);
+            status.message = Some(error.to_string());
+            status.finished_at = Some(Timestamp::now());
+        });
+        self.extensions.stop(&self.plan, &self.shared.events).await;
+        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
+    }
+
+    async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {
+        let mut stopping: Option<Stopping> = None;
+        let mut reason: Option<(PodReason, String)> = None;
+        while !self.is_over(stopping.is_some()) {
+            let next_kill = self.next_kill();
+            let interrupt = tokio::select! {
+                Some(report) = self.exits.recv() => {
+                    self.ended(&report);
+                    // A pod that is going down is removed as a whole.
+                    if stopping.is_none() && !self.runs_again(&report.name) {
+                        self.delete(&report.name);
+                    }
+                    self.end_was_seen(&report.name, stopping.is_some());
+                    continue;
+                }
+                Some(made) = self.making.join_next() => {
+                    if let Ok(made) = made {
+                        self.made(made, stopping.is_some()).await;
+                    }
+                    continue;
+                }
+                () = reached(next_kill) => {
+                    self.kill_late().await;
+                    continue;
+                }
+                interrupt = inputs.interrupt(&self.shared) => interrupt,
+                () = reached(stopping.as_ref().map(|stopping| stopping.kill_at)) => {
+                    if stopping.as_ref().is_some_and(|s| s.killed) {
+                        reason = Some((PodReason::NotKilled, self.survivors()));
+                        break;
+                    }
+                    stopping = Some(self.kill_all().await);
+                    continue;
+                }
+            };
+            match interrupt {
+                Interrupt::Abandoned => return None,
+                Interrupt::Stop { grace } => {
+                    reason.get_or_insert((PodReason::Stopped, String::new()));
+                    stopping = Some(self.stop(stopping, self.grace(grace)).await);
+                }
+                Interrupt::Deadline => {
+                    reason = Some((PodReason::DeadlineExceeded, self.plan.deadline_passed()));
+                    stopping = Some(self.kill_all().await);
+                }
+                Interrupt::ExtensionFailed(error) => {
+                    reason.get_or_insert((PodReason::ExtensionFailed, error.to_string()));
+                    stopping = Some(self.stop(stopping, self.grace(None)).await);
+                }
+                Interrupt::Change {
+                    container,
+                    change,
+                    answer,
+                } => {
+                    let stopping = stopping.is_some();
+                    self.change_container(container, change, answer, stopping).await;
+                }
+            }
+        }
+        if stopping.is_none() {
+            while self.deletions.join_next().await.is_some() {}
+        }
+        Some(self.finish(reason).await)
     }
 }

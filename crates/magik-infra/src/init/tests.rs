@@ -234,6 +234,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         containers: containers.iter().map(container).collect(),
         grace_period_s: 5,
         active_deadline_s: None,
+        ends: crate::plan::PodEnd::default(),
     };
     let runtime = Arc::new(Pretender::default());
     let state = StateDir::new(std::fs::File::open(dir.path()).unwrap().into());
@@ -258,7 +259,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
 
 impl World {
     async fn launch(&self) -> Result<(), ControlError> {
-        self.client.launch(&self.plan).await?.ready().await
+        self.client.start_sandbox(&self.plan).await?.ready().await
     }
 
     async fn events(&self) -> Vec<Event> {
@@ -353,7 +354,11 @@ async fn a_failing_hanging_or_panicking_extension_is_reported_and_the_pod_goes_o
                 assert!(events.iter().any(failed), "{on} {how}: {events:?}");
             }
             let status = world.client.stop(None).await.unwrap();
-            assert_eq!(status.reason.as_deref(), Some("Stopped"), "{on} {how}");
+            assert_eq!(
+                status.reason.map(crate::status::PodReason::as_str),
+                Some("Stopped"),
+                "{on} {how}"
+            );
         }
     }
 }
@@ -403,7 +408,7 @@ async fn a_required_extension_that_fails_later_fails_the_pod() {
         panic!()
     };
     assert_eq!(
-        (status.phase, status.reason.as_deref()),
+        (status.phase, status.reason.map(crate::status::PodReason::as_str)),
         (Phase::Failed, Some("ExtensionFailed"))
     );
 }
@@ -427,7 +432,8 @@ async fn a_client_of_another_major_version_is_told_so() {
     let mut hello = proto::HelloRequest::new();
     hello.major = crate::MAJOR + 1;
     let refused = client.hello(context(), &hello).await.unwrap_err().to_string();
-    assert!(refused.contains("the pod init speaks 1.2"), "{refused}");
+    let ours = format!("the pod init speaks {}.{}", crate::MAJOR, crate::MINOR);
+    assert!(refused.contains(&ours), "{refused}");
 }
 
 #[tokio::test]

@@ -19,16 +19,10 @@ mod watched;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream, sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet, time::sleep};
 
-use self::{
-    connections::{Arrival, Connections},
-    watched::Watched,
-};
-use crate::{
-    guest::{Guest, forward},
-    init::shared::Place,
-};
+use self::connections::{Arrival, Connections};
+use crate::containers::Containers;
 
 /// The most connections through published ports that a pod has at a time.
 pub const MAX_PUBLISHED_CONNECTIONS: usize = 256;
@@ -40,17 +34,15 @@ pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 pub const YIELD_AFTER: Duration = Duration::from_secs(1);
 /// The most connections that were accepted and wait for a place.
 pub const MAX_WAITING: usize = 64;
-/// How much of each direction of a connection is held, in bytes.
-const BUFFER: usize = 8 << 10;
 /// How long nothing is accepted after it has failed: descriptors or memory may be short for a moment.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves listeners until what is returned is dropped; the connections end with it. `ports`: the pod's, in the listeners' order.
-pub(crate) fn serve(listeners: Vec<TcpListener>, ports: &[u16], place: &Place) -> JoinSet<()> {
-    let guest = match place {
-        Place::Here(_) => None,
-        Place::Guest(guest) => Some(guest.clone()),
-    };
+pub(crate) fn serve(
+    listeners: Vec<TcpListener>,
+    ports: &[u16],
+    containers: &Arc<dyn Containers>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (arrivals, arrived) = mpsc::channel(1);
     for (listener, port) in listeners.into_iter().zip(ports) {
@@ -64,7 +56,11 @@ pub(crate) fn serve(listeners: Vec<TcpListener>, ports: &[u16], place: &Place) -
             Err(error) => tracing::error!(port, %error, "the port is not published"),
         }
     }
-    let connections = Connections::new(move |client, port| connect(client, port, guest.clone()));
+    let containers = containers.clone();
+    let connections = Connections::new(move |client, port| {
+        let containers = containers.clone();
+        async move { containers.connect(Box::new(client), port).await }
+    });
     if !tasks.is_empty() {
         tasks.spawn(connections.serve(arrived));
     }
@@ -89,33 +85,5 @@ async fn accept(listener: tokio::net::TcpListener, port: u16, arrivals: mpsc::Se
                 sleep(PAUSE).await;
             }
         }
-    }
-}
-
-async fn connect(client: Watched<TcpStream>, port: u16, guest: Option<Arc<dyn Guest>>) {
-    match guest {
-        None => here(client, port).await,
-        Some(guest) => in_guest(client, port, &*guest).await,
-    }
-}
-
-/// A client whose port nobody listens at is hung up on.
-async fn here(mut client: Watched<TcpStream>, port: u16) {
-    match TcpStream::connect(("127.0.0.1", port)).await {
-        Ok(mut pod) => {
-            // That one end broke the connection is told to the other one by the descriptors' end.
-            let _ = copy_bidirectional_with_sizes(&mut client, &mut pod, BUFFER, BUFFER).await;
-        }
-        Err(error) => tracing::debug!(port, %error, "nobody is reached"),
-    }
-}
-
-async fn in_guest(client: Watched<TcpStream>, port: u16, guest: &dyn Guest) {
-    let copied = async {
-        let forward = forward::connect(guest).await?.port_forward(port).await?;
-        forward.copy(client).await
-    };
-    if let Err(error) = copied.await {
-        tracing::debug!(port, %error, "the connection into the guest ended");
     }
 }

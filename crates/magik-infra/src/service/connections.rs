@@ -16,8 +16,9 @@ use ttrpc::r#async::{Server, transport::Listener};
 
 use super::Connection;
 use crate::{
-    init::shared::Shared,
+    containers::Containers,
     rpc::control_ttrpc::create_control,
+    shared::Shared,
     wire::{Meter, Role, Wire},
 };
 
@@ -55,14 +56,16 @@ impl Acceptor for UnixListener {
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     shared: Arc<Shared>,
+    containers: Arc<dyn Containers>,
     places: Arc<Semaphore>,
     open: Arc<Mutex<Vec<Weak<Meter>>>>,
 }
 
 impl Connections {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, containers: Arc<dyn Containers>) -> Self {
         Self {
             shared,
+            containers,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             open: Arc::default(),
         }
@@ -104,7 +107,12 @@ impl Connections {
             open.retain(|m| m.strong_count() > 0);
             open.push(Arc::downgrade(&meter));
         }
-        let connection = Connection::new(self.shared.clone(), meter.clone(), is_launch);
+        let connection = Connection::new(
+            self.shared.clone(),
+            self.containers.clone(),
+            meter.clone(),
+            is_launch,
+        );
         let wire = Wire::new(stream, Role::Server, meter.clone(), place);
         let one = futures_util::stream::iter([Ok(wire)]);
         let mut server = Server::new()

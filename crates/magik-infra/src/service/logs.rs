@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use ttrpc::{Code, r#async::ServerStreamSender};
 
-use super::status;
 use crate::{
-    init::shared::Shared,
+    error::refused,
     logs::{LogOptions, LogReader, LogStream},
     rpc::control as proto,
+    shared::Shared,
     wire::Meter,
 };
 
@@ -18,7 +18,7 @@ pub(super) async fn logs(
     stream: &ServerStreamSender<proto::LogsChunk>,
 ) -> ttrpc::Result<()> {
     let unknown = || {
-        status(
+        refused(
             Code::NOT_FOUND,
             format!("the pod has no container {:?}", request.container),
         )
@@ -29,7 +29,7 @@ pub(super) async fn logs(
     let since = match request.since.as_str() {
         "" => None,
         text => Some(text.parse::<Timestamp>().map_err(|e| {
-            status(
+            refused(
                 Code::INVALID_ARGUMENT,
                 format!("since {text:?} is no RFC 3339 time: {e}"),
             )
@@ -41,7 +41,7 @@ pub(super) async fn logs(
         timestamps: request.timestamps,
     };
     let failed = |e: std::io::Error| {
-        status(
+        refused(
             Code::INTERNAL,
             format!("cannot read the log of container {}: {e}", container.name),
         )
@@ -56,15 +56,20 @@ pub(super) async fn logs(
             message.data = chunk.data;
             stream.send(&message).await?;
         }
-        if complete || !request.follow {
+        if !request.follow || complete && !request.restarts {
             return Ok(());
+        }
+        if complete {
+            let mut message = proto::LogsChunk::new();
+            message.complete = true;
+            stream.send(&message).await?;
         }
         tokio::select! {
             changed = signal.changed() => if changed.is_err() { return Ok(()) },
             () = meter.closed() => return Ok(()),
             // A container that was never started has no end of its own.
             () = shared.until_over() => {
-                if !*signal.borrow() {
+                if complete || !*signal.borrow() {
                     return Ok(());
                 }
             }

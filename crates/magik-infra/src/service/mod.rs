@@ -1,17 +1,12 @@
 //! The server side of the control service.
 
 mod connections;
-mod exec;
 mod logs;
-mod port_forward;
 
 pub(crate) use connections::Connections;
 pub use connections::{Acceptor, MAX_CONNECTIONS};
-pub use exec::MAX_EXECS;
-pub(crate) use exec::Streams;
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,64 +15,45 @@ use std::{
 };
 
 use async_trait::async_trait;
-use magik_oci::{ContainerId, Signal};
+use magik_oci::Signal;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use ttrpc::{
     Code,
-    r#async::{ServerStream, ServerStreamSender, TtrpcContext},
+    r#async::{ServerStreamSender, TtrpcContext},
 };
 
 use crate::{
     client::{MAJOR, MINOR},
-    error::LaunchError,
+    containers::{Containers, ExecStream, PortStream, StreamCall, running},
+    error::{LaunchError, refused},
     events::Event,
-    guest::forward,
-    init::{
-        changes::{Change, ChangeError},
-        shared::{Command, LaunchUpdate, Place, Shared},
-    },
     plan::{ContainerPlan, PodPlan},
     rpc::{control as proto, control_ttrpc::Control},
-    status::ContainerPhase,
+    shared::{Change, ChangeError, Command, LaunchUpdate, Shared},
     wire::Meter,
 };
-
-/// An answer that is an error.
-pub(crate) fn status(code: Code, message: impl Into<String>) -> ttrpc::Error {
-    ttrpc::Error::RpcStatus(ttrpc::get_status(code, message.into()))
-}
-
-/// A container of the pod, and its id at the runtime.
-fn known(shared: &Shared, name: &str) -> ttrpc::Result<(Arc<ContainerPlan>, ContainerId)> {
-    let unknown = || status(Code::NOT_FOUND, format!("the pod has no container {name:?}"));
-    let container = shared.container(name).ok_or_else(unknown)?.plan;
-    let id = ContainerId::new(&container.name).map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
-    Ok((container, id))
-}
-
-/// One that runs.
-fn running(shared: &Shared, name: &str) -> ttrpc::Result<(Arc<ContainerPlan>, ContainerId)> {
-    let found = known(shared, name)?;
-    if !matches!(shared.phase(name), Some(ContainerPhase::Running { .. })) {
-        let message = format!("container {name} is not running");
-        return Err(status(Code::FAILED_PRECONDITION, message));
-    }
-    Ok(found)
-}
 
 /// The service as one connection sees it.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
+    containers: Arc<dyn Containers>,
     meter: Arc<Meter>,
-    /// Whether Launch and Commit are allowed.
+    /// Whether StartSandbox and Commit are allowed.
     is_launch: bool,
     greeted: AtomicBool,
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, meter: Arc<Meter>, is_launch: bool) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        containers: Arc<dyn Containers>,
+        meter: Arc<Meter>,
+        is_launch: bool,
+    ) -> Self {
         Self {
             shared,
+            containers,
             meter,
             is_launch,
             greeted: AtomicBool::new(false),
@@ -88,7 +64,7 @@ impl Connection {
         if self.greeted.load(Ordering::Relaxed) {
             return Ok(());
         }
-        Err(status(
+        Err(refused(
             Code::FAILED_PRECONDITION,
             "the first call on a connection must be Hello",
         ))
@@ -99,7 +75,7 @@ impl Connection {
         if self.is_launch {
             return Ok(());
         }
-        Err(status(
+        Err(refused(
             Code::PERMISSION_DENIED,
             "only the launcher's connection may launch and commit",
         ))
@@ -110,7 +86,7 @@ impl Connection {
             .commands
             .send(command)
             .await
-            .map_err(|_| status(Code::UNAVAILABLE, "the pod is over"))
+            .map_err(|_| refused(Code::UNAVAILABLE, "the pod is over"))
     }
 
     /// Waits until the supervisor has done what was asked; ends with the connection.
@@ -123,14 +99,9 @@ impl Connection {
     }
 
     /// Has the supervisor change a container, and waits until it has.
-    async fn change(
-        &self,
-        request: &proto::ContainerRequest,
-        change: Change,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    async fn change(&self, container: String, change: Change) -> ttrpc::Result<proto::StatusResponse> {
         self.check_greeted()?;
         let (answer, answered) = oneshot::channel();
-        let container = request.container.clone();
         self.command(Command::Change {
             container,
             change,
@@ -140,7 +111,7 @@ impl Connection {
         tokio::select! {
             answer = answered => match answer {
                 Ok(answer) => answer.map_err(|e| unchanged(&e))?,
-                Err(_) => return Err(status(Code::UNAVAILABLE, "the pod is over")),
+                Err(_) => return Err(refused(Code::UNAVAILABLE, "the pod is over")),
             },
             () = self.meter.closed() => return Err(ttrpc::Error::Eof),
         }
@@ -149,8 +120,16 @@ impl Connection {
         Ok(response)
     }
 
+    fn stream_call(&self, context: &TtrpcContext) -> StreamCall<'_> {
+        StreamCall {
+            pod: &self.shared,
+            meter: &self.meter,
+            number: context.mh.stream_id,
+        }
+    }
+
     fn not_launched() -> ttrpc::Error {
-        status(Code::FAILED_PRECONDITION, "the pod has not been launched yet")
+        refused(Code::FAILED_PRECONDITION, "the pod has not been launched yet")
     }
 }
 
@@ -166,7 +145,7 @@ impl Control for Connection {
                 "version {}.{} of the control service was asked for, the pod init speaks {MAJOR}.{MINOR}: use the program that started the pod",
                 request.major, request.minor
             );
-            return Err(status(Code::FAILED_PRECONDITION, message));
+            return Err(refused(Code::FAILED_PRECONDITION, message));
         }
         self.greeted.store(true, Ordering::Relaxed);
         let mut response = proto::HelloResponse::new();
@@ -176,19 +155,14 @@ impl Control for Connection {
         Ok(response)
     }
 
-    async fn launch(
+    async fn start_sandbox(
         &self,
         _: &TtrpcContext,
-        request: proto::LaunchRequest,
+        request: proto::StartSandboxRequest,
         stream: ServerStreamSender<proto::LaunchEvent>,
     ) -> ttrpc::Result<()> {
         self.check_launch()?;
-        let plan: PodPlan = serde_json::from_slice(&request.plan).map_err(|e| {
-            status(
-                Code::INVALID_ARGUMENT,
-                format!("the pod plan cannot be read: {e}"),
-            )
-        })?;
+        let plan: PodPlan = document("pod plan", &request.plan)?;
         let (updates, mut received) = mpsc::unbounded_channel();
         self.command(Command::Launch {
             plan: Box::new(plan),
@@ -228,49 +202,14 @@ impl Control for Connection {
         Ok(response)
     }
 
-    async fn exec(
-        &self,
-        context: &TtrpcContext,
-        stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
-    ) -> ttrpc::Result<()> {
+    async fn exec(&self, context: &TtrpcContext, stream: ExecStream) -> ttrpc::Result<()> {
         self.check_greeted()?;
-        match &self.shared.place {
-            Place::Here(runtime) => {
-                exec::exec(
-                    &**runtime,
-                    &self.shared,
-                    &self.meter,
-                    context.mh.stream_id,
-                    stream,
-                )
-                .await
-            }
-            Place::Guest(guest) => forward::exec(&**guest, &self.meter, context.mh.stream_id, stream).await,
-        }
+        self.containers.exec(self.stream_call(context), stream).await
     }
 
-    async fn attach(
-        &self,
-        context: &TtrpcContext,
-        stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
-    ) -> ttrpc::Result<()> {
+    async fn attach(&self, context: &TtrpcContext, stream: ExecStream) -> ttrpc::Result<()> {
         self.check_greeted()?;
-        match &self.shared.place {
-            Place::Here(runtime) => {
-                exec::attach::attach(
-                    &**runtime,
-                    &self.shared,
-                    &self.meter,
-                    context.mh.stream_id,
-                    stream,
-                )
-                .await
-            }
-            Place::Guest(_) => Err(status(
-                Code::PERMISSION_DENIED,
-                "the streams of a guest's container are its supervisor's",
-            )),
-        }
+        self.containers.attach(self.stream_call(context), stream).await
     }
 
     async fn signal(
@@ -279,19 +218,13 @@ impl Control for Connection {
         request: proto::SignalRequest,
     ) -> ttrpc::Result<proto::SignalResponse> {
         self.check_greeted()?;
-        let name = &request.container;
         if !(1..=64).contains(&request.signal) {
             let message = format!("there is no signal {}", request.signal);
-            return Err(status(Code::INVALID_ARGUMENT, message));
+            return Err(refused(Code::INVALID_ARGUMENT, message));
         }
-        let (_, id) = running(&self.shared, name)?;
-        match &self.shared.place {
-            Place::Here(runtime) => {
-                let sent = runtime.kill(&id, Signal(request.signal), request.all).await;
-                sent.map_err(|e| status(Code::FAILED_PRECONDITION, e.to_string()))?;
-            }
-            Place::Guest(guest) => forward::signal(&**guest, &request).await?,
-        }
+        let (_, id) = running(&self.shared, &request.container)?;
+        let signal = Signal(request.signal);
+        self.containers.signal(&id, signal, request.all).await?;
         Ok(proto::SignalResponse::new())
     }
 
@@ -308,28 +241,9 @@ impl Control for Connection {
     async fn stats(&self, _: &TtrpcContext, _: proto::StatsRequest) -> ttrpc::Result<proto::StatsResponse> {
         self.check_greeted()?;
         let pod = self.shared.status().ok_or_else(Self::not_launched)?;
-        let runtime = match &self.shared.place {
-            Place::Here(runtime) => runtime,
-            Place::Guest(guest) => return forward::stats(&**guest, &pod).await,
-        };
-        let mut all = BTreeMap::new();
-        for container in pod.init_containers.into_iter().chain(pod.containers) {
-            if !matches!(container.state, ContainerPhase::Running { .. }) {
-                continue;
-            }
-            let Ok(id) = ContainerId::new(&container.name) else {
-                continue;
-            };
-            match runtime.stats(&id).await {
-                Ok(stats) => {
-                    all.insert(container.name, stats);
-                }
-                // It may have ended meanwhile.
-                Err(error) => tracing::debug!(container = %id, %error, "no stats"),
-            }
-        }
+        let all = self.containers.stats(&pod).await?;
         let mut response = proto::StatsResponse::new();
-        response.stats = serde_json::to_vec(&all).map_err(|e| status(Code::INTERNAL, e.to_string()))?;
+        response.stats = serde_json::to_vec(&all).map_err(|e| refused(Code::INTERNAL, e.to_string()))?;
         Ok(response)
     }
 
@@ -378,12 +292,32 @@ impl Control for Connection {
         Ok(response)
     }
 
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: proto::CreateContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.check_greeted()?;
+        let plan: ContainerPlan = document("container's plan", &request.plan)?;
+        let name = plan.name.clone();
+        self.change(name, Change::Create(Box::new(plan))).await
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: proto::ContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
+        self.change(request.container, Change::Start).await
+    }
+
     async fn stop_container(
         &self,
         _: &TtrpcContext,
         request: proto::ContainerRequest,
     ) -> ttrpc::Result<proto::StatusResponse> {
-        self.change(&request, Change::Stop(grace(&request))).await
+        let change = Change::Stop(grace(&request));
+        self.change(request.container, change).await
     }
 
     async fn restart_container(
@@ -391,7 +325,8 @@ impl Control for Connection {
         _: &TtrpcContext,
         request: proto::ContainerRequest,
     ) -> ttrpc::Result<proto::StatusResponse> {
-        self.change(&request, Change::Restart(grace(&request))).await
+        let change = Change::Restart(grace(&request));
+        self.change(request.container, change).await
     }
 
     async fn remove_container(
@@ -399,22 +334,32 @@ impl Control for Connection {
         _: &TtrpcContext,
         request: proto::ContainerRequest,
     ) -> ttrpc::Result<proto::StatusResponse> {
-        self.change(&request, Change::Remove).await
+        self.change(request.container, Change::Remove).await
     }
 
-    async fn port_forward(
+    async fn update_container(
         &self,
-        context: &TtrpcContext,
-        stream: ServerStream<proto::PortData, proto::PortData>,
-    ) -> ttrpc::Result<()> {
+        _: &TtrpcContext,
+        request: proto::UpdateContainerRequest,
+    ) -> ttrpc::Result<proto::StatusResponse> {
         self.check_greeted()?;
-        match &self.shared.place {
-            Place::Here(_) => port_forward::port_forward(&self.meter, context.mh.stream_id, stream).await,
-            Place::Guest(guest) => {
-                forward::port_forward(&**guest, &self.meter, context.mh.stream_id, stream).await
-            }
-        }
+        let resources = document("resources", &request.resources)?;
+        let change = Change::Update(Box::new(resources));
+        self.change(request.container, change).await
     }
+
+    async fn port_forward(&self, context: &TtrpcContext, stream: PortStream) -> ttrpc::Result<()> {
+        self.check_greeted()?;
+        self.containers
+            .port_forward(self.stream_call(context), stream)
+            .await
+    }
+}
+
+/// Reads a JSON document of a client; its size is bounded by the longest frame.
+fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> ttrpc::Result<T> {
+    let malformed = |e| refused(Code::INVALID_ARGUMENT, format!("the {what} cannot be read: {e}"));
+    serde_json::from_slice(json).map_err(malformed)
 }
 
 fn grace(request: &proto::ContainerRequest) -> Option<Duration> {
@@ -424,8 +369,10 @@ fn grace(request: &proto::ContainerRequest) -> Option<Duration> {
 fn unchanged(error: &ChangeError) -> ttrpc::Error {
     let code = match error {
         ChangeError::Unknown(_) => Code::NOT_FOUND,
-        ChangeError::State { .. } => Code::FAILED_PRECONDITION,
-        ChangeError::Unsupported => Code::UNIMPLEMENTED,
+        ChangeError::State { .. } | ChangeError::NotNow(_) => Code::FAILED_PRECONDITION,
+        ChangeError::Refused(_) => Code::INVALID_ARGUMENT,
+        ChangeError::Unsupported(_) => Code::UNIMPLEMENTED,
+        ChangeError::Unreachable(_) => Code::UNAVAILABLE,
         ChangeError::Failed(LaunchError {
             program: Some(program),
             ..
@@ -436,7 +383,7 @@ fn unchanged(error: &ChangeError) -> ttrpc::Error {
         }
         ChangeError::Failed(_) => Code::INTERNAL,
     };
-    status(code, error.to_string())
+    refused(code, error.to_string())
 }
 
 fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {
@@ -444,7 +391,7 @@ fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {
     let last = match update {
         LaunchUpdate::Progress { step, container } => {
             let mut progress = proto::LaunchProgress::new();
-            progress.step = step.to_owned();
+            progress.step = step.to_message();
             progress.container = container;
             event.set_progress(progress);
             false
@@ -456,7 +403,7 @@ fn launch_event(update: LaunchUpdate) -> (proto::LaunchEvent, bool) {
         LaunchUpdate::Failed(error) => {
             let mut failed = proto::LaunchFailed::new();
             failed.container = error.container.unwrap_or_default();
-            failed.step = error.step;
+            failed.step = error.step.to_message();
             failed.message = error.message;
             failed.program = error.program.map(|p| p.to_message()).into();
             event.set_failed(failed);

@@ -72,6 +72,7 @@ impl World {
             containers: Vec::new(),
             grace_period_s: 1,
             active_deadline_s: None,
+            ends: magik_infra::plan::PodEnd::default(),
         };
         Self {
             dir,
@@ -214,7 +215,7 @@ impl World {
     /// Starts the pod; what failed, if it did.
     pub(crate) async fn launch(&mut self) -> Result<(), ControlError> {
         self.start_init().await;
-        let launching = self.launch.as_ref().unwrap().launch(&self.plan).await?;
+        let launching = self.launch.as_ref().unwrap().start_sandbox(&self.plan).await?;
         tokio::time::timeout(PATIENCE, launching.ready())
             .await
             .expect("the pod starts or fails")

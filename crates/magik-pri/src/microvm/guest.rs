@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use magik_infra::{
-    guest::{Door, Guest, NONCE, SHARE},
+    guest::{Guest, GuestListener, NONCE, SHARE},
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
@@ -30,7 +30,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct MachineGuest {
     machine: Machine,
     sandbox: PathBuf,
-    door: OnceLock<Door>,
+    listener: OnceLock<GuestListener>,
     /// How the machine has ended.
     ended: watch::Sender<Option<String>>,
 }
@@ -48,7 +48,7 @@ impl MachineGuest {
         Self {
             machine,
             sandbox,
-            door: OnceLock::new(),
+            listener: OnceLock::new(),
             ended: watch::Sender::new(None),
         }
     }
@@ -73,8 +73,12 @@ impl MachineGuest {
             user: Some(user.into()),
         };
         let limit = self.machine.hello_time;
-        let Booted { mut vm, door, launch } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
-        let _ = self.door.set(door);
+        let Booted {
+            mut vm,
+            listener,
+            launch,
+        } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
+        let _ = self.listener.set(listener);
         let ended = self.ended.clone();
         // The machine belongs to the task, and ends with this process at the latest.
         tokio::spawn(async move {
@@ -157,7 +161,7 @@ impl Guest for MachineGuest {
     }
 
     async fn connection(&self) -> Option<UnixStream> {
-        self.door.get()?.connection().await
+        self.listener.get()?.connection().await
     }
 
     async fn ended(&self) -> String {

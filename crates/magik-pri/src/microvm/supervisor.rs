@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc};
 
-use magik_infra::{StateDir, guest::Relay};
+use magik_infra::{Relay, StateDir};
 use rustix::fs::Mode;
 
 use super::{guest::MachineGuest, machine::Machine};

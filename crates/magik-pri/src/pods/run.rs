@@ -13,7 +13,11 @@ use magik_image::{
     Image,
     pull::{self, PullOptions},
 };
-use magik_infra::{ControlClient, ControlError, plan::PodPlan, status::PodStatus};
+use magik_infra::{
+    ControlClient, ControlError,
+    plan::PodPlan,
+    status::{PodReason, PodStatus},
+};
 use rustix::fs::{Mode, OFlags};
 
 use super::{
@@ -265,7 +269,7 @@ impl<B: Backend> Run<'_, B> {
             other => self.init_failed(pending, Step::Start, &other),
         };
         client
-            .launch(plan)
+            .start_sandbox(plan)
             .await
             .map_err(failed)?
             .ready()
@@ -282,7 +286,7 @@ impl<B: Backend> Run<'_, B> {
     ) -> Result<PodStatus> {
         let status = pod.status()?;
         match answer {
-            Err(e) if !status.phase.is_final() || status.reason.as_deref() == Some("InitDied") => {
+            Err(e) if !status.phase.is_final() || status.reason == Some(PodReason::InitDied) => {
                 Err(self.init_failed(pending, Step::Commit, &e))
             }
             _ => Ok(status),

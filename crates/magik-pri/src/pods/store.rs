@@ -11,7 +11,7 @@ use std::{
 use magik_image::ImageStore;
 use magik_infra::{
     STATUS_FILE,
-    status::{Phase, PodStatus},
+    status::{Phase, PodReason, PodStatus},
 };
 use magik_sys::tree;
 
@@ -72,7 +72,7 @@ impl PodDir {
         let mut status = self.read_status()?;
         if !status.phase.is_final() {
             status.phase = Phase::Failed;
-            status.reason = Some("InitDied".into());
+            status.reason = Some(PodReason::InitDied);
             status.message = Some("the pod's init ended before it, and every container with it".into());
         }
         Ok(status)

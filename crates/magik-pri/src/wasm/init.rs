@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use magik_infra::{InitOptions, LaunchError, PodInit, StateDir, plan::PodPlan};
+use magik_infra::{InitOptions, LaunchError, LaunchStep, PodInit, StateDir, plan::PodPlan};
 use magik_oci::ContainerId;
 use oci_wasm::{Loader, WasmtimeRuntime};
 use rustix::fs::Mode;
@@ -180,25 +180,15 @@ fn prepare_all(runtime: &WasmtimeRuntime, plan: &PodPlan) -> Result<(), LaunchEr
     let tokio = tokio.map_err(|e| pod_error(&e))?;
     tokio.block_on(async {
         for container in plan.init_containers.iter().chain(&plan.containers) {
-            let failed = |message: String| LaunchError {
-                container: Some(container.name.clone()),
-                step: "create".into(),
-                message,
-                program: None,
-            };
-            let id = ContainerId::new(&container.name).map_err(|e| failed(e.to_string()))?;
+            let (name, step) = (&container.name, LaunchStep::Create);
+            let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, step, &e))?;
             let prepared = runtime.prepare(&id, &container.bundle).await;
-            prepared.map_err(|e| LaunchError::runtime(&container.name, "create", &e))?;
+            prepared.map_err(|e| LaunchError::runtime(name, step, &e))?;
         }
         Ok(())
     })
 }
 
 fn pod_error(message: &dyn std::fmt::Display) -> LaunchError {
-    LaunchError {
-        container: None,
-        step: "confine".into(),
-        message: message.to_string(),
-        program: None,
-    }
+    LaunchError::pod(LaunchStep::Confine, message)
 }

@@ -126,7 +126,10 @@ async fn a_pod_whose_init_was_killed_has_failed(w: &World) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let status = w.runtime.wait_pod("web").await.unwrap();
     assert_eq!(
-        (status.phase, status.reason.as_deref()),
+        (
+            status.phase,
+            status.reason.map(magik_infra::status::PodReason::as_str)
+        ),
         (Phase::Failed, Some("InitDied"))
     );
     assert_eq!(w.runtime.stop_pod("web", None).await.unwrap(), status);

@@ -15,7 +15,7 @@ use magik_image::pull::Progress;
 use magik_pri::{
     PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
     limits::MAX_SPEC_SIZE,
-    status::{Phase, PodStatus},
+    status::{Phase, PodReason, PodStatus},
 };
 
 use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
@@ -179,7 +179,7 @@ fn exit_code(pod: &PodStatus) -> Result<ExitCode> {
         let reason = pod
             .message
             .as_deref()
-            .or(pod.reason.as_deref())
+            .or(pod.reason.map(PodReason::as_str))
             .unwrap_or("no reason was given");
         bail!("pod {}/{}: failed: {reason}", pod.namespace, pod.name);
     }

@@ -78,6 +78,7 @@ fn users(pod: &PodStatus) -> Option<String> {
 fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 6] {
     let (state, since) = match &container.state {
         ContainerPhase::Waiting => ("Waiting".to_owned(), None),
+        ContainerPhase::Created => ("Created".to_owned(), None),
         ContainerPhase::Running { started_at, .. } => ("Running".to_owned(), Some(*started_at)),
         ContainerPhase::Exited {
             finished_at, exit, ..

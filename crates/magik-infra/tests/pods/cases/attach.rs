@@ -11,7 +11,13 @@ async fn attached(script: &str) -> (World, ExecSession) {
     let mut world = World::new().container("c", script);
     world.plan.containers[0].attach = Some(AttachPlan { terminal: false });
     world.start_init().await;
-    let launch = world.launch.as_ref().unwrap().launch(&world.plan).await.unwrap();
+    let launch = world
+        .launch
+        .as_ref()
+        .unwrap()
+        .start_sandbox(&world.plan)
+        .await
+        .unwrap();
     world.commit();
     let client = world.client().await;
     let ready = async { launch.ready().await.unwrap() };

@@ -113,7 +113,10 @@ async fn runs_a_pod_and_stops_it() {
     }
     let stopped = client.stop(Some(Duration::from_secs(30))).await.unwrap();
     assert_eq!(
-        (stopped.phase, stopped.reason.as_deref()),
+        (
+            stopped.phase,
+            stopped.reason.map(magik_infra::status::PodReason::as_str)
+        ),
         (Phase::Succeeded, Some("Stopped"))
     );
     assert!(stopped.finished_at.is_some());
@@ -226,7 +229,10 @@ async fn stop_kills_who_ignores_it() {
         (Some(137), Some(0))
     );
     assert_eq!(
-        (status.phase, status.reason.as_deref()),
+        (
+            status.phase,
+            status.reason.map(magik_infra::status::PodReason::as_str)
+        ),
         (Phase::Failed, Some("Stopped"))
     );
     world.outcome().await;
@@ -253,7 +259,13 @@ async fn sigterm_to_init_stops_the_pod() {
     let pid = rustix::process::Pid::from_raw(i32::try_from(world.init_pid()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(world.outcome().await, "finished Succeeded");
-    assert_eq!(world.status_file().reason.as_deref(), Some("Stopped"));
+    assert_eq!(
+        world
+            .status_file()
+            .reason
+            .map(magik_infra::status::PodReason::as_str),
+        Some("Stopped")
+    );
 }
 
 async fn the_deadline_kills_the_pod() {
@@ -264,7 +276,10 @@ async fn the_deadline_kills_the_pod() {
         .await;
     assert_eq!(world.outcome().await, "finished Failed");
     let status = world.status_file();
-    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(
+        status.reason.map(magik_infra::status::PodReason::as_str),
+        Some("DeadlineExceeded")
+    );
     assert_eq!(exit_code(&status, "app"), Some(137));
 }
 
@@ -279,7 +294,13 @@ async fn a_launcher_that_vanishes_takes_the_pod_with_it() {
         .init_container("slow", "echo up; sleep 1000")
         .container("app", "sleep 1000");
     world.start_init().await;
-    let launching = world.launch.as_ref().unwrap().launch(&world.plan).await.unwrap();
+    let launching = world
+        .launch
+        .as_ref()
+        .unwrap()
+        .start_sandbox(&world.plan)
+        .await
+        .unwrap();
     world.logged("slow", "up").await;
     drop((launching, world.launch.take()));
     assert_eq!(world.outcome().await, "abandoned");
@@ -297,7 +318,10 @@ async fn a_pod_renamed_before_its_launcher_died_lives_on() {
     drop(world.launch.take());
     tokio::time::sleep(Duration::from_millis(50)).await;
     let status = world.client().await.stop(None).await.unwrap();
-    assert_eq!(status.reason.as_deref(), Some("Stopped"));
+    assert_eq!(
+        status.reason.map(magik_infra::status::PodReason::as_str),
+        Some("Stopped")
+    );
     world.outcome().await;
 }
 
@@ -345,10 +369,16 @@ async fn a_client_cannot_launch_or_commit() {
     let client = world.client().await;
     assert!(matches!(client.commit().await, Err(ControlError::Refused(_))));
     assert!(matches!(
-        client.launch(&world.plan).await.unwrap().ready().await,
+        client.start_sandbox(&world.plan).await.unwrap().ready().await,
         Err(ControlError::Refused(_))
     ));
-    let again = world.launch.as_ref().unwrap().launch(&world.plan).await.unwrap();
+    let again = world
+        .launch
+        .as_ref()
+        .unwrap()
+        .start_sandbox(&world.plan)
+        .await
+        .unwrap();
     assert!(matches!(again.ready().await, Err(ControlError::Launch(e)) if e.message.contains("already")));
     assert!(
         ControlClient::connect(&world.path("pod/nobody.sock"))

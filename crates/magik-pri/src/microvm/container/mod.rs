@@ -29,7 +29,7 @@ use std::{
     process::ExitCode,
 };
 
-use magik_infra::{ControlError, LaunchError};
+use magik_infra::{ControlError, LaunchError, LaunchStep};
 use magik_oci::ExecFailure;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
@@ -139,7 +139,7 @@ impl Reporter {
         }
         let text = match error {
             // The container is the only one, and who reads this knows which.
-            ControlError::Launch(error) if error.step == "start" || error.step == "create" => {
+            ControlError::Launch(error) if matches!(error.step, LaunchStep::Start | LaunchStep::Create) => {
                 error.message.clone()
             }
             ControlError::Launch(error) => format!("{}: {}", error.step, error.message),

@@ -3,9 +3,7 @@
 use std::{fs, future::Future, io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use magik_infra::{
-    ControlClient, ControlError, ExecSession, Launch, StateDir,
-    guest::{Guest, Relay},
-    plan::PodPlan,
+    ControlClient, ControlError, ExecSession, Launch, Relay, StateDir, guest::Guest, plan::PodPlan,
 };
 use rustix::{
     fs::Mode,
@@ -120,7 +118,7 @@ async fn launch(dir: &Path) -> Result<Launched, ControlError> {
     // It ends with this process.
     tokio::spawn(relay.without_signals().run(theirs, control));
     let launcher = ControlClient::over(ours).await?;
-    let mut launch = launcher.launch(&plan).await?;
+    let mut launch = launcher.start_sandbox(&plan).await?;
     // What comes first comes from the guest.
     launch.next().await?;
     let attached = attach(&guest, &container.name, terminal);

@@ -1,31 +1,31 @@
-//! What the supervisor and the control service have in common.
+//! The state of one pod: what its supervisor and the control service have in common.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use magik_oci::{Exit, OciRuntime};
+use magik_oci::Exit;
+use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::{
-    changes::{Answer, Change},
+use crate::{
+    error::{LaunchError, LaunchStep},
+    events::EventHub,
+    plan::{ContainerPlan, PodPlan},
+    state_dir::StateDir,
+    status::{ContainerPhase, ContainerStatus, PodStatus},
+    streams::Streams,
     table::{Entry, Kind, Table},
 };
-use crate::{
-    error::LaunchError,
-    events::EventHub,
-    guest::Guest,
-    plan::PodPlan,
-    service::{MAX_EXECS, Streams},
-    state_dir::StateDir,
-    status::{ContainerPhase, PodStatus},
-};
+
+/// How many exec'd processes of a pod may run at once.
+pub const MAX_EXECS: usize = 32;
 
 /// What the launcher is told while the pod starts.
 #[derive(Debug)]
 pub(crate) enum LaunchUpdate {
-    Progress { step: &'static str, container: String },
+    Progress { step: LaunchStep, container: String },
     Ready,
     Failed(LaunchError),
 }
@@ -52,14 +52,45 @@ pub(crate) enum Command {
     },
 }
 
-/// Where the containers are.
-#[derive(Debug)]
-pub(crate) enum Place {
-    /// Below this process.
-    Here(Arc<dyn OciRuntime>),
-    /// In a guest, below an init of its own.
-    Guest(Arc<dyn Guest>),
+/// What is asked for a container of a pod that runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// It is one of the pod's from now on, and is created.
+    Create(Box<ContainerPlan>),
+    /// It was created, and is run.
+    Start,
+    /// SIGTERM, and SIGKILL after so long; absent: the pod's own grace period.
+    Stop(Option<Duration>),
+    /// The same, and then it is run again; one that has ended is only run again.
+    Restart(Option<Duration>),
+    /// It is no longer one of the pod's. It does not run.
+    Remove,
+    /// Its limits; what is absent stays as it is.
+    Update(Box<LinuxResources>),
 }
+
+/// Why that was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error("the pod has no container {0:?}")]
+    Unknown(String),
+    #[error("container {name}: {why}")]
+    State { name: String, why: &'static str },
+    #[error("{0}")]
+    Unsupported(String),
+    /// As a guest says it.
+    #[error("{0}")]
+    NotNow(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Failed(LaunchError),
+    #[error("the guest cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Who waits until it is done.
+pub(crate) type Answer = oneshot::Sender<Result<(), ChangeError>>;
 
 /// A container that is started by who attaches to its streams.
 #[derive(Debug)]
@@ -78,7 +109,6 @@ type Attachables = Vec<(String, Option<Attachable>)>;
 /// One pod's state.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) place: Place,
     pub(crate) state_dir: StateDir,
     pub(crate) runtime_class: String,
     pub(crate) max_log_size: u64,
@@ -94,14 +124,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        place: Place,
         state_dir: StateDir,
         runtime_class: String,
         max_log_size: u64,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         Self {
-            place,
             state_dir,
             runtime_class,
             max_log_size,
@@ -134,6 +162,16 @@ impl Shared {
     /// All containers of a kind, in the order they are started in.
     pub(crate) fn containers(&self, kind: Kind) -> Vec<Entry> {
         self.table().all(kind).cloned().collect()
+    }
+
+    /// A container is one of the pod's from now on; `false`: it has one of that name.
+    pub(crate) fn add(&self, plan: ContainerPlan) -> bool {
+        let status = ContainerStatus::waiting(&plan);
+        let added = self.table().add(plan);
+        if added {
+            self.note(|pod| pod.containers.push(status));
+        }
+        added
     }
 
     /// A container is no longer one of the pod's.
@@ -183,6 +221,13 @@ impl Shared {
         };
         change(status);
         self.state_dir.write_status(status)
+    }
+
+    /// Changes the status, which is written with the next change that is.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut PodStatus)) {
+        if let Some(status) = self.lock().as_mut() {
+            change(status);
+        }
     }
 
     /// The first status; it is written with the first change.

@@ -24,22 +24,32 @@ pub(crate) struct Entry {
     pub(crate) log: watch::Sender<bool>,
 }
 
+impl Entry {
+    fn new(kind: Kind, plan: ContainerPlan) -> Self {
+        let (plan, log) = (Arc::new(plan), watch::Sender::new(false));
+        Self { kind, plan, log }
+    }
+}
+
 /// All of them, in the order they are started in.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Vec<Entry>);
 
 impl Table {
     pub(crate) fn of(plan: &PodPlan) -> Self {
-        let entry = |kind| {
-            move |plan: &ContainerPlan| Entry {
-                kind,
-                plan: Arc::new(plan.clone()),
-                log: watch::Sender::new(false),
-            }
-        };
+        let entry = |kind| move |plan: &ContainerPlan| Entry::new(kind, plan.clone());
         let before = plan.init_containers.iter().map(entry(Kind::Init));
         let all = before.chain(plan.containers.iter().map(entry(Kind::App)));
         Self(all.collect())
+    }
+
+    /// One more app container, the last to be started; `false`: there is one of that name.
+    pub(crate) fn add(&mut self, plan: ContainerPlan) -> bool {
+        let is_new = self.get(&plan.name).is_none();
+        if is_new {
+            self.0.push(Entry::new(Kind::App, plan));
+        }
+        is_new
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Entry> {

@@ -9,8 +9,13 @@ use ttrpc::{
     r#async::{SSReceiver, SSSender},
 };
 
-use super::io::{Input, Output};
-use crate::{rpc::control as proto, service::status, wire::Meter};
+use crate::{
+    containers::StreamCall,
+    error::refused,
+    rpc::control as proto,
+    streams::{Input, Output},
+    wire::Meter,
+};
 
 pub(super) type Sender = SSSender<proto::ExecOutput>;
 pub(super) type Receiver = SSReceiver<proto::ExecInput>;
@@ -64,7 +69,16 @@ pub(super) struct Call<'a> {
     pub(super) sender: &'a Sender,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    pub(super) const fn new(call: StreamCall<'a>, sender: &'a Sender) -> Self {
+        let StreamCall { meter, number, .. } = call;
+        Self {
+            meter,
+            call: number,
+            sender,
+        }
+    }
+
     /// The first message; `None`: the client is gone.
     pub(super) async fn start(
         &self,
@@ -81,7 +95,7 @@ impl Call<'_> {
                 self.meter.release(Some(self.call), 0);
                 Ok(Some(first.start().clone()))
             }
-            Some(_) => Err(status(
+            Some(_) => Err(refused(
                 Code::INVALID_ARGUMENT,
                 format!("the first message of an {what} must be its start"),
             )),

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{Guest, forward};
 use crate::{
+    containers,
     error::ControlError,
-    logs::{LineCutter, LogOptions, LogStream, LogWriter, MAX_LOG_SIZE, format_time},
+    guest::Guest,
+    logs::{LineCutter, LogStream, LogWriter, MAX_LOG_SIZE, format_time},
 };
 
 /// One container's log.
@@ -35,8 +36,8 @@ impl Carried {
     async fn copy(&self, guest: &dyn Guest) -> Result<(), ControlError> {
         let mut writer = LogWriter::open(&self.path, MAX_LOG_SIZE)
             .map_err(|e| ControlError::Refused(format!("{}: {e}", self.path.display())))?;
-        let client = forward::connect(guest).await?;
-        let mut output = client.logs(&self.container, &LogOptions::default(), true).await?;
+        let client = containers::connect(guest).await?;
+        let mut output = client.logs_of_all_runs(&self.container).await?;
         let mut stdout = LineCutter::new(LogStream::Stdout);
         let mut stderr = LineCutter::new(LogStream::Stderr);
         let mut entries = Vec::new();
@@ -46,14 +47,21 @@ impl Carried {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let cutter = match chunk.stream {
-                LogStream::Stdout => &mut stdout,
-                LogStream::Stderr => &mut stderr,
-            };
-            cutter.push(&chunk.data, &format_time(Timestamp::now()), &mut entries);
+            let time = format_time(Timestamp::now());
+            let complete = chunk.data.is_empty();
+            if complete {
+                stdout.finish(&time, &mut entries);
+                stderr.finish(&time, &mut entries);
+            } else {
+                let cutter = match chunk.stream {
+                    LogStream::Stdout => &mut stdout,
+                    LogStream::Stderr => &mut stderr,
+                };
+                cutter.push(&chunk.data, &time, &mut entries);
+            }
             writer.write(&entries);
             entries.clear();
-            self.signal.send_replace(false);
+            self.signal.send_replace(complete);
         };
         let time = format_time(Timestamp::now());
         stdout.finish(&time, &mut entries);

@@ -1,40 +1,32 @@
 //! The streams of a container's first process, for who starts it by attaching to them.
 
-use std::sync::Arc;
-
 use magik_oci::{Exit, OciRuntime, Signal};
 use tokio::sync::watch;
-use ttrpc::{Code, r#async::ServerStream};
+use ttrpc::Code;
 
 use super::session::{Call, Target, kill, output, serve};
 use crate::{
-    init::shared::{Attachable, Shared},
-    rpc::control as proto,
-    service::{known, status},
-    wire::Meter,
+    containers::{ExecStream, StreamCall, known},
+    error::refused,
+    shared::Attachable,
 };
 
-pub(in crate::service) async fn attach(
+pub(super) async fn attach(
     runtime: &dyn OciRuntime,
-    shared: &Arc<Shared>,
-    meter: &Meter,
-    call: u32,
-    stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
+    call: StreamCall<'_>,
+    stream: ExecStream,
 ) -> ttrpc::Result<()> {
+    let (shared, meter) = (call.pod, call.meter);
     let (sender, mut receiver) = stream.split();
-    let call = Call {
-        meter,
-        call,
-        sender: &sender,
-    };
+    let call = Call::new(call, &sender);
     let Some(start) = call.start(&mut receiver, "attach").await? else {
         return Ok(());
     };
     let name = &start.container;
-    let refused = |why: &str| status(Code::FAILED_PRECONDITION, format!("container {name}: {why}"));
+    let not_now = |why: &str| refused(Code::FAILED_PRECONDITION, format!("container {name}: {why}"));
     let (container, id) = known(shared, name)?;
     if container.attach.is_none() {
-        return Err(refused("it is not there to be attached to"));
+        return Err(not_now("it is not there to be attached to"));
     }
     // It may still be being created.
     let offered = tokio::select! {
@@ -47,14 +39,14 @@ pub(in crate::service) async fn attach(
         attached,
         started,
         mut exit,
-    } = offered.ok_or_else(|| refused("somebody has attached to it already"))?;
+    } = offered.ok_or_else(|| not_now("somebody has attached to it already"))?;
     let size = start.size.as_ref().map(|s| (s.rows, s.columns));
     let connected = streams.connect(size).await;
     let connected =
-        connected.map_err(|e| status(Code::INTERNAL, format!("container {name}: its streams: {e}")))?;
+        connected.map_err(|e| refused(Code::INTERNAL, format!("container {name}: its streams: {e}")))?;
     let _ = attached.send(());
     let pid = tokio::select! {
-        pid = started => pid.map_err(|_| refused("it was not started"))?,
+        pid = started => pid.map_err(|_| not_now("it was not started"))?,
         () = meter.closed() => return Ok(()),
     };
     let ended = async {

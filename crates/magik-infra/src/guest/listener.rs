@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where a guest's connections arrive. It takes those that say hello with the right nonce, a bounded number of them, and
 /// hangs up on all others.
 #[derive(Debug)]
-pub struct Door {
+pub struct GuestListener {
     launch: Mutex<mpsc::Receiver<Result<UnixStream, HelloError>>>,
     spare: Mutex<mpsc::Receiver<UnixStream>>,
     accepting: JoinHandle<()>,
@@ -39,7 +39,7 @@ struct Ways {
     spare: mpsc::Sender<UnixStream>,
 }
 
-impl Door {
+impl GuestListener {
     /// Takes connections in the background, until it is dropped. Needs a tokio runtime.
     #[must_use]
     pub fn open(listener: UnixListener, nonce: [u8; NONCE]) -> Self {
@@ -79,7 +79,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for GuestListener {
     fn drop(&mut self) {
         self.accepting.abort();
     }
@@ -142,11 +142,11 @@ mod tests {
 
     const RIGHT: [u8; NONCE] = [7; NONCE];
 
-    fn door() -> (tempfile::TempDir, Door, std::path::PathBuf) {
+    fn listener() -> (tempfile::TempDir, GuestListener, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("door");
-        let listener = UnixListener::bind(&path).unwrap();
-        (dir, Door::open(listener, RIGHT), path)
+        let path = dir.path().join("guests");
+        let guests = UnixListener::bind(&path).unwrap();
+        (dir, GuestListener::open(guests, RIGHT), path)
     }
 
     async fn dial(path: &std::path::Path, kind: Kind, nonce: [u8; NONCE]) -> UnixStream {
@@ -164,9 +164,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_says_hello_is_welcome() {
-        let (_dir, door, path) = door();
+        let (_dir, guests, path) = listener();
         let mut guest = dial(&path, Kind::Launch, RIGHT).await;
-        let mut host = door.launch().await.unwrap();
+        let mut host = guests.launch().await.unwrap();
         let mut welcome = [0; Welcome::LEN];
         guest.read_exact(&mut welcome).await.unwrap();
         let age = Timestamp::now().duration_since(Welcome::decode(&welcome).unwrap().now);
@@ -179,26 +179,26 @@ mod tests {
         drop(dial(&path, Kind::Control, RIGHT).await);
         for _ in 0..3 {
             let _spare = dial(&path, Kind::Control, RIGHT).await;
-            door.connection().await.unwrap();
+            guests.connection().await.unwrap();
         }
     }
 
     #[tokio::test]
     async fn whoever_does_not_know_the_nonce_is_hung_up_on() {
-        let (_dir, door, path) = door();
+        let (_dir, guests, path) = listener();
         let guest = dial(&path, Kind::Launch, [8; NONCE]).await;
-        assert_eq!(door.launch().await.unwrap_err(), HelloError::Nonce);
+        assert_eq!(guests.launch().await.unwrap_err(), HelloError::Nonce);
         assert!(is_closed(guest).await);
         let mut silent = UnixStream::connect(&path).await.unwrap();
         silent.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         silent.write_all(&[0; Hello::LEN]).await.unwrap();
-        assert_eq!(door.launch().await.unwrap_err(), HelloError::Malformed);
+        assert_eq!(guests.launch().await.unwrap_err(), HelloError::Malformed);
         assert!(is_closed(silent).await);
     }
 
     #[tokio::test]
-    async fn a_guest_that_floods_the_door_gets_no_more_than_its_places() {
-        let (_dir, door, path) = door();
+    async fn a_guest_that_floods_its_host_gets_no_more_than_its_places() {
+        let (_dir, guests, path) = listener();
         let mut streams = Vec::new();
         for _ in 0..SPARE + 5 {
             streams.push(dial(&path, Kind::Control, RIGHT).await);
@@ -207,6 +207,6 @@ mod tests {
             assert!(is_closed(late).await);
         }
         let _launch = dial(&path, Kind::Launch, RIGHT).await;
-        door.launch().await.unwrap();
+        guests.launch().await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The streams of an exec'd process: three pipes, or a terminal.
+//! The streams of a process: three pipes, or a terminal.
 
 use std::{
     io,
@@ -81,7 +81,7 @@ impl Streams {
     }
 
     /// The process was started: with a terminal, its master is received.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         self,
         size: Option<(u32, u32)>,
     ) -> io::Result<(Input, (Output, Option<Output>))> {
@@ -133,7 +133,7 @@ async fn receive_master(socket: OwnedFd) -> io::Result<OwnedFd> {
 
 /// Where the client's input goes.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// `None`: there is none, or it was closed.
     sender: Option<pipe::Sender>,
     is_terminal: bool,
@@ -141,7 +141,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Writes all of it; a process that takes no more loses it.
-    pub(super) async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         if let Some(sender) = &mut self.sender
             && sender.write_all(bytes).await.is_err()
         {
@@ -150,7 +150,7 @@ impl Input {
     }
 
     /// The client's input has ended.
-    pub(super) async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         if self.is_terminal {
             self.write(&[END_OF_TRANSMISSION]).await;
         } else {
@@ -159,7 +159,7 @@ impl Input {
     }
 
     /// Changes the terminal's size.
-    pub(super) fn resize(&self, rows: u32, columns: u32) {
+    pub(crate) fn resize(&self, rows: u32, columns: u32) {
         let Some(terminal) = self.sender.as_ref().filter(|_| self.is_terminal) else {
             return;
         };
@@ -178,12 +178,12 @@ impl Input {
 
 /// Where the process's output comes from.
 #[derive(Debug)]
-pub(super) struct Output(pipe::Receiver);
+pub(crate) struct Output(pipe::Receiver);
 
 impl Output {
     /// What comes next; `None`: the end. Once the process has ended (`exited`), silence is an end too: a background
     /// process may hold the stream open.
-    pub(super) async fn read(&self, exited: &watch::Sender<bool>) -> Option<Vec<u8>> {
+    pub(crate) async fn read(&self, exited: &watch::Sender<bool>) -> Option<Vec<u8>> {
         let silence = async {
             let _ = exited.subscribe().wait_for(|exited| *exited).await;
             tokio::time::sleep(DRAIN_GRACE).await;

@@ -4,19 +4,21 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use ttrpc::{Code, r#async::ServerStream};
+use ttrpc::Code;
 
-use super::status;
-use crate::{rpc::control as proto, wire::Meter};
+use crate::{
+    containers::{PortStream, StreamCall},
+    error::refused,
+    rpc::control as proto,
+};
 
 /// How much is read from the port at once, in bytes.
 const READ_SIZE: usize = 8 << 10;
 
-pub(super) async fn port_forward(
-    meter: &Meter,
-    call: u32,
-    mut stream: ServerStream<proto::PortData, proto::PortData>,
-) -> ttrpc::Result<()> {
+pub(super) async fn port_forward(call: StreamCall<'_>, mut stream: PortStream) -> ttrpc::Result<()> {
+    let StreamCall {
+        meter, number: call, ..
+    } = call;
     // ttrpc does not end a waiting handler with its connection.
     let first = tokio::select! {
         first = stream.recv() => first?,
@@ -24,9 +26,9 @@ pub(super) async fn port_forward(
     };
     let Some(first) = first else { return Ok(()) };
     let port = u16::try_from(first.port).ok().filter(|p| *p != 0);
-    let port = port.ok_or_else(|| status(Code::INVALID_ARGUMENT, format!("{} is no port", first.port)))?;
+    let port = port.ok_or_else(|| refused(Code::INVALID_ARGUMENT, format!("{} is no port", first.port)))?;
     let connection = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| {
-        status(
+        refused(
             Code::UNAVAILABLE,
             format!("cannot connect to port {port} in the pod: {e}"),
         )

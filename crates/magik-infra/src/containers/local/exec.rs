@@ -1,53 +1,48 @@
 //! Another process in a running container, connected to the client.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use magik_oci::{Exit, OciRuntime};
 use tokio::{sync::watch, time::timeout};
-use ttrpc::{Code, r#async::ServerStream};
+use ttrpc::Code;
 
-pub(crate) use self::io::Streams;
-use self::session::{Call, Target, output, serve, signal};
-use super::{running, status};
-use crate::{CannotExecute, init::shared::Shared, rpc::control as proto, wire::Meter};
+use super::{
+    process,
+    session::{Call, Target, output, serve, signal},
+};
+use crate::{
+    CannotExecute,
+    containers::{ExecStream, StreamCall, running},
+    error::refused,
+    shared::MAX_EXECS,
+    streams::Streams,
+};
 
-pub(super) mod attach;
-mod io;
-mod process;
-mod session;
-
-/// How many exec'd processes may run at once.
-pub const MAX_EXECS: usize = 32;
 /// How long an exec'd process has to end after SIGHUP when its client is gone, before SIGKILL.
 const HANGUP_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) async fn exec(
     runtime: &dyn OciRuntime,
-    shared: &Arc<Shared>,
-    meter: &Meter,
-    call: u32,
-    stream: ServerStream<proto::ExecOutput, proto::ExecInput>,
+    call: StreamCall<'_>,
+    stream: ExecStream,
 ) -> ttrpc::Result<()> {
+    let shared = call.pod;
     let (sender, mut receiver) = stream.split();
-    let call = Call {
-        meter,
-        call,
-        sender: &sender,
-    };
+    let call = Call::new(call, &sender);
     let Some(start) = call.start(&mut receiver, "exec").await? else {
         return Ok(());
     };
     let _place = shared.execs.clone().try_acquire_owned().map_err(|_| {
-        status(
+        refused(
             Code::RESOURCE_EXHAUSTED,
             format!("{MAX_EXECS} exec'd processes run already: wait for one to end"),
         )
     })?;
     let (container, id) = running(shared, &start.container)?;
     let process = process::process(&container.bundle, &start)
-        .map_err(|e| status(Code::INVALID_ARGUMENT, e.to_string()))?;
+        .map_err(|e| refused(Code::INVALID_ARGUMENT, e.to_string()))?;
 
-    let broken = |e: std::io::Error| status(Code::INTERNAL, format!("exec in container {id}: {e}"));
+    let broken = |e: std::io::Error| refused(Code::INTERNAL, format!("exec in container {id}: {e}"));
     let (streams, theirs) = Streams::open(start.tty, start.stdin).map_err(broken)?;
     let size = start.size.as_ref().map(|s| (s.rows, s.columns));
     // The terminal arrives while the process is being started: it should have its size before anybody asks.
@@ -102,11 +97,11 @@ fn refusal(container: &str, error: &magik_oci::Error) -> ttrpc::Error {
         return ttrpc::Error::RpcStatus(status);
     }
     match error {
-        magik_oci::Error::NotFound(_) | magik_oci::Error::WrongState { .. } => status(
+        magik_oci::Error::NotFound(_) | magik_oci::Error::WrongState { .. } => refused(
             Code::FAILED_PRECONDITION,
             format!("container {container} is not running"),
         ),
-        magik_oci::Error::Unsupported { .. } => status(Code::UNIMPLEMENTED, error.to_string()),
-        _ => status(Code::INTERNAL, error.to_string()),
+        magik_oci::Error::Unsupported { .. } => refused(Code::UNIMPLEMENTED, error.to_string()),
+        _ => refused(Code::INTERNAL, error.to_string()),
     }
 }

@@ -5,16 +5,28 @@ use std::{future::pending, io, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
-use super::{
-    CommitCheck,
-    changes::{Answer, Change, ChangeError},
-    pod::reached,
-    shared::{Command, LaunchUpdate, Shared},
+use crate::{
+    error::{LaunchError, LaunchStep},
+    extension::RequiredExtensionFailed,
+    plan::PodPlan,
+    shared::{Answer, Change, ChangeError, Command, LaunchUpdate, Shared},
+    state_dir::StateDir,
+    wire::Meter,
 };
-use crate::{error::LaunchError, extension::RequiredExtensionFailed, plan::PodPlan, wire::Meter};
+
+/// Whether a pod whose launcher is gone was committed all the same.
+pub(crate) type CommitCheck = Box<dyn Fn(&StateDir) -> bool + Send + Sync>;
+
+/// Waits for an instant; for ever without one.
+pub(crate) async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
 
 /// What ends the normal course of a pod.
 #[derive(Debug)]
@@ -37,16 +49,16 @@ pub(crate) enum Interrupt {
 
 impl Interrupt {
     /// What it means to a pod that is still being started; `None`: nobody is left to be told.
-    pub(crate) fn before_ready(self) -> Option<LaunchError> {
+    pub(super) fn before_ready(self) -> Option<LaunchError> {
         let passed = "activeDeadlineSeconds passed before every container was started";
         match self {
             // Changes wait until the pod is ready (`Inputs::next`).
             Self::Abandoned | Self::Change { .. } => None,
-            Self::Deadline => Some(LaunchError::pod("deadline", passed)),
-            Self::ExtensionFailed(error) => Some(LaunchError::pod("extension", &error)),
+            Self::Deadline => Some(LaunchError::pod(LaunchStep::Deadline, passed)),
+            Self::ExtensionFailed(error) => Some(LaunchError::pod(LaunchStep::Extension, &error)),
             Self::Stop { .. } => {
                 let stopped = "the pod was stopped before every container was started";
-                Some(LaunchError::pod("stopped", stopped))
+                Some(LaunchError::pod(LaunchStep::Stopped, stopped))
             }
         }
     }
@@ -161,7 +173,7 @@ impl Inputs {
                 let _ = done.send(());
             }
             Some(Command::Launch { updates, .. }) => {
-                let error = LaunchError::pod("plan", "the pod was already launched");
+                let error = LaunchError::pod(LaunchStep::Plan, "the pod was already launched");
                 let _ = updates.send(LaunchUpdate::Failed(error));
             }
             Some(Command::Stop { grace, done }) => {

@@ -1,0 +1,499 @@
+//! The pod init's place on the host, where the real one runs in a guest.
+//!
+//! It serves the same control service to the same clients. Status, events and logs are kept here, from what the guest
+//! says, so that they outlive it and so that a guest can lie about nothing but its own containers: ids, names, labels and
+//! times of the pod are the host's. Exec, stats and ports are passed on.
+
+mod logs;
+
+use std::{collections::BTreeSet, fmt::Debug, io, net::TcpListener, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use self::logs::Carried;
+use crate::{
+    client::{ControlClient, LaunchProgress, clean},
+    containers::{self, InGuest},
+    error::{ControlError, LaunchError, LaunchStep},
+    events::{Event, EventKind},
+    guest::Guest,
+    life::{self, CommitCheck, Ends, Inputs, Interrupt, PodOutcome, Supervisor, Updates, reached},
+    logs::MAX_LOG_SIZE,
+    plan::PodPlan,
+    service::Acceptor,
+    shared::{Answer, Change, ChangeError, LaunchUpdate, Shared},
+    state_dir::StateDir,
+    status::{ContainerPhase, MAX_PAST_RUNS, Phase, PodReason, PodStatus},
+    table::{Entry, Kind},
+};
+
+/// How much longer than agreed the guest may take to stop its pod before its machine is taken away.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+/// How long a container's log may take to arrive once the container has ended.
+const LOG_TIME: Duration = Duration::from_secs(5);
+/// How long the last event may take to arrive once the pod is over.
+const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
+/// How long a machine may take to be seen to end after its connections have, which end with it.
+const DEATH_TIME: Duration = Duration::from_secs(3);
+/// Events that wait to be dealt with.
+const EVENTS: usize = 64;
+
+/// Stands in for the pod init of a guest.
+///
+/// The process must exit when [`run`](Self::run) returns, and the guest's machine with it.
+pub struct Relay {
+    guest: Arc<dyn Guest>,
+    state_dir: StateDir,
+    runtime_class: String,
+    listeners: Vec<TcpListener>,
+    committed: CommitCheck,
+    signals: bool,
+}
+
+impl Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("guest", &self.guest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// A relay that keeps its status in `state_dir`, and looks there whether the pod was committed. The runtime class is for
+    /// the status.
+    #[must_use]
+    pub fn new(guest: Arc<dyn Guest>, state_dir: StateDir, runtime_class: String) -> Self {
+        Self {
+            guest,
+            state_dir,
+            runtime_class,
+            listeners: Vec::new(),
+            committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
+            signals: true,
+        }
+    }
+
+    /// SIGTERM and SIGINT of this process do not stop the pod: somebody passes them on to its program.
+    #[must_use]
+    pub fn without_signals(self) -> Self {
+        Self {
+            signals: false,
+            ..self
+        }
+    }
+
+    /// Listeners of the host for the plan's [`published`](PodPlan::published) ports, in that order. They are served once the
+    /// pod has started.
+    #[must_use]
+    pub fn publish(mut self, listeners: Vec<TcpListener>) -> Self {
+        self.listeners = listeners;
+        self
+    }
+
+    /// Serves the launch connection and the control connections until the pod is over.
+    ///
+    /// # Errors
+    /// The process cannot take signals. Everything else is an outcome.
+    pub async fn run<S, A>(self, launch: S, control: A) -> io::Result<PodOutcome>
+    where
+        S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        A: Acceptor,
+    {
+        let (commands, receiver) = mpsc::channel(16);
+        let shared = Arc::new(Shared::new(
+            self.state_dir,
+            self.runtime_class,
+            MAX_LOG_SIZE,
+            commands,
+        ));
+        let inputs = Inputs::new(receiver, self.committed, self.signals)?;
+        let ends = Ends {
+            launch,
+            control,
+            listeners: self.listeners,
+        };
+        let containers = Arc::new(InGuest(self.guest.clone()));
+        let (guest, of_pod) = (self.guest, shared.clone());
+        let begin = |plan, updates| RemotePod::new(guest, of_pod, plan, updates);
+        Ok(life::run(&shared, containers, inputs, ends, begin).await)
+    }
+}
+
+/// The pod has ended in a way its guest has not told, unless it had ended before.
+fn end(status: &mut PodStatus, reason: PodReason, message: String) {
+    if status.phase.is_final() {
+        return;
+    }
+    status.phase = Phase::Failed;
+    status.reason = Some(reason);
+    status.message = Some(message);
+    status.finished_at = Some(Timestamp::now());
+}
+
+struct RemotePod {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    plan: Arc<PodPlan>,
+    updates: Updates,
+    /// The connection that launched it, and the guest's events; once it is launched.
+    launched: Option<(Arc<ControlClient>, mpsc::Receiver<Event>)>,
+    tasks: JoinSet<()>,
+    /// Changes that the guest was asked for.
+    changes: JoinSet<Changed>,
+    /// The containers whose logs are being carried.
+    carrying: Vec<String>,
+}
+
+/// What the guest answered to a change of one of its containers.
+#[derive(Debug)]
+struct Changed {
+    container: String,
+    removed: bool,
+    answer: Answer,
+    outcome: Result<PodStatus, ControlError>,
+}
+
+impl RemotePod {
+    fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, plan: Arc<PodPlan>, updates: Updates) -> Self {
+        Self {
+            guest,
+            shared,
+            plan,
+            updates,
+            launched: None,
+            tasks: JoinSet::new(),
+            changes: JoinSet::new(),
+            carrying: Vec::new(),
+        }
+    }
+
+    async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), ControlError> {
+        let booted = self.guest.boot(&self.plan).await;
+        let (stream, plan) =
+            booted.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Boot, &e)))?;
+        let client = Arc::new(ControlClient::over(stream).await?);
+        let mut launch = client.start_sandbox(&plan).await?;
+        let early = !self.plan.init_containers.is_empty();
+        while let Some(progress) = launch.next().await? {
+            // Init containers may run, and write, for long.
+            if early {
+                self.carry_logs();
+            }
+            let LaunchProgress { step, container } = progress;
+            let _ = self.updates.send(LaunchUpdate::Progress { step, container });
+        }
+        self.carry_logs();
+        let events = self.follow_events();
+        // The guest has nobody to ask whether the pod was committed, and ends with this process anyway.
+        client.commit().await?;
+        let status = client.status().await?;
+        let written = self.shared.try_publish(|ours| adopt(ours, status));
+        written.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Status, &e)))?;
+        let _ = self.updates.send(LaunchUpdate::Ready);
+        Ok((client, events))
+    }
+
+    /// Begins to carry all logs to the host, once.
+    fn carry_logs(&mut self) {
+        if !self.carrying.is_empty() {
+            return;
+        }
+        let all = [Kind::Init, Kind::App].map(|kind| self.shared.containers(kind));
+        for container in all.into_iter().flatten() {
+            let Entry { plan, log, .. } = container;
+            if plan.attach.is_some() {
+                log.send_replace(true);
+                continue;
+            }
+            let carried = Carried {
+                container: plan.name.clone(),
+                path: plan.log.clone(),
+                signal: log,
+            };
+            let guest = self.guest.clone();
+            self.tasks.spawn(async move { carried.carry(&*guest).await });
+            self.carrying.push(plan.name.clone());
+        }
+    }
+
+    /// The guest's events, from the first on.
+    fn follow_events(&mut self) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let guest = self.guest.clone();
+        self.tasks.spawn(async move {
+            let follow = async {
+                let mut events = containers::connect(&*guest).await?.events(true).await?;
+                while let Some(event) = events.next().await? {
+                    if sender.send(event).await.is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, ControlError>(())
+            };
+            if let Err(error) = follow.await {
+                tracing::warn!(%error, "the guest's events cannot be followed");
+            }
+        });
+        receiver
+    }
+
+    /// Asks the guest for a change of one of its containers.
+    fn change(&mut self, client: &Arc<ControlClient>, container: String, change: Change, answer: Answer) {
+        if let Change::Create(_) = change {
+            let why = "a container cannot be added to a machine that runs: it sees the images that it was started with";
+            let _ = answer.send(Err(ChangeError::Unsupported(why.to_owned())));
+            return;
+        }
+        let (client, shared) = (client.clone(), self.shared.clone());
+        self.changes.spawn(async move {
+            let name = container.as_str();
+            let outcome = match &change {
+                Change::Create(_) => Err(ControlError::Unsupported(String::new())),
+                Change::Start => client.start_container(name).await,
+                Change::Stop(grace) => client.stop_container(name, *grace).await,
+                Change::Restart(grace) => client.restart_container(name, *grace).await,
+                Change::Remove => client.remove_container(name).await,
+                Change::Update(resources) => client.update_container(name, resources).await,
+            };
+            let ended = |status: &PodStatus| {
+                let container = status.container(name);
+                container.is_some_and(|c| matches!(c.state, ContainerPhase::Exited { .. }))
+            };
+            if outcome.as_ref().is_ok_and(ended) {
+                log_is_complete(&shared, name).await;
+            }
+            Changed {
+                removed: matches!(change, Change::Remove),
+                container,
+                answer,
+                outcome,
+            }
+        });
+    }
+
+    /// The guest has done what it was asked for, or has not.
+    fn changed(&self, changed: Changed) {
+        let Changed {
+            container,
+            removed,
+            answer,
+            outcome,
+        } = changed;
+        let answered = match outcome {
+            Ok(status) => {
+                self.shared.publish(|ours| adopt(ours, status));
+                if removed {
+                    self.shared.remove(&container);
+                } else if let Some(entry) = self.shared.container(&container)
+                    && let Some(ContainerPhase::Running { .. }) = self.shared.phase(&container)
+                {
+                    entry.log.send_replace(false);
+                }
+                Ok(())
+            }
+            Err(ControlError::NotFound(_)) => Err(ChangeError::Unknown(container)),
+            Err(ControlError::Unsupported(why)) => Err(ChangeError::Unsupported(why)),
+            Err(ControlError::Refused(why)) => Err(ChangeError::NotNow(why)),
+            Err(ControlError::CannotExecute { why, .. }) => {
+                let step = LaunchStep::Start;
+                let mut error = LaunchError::container(&container, step, &why);
+                error.program = Some(Box::new(why));
+                Err(ChangeError::Failed(error))
+            }
+            Err(lost) => Err(ChangeError::Unreachable(lost.to_string())),
+        };
+        // Who asked may be gone.
+        let _ = answer.send(answered);
+    }
+}
+
+/// The guest's status, once something has happened there; it is published before the event. A container's log is complete
+/// before its end is told. May be dropped and called again.
+async fn status_after(shared: &Shared, client: &ControlClient, news: &[Event]) -> Option<PodStatus> {
+    let ended = news
+        .iter()
+        .filter(|event| event.kind == EventKind::ContainerExited);
+    let ended: BTreeSet<&str> = ended.map(|event| event.container.as_str()).collect();
+    join_all(
+        ended
+            .into_iter()
+            .map(|container| log_is_complete(shared, container)),
+    )
+    .await;
+    let status = client.status().await;
+    status
+        .inspect_err(|error| tracing::warn!(%error, "the guest does not tell its status"))
+        .ok()
+}
+
+/// Waits, but not for long, until a container's log has arrived.
+async fn log_is_complete(shared: &Shared, container: &str) {
+    let Some(entry) = shared.container(container) else {
+        return;
+    };
+    let mut signal = entry.log.subscribe();
+    let complete = signal.wait_for(|complete| *complete);
+    if timeout(LOG_TIME, complete).await.is_err() {
+        tracing::warn!(container, "the end of the log does not arrive");
+    }
+}
+
+/// Takes from the guest's status what the guest can know: how its containers are.
+fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
+    if ours.phase.is_final() || theirs.phase == Phase::Pending {
+        return;
+    }
+    let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
+    for container in of_guest {
+        let Some(known) = ours.container_mut(&container.name) else {
+            continue;
+        };
+        // An answer may be older than the one before: what has ended runs again as another run only.
+        let runs = (container.restart_count, container.past.len());
+        let known_runs = (known.restart_count, known.past.len());
+        let has_ended = matches!(known.state, ContainerPhase::Exited { .. });
+        if runs > known_runs || runs == known_runs && !has_ended {
+            known.state = container.state;
+            known.restart_count = container.restart_count;
+            known.past = container.past;
+            known.past.truncate(MAX_PAST_RUNS);
+        }
+    }
+    ours.phase = theirs.phase;
+    ours.reason = theirs.reason;
+    ours.message = theirs.message.map(|message| clean(&message));
+    if ours.started_at.is_none() {
+        ours.started_at = Some(Timestamp::now());
+    }
+    if ours.phase.is_final() {
+        ours.finished_at = Some(Timestamp::now());
+    }
+}
+
+impl Supervisor for RemotePod {
+    // The guest keeps the deadline; the host sees to it that it does.
+    const DEADLINE_MARGIN: Duration = STOP_MARGIN;
+
+    /// Has the guest start the pod.
+    async fn launch(&mut self) -> Result<(), LaunchError> {
+        let guest = self.guest.clone();
+        let boot = |e: &str| LaunchError::pod(LaunchStep::Boot, e);
+        tokio::select! {
+            // What the guest has still said before its end is looked at first.
+            biased;
+            launched = self.launch_in_guest() => match launched {
+                Ok(launched) => {
+                    self.launched = Some(launched);
+                    Ok(())
+                }
+                Err(ControlError::Launch(error)) => Err(error),
+                Err(lost) => Err(match timeout(DEATH_TIME, guest.ended()).await {
+                    Ok(why) => boot(&why),
+                    Err(_) => LaunchError::pod(LaunchStep::Boot, &lost),
+                }),
+            },
+            why = guest.ended() => Err(boot(&why)),
+        }
+    }
+
+    async fn launch_failed(&mut self, error: &LaunchError) {
+        let publish = |status: &mut PodStatus| end(status, PodReason::LaunchFailed, error.to_string());
+        self.shared.publish(publish);
+        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
+    }
+
+    async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {
+        let (client, mut events) = self.launched.take()?;
+        let shared = self.shared.clone();
+        let guest = self.guest.clone();
+        let mut kill_at: Option<Instant> = None;
+        // What has happened, and is not told yet.
+        let mut news: Vec<Event> = Vec::new();
+        loop {
+            let interrupt = tokio::select! {
+                // A guest that floods the host with events, or answers nothing, does not keep it from being stopped.
+                biased;
+                interrupt = inputs.interrupt(&shared) => interrupt,
+                () = reached(kill_at) => {
+                    shared.publish(|s| end(s, PodReason::NotStopped, "the guest did not stop its pod in time".to_owned()));
+                    break;
+                }
+                Some(changed) = self.changes.join_next() => {
+                    if let Ok(changed) = changed {
+                        self.changed(changed);
+                    }
+                    continue;
+                }
+                status = status_after(&shared, &client, &news), if !news.is_empty() => {
+                    if let Some(status) = status {
+                        shared.publish(|ours| adopt(ours, status));
+                    }
+                    let last = news.iter().any(|event| event.kind == EventKind::PodStopped);
+                    for event in news.drain(..) {
+                        shared.events.add(Arc::new(event));
+                    }
+                    if last {
+                        break;
+                    }
+                    if shared.status().is_some_and(|status| status.phase.is_final()) {
+                        let at = Instant::now() + LAST_EVENT_TIME;
+                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
+                    }
+                    continue;
+                }
+                event = events.recv(), if news.is_empty() => {
+                    let Some(event) = event else {
+                        let died = timeout(DEATH_TIME, guest.ended()).await;
+                        shared.publish(|status| match died {
+                            Ok(why) => end(status, PodReason::GuestDied, why),
+                            Err(_) => end(status, PodReason::GuestLost, "the connection to the guest ended".to_owned()),
+                        });
+                        break;
+                    };
+                    news.push(event);
+                    while news.len() < EVENTS && let Ok(event) = events.try_recv() {
+                        news.push(event);
+                    }
+                    continue;
+                }
+                why = guest.ended() => {
+                    shared.publish(|status| end(status, PodReason::GuestDied, why));
+                    break;
+                }
+            };
+            match interrupt {
+                Interrupt::Abandoned => return None,
+                Interrupt::Stop { grace } => {
+                    let grace_or_own = grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s));
+                    let at = Instant::now().checked_add(grace_or_own.saturating_add(STOP_MARGIN));
+                    kill_at = [kill_at, at].into_iter().flatten().min();
+                    let client = client.clone();
+                    // Its answer is the end of the pod, which is heard of as an event.
+                    self.tasks.spawn(async move { drop(client.stop(grace).await) });
+                }
+                Interrupt::Deadline => {
+                    let message = self.plan.deadline_passed();
+                    shared.publish(|status| end(status, PodReason::DeadlineExceeded, message));
+                    break;
+                }
+                // The guest's own affair.
+                Interrupt::ExtensionFailed(_) => {}
+                Interrupt::Change {
+                    container,
+                    change,
+                    answer,
+                } => self.change(&client, container, change, answer),
+            }
+        }
+        let logs = self.carrying.iter().map(|name| log_is_complete(&shared, name));
+        join_all(logs).await;
+        shared.status()
+    }
+}
