@@ -32,7 +32,15 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
+#[cfg(unix)]
+#[cfg_attr(
+    not(any(feature = "native", feature = "krun", feature = "wasm")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what runs pods; what works on those that run is used"
+    )
+)]
 mod pods;
 mod runtime;
 mod session;
@@ -41,8 +49,8 @@ mod spec;
 pub mod wasm;
 
 pub use error::{Error, Result, Step};
-#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
-pub use pods::{Pods, Roots};
+#[cfg(unix)]
+pub use pods::{PodBackend, Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
 pub use session::{
     EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,

@@ -20,6 +20,10 @@ use crate::{
 /// What `run_pod` takes beside the specification.
 #[derive(Clone, Default)]
 pub struct RunOptions {
+    /// The class of the backend; absent: what the pod says
+    /// ([`PodSpec::runtime`]), else the first of [`PodRuntime::runtime_classes`]. A pod that says
+    /// another one is refused.
+    pub runtime_class: Option<RuntimeClass>,
     /// Holds for every container instead of what the specification says.
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
@@ -44,6 +48,7 @@ pub enum UserNamespaces {
 impl Debug for RunOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunOptions")
+            .field("runtime_class", &self.runtime_class)
             .field("pull_policy", &self.pull_policy)
             .field("insecure_registries", &self.insecure_registries)
             .field("user_namespaces", &self.user_namespaces)
@@ -51,7 +56,7 @@ impl Debug for RunOptions {
     }
 }
 
-/// A pod runtime.
+/// A pod runtime. Only `run_pod` needs a pod's backend: all else works on pods of every class.
 ///
 /// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace `default`), or by
 /// `namespace/name`. Every operation first sweeps away what an earlier caller that died has left.
@@ -59,11 +64,16 @@ impl Debug for RunOptions {
 /// All operations may be called at the same time, from several processes; those on one pod take turns where they have to.
 #[async_trait]
 pub trait PodRuntime: Send + Sync + Debug {
-    /// Which backend this is.
-    fn runtime_class(&self) -> RuntimeClass;
+    /// The classes of pods that can be run; pods of others can still be worked on. Pods that name
+    /// no class are of the first.
+    fn runtime_classes(&self) -> Vec<RuntimeClass>;
 
-    /// Whether pods can be run here, and how or why not.
-    fn is_available(&self) -> Capability;
+    /// Whether pods of a class can be run here, and how or why not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported): it is none of
+    /// [`runtime_classes`](Self::runtime_classes).
+    async fn availability(&self, class: RuntimeClass) -> Result<Capability>;
 
     /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
     ///
@@ -128,7 +138,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it was deleted meanwhile.
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus>;
 
-    /// All pods below this runtime's roots, of whatever backend, sorted by namespace and name.
+    /// All pods below this runtime's roots, of whatever class, sorted by namespace and name.
     ///
     /// # Errors
     /// The pods' state cannot be read.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
 use magik_pri::{Error, Result, RuntimeClass};
 
-use super::{Contract, exit_of};
+use super::{Contract, class, exit_of};
 
 const SOON: Option<Duration> = Some(Duration::from_millis(200));
 
@@ -20,7 +20,7 @@ fn runs(status: &PodStatus, name: &str) -> bool {
 /// What a change came to; `None`: this kind of pod has none, and said so by type.
 fn changed<T>(t: &Contract<'_>, result: Result<T>) -> Option<T> {
     match result {
-        Err(Error::Unsupported { what, .. }) if t.runtime.runtime_class() == RuntimeClass::MicroVm => {
+        Err(Error::Unsupported { what, .. }) if class(&*t.runtime) == RuntimeClass::MicroVm => {
             assert!(what.contains("container"), "{what}");
             None
         }

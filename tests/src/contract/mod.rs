@@ -272,7 +272,12 @@ impl<'a> Contract<'a> {
 
 /// Whether every pod boots a machine, which here is emulated.
 fn is_slow(runtime: &dyn PodRuntime) -> bool {
-    runtime.runtime_class() == RuntimeClass::MicroVm
+    class(runtime) == RuntimeClass::MicroVm
+}
+
+/// The class of the pods that a runtime with one backend runs.
+fn class(runtime: &dyn PodRuntime) -> RuntimeClass {
+    runtime.runtime_classes()[0]
 }
 
 /// The log options for one container.
@@ -330,7 +335,9 @@ pub fn check(scene: &Scene, open: Open, kit: Kit, check: impl AsyncFnOnce(&Contr
         .enable_all()
         .build()
         .expect("tokio");
-    let here = open(&Magikrun::new(scene)).is_available();
+    let runtime = open(&Magikrun::new(scene));
+    let here = tokio.block_on(runtime.availability(class(&*runtime)));
+    let here = here.expect("it is there");
     if !here.available {
         #[expect(
             clippy::print_stderr,

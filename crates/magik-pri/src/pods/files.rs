@@ -93,11 +93,7 @@ impl<'a> PodFiles<'a> {
 
     /// Writes everything that needs to be there before the init starts. The images are those of all containers, init
     /// containers first.
-    pub(crate) fn write<B: Backend>(
-        &self,
-        backend: &B,
-        images: &[ContainerImage],
-    ) -> Result<PodPlan, Failure> {
+    pub(crate) fn write(&self, backend: &dyn Backend, images: &[ContainerImage]) -> Result<PodPlan, Failure> {
         let data = self.paths.data_pod(self.id);
         let sandbox = self.paths.sandbox(self.id);
         self.make_dirs(

@@ -50,7 +50,7 @@ use crate::{
     Result, RunOptions, RuntimeClass, SweepReport,
 };
 
-pub use self::paths::Roots;
+pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
     backend::{Backend, Start, beside_own_binary, environment},
     cgroup::Hierarchies,
@@ -65,40 +65,75 @@ const DELETION_TIME: Duration = Duration::from_secs(10);
 /// How long is waited before the pod is looked for once more.
 const DELETION_PAUSE: Duration = Duration::from_millis(10);
 
-/// The pods below one pair of roots, and how one backend adds to them.
+/// The pods below one pair of roots, and the backends that run more of them.
 ///
-/// It keeps nothing but its configuration: any number of them, in any number of processes and of any backends, may work on the
-/// same roots, and each sees and works on all pods there. Its operations need a tokio runtime with I/O and time enabled.
+/// It keeps nothing but its configuration: any number of them, in any number of processes and with any backends, may work on
+/// the same roots, and each sees and works on all pods there. Without a backend it runs no pods and does all else.
+/// Its operations need a tokio runtime with I/O and time enabled.
+///
+/// ```
+/// # #[cfg(all(feature = "native", target_os = "linux"))] {
+/// use magik_pri::{Pods, Roots, native::Native};
+/// let roots = Roots { data: "/var/lib/magikrun".into(), state: "/run/magikrun".into() };
+/// let pods = Pods::new(roots).with(Native::new());
+/// # }
+/// ```
 #[derive(Debug)]
-pub struct Pods<B> {
+pub struct Pods {
     roots: Roots,
-    backend: Arc<B>,
+    /// The first one runs the pods that name no class.
+    backends: Vec<Arc<dyn Backend>>,
     store: OnceLock<Arc<Store>>,
 }
 
-impl<B> Pods<B> {
+impl Pods {
     /// Nothing is touched before the first operation.
-    pub(crate) fn with_backend(roots: Roots, backend: B) -> Self {
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
         Self {
             roots,
-            backend: Arc::new(backend),
+            backends: Vec::new(),
             store: OnceLock::new(),
         }
     }
 
-    /// The same, with the backend changed.
-    pub(crate) fn configured(self, change: impl FnOnce(B) -> B) -> Self {
-        let Self { roots, backend, .. } = self;
-        match Arc::into_inner(backend) {
-            Some(backend) => Self::with_backend(roots, change(backend)),
-            None => unreachable!("operations borrow the runtime, so none runs while it is moved"),
-        }
+    /// With another backend, in place of one of the same class.
+    #[must_use]
+    pub fn with(mut self, backend: impl Into<PodBackend>) -> Self {
+        let PodBackend(backend) = backend.into();
+        self.backends.retain(|other| other.class() != backend.class());
+        self.backends.push(backend);
+        self
     }
 
-    /// What is particular to it.
-    #[cfg(all(feature = "krun", target_os = "linux"))]
-    pub(crate) fn backend(&self) -> &B {
-        &self.backend
+    /// The backend of a class.
+    fn backend(&self, class: RuntimeClass) -> Result<&Arc<dyn Backend>> {
+        let found = self.backends.iter().find(|backend| backend.class() == class);
+        found.ok_or_else(|| {
+            let all: Vec<_> = self
+                .runtime_classes()
+                .iter()
+                .map(|class| class.as_str())
+                .collect();
+            Error::Unsupported {
+                what: format!("runtime class {class}"),
+                why: format!("this build has no such backend: it has {}", all.join(", ")),
+            }
+        })
+    }
+
+    /// The backend for a pod: the one that the caller names, or the pod, or the first.
+    fn backend_for(&self, spec: &PodSpec, named: Option<RuntimeClass>) -> Result<&Arc<dyn Backend>> {
+        let first = || self.backends.first().map(|backend| backend.class());
+        let class = named.or_else(|| spec.runtime()).or_else(first);
+        let class = class.unwrap_or(RuntimeClass::Native);
+        if let Some(own) = spec.runtime_class.filter(|own| *own != class) {
+            return Err(Error::Unsupported {
+                what: "spec.runtimeClassName".into(),
+                why: format!("the pod is for the runtime {own}, this is {class}"),
+            });
+        }
+        self.backend(class)
     }
 
     /// The store, opened once.
@@ -203,27 +238,22 @@ fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<Strin
 }
 
 #[async_trait]
-impl<B: Backend> PodRuntime for Pods<B> {
-    fn runtime_class(&self) -> RuntimeClass {
-        B::CLASS
+impl PodRuntime for Pods {
+    fn runtime_classes(&self) -> Vec<RuntimeClass> {
+        self.backends.iter().map(|backend| backend.class()).collect()
     }
 
-    fn is_available(&self) -> Capability {
-        self.backend.availability()
+    async fn availability(&self, class: RuntimeClass) -> Result<Capability> {
+        let backend = self.backend(class)?.clone();
+        blocking(move || Ok(backend.availability())).await
     }
 
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
-        if let Some(class) = spec.runtime_class.filter(|class| *class != B::CLASS) {
-            let why = format!("the pod is for the runtime {class}, this is {}", B::CLASS);
-            return Err(Error::Unsupported {
-                what: "spec.runtimeClassName".into(),
-                why,
-            });
-        }
+        let backend = self.backend_for(spec, options.runtime_class)?;
         let store = self.swept().await?;
         Run {
             store: &store,
-            backend: &self.backend,
+            backend,
             spec,
             options: &options,
         }

@@ -31,14 +31,14 @@ use crate::{
 
 /// One `run_pod`.
 #[derive(Debug)]
-pub(crate) struct Run<'a, B> {
+pub(crate) struct Run<'a> {
     pub(crate) store: &'a Arc<Store>,
-    pub(crate) backend: &'a Arc<B>,
+    pub(crate) backend: &'a Arc<dyn Backend>,
     pub(crate) spec: &'a PodSpec,
     pub(crate) options: &'a RunOptions,
 }
 
-impl<B: Backend> Run<'_, B> {
+impl Run<'_> {
     pub(crate) async fn run(self) -> Result<PodStatus> {
         self.backend.check(self.spec)?;
         self.check_requests()?;
@@ -82,7 +82,7 @@ impl<B: Backend> Run<'_, B> {
     /// Whose users the pod's are to be.
     fn users(&self) -> Result<Users> {
         // A machine's users are its own; a WebAssembly program has none.
-        if B::CLASS != RuntimeClass::Native || self.spec.host_users == Some(true) {
+        if self.backend.class() != RuntimeClass::Native || self.spec.host_users == Some(true) {
             return Ok(Users::OfHost);
         }
         let asked = self.spec.host_users.is_some();
@@ -300,9 +300,9 @@ impl<B: Backend> Run<'_, B> {
     }
 }
 
-fn start_init<B: Backend>(
+fn start_init(
     store: &Store,
-    backend: &B,
+    backend: &dyn Backend,
     spec: &PodSpec,
     hostname: &str,
     listeners: Vec<OwnedFd>,

@@ -8,9 +8,8 @@ use std::{
 };
 
 use magik_pri::{
-    ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions,
-    native::{NativePodRuntime, Roots},
-    status::PodStatus,
+    ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Pods, Result, Roots, RunOptions,
+    native::Native, status::PodStatus,
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::{Value, json};
@@ -51,7 +50,7 @@ pub(crate) fn run(name: &str, test: Test) {
 
 pub(crate) struct World {
     dir: tempfile::TempDir,
-    pub(crate) runtime: NativePodRuntime,
+    pub(crate) runtime: Pods,
     pub(crate) image: String,
 }
 
@@ -87,7 +86,7 @@ impl World {
         };
         Self {
             image: layout.reference("busybox"),
-            runtime: NativePodRuntime::new(roots),
+            runtime: Pods::new(roots).with(Native::new()),
             dir,
         }
     }
@@ -97,11 +96,12 @@ impl World {
     }
 
     /// Another runtime on the same roots.
-    pub(crate) fn another_runtime(&self) -> NativePodRuntime {
-        NativePodRuntime::new(Roots {
+    pub(crate) fn another_runtime(&self) -> Pods {
+        let roots = Roots {
             data: self.path("data"),
             state: self.path("state"),
-        })
+        };
+        Pods::new(roots).with(Native::new())
     }
 
     /// A container that runs a shell script.
@@ -130,7 +130,7 @@ impl World {
         self.run_by(&self.runtime, spec).await
     }
 
-    pub(crate) async fn run_by(&self, runtime: &NativePodRuntime, spec: &PodSpec) -> Result<PodStatus> {
+    pub(crate) async fn run_by(&self, runtime: &Pods, spec: &PodSpec) -> Result<PodStatus> {
         let status = runtime.run_pod(spec, RunOptions::default()).await?;
         std::fs::write(self.path("tag"), &status.id[status.id.len() - 8..]).unwrap();
         Ok(status)
@@ -169,7 +169,7 @@ impl World {
 
     pub(crate) async fn exec_by(
         &self,
-        runtime: &NativePodRuntime,
+        runtime: &Pods,
         pod: &str,
         container: &str,
         script: &str,

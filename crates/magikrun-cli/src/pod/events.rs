@@ -41,7 +41,7 @@ struct Shown<'a> {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCode> {
-    let mut events = backend::any(global)?
+    let mut events = backend::pods(global)?
         .events(&args.pod, args.follow)
         .await
         .map_err(advise)?;

@@ -82,7 +82,7 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
     if args.tty && args.interactive && !terminal::stdin_is_one() {
         bail!("stdin: is no terminal: leave -t out");
     }
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     let ExecSession { input, output } = runtime.exec(&args.pod, args.request()).await.map_err(advise)?;
     // Only once the program runs: an error is to be read on a terminal in its usual mode.
     let raw_mode = if args.tty && args.interactive {

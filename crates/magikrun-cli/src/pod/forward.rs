@@ -57,7 +57,7 @@ fn parse_ports(text: &str) -> Result<Ports, String> {
 const CHUNK: usize = 32 << 10;
 
 pub(super) async fn run(global: &GlobalArgs, args: &ForwardArgs) -> Result<ExitCode> {
-    let runtime: Arc<dyn PodRuntime> = backend::any(global)?.into();
+    let runtime: Arc<dyn PodRuntime> = backend::pods(global)?.into();
     // The pod's id: a name could come to mean another pod.
     let pod: Arc<str> = runtime.pod_status(&args.pod).await.map_err(advise)?.id.into();
     let mut listeners = Vec::new();

@@ -61,7 +61,7 @@ impl LogsArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     if args.all_containers {
         all(runtime.as_ref(), args).await?;
     } else {

@@ -99,9 +99,13 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
         .runtime
         .or_else(|| spec.runtime())
         .unwrap_or(RuntimeClass::Native);
-    let runtime = backend::open(global, class)?;
+    if class == RuntimeClass::MicroVm {
+        backend::warn_of_emulation(global)?;
+    }
+    let runtime = backend::pods(global)?;
     let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
     let options = RunOptions {
+        runtime_class: Some(class),
         user_namespaces: match args.user_namespaces {
             Users::Auto => UserNamespaces::Auto,
             Users::Never => UserNamespaces::Never,
