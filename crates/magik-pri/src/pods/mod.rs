@@ -18,6 +18,7 @@ mod paths;
 mod process;
 mod publish;
 mod reserve;
+mod resources;
 mod run;
 #[cfg(target_os = "linux")]
 mod security;

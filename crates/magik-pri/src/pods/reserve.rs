@@ -138,7 +138,7 @@ impl Intent {
 impl Drop for Intent {
     fn drop(&mut self) {
         if !self.reserved.load(Ordering::Relaxed)
-            && let Err(error) = self.store.release(&self.id)
+            && let Err(error) = self.store.images.release(&self.id)
         {
             tracing::warn!(pod = self.id, %error, "the lease of a pod that was not run remains");
         }
@@ -221,7 +221,7 @@ impl Pending {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(context())(e)),
             _ => {}
         }
-        self.store.remove(&self.id)
+        self.store.discard(&self.id)
     }
 }
 

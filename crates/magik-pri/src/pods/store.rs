@@ -13,14 +13,12 @@ use magik_infra::{
     STATUS_FILE,
     status::{Phase, PodStatus},
 };
-use magik_sys::tree;
 
 use super::{
     cgroup::Hierarchies,
     lock,
     paths::{self, Paths, entries, name_link},
     process::Process,
-    users,
 };
 use crate::{Error, Result};
 
@@ -168,40 +166,6 @@ impl Store {
         Ok(file)
     }
 
-    /// Removes all of a pod. Its directory is pending, nobody else is at it, and it goes last: what fails is tried again
-    /// by the next sweep.
-    pub(crate) fn remove(&self, id: &str) -> Result<()> {
-        let dir = self.paths.pending(id);
-        self.cgroups
-            .remove(id)
-            .map_err(Error::io(format!("pod {id}: remove its cgroups")))?;
-        let remove = |path: &Path| tree::remove(path).map_err(Error::io(format!("pod {id}")));
-        remove(&self.paths.sandbox(id))?;
-        remove(&self.paths.data_pod(id))?;
-        self.release(id)?;
-        if let Ok(name) = fs::read_link(dir.join(NAME)) {
-            self.remove_name(&name, id);
-        }
-        users::give_back(Path::new(users::DIRECTORY), &self.paths.pod(id), &dir);
-        remove(&dir)
-    }
-
-    /// Gives a pod's image layers back.
-    pub(crate) fn release(&self, id: &str) -> Result<()> {
-        self.images
-            .release(id)
-            .map_err(|e| Error::io(format!("pod {id}: release its images"))(io::Error::other(e)))
-    }
-
-    /// Gives a name back, if it is this pod's.
-    fn remove_name(&self, name: &Path, id: &str) {
-        let Some(name) = name.file_name() else { return };
-        let link = self.paths.names().join(name);
-        if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
-            let _ = fs::remove_file(link);
-        }
-    }
-
     /// Deletes a committed pod. Several callers take turns; those that come too late find it gone, which is no error.
     pub(crate) fn delete(&self, pod: &PodDir, force: bool) -> Result<()> {
         let context = || format!("pod {}: lock", pod.id);
@@ -228,7 +192,7 @@ impl Store {
         let _lock = self.end(&pod.id, &pod.dir)?;
         let pending = self.paths.pending(&pod.id);
         fs::rename(&pod.dir, &pending).map_err(Error::io(format!("pod {}: rename its directory", pod.id)))?;
-        self.remove(&pod.id)
+        self.discard(&pod.id)
     }
 
     /// Kills a pod's init, waits until everything of the pod has ended, and takes its lock.
