@@ -52,10 +52,7 @@ pub use error::{Error, Result, Step};
 #[cfg(unix)]
 pub use pods::{PodBackend, Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
-pub use session::{
-    EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,
-    PortSession, StdStream, SweepReport, TerminalSize,
-};
+pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
     Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, Volume, VolumeSource,
@@ -63,6 +60,12 @@ pub use spec::{
 
 /// A pod's status, as its init writes it.
 pub use magik_infra::status;
+/// What goes in and out of a pod, as its init's control service has it.
+pub use magik_infra::{
+    ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, PortForward,
+    PortReader, PortWriter,
+    logs::{LogChunk, LogStream as StdStream},
+};
 
 /// What happens in a pod.
 pub mod events {

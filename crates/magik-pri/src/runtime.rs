@@ -9,13 +9,10 @@ use std::{
 
 use async_trait::async_trait;
 use magik_image::pull::Progress;
-use magik_infra::status::PodStatus;
+use magik_infra::{EventStream, ExecRequest, ExecSession, PortForward, status::PodStatus};
 use magik_oci::{Capability, Stats};
 
-use crate::{
-    EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodSpec, PortSession, PullPolicy, Result,
-    RuntimeClass, SweepReport,
-};
+use crate::{LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport};
 
 /// What `run_pod` takes beside the specification.
 #[derive(Clone, Default)]
@@ -144,7 +141,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// The pods' state cannot be read.
     async fn list_pods(&self) -> Result<Vec<PodStatus>>;
 
-    /// Starts a program in a running container.
+    /// Starts a program in a running container. Without a name, in the only one there is.
     ///
     /// # Errors
     /// There is no such pod or container, it does not run, or the program cannot be executed.
@@ -172,7 +169,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     ///
     /// # Errors
     /// There is no such pod, or it does not run. A refused connection comes with the output.
-    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession>;
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward>;
 
     /// Removes what callers that died have left; every other operation does it, too.
     ///

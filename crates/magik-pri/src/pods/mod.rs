@@ -25,7 +25,6 @@ mod security;
 #[cfg(target_os = "linux")]
 pub(crate) mod spawn;
 mod store;
-mod streams;
 mod sweep;
 pub(crate) mod users;
 
@@ -37,18 +36,20 @@ use std::{
 
 use async_trait::async_trait;
 use magik_image::ImageStore;
-use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, logs, status::PodStatus};
+use magik_infra::{
+    CONTROL_SOCKET, ControlClient, ControlError, EventStream, ExecRequest, ExecSession, PortForward,
+    status::PodStatus,
+};
 use magik_oci::{Capability, Stats};
 
 use self::{
     paths::Paths,
     run::Run,
     store::{PodDir, Store},
-    streams::Context,
 };
 use crate::{
-    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession,
-    Result, RunOptions, RuntimeClass, SweepReport,
+    Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport,
+    session::LogFile,
 };
 
 pub use self::{backend::PodBackend, paths::Roots};
@@ -177,29 +178,21 @@ impl Pods {
     }
 
     /// A connection to the init of a running pod.
-    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir, Context)> {
-        let (_, found) = self.find(pod).await?;
-        let context = Context {
+    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir)> {
+        let over = || Error::WrongState {
             pod: pod.to_owned(),
             operation,
+            why: "does not run any more".into(),
         };
+        let (_, found) = self.find(pod).await?;
         if !found.is_alive()? {
-            return Err(Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            });
+            return Err(over());
         }
-        let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
-        let client = client.map_err(|e| match e {
-            ControlError::Connect { .. } | ControlError::Disconnected => Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            },
-            other => context.error(&other),
-        })?;
-        Ok((client, found, context))
+        match ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await {
+            Ok(client) => Ok((client, found)),
+            Err(ControlError::Connect { .. } | ControlError::Disconnected) => Err(over()),
+            Err(other) => Err(Error::control(pod, operation, &other)),
+        }
     }
 }
 
@@ -264,7 +257,10 @@ impl PodRuntime for Pods {
 
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let stopped = match self.connect(pod, "stop").await {
-            Ok((client, _, context)) => client.stop(grace).await.map_err(|e| context.error(&e)),
+            Ok((client, _)) => {
+                let stopped = client.stop(grace).await;
+                stopped.map_err(|e| Error::control(pod, "stop", &e))
+            }
             Err(e) => Err(e),
         };
         match stopped {
@@ -291,9 +287,9 @@ impl PodRuntime for Pods {
     }
 
     async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "stop a container").await?;
+        let (client, _) = self.connect(pod, "stop a container").await?;
         let stopped = client.stop_container(container, grace).await;
-        stopped.map_err(|e| context.error(&e))
+        stopped.map_err(|e| Error::control(pod, "stop a container", &e))
     }
 
     async fn restart_container(
@@ -302,15 +298,15 @@ impl PodRuntime for Pods {
         container: &str,
         grace: Option<Duration>,
     ) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "restart a container").await?;
+        let (client, _) = self.connect(pod, "restart a container").await?;
         let restarted = client.restart_container(container, grace).await;
-        restarted.map_err(|e| context.error(&e))
+        restarted.map_err(|e| Error::control(pod, "restart a container", &e))
     }
 
     async fn remove_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "remove a container").await?;
+        let (client, _) = self.connect(pod, "remove a container").await?;
         let removed = client.remove_container(container).await;
-        removed.map_err(|e| context.error(&e))
+        removed.map_err(|e| Error::control(pod, "remove a container", &e))
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
@@ -348,73 +344,55 @@ impl PodRuntime for Pods {
     }
 
     async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession> {
-        let (client, found, context) = self.connect(pod, "exec").await?;
-        let request = magik_infra::ExecRequest {
-            container: container(&found.status()?, pod, request.container.as_deref())?,
-            args: request.args,
-            env: request
-                .env
-                .into_iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            cwd: request.cwd,
-            user: request.user,
-            tty: request.tty.is_some(),
-            stdin: request.stdin,
-            size: request.tty.map(|size| (size.rows, size.columns)),
-            process: None,
+        let (client, found) = self.connect(pod, "exec").await?;
+        let named = Some(request.container.as_str()).filter(|name| !name.is_empty());
+        let request = ExecRequest {
+            container: container(&found.status()?, pod, named)?,
+            ..request
         };
-        let session = client.exec(&request).await.map_err(|e| context.error(&e))?;
-        Ok(streams::exec(session, context))
+        let session = client.exec(&request).await;
+        session.map_err(|e| Error::control(pod, "exec", &e))
     }
 
     async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
         let (store, found) = self.find(pod).await?;
         let name = container(&found.status()?, pod, options.container.as_deref())?;
-        let wanted = logs::LogOptions {
-            tail: options.tail,
-            since: options.since,
-            timestamps: options.timestamps,
-        };
-        let path = store.paths.log(&found.id, &name);
-        let opened = (path, pod.to_owned());
-        let file = move |wanted| -> Result<LogStream> {
-            let (path, pod) = opened;
-            let reader = logs::LogReader::open(&path, wanted)
-                .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
-            Ok(streams::log_file(reader, pod))
+        let file = LogFile {
+            pod: pod.to_owned(),
+            path: store.paths.log(&found.id, &name),
+            options: options.of_reader(),
         };
         if options.follow {
             match self.connect(pod, "logs").await {
-                Ok((client, _, context)) => match client.logs(&name, &wanted, true).await {
-                    Ok(output) => return Ok(streams::live_log(output, context, move || file(wanted))),
+                Ok((client, _)) => match client.logs(&name, &file.options, true).await {
+                    Ok(output) => return Ok(LogStream::live(output, file)),
                     // It ended since it was found.
                     Err(ControlError::Disconnected) => {}
-                    Err(e) => return Err(context.error(&e)),
+                    Err(e) => return Err(Error::control(pod, "logs", &e)),
                 },
                 // It is over: what is there is all there will be.
                 Err(Error::WrongState { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        file(wanted)
+        Ok(file.read())
     }
 
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {
-        let (client, _, context) = self.connect(pod, "stats").await?;
-        client.stats().await.map_err(|e| context.error(&e))
+        let (client, _) = self.connect(pod, "stats").await?;
+        client.stats().await.map_err(|e| Error::control(pod, "stats", &e))
     }
 
     async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {
-        let (client, _, context) = self.connect(pod, "events").await?;
-        let events = client.events(follow).await.map_err(|e| context.error(&e))?;
-        Ok(streams::events(events, context))
+        let (client, _) = self.connect(pod, "events").await?;
+        let events = client.events(follow).await;
+        events.map_err(|e| Error::control(pod, "events", &e))
     }
 
-    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession> {
-        let (client, _, context) = self.connect(pod, "port-forward").await?;
-        let forward = client.port_forward(port).await.map_err(|e| context.error(&e))?;
-        Ok(streams::port(forward, context))
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward> {
+        let (client, _) = self.connect(pod, "port-forward").await?;
+        let forward = client.port_forward(port).await;
+        forward.map_err(|e| Error::control(pod, "port-forward", &e))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use magik_pri::{
-    ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Pods, Result, Roots, RunOptions,
-    native::Native, status::PodStatus,
+    ExecEvent, ExecRequest, LogOptions, PodRuntime, PodSpec, Pods, Result, Roots, RunOptions, native::Native,
+    status::PodStatus,
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::{Value, json};
@@ -143,8 +143,8 @@ impl World {
         };
         let mut log = self.runtime.logs(pod, options).await.unwrap();
         let mut text = Vec::new();
-        while let Some(chunk) = log.recv().await {
-            text.extend(chunk.unwrap().data);
+        while let Some(chunk) = log.next().await.unwrap() {
+            text.extend(chunk.data);
         }
         String::from_utf8(text).unwrap()
     }
@@ -174,19 +174,13 @@ impl World {
         container: &str,
         script: &str,
     ) -> (String, i32) {
-        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let request = ExecRequest {
-            container: Some(container.into()),
-            args,
-            ..ExecRequest::default()
-        };
+        let request = ExecRequest::new(container, ["sh", "-c", script]);
         let mut session = runtime.exec(pod, request).await.unwrap();
         let (mut text, mut code) = (Vec::new(), None);
-        while let Some(output) = session.output.recv().await {
-            match output.unwrap() {
-                ExecOutput::Started(_) => {}
-                ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => text.extend(bytes),
-                ExecOutput::Exited(exit) => code = Some(exit),
+        while let Some(output) = session.output.next().await.unwrap() {
+            match output {
+                ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => text.extend(bytes),
+                ExecEvent::Exited(exit) => code = Some(exit),
             }
         }
         (String::from_utf8(text).unwrap(), code.expect("an exit code"))

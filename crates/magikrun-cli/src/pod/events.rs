@@ -45,8 +45,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCo
         .events(&args.pod, args.follow)
         .await
         .map_err(advise)?;
-    while let Some(event) = events.recv().await {
-        let event = event?;
+    while let Some(event) = events.next().await? {
         if args.format.json() {
             let Event {
                 time,
