@@ -56,7 +56,8 @@ impl Debug for RunOptions {
 /// A pod runtime. Only `run_pod` needs a pod's backend: all else works on pods of every class.
 ///
 /// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace `default`), or by
-/// `namespace/name`. Every operation first sweeps away what an earlier caller that died has left.
+/// `namespace/name`. What a caller that died has left is swept away when a runtime is first used, when it runs and deletes
+/// pods, and every minute. No operation holds up the thread that awaits it.
 ///
 /// All operations may be called at the same time, from several processes; those on one pod take turns where they have to.
 #[async_trait]
@@ -74,11 +75,14 @@ pub trait PodRuntime: Send + Sync + Debug {
 
     /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
     ///
-    /// Dropping the future before it is done also leaves nothing.
+    /// Dropping the future before it is done also leaves nothing, once [`settled`](Self::settled) returns.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) names the step and the container; [`Error::NameInUse`](crate::Error::NameInUse) the other pod.
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
+
+    /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped, nothing is left of it.
+    async fn settled(&self);
 
     /// Stops a pod: SIGTERM to its containers in reverse order, SIGKILL after `grace` (absent: what the pod says). Returns
     /// the final status once nothing of the pod runs; a pod that has ended stays as it is.
@@ -171,7 +175,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it does not run. A refused connection comes with the output.
     async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward>;
 
-    /// Removes what callers that died have left; every other operation does it, too.
+    /// Removes what callers that died have left, now.
     ///
     /// # Errors
     /// Something of it cannot be removed.

@@ -13,7 +13,12 @@ use magik_image::{Image, platform::Platform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
 
-use super::{Hierarchies, Process, files::ContainerImage, files::Failure, files::PodFiles};
+use super::{
+    cgroup::Hierarchies,
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
+    process::Process,
+};
 use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecError};
 
 /// How one kind of isolation lays out its containers and starts its pods' inits. All of it may wait

@@ -6,8 +6,10 @@
 //! pod is committed, is in docs/architecture.md.
 
 mod backend;
+mod background;
 #[cfg_attr(not(target_os = "linux"), path = "cgroup_none.rs")]
 mod cgroup;
+mod failure;
 mod files;
 mod hooks;
 pub(crate) mod init;
@@ -30,20 +32,20 @@ pub(crate) mod users;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use magik_image::ImageStore;
 use magik_infra::{
     CONTROL_SOCKET, ControlClient, ControlError, EventStream, ExecRequest, ExecSession, PortForward,
     status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
+use tokio::sync::oneshot;
 
 use self::{
-    paths::Paths,
+    background::blocking,
     run::Run,
     store::{PodDir, Store},
 };
@@ -56,16 +58,17 @@ pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
     backend::{Backend, Start, beside_own_binary, environment},
     cgroup::Hierarchies,
-    files::{ContainerImage, Failure, PodFiles},
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
     process::Process,
 };
 
-/// The log of a pod's init among those of its containers; no container is called that.
-const INIT_LOG: &str = "_init";
 /// How long somebody else may take to delete a pod that one would stop.
 const DELETION_TIME: Duration = Duration::from_secs(10);
 /// How long is waited before the pod is looked for once more.
 const DELETION_PAUSE: Duration = Duration::from_millis(10);
+/// How often what dead callers have left is swept away while nothing is run or deleted.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The pods below one pair of roots, and the backends that run more of them.
 ///
@@ -82,10 +85,9 @@ const DELETION_PAUSE: Duration = Duration::from_millis(10);
 /// ```
 #[derive(Debug)]
 pub struct Pods {
-    roots: Roots,
     /// The first one runs the pods that name no class.
     backends: Vec<Arc<dyn Backend>>,
-    store: OnceLock<Arc<Store>>,
+    opened: Arc<Opened>,
 }
 
 impl Pods {
@@ -93,9 +95,11 @@ impl Pods {
     #[must_use]
     pub fn new(roots: Roots) -> Self {
         Self {
-            roots,
             backends: Vec::new(),
-            store: OnceLock::new(),
+            opened: Arc::new(Opened {
+                roots,
+                store: OnceLock::new(),
+            }),
         }
     }
 
@@ -138,69 +142,109 @@ impl Pods {
         self.backend(class)
     }
 
-    /// The store, opened once.
-    fn store(&self) -> Result<&Arc<Store>> {
-        if let Some(store) = self.store.get() {
-            return Ok(store);
-        }
-        let paths = Paths::open(&self.roots)?;
-        let images = ImageStore::open(paths.data_root())
-            .map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
-        let cgroups = Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?;
-        let store = Arc::new(Store {
-            paths,
-            images,
-            cgroups,
-            children: std::sync::Mutex::default(),
-        });
-        Ok(self.store.get_or_init(|| store))
+    /// Does work on the store, where it may wait for files and locks.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let opened = self.opened.clone();
+        blocking(move || work(opened.swept_once()?)).await
     }
 
-    /// The store, swept.
-    async fn swept(&self) -> Result<Arc<Store>> {
-        let store = self.store()?.clone();
-        blocking(move || match store.sweep() {
-            Ok(_) => Ok(store),
-            Err(error) => {
-                // What cannot be removed now must not keep other pods from being run or deleted.
-                tracing::warn!(%error, "sweep");
-                Ok(store)
-            }
-        })
-        .await
+    /// Does work on one pod, where it may wait for files and locks.
+    async fn with_pod<T: Send + 'static>(
+        &self,
+        pod: &str,
+        work: impl FnOnce(&Store, PodDir) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let pod = pod.to_owned();
+        self.with_store(move |store| work(store, store.resolve(&pod)?))
+            .await
     }
 
-    /// The store, swept, and a pod in it.
-    async fn find(&self, pod: &str) -> Result<(Arc<Store>, PodDir)> {
-        let store = self.swept().await?;
-        let found = store.resolve(pod)?;
-        Ok((store, found))
-    }
-
-    /// A connection to the init of a running pod.
-    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir)> {
+    /// A connection to the init of a running pod, and how the pod stands.
+    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodStatus)> {
         let over = || Error::WrongState {
             pod: pod.to_owned(),
             operation,
             why: "does not run any more".into(),
         };
-        let (_, found) = self.find(pod).await?;
-        if !found.is_alive()? {
-            return Err(over());
-        }
-        match ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await {
-            Ok(client) => Ok((client, found)),
+        let found = self.with_pod(pod, |_, found| {
+            let alive = found.is_alive()?;
+            Ok(alive.then_some((found.status()?, found.dir.join(CONTROL_SOCKET))))
+        });
+        let (status, socket) = found.await?.ok_or_else(over)?;
+        match ControlClient::connect(&socket).await {
+            Ok(client) => Ok((client, status)),
             Err(ControlError::Connect { .. } | ControlError::Disconnected) => Err(over()),
             Err(other) => Err(Error::control(pod, operation, &other)),
         }
     }
+
+    /// Waits until a pod's init has ended; how the pod stands then.
+    async fn ended(&self, pod: &str) -> Result<PodStatus> {
+        let found = self.with_pod(pod, |_, found| Ok((found.init()?, found)));
+        let (init, found) = found.await?;
+        if let Some(init) = init {
+            let ended = process::ended(&init).await;
+            ended.map_err(Error::io(format!("pod {}: wait for its init", found.id)))?;
+        }
+        blocking(move || found.status()).await
+    }
 }
 
-/// Runs what waits for files, locks or processes where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
+/// The store, opened when it is first used.
+#[derive(Debug)]
+struct Opened {
+    roots: Roots,
+    store: OnceLock<Arc<Store>>,
+}
+
+impl Opened {
+    /// The store, and whether it was opened just now. Who opens it also has it swept from time to time.
+    fn open(&self) -> Result<(&Arc<Store>, bool)> {
+        if let Some(store) = self.store.get() {
+            return Ok((store, false));
+        }
+        let new = Arc::new(Store::open(&self.roots)?);
+        let store = self.store.get_or_init(|| new.clone());
+        let first = Arc::ptr_eq(store, &new);
+        if first {
+            tokio::spawn(keep_swept(Arc::downgrade(store)));
+        }
+        Ok((store, first))
+    }
+
+    /// The store; what dead callers have left was swept away since it was opened.
+    fn swept_once(&self) -> Result<&Arc<Store>> {
+        let (store, first) = self.open()?;
+        if first {
+            store.try_sweep();
+        }
+        Ok(store)
+    }
+
+    /// The store, swept now.
+    fn swept(&self) -> Result<&Arc<Store>> {
+        let (store, _) = self.open()?;
+        store.try_sweep();
+        Ok(store)
+    }
+}
+
+/// Sweeps as long as there is a store.
+async fn keep_swept(store: Weak<Store>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let Some(store) = store.upgrade() else { return };
+        let swept = blocking(move || {
+            store.try_sweep();
+            Ok(())
+        });
+        if swept.await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The container that is meant: the one named, or the only one there is.
@@ -243,16 +287,31 @@ impl PodRuntime for Pods {
     }
 
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
-        let backend = self.backend_for(spec, options.runtime_class)?;
-        let store = self.swept().await?;
-        Run {
-            store: &store,
+        let backend = self.backend_for(spec, options.runtime_class)?.clone();
+        run::check(&*backend, spec)?;
+        let opened = self.opened.clone();
+        let run = Run {
+            store: blocking(move || opened.swept().cloned()).await?,
             backend,
-            spec,
-            options: &options,
+            spec: Arc::new(spec.clone()),
+            options,
+        };
+        // A task of its own, so that what has to be undone is, where it may take its time, when this is dropped.
+        let (taken, given_up) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(run.run(answer, given_up));
+        let answered = answered.await;
+        let (status, pending) =
+            answered.map_err(|e| Error::io("a background task")(std::io::Error::other(e)))??;
+        pending.keep();
+        let _ = taken.send(());
+        Ok(status)
+    }
+
+    async fn settled(&self) {
+        if let Some(store) = self.opened.store.get() {
+            store.busy.closed().await;
         }
-        .run()
-        .await
     }
 
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
@@ -269,9 +328,7 @@ impl PodRuntime for Pods {
             Err(error @ (Error::WrongState { .. } | Error::Control { .. })) => {
                 let begun = Instant::now();
                 loop {
-                    let (_, found) = self.find(pod).await?;
-                    wait_for_end(&found).await?;
-                    let status = found.status()?;
+                    let status = self.ended(pod).await?;
                     if status.phase.is_final() {
                         return Ok(status);
                     }
@@ -310,44 +367,47 @@ impl PodRuntime for Pods {
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
-        let (store, found) = match self.find(pod).await {
-            Err(Error::NotFound(_)) if force => return Ok(()),
-            other => other?,
-        };
-        blocking(move || store.delete(&found, force)).await
+        let (opened, pod) = (self.opened.clone(), pod.to_owned());
+        let deleted = blocking(move || {
+            let store = opened.swept()?;
+            match store.resolve(&pod) {
+                Err(Error::NotFound(_)) if force => Ok(()),
+                found => store.delete(&found?, force),
+            }
+        });
+        deleted.await
     }
 
     async fn pod_status(&self, pod: &str) -> Result<PodStatus> {
-        self.find(pod).await?.1.status()
+        self.with_pod(pod, |_, found| found.status()).await
     }
 
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
-        let (store, found) = self.find(pod).await?;
-        wait_for_end(&found).await?;
-        store.reap();
-        found.status()
+        self.ended(pod).await
     }
 
     async fn list_pods(&self) -> Result<Vec<PodStatus>> {
-        let store = self.swept().await?;
-        let mut pods = Vec::new();
-        for pod in store.all()? {
-            match pod.status() {
-                Ok(status) => pods.push(status),
-                // Deleted since it was listed.
-                Err(Error::NotFound(_)) => {}
-                Err(e) => return Err(e),
+        let listed = self.with_store(|store| {
+            let mut pods = Vec::new();
+            for pod in store.all()? {
+                match pod.status() {
+                    Ok(status) => pods.push(status),
+                    // Deleted since it was listed.
+                    Err(Error::NotFound(_)) => {}
+                    Err(e) => return Err(e),
+                }
             }
-        }
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        Ok(pods)
+            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            Ok(pods)
+        });
+        listed.await
     }
 
     async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession> {
-        let (client, found) = self.connect(pod, "exec").await?;
+        let (client, status) = self.connect(pod, "exec").await?;
         let named = Some(request.container.as_str()).filter(|name| !name.is_empty());
         let request = ExecRequest {
-            container: container(&found.status()?, pod, named)?,
+            container: container(&status, pod, named)?,
             ..request
         };
         let session = client.exec(&request).await;
@@ -355,13 +415,17 @@ impl PodRuntime for Pods {
     }
 
     async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
-        let (store, found) = self.find(pod).await?;
-        let name = container(&found.status()?, pod, options.container.as_deref())?;
-        let file = LogFile {
-            pod: pod.to_owned(),
-            path: store.paths.log(&found.id, &name),
-            options: options.of_reader(),
-        };
+        let (given, wanted) = (pod.to_owned(), options.clone());
+        let found = self.with_pod(pod, move |store, found| {
+            let name = container(&found.status()?, &given, wanted.container.as_deref())?;
+            let file = LogFile {
+                path: store.paths.log(&found.id, &name),
+                options: wanted.of_reader(),
+                pod: given,
+            };
+            Ok((name, file))
+        });
+        let (name, file) = found.await?;
         if options.follow {
             match self.connect(pod, "logs").await {
                 Ok((client, _)) => match client.logs(&name, &file.options, true).await {
@@ -396,16 +460,7 @@ impl PodRuntime for Pods {
     }
 
     async fn sweep(&self) -> Result<SweepReport> {
-        let store = self.store()?.clone();
-        blocking(move || store.sweep()).await
+        let opened = self.opened.clone();
+        blocking(move || opened.open()?.0.sweep()).await
     }
-}
-
-/// Waits until a pod's init has ended.
-async fn wait_for_end(pod: &PodDir) -> Result<()> {
-    let Some(init) = pod.init()? else { return Ok(()) };
-    let ended = process::ended(init).await;
-    ended
-        .map(drop)
-        .map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
 }

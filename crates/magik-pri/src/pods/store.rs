@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,11 +12,12 @@ use magik_infra::{
     STATUS_FILE,
     status::{Phase, PodStatus},
 };
+use tokio::sync::watch;
 
 use super::{
     cgroup::Hierarchies,
     lock,
-    paths::{self, Paths, entries, name_link},
+    paths::{self, Paths, Roots, entries, name_link},
     process::Process,
 };
 use crate::{Error, Result};
@@ -39,8 +39,8 @@ pub(crate) struct Store {
     pub(crate) paths: Paths,
     pub(crate) images: ImageStore,
     pub(crate) cgroups: Hierarchies,
-    /// The inits that this process has started and not reaped yet.
-    pub(crate) children: Mutex<Vec<Process>>,
+    /// Has a receiver for each pod that is being run, until it is a pod or nothing is left of it.
+    pub(crate) busy: watch::Sender<()>,
 }
 
 /// A committed pod.
@@ -96,6 +96,18 @@ impl PodDir {
 }
 
 impl Store {
+    /// Makes the directories that are not there, and touches nothing else.
+    pub(crate) fn open(roots: &Roots) -> Result<Self> {
+        let paths = Paths::open(roots)?;
+        let images = ImageStore::open(paths.data_root());
+        Ok(Self {
+            images: images.map_err(|e| Error::io("open the image store")(io::Error::other(e)))?,
+            cgroups: Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?,
+            busy: watch::Sender::new(()),
+            paths,
+        })
+    }
+
     /// Finds a committed pod by id, `namespace/name`, name in the namespace `default`, or the start of an id.
     pub(crate) fn resolve(&self, pod: &str) -> Result<PodDir> {
         let unknown = || Error::NotFound(pod.chars().take(300).collect());
@@ -216,40 +228,17 @@ impl Store {
         Ok(lock)
     }
 
-    /// Takes care of an init that this process has started.
-    pub(crate) fn adopt(&self, init: Process) {
-        self.children
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(init);
-    }
-
-    /// Reaps those inits of this process that have ended: a caller may live longer than its pods.
-    pub(crate) fn reap(&self) {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.retain(|init| {
-            let ended = init.wait(Duration::ZERO).unwrap_or(true);
-            if ended {
-                init.reap();
-            }
-            !ended
-        });
-    }
-
-    /// Kills an init and waits for it.
+    /// Kills an init, waits for it, and takes its exit status if it is this process's child.
     pub(crate) fn kill(&self, id: &str, init: &Process) -> io::Result<()> {
         const QUICK: Duration = Duration::from_millis(200);
         init.kill()?;
-        if init.wait(QUICK)? {
-            self.reap();
-            return Ok(());
+        if !init.wait(QUICK)? {
+            self.cgroups.thaw(id);
+            if !init.wait(KILL_TIME)? {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
+            }
         }
-        self.cgroups.thaw(id);
-        if init.wait(KILL_TIME)? {
-            self.reap();
-            Ok(())
-        } else {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"))
-        }
+        init.reap();
+        Ok(())
     }
 }

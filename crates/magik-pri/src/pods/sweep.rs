@@ -12,9 +12,15 @@ use super::{
 use crate::{Error, Result, SweepReport};
 
 impl Store {
+    /// Sweeps. What cannot be removed now must not keep other pods from being run or deleted.
+    pub(crate) fn try_sweep(&self) {
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "sweep");
+        }
+    }
+
     /// Removes what dead callers have left. Cheap where there is nothing.
     pub(crate) fn sweep(&self) -> Result<SweepReport> {
-        self.reap();
         let mut report = SweepReport::default();
         let pending: Vec<String> = entries(&self.paths.pods())?
             .into_iter()

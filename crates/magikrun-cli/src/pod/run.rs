@@ -118,6 +118,8 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
     let pod = tokio::select! {
         pod = runtime.run_pod(&spec, options) => pod?,
         signal = signals.next() => {
+            // The run is dropped, and being undone.
+            runtime.settled().await;
             let error = anyhow!("pod {}: interrupted: nothing of it was left", spec.full_name());
             return Err(failure::with_code(signal.exit_code(), error));
         }
