@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use magik_pri::{
-    PodRuntime,
-    microvm::{DriverKind, MicroVmPodRuntime, Roots, SUPERVISOR_BINARY, VmFiles},
+    PodRuntime, Pods, Roots,
+    microvm::{DriverKind, MicroVm, SUPERVISOR_BINARY, VmFiles},
 };
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
@@ -16,11 +16,11 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     let supervisor = binary().with_file_name(SUPERVISOR_BINARY);
     // target/debug/magikrun: target/vm.
     let files = binary().ancestors().nth(2).expect("target").join("vm");
-    let runtime = MicroVmPodRuntime::new(roots)
+    let backend = MicroVm::new(&roots)
         .supervisor(supervisor)
         .files(VmFiles::new(files))
         .driver(DriverKind::QemuTcg);
-    Arc::new(runtime)
+    Arc::new(Pods::new(roots).with(backend))
 }
 
 pod_contract!(open, magikrun_tests::contract::PROCESSES);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use magik_pri::{
-    PodRuntime,
-    native::{INIT_BINARY, NativePodRuntime, Roots},
+    PodRuntime, Pods, Roots,
+    native::{INIT_BINARY, Native},
 };
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
@@ -15,7 +15,7 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
         state: magikrun.state.clone(),
     };
     let init = binary().with_file_name(INIT_BINARY);
-    Arc::new(NativePodRuntime::new(roots).init_binary(init))
+    Arc::new(Pods::new(roots).with(Native::new().init_binary(init)))
 }
 
 pod_contract!(open, magikrun_tests::contract::PROCESSES);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use magik_pri::{PodRuntime, Roots, wasm::WasmPodRuntime};
+use magik_pri::{PodRuntime, Pods, Roots, wasm::Wasm};
 use magikrun_tests::{Magikrun, binary, pod_contract};
 
 /// In this process, which has several threads; the pods are the real binary's.
@@ -12,7 +12,7 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
         state: magikrun.state.clone(),
     };
     let beside = binary().with_file_name(magik_pri::wasm::BINARY);
-    Arc::new(WasmPodRuntime::new(roots).binary(beside))
+    Arc::new(Pods::new(roots).with(Wasm::new().binary(beside)))
 }
 
 pod_contract!(open, magikrun_tests::contract::WEBASSEMBLY);

@@ -39,7 +39,7 @@ pub struct Platform {
     /// Control groups: v2, v1 or hybrid.
     pub cgroups: Capability,
     /// Virtual machines that really boot. To try that is their backend's part, which sets this
-    /// (`MicroVmPodRuntime::is_available`): here it is `no`.
+    /// (`PodRuntime::availability`): here it is `no`.
     pub microvm: Capability,
     /// WebAssembly.
     pub wasm: Capability,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use magik_infra::ControlError;
+
 use crate::SpecError;
 
 /// The result of a pod operation.
@@ -143,6 +145,32 @@ impl Error {
         move |source| Self::Io {
             context,
             source: source.into(),
+        }
+    }
+
+    /// What the control service answered to an operation on a pod.
+    #[cfg(unix)]
+    pub(crate) fn control(pod: &str, operation: &'static str, error: &ControlError) -> Self {
+        let pod = pod.to_owned();
+        match error {
+            ControlError::NotFound(reason) => Self::Container {
+                pod,
+                reason: reason.clone(),
+            },
+            ControlError::CannotExecute { message, why } => Self::CannotExecute {
+                pod,
+                failure: why.failure,
+                reason: message.clone(),
+            },
+            ControlError::Unsupported(why) => Self::Unsupported {
+                what: format!("{operation} in pod {pod}"),
+                why: why.clone(),
+            },
+            other => Self::Control {
+                pod,
+                operation,
+                reason: other.to_string(),
+            },
         }
     }
 }

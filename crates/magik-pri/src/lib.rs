@@ -32,7 +32,15 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
+#[cfg(unix)]
+#[cfg_attr(
+    not(any(feature = "native", feature = "krun", feature = "wasm")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what runs pods; what works on those that run is used"
+    )
+)]
 mod pods;
 mod runtime;
 mod session;
@@ -41,13 +49,10 @@ mod spec;
 pub mod wasm;
 
 pub use error::{Error, Result, Step};
-#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
-pub use pods::{Pods, Roots};
+#[cfg(unix)]
+pub use pods::{PodBackend, Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
-pub use session::{
-    EventStream, ExecInput, ExecOutput, ExecRequest, ExecSession, LogChunk, LogOptions, LogStream,
-    PortSession, StdStream, SweepReport, TerminalSize,
-};
+pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
     Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, Volume, VolumeSource,
@@ -55,6 +60,12 @@ pub use spec::{
 
 /// A pod's status, as its init writes it.
 pub use magik_infra::status;
+/// What goes in and out of a pod, as its init's control service has it.
+pub use magik_infra::{
+    ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, PortForward,
+    PortReader, PortWriter,
+    logs::{LogChunk, LogStream as StdStream},
+};
 
 /// What happens in a pod.
 pub mod events {

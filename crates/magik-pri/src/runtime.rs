@@ -9,17 +9,18 @@ use std::{
 
 use async_trait::async_trait;
 use magik_image::pull::Progress;
-use magik_infra::status::PodStatus;
+use magik_infra::{EventStream, ExecRequest, ExecSession, PortForward, status::PodStatus};
 use magik_oci::{Capability, Stats};
 
-use crate::{
-    EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodSpec, PortSession, PullPolicy, Result,
-    RuntimeClass, SweepReport,
-};
+use crate::{LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport};
 
 /// What `run_pod` takes beside the specification.
 #[derive(Clone, Default)]
 pub struct RunOptions {
+    /// The class of the backend; absent: what the pod says
+    /// ([`PodSpec::runtime`]), else the first of [`PodRuntime::runtime_classes`]. A pod that says
+    /// another one is refused.
+    pub runtime_class: Option<RuntimeClass>,
     /// Holds for every container instead of what the specification says.
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
@@ -44,6 +45,7 @@ pub enum UserNamespaces {
 impl Debug for RunOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunOptions")
+            .field("runtime_class", &self.runtime_class)
             .field("pull_policy", &self.pull_policy)
             .field("insecure_registries", &self.insecure_registries)
             .field("user_namespaces", &self.user_namespaces)
@@ -51,27 +53,36 @@ impl Debug for RunOptions {
     }
 }
 
-/// A pod runtime.
+/// A pod runtime. Only `run_pod` needs a pod's backend: all else works on pods of every class.
 ///
 /// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace `default`), or by
-/// `namespace/name`. Every operation first sweeps away what an earlier caller that died has left.
+/// `namespace/name`. What a caller that died has left is swept away when a runtime is first used, when it runs and deletes
+/// pods, and every minute. No operation holds up the thread that awaits it.
 ///
 /// All operations may be called at the same time, from several processes; those on one pod take turns where they have to.
 #[async_trait]
 pub trait PodRuntime: Send + Sync + Debug {
-    /// Which backend this is.
-    fn runtime_class(&self) -> RuntimeClass;
+    /// The classes of pods that can be run; pods of others can still be worked on. Pods that name
+    /// no class are of the first.
+    fn runtime_classes(&self) -> Vec<RuntimeClass>;
 
-    /// Whether pods can be run here, and how or why not.
-    fn is_available(&self) -> Capability;
+    /// Whether pods of a class can be run here, and how or why not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported): it is none of
+    /// [`runtime_classes`](Self::runtime_classes).
+    async fn availability(&self, class: RuntimeClass) -> Result<Capability>;
 
     /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
     ///
-    /// Dropping the future before it is done also leaves nothing.
+    /// Dropping the future before it is done also leaves nothing, once [`settled`](Self::settled) returns.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) names the step and the container; [`Error::NameInUse`](crate::Error::NameInUse) the other pod.
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
+
+    /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped, nothing is left of it.
+    async fn settled(&self);
 
     /// Stops a pod: SIGTERM to its containers in reverse order, SIGKILL after `grace` (absent: what the pod says). Returns
     /// the final status once nothing of the pod runs; a pod that has ended stays as it is.
@@ -128,13 +139,13 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it was deleted meanwhile.
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus>;
 
-    /// All pods below this runtime's roots, of whatever backend, sorted by namespace and name.
+    /// All pods below this runtime's roots, of whatever class, sorted by namespace and name.
     ///
     /// # Errors
     /// The pods' state cannot be read.
     async fn list_pods(&self) -> Result<Vec<PodStatus>>;
 
-    /// Starts a program in a running container.
+    /// Starts a program in a running container. Without a name, in the only one there is.
     ///
     /// # Errors
     /// There is no such pod or container, it does not run, or the program cannot be executed.
@@ -162,9 +173,9 @@ pub trait PodRuntime: Send + Sync + Debug {
     ///
     /// # Errors
     /// There is no such pod, or it does not run. A refused connection comes with the output.
-    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession>;
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward>;
 
-    /// Removes what callers that died have left; every other operation does it, too.
+    /// Removes what callers that died have left, now.
     ///
     /// # Errors
     /// Something of it cannot be removed.

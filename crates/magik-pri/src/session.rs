@@ -1,73 +1,19 @@
-//! What goes in and out of a pod: exec, logs, events, forwarded ports. The same for every backend.
+//! A pod's logs, which outlive its init. All else that goes in and out of a pod are the sessions of its init's control
+//! service ([`magik_infra::ControlClient`]).
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
-use magik_infra::Event;
+use magik_infra::{
+    ControlError, LogOutput,
+    logs::{self, LogChunk, LogReader},
+};
 use tokio::sync::mpsc;
 
-use crate::Result;
+use crate::{Error, Result};
 
-/// A program to run in a container.
-#[derive(Debug, Clone, Default)]
-pub struct ExecRequest {
-    /// The container; may be left out where there is only one.
-    pub container: Option<String>,
-    /// The program and its arguments.
-    pub args: Vec<String>,
-    /// Variables on top of the container's own.
-    pub env: BTreeMap<String, String>,
-    /// The working directory; absent: the container's.
-    pub cwd: Option<String>,
-    /// `uid[:gid]`; absent: the container's.
-    pub user: Option<String>,
-    /// Gives the program a terminal of this size.
-    pub tty: Option<TerminalSize>,
-    /// Whether input will be sent; without it, the program reads an empty input.
-    pub stdin: bool,
-}
-
-/// The size of a terminal, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TerminalSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters per line.
-    pub columns: u16,
-}
-
-/// What is sent to a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExecInput {
-    /// Bytes for its standard input.
-    Stdin(Vec<u8>),
-    /// The end of its standard input.
-    Eof,
-    /// Its terminal has another size now.
-    Resize(TerminalSize),
-}
-
-/// What comes from a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExecOutput {
-    /// It was started, with this pid as the pod's init numbers it; comes first.
-    Started(i32),
-    /// Bytes of its standard output, or of its terminal.
-    Stdout(Vec<u8>),
-    /// Bytes of its standard error.
-    Stderr(Vec<u8>),
-    /// It has ended, all output was seen; 128 + n after signal n. Comes last.
-    Exited(i32),
-}
-
-/// A program that runs in a container. Dropping both ends detaches from it.
-#[derive(Debug)]
-pub struct ExecSession {
-    /// Takes its input; dropping it ends the input.
-    pub input: mpsc::Sender<ExecInput>,
-    /// Gives its output, in order.
-    pub output: mpsc::Receiver<Result<ExecOutput>>,
-}
+/// How many pieces of a log file are read ahead.
+const QUEUE: usize = 8;
 
 /// Which part of a container's log is wanted.
 #[derive(Debug, Clone, Default)]
@@ -84,37 +30,82 @@ pub struct LogOptions {
     pub timestamps: bool,
 }
 
-/// One of a program's two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StdStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
+impl LogOptions {
+    /// What a reader is told.
+    pub(crate) fn of_reader(&self) -> logs::LogOptions {
+        logs::LogOptions {
+            tail: self.tail,
+            since: self.since,
+            timestamps: self.timestamps,
+        }
+    }
 }
 
-/// A piece of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogChunk {
-    /// Where it came from.
-    pub stream: StdStream,
-    /// The text, without the log format around it.
-    pub data: Vec<u8>,
-}
-
-/// A log; ends where the log ends.
-pub type LogStream = mpsc::Receiver<Result<LogChunk>>;
-
-/// Events; ends when there will be no more.
-pub type EventStream = mpsc::Receiver<Result<Event>>;
-
-/// A connection to a port in the pod.
+/// A log file of a pod.
 #[derive(Debug)]
-pub struct PortSession {
-    /// Takes what is sent; dropping it ends that direction.
-    pub input: mpsc::Sender<Vec<u8>>,
-    /// Gives what is received; ends with the connection.
-    pub output: mpsc::Receiver<Result<Vec<u8>>>,
+pub(crate) struct LogFile {
+    pub(crate) pod: String,
+    pub(crate) path: PathBuf,
+    pub(crate) options: logs::LogOptions,
+}
+
+impl LogFile {
+    /// Reads what is in it now, on a thread of its own.
+    pub(crate) fn read(self) -> LogStream {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let failed = || Error::io(format!("pod {}: read {}", self.pod, self.path.display()));
+            let reader = LogReader::open(&self.path, self.options.clone()).map_err(failed());
+            let mut reader = match reader {
+                Ok(reader) => reader,
+                Err(e) => return drop(queue.blocking_send(Err(e))),
+            };
+            while let Some(chunk) = reader.next_chunk().map_err(failed()).transpose() {
+                let last = chunk.is_err();
+                if queue.blocking_send(chunk).is_err() || last {
+                    return;
+                }
+            }
+        });
+        LogStream(Source::File(receiver))
+    }
+}
+
+/// A log.
+#[derive(Debug)]
+pub struct LogStream(Source);
+
+#[derive(Debug)]
+enum Source {
+    File(mpsc::Receiver<Result<LogChunk>>),
+    /// What the init says, and the file for the case that it ends before it has said anything.
+    Init(LogOutput, Option<LogFile>, String),
+}
+
+impl LogStream {
+    /// Follows a log as the pod's init sees it grow.
+    pub(crate) fn live(output: LogOutput, file: LogFile) -> Self {
+        let pod = file.pod.clone();
+        Self(Source::Init(output, Some(file), pod))
+    }
+
+    /// What comes next; `None`: the end of the log.
+    ///
+    /// # Errors
+    /// The log cannot be read, or the connection to the pod's init ended before the log did.
+    pub async fn next(&mut self) -> Result<Option<LogChunk>> {
+        loop {
+            match &mut self.0 {
+                Source::File(chunks) => return chunks.recv().await.transpose(),
+                Source::Init(output, file, pod) => match (output.next().await, file.take()) {
+                    (Ok(chunk), _) => return Ok(chunk),
+                    // By now the file has all of it.
+                    (Err(ControlError::Disconnected), Some(file)) => *self = file.read(),
+                    (Err(e), _) => return Err(Error::control(pod, "logs", &e)),
+                },
+            }
+        }
+    }
 }
 
 /// What a sweep removed.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use magik_image::{PruneOptions, PruneReport};
 use magik_oci::Platform;
+use magik_pri::RuntimeClass;
 use serde::Serialize;
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) struct PruneArgs {
 
 pub(crate) async fn run(global: &GlobalArgs, command: &SystemCommand) -> Result<()> {
     match command {
-        SystemCommand::Info(args) => info(global, args),
+        SystemCommand::Info(args) => info(global, args).await,
         SystemCommand::Prune(args) => prune(global, args).await,
     }
 }
@@ -59,16 +60,18 @@ struct Info {
     platform: Platform,
 }
 
-fn info(global: &GlobalArgs, args: &InfoArgs) -> Result<()> {
+async fn info(global: &GlobalArgs, args: &InfoArgs) -> Result<()> {
+    let pods = backend::pods(global)?;
     let mut platform = Platform::detect();
-    if let Some(microvm) = backend::microvm_capability(global)? {
+    // By booting a machine, once.
+    if let Ok(microvm) = pods.availability(RuntimeClass::MicroVm).await {
         platform.microvm = microvm;
     }
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),
         data_root: global.data_root()?,
         state_root: global.state_root()?,
-        runtime_classes: backend::classes().map(magik_pri::RuntimeClass::as_str).collect(),
+        runtime_classes: pods.runtime_classes().iter().map(|c| c.as_str()).collect(),
         platform,
     };
     if args.format.json() {
@@ -118,7 +121,7 @@ struct Pruned {
 }
 
 async fn prune(global: &GlobalArgs, args: &PruneArgs) -> Result<()> {
-    let swept = backend::any(global)?.sweep().await?;
+    let swept = backend::pods(global)?.sweep().await?;
     let store = image::store(global)?.prune(PruneOptions {
         unused_images: args.all,
     })?;

@@ -100,7 +100,11 @@ async fn a_guest_says_hello_under_libkrun() {
         return;
     };
     let (_dir, spec) = place([5; 32]);
-    let Booted { mut vm, listener, launch } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180))
+    let Booted {
+        mut vm,
+        listener,
+        launch,
+    } = boot(&krun, &spec, &[5; 32], Duration::from_secs(180))
         .await
         .unwrap();
     drop((launch, listener));

@@ -76,7 +76,11 @@ async fn a_guest_says_hello_and_ends_when_its_launcher_is_gone() {
         return;
     };
     let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
-    let Booted { mut vm, listener, launch } = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap();
+    let Booted {
+        mut vm,
+        listener,
+        launch,
+    } = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap();
     drop((launch, listener));
     let ended = tokio::time::timeout(LIMIT, vm.ended()).await.unwrap().to_string();
     assert!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");

@@ -7,7 +7,7 @@ use magik_infra::status::{ContainerPhase, Phase};
 use magik_pri::Error;
 use serde_json::json;
 
-use super::{Contract, exit_of, not_found, share_directory};
+use super::{Contract, class, exit_of, not_found, share_directory};
 
 /// `run_pod` returns with every container started.
 pub async fn runs_every_container_before_it_returns(t: &Contract<'_>) {
@@ -22,7 +22,7 @@ pub async fn runs_every_container_before_it_returns(t: &Contract<'_>) {
         (status.name.as_str(), status.namespace.as_str(), status.phase),
         ("web", "default", Phase::Running)
     );
-    assert_eq!(status.runtime_class, t.runtime.runtime_class().as_str());
+    assert_eq!(status.runtime_class, class(&*t.runtime).as_str());
     for c in &status.containers {
         assert!(matches!(c.state, ContainerPhase::Running { .. }), "{c:?}");
     }

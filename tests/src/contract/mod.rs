@@ -20,8 +20,8 @@ use std::{sync::Arc, time::Duration};
 use magik_infra::status::{ContainerPhase, PodStatus};
 use magik_oci::Exit;
 use magik_pri::{
-    Error, ExecInput, ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions,
-    RuntimeClass, StdStream,
+    Error, ExecEvent, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
+    StdStream,
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,15 @@ pub struct Contract<'a> {
     pub open: Open,
     /// What its containers run.
     pub kit: Kit,
+}
+
+/// What is sent to a program; its input ends with the last.
+#[derive(Debug)]
+pub enum Input {
+    /// Bytes for its standard input.
+    Stdin(Vec<u8>),
+    /// Its terminal has so many rows and columns now.
+    Resize(u16, u16),
 }
 
 /// What a program wrote and how it ended.
@@ -157,44 +166,41 @@ impl<'a> Contract<'a> {
     /// # Panics
     /// If it cannot be started or its output is not in order.
     pub async fn exec(&self, pod: &str, container: &str, args: &[&str]) -> Ran {
-        let args = args.iter().map(|a| (*a).to_owned()).collect();
-        self.exec_with(
-            pod,
-            ExecRequest {
-                container: Some(container.into()),
-                args,
-                ..Default::default()
-            },
-            vec![],
-        )
-        .await
+        self.exec_with(pod, ExecRequest::new(container, args.iter().copied()), vec![])
+            .await
     }
 
     /// Runs a program with input.
     ///
     /// # Panics
     /// As [`exec`](Self::exec).
-    pub async fn exec_with(&self, pod: &str, request: ExecRequest, input: Vec<ExecInput>) -> Ran {
+    pub async fn exec_with(&self, pod: &str, request: ExecRequest, input: Vec<Input>) -> Ran {
         let mut session = self.runtime.exec(pod, request).await.expect("exec");
-        for piece in input {
-            session.input.send(piece).await.expect("exec takes input");
-        }
-        drop(session.input);
-        let (mut ran, mut stdout, mut stderr, mut ended) = (Ran::default(), vec![], vec![], false);
-        let mut started = false;
-        while let Some(output) = session.output.recv().await {
-            assert!(!ended, "output after the exit code: {output:?}");
-            match output.expect("exec") {
-                ExecOutput::Started(pid) => {
-                    assert!(!started && pid > 0, "started once, with a pid");
-                    started = true;
+        assert!(session.pid > 0, "started, with a pid");
+        let program = session.input;
+        // What is sent is taken while the output is read.
+        tokio::spawn(async move {
+            for piece in input {
+                match piece {
+                    Input::Stdin(bytes) => program.write(&bytes).await.expect("exec takes input"),
+                    Input::Resize(rows, columns) => {
+                        program.resize(rows, columns).await.expect("exec takes a size");
+                    }
                 }
-                ExecOutput::Stdout(data) => stdout.extend(data),
-                ExecOutput::Stderr(data) => stderr.extend(data),
-                ExecOutput::Exited(code) => (ran.code, ended) = (code, true),
+            }
+            // It may have ended by now.
+            let _ = program.close().await;
+        });
+        let (mut ran, mut stdout, mut stderr, mut ended) = (Ran::default(), vec![], vec![], false);
+        while let Some(output) = session.output.next().await.expect("exec") {
+            assert!(!ended, "output after the exit code: {output:?}");
+            match output {
+                ExecEvent::Stdout(data) => stdout.extend(data),
+                ExecEvent::Stderr(data) => stderr.extend(data),
+                ExecEvent::Exited(code) => (ran.code, ended) = (code, true),
             }
         }
-        assert!(started && ended, "exec ended without start or exit code: {ran:?}");
+        assert!(ended, "exec ended without exit code: {ran:?}");
         ran.stdout = String::from_utf8(stdout).expect("UTF-8");
         ran.stderr = String::from_utf8(stderr).expect("UTF-8");
         ran
@@ -220,12 +226,12 @@ impl<'a> Contract<'a> {
     /// If forwarding fails otherwise than because nothing listens.
     pub async fn fetch(&self, pod: &str, port: u16, path: &str) -> String {
         loop {
-            if let Ok(mut session) = self.runtime.port_forward(pod, port).await {
+            if let Ok(mut forward) = self.runtime.port_forward(pod, port).await {
                 let request = format!("GET {path} HTTP/1.0\r\n\r\n").into_bytes();
                 // What is refused is said by the output.
-                let _ = session.input.send(request).await;
+                let _ = forward.writer.write(&request).await;
                 let mut answer = vec![];
-                while let Some(Ok(piece)) = session.output.recv().await {
+                while let Ok(Some(piece)) = forward.reader.next().await {
                     answer.extend(piece);
                 }
                 if !answer.is_empty() {
@@ -243,8 +249,7 @@ impl<'a> Contract<'a> {
     pub async fn logs(&self, pod: &str, options: LogOptions) -> (String, String) {
         let mut log = self.runtime.logs(pod, options).await.expect("logs");
         let (mut out, mut err) = (vec![], vec![]);
-        while let Some(chunk) = log.recv().await {
-            let chunk = chunk.expect("log chunk");
+        while let Some(chunk) = log.next().await.expect("log chunk") {
             match chunk.stream {
                 StdStream::Stdout => out.extend(chunk.data),
                 StdStream::Stderr => err.extend(chunk.data),
@@ -272,7 +277,12 @@ impl<'a> Contract<'a> {
 
 /// Whether every pod boots a machine, which here is emulated.
 fn is_slow(runtime: &dyn PodRuntime) -> bool {
-    runtime.runtime_class() == RuntimeClass::MicroVm
+    class(runtime) == RuntimeClass::MicroVm
+}
+
+/// The class of the pods that a runtime with one backend runs.
+fn class(runtime: &dyn PodRuntime) -> RuntimeClass {
+    runtime.runtime_classes()[0]
 }
 
 /// The log options for one container.
@@ -330,7 +340,9 @@ pub fn check(scene: &Scene, open: Open, kit: Kit, check: impl AsyncFnOnce(&Contr
         .enable_all()
         .build()
         .expect("tokio");
-    let here = open(&Magikrun::new(scene)).is_available();
+    let runtime = open(&Magikrun::new(scene));
+    let here = tokio.block_on(runtime.availability(class(&*runtime)));
+    let here = here.expect("it is there");
     if !here.available {
         #[expect(
             clippy::print_stderr,

@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use magik_pri::{Error, ExecInput, ExecRequest, LogOptions, TerminalSize};
+use magik_pri::{Error, ExecRequest, LogOptions};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Contract, Ran, log_of};
+use super::{Contract, Input, Ran, log_of};
 
 fn request(container: &str, args: &[&str]) -> ExecRequest {
-    ExecRequest {
-        container: Some(container.into()),
-        args: args.iter().map(|a| (*a).to_owned()).collect(),
-        ..Default::default()
-    }
+    ExecRequest::new(container, args.iter().copied())
 }
 
 /// Also a last line without its end.
@@ -193,7 +189,7 @@ pub async fn exec_passes_input_environment_directory_and_user(t: &Contract<'_>) 
     }
     let pod = t.run("target", &[("c", "sleep 100")]).await.expect("run").id;
     let text = "x".repeat(300_000);
-    let input = vec![ExecInput::Stdin(text.clone().into_bytes()), ExecInput::Eof];
+    let input = vec![Input::Stdin(text.clone().into_bytes())];
     let counted = t
         .exec_with(
             &pod,
@@ -212,7 +208,7 @@ pub async fn exec_passes_input_environment_directory_and_user(t: &Contract<'_>) 
         "without stdin a program reads an empty input"
     );
     let with = ExecRequest {
-        env: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        env: vec!["GREETING=hello".to_owned()],
         cwd: Some("/tmp".into()),
         user: Some("65534:33".into()),
         ..request("c", &["sh", "-c", "echo $GREETING $PWD $(id -u) $(id -g)"])
@@ -230,12 +226,13 @@ pub async fn exec_gives_a_terminal_of_the_size_asked_for(t: &Contract<'_>) {
         return exec_is_refused(t).await;
     }
     let pod = t.run("target", &[("c", "sleep 100")]).await.expect("run").id;
-    let size = Some(TerminalSize { rows: 7, columns: 33 });
+    let size = Some((7, 33));
     let ran = t
         .exec_with(
             &pod,
             ExecRequest {
-                tty: size,
+                tty: true,
+                size,
                 ..request("c", &["sh", "-c", "test -t 0 && stty size"])
             },
             vec![],
@@ -244,17 +241,12 @@ pub async fn exec_gives_a_terminal_of_the_size_asked_for(t: &Contract<'_>) {
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "7 33\r\n"), "{ran:?}");
     // The program reads a line after the size has changed, and shows the new one.
     let resized = ExecRequest {
-        tty: size,
+        tty: true,
+        size,
         stdin: true,
         ..request("c", &["sh", "-c", "stty -echo; read line; stty size; exit 9"])
     };
-    let input = vec![
-        ExecInput::Resize(TerminalSize {
-            rows: 50,
-            columns: 132,
-        }),
-        ExecInput::Stdin(b"go\n".to_vec()),
-    ];
+    let input = vec![Input::Resize(50, 132), Input::Stdin(b"go\n".to_vec())];
     let ran = t.exec_with(&pod, resized, input).await;
     assert_eq!(ran.code, 9);
     assert!(ran.stdout.ends_with("50 132\r\n"), "{ran:?}");
@@ -289,7 +281,7 @@ pub async fn exec_says_when_a_program_or_a_container_is_not_there(t: &Contract<'
     let over = t.runtime.exec(&pod, request("over", &["true"])).await;
     let refused = match over {
         Err(_) => true,
-        Ok(mut session) => matches!(session.output.recv().await, Some(Err(_))),
+        Ok(mut session) => session.output.next().await.is_err(),
     };
     assert!(refused, "a container that is over runs no program");
     t.delete(&pod).await;
@@ -338,8 +330,7 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
     let mut events = t.runtime.events(&pod, true).await.expect("events");
     let mut seen: Vec<String> = vec![];
     let mut stopped = false;
-    while let Some(event) = events.recv().await {
-        let event = event.expect("event");
+    while let Some(event) = events.next().await.expect("event") {
         let code = event.exit_code.map_or(String::new(), |code| format!(" {code}"));
         seen.push(
             format!("{} {}{code}", event.kind, event.container)
@@ -397,15 +388,13 @@ pub async fn a_port_of_the_pod_is_reached_from_outside(t: &Contract<'_>) {
     }
 
     let refused = match t.runtime.port_forward(&pod, 7778).await {
-        Err(error) => error,
-        Ok(mut session) => session
-            .output
-            .recv()
-            .await
-            .expect("an answer")
-            .expect_err("nobody listens"),
+        Err(error) => error.to_string(),
+        Ok(mut forward) => {
+            let answer = forward.reader.next().await;
+            answer.expect_err("nobody listens").to_string()
+        }
     };
-    assert!(refused.to_string().contains("7778"), "{refused}");
+    assert!(refused.contains("7778"), "{refused}");
     t.delete(&pod).await;
     let free = std::net::TcpListener::bind(("127.0.0.1", host_port));
     free.expect("nobody listens at the host's port any more");

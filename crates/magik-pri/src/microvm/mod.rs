@@ -31,7 +31,7 @@ use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Pods, Process, Start, beside_own_binary, environment,
+        Backend, ContainerImage, Failure, PodFiles, Process, Roots, Start, beside_own_binary, environment,
         spawn,
     },
 };
@@ -41,77 +41,63 @@ pub use self::{
     driver::DRIVER_VARIABLE,
     supervisor::{VM_SUPERVISOR, vm_supervisor_main},
 };
-pub use crate::pods::Roots;
 
 /// How long a killed supervisor may take to end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 /// The name of a binary that is nothing but a supervisor.
 pub const SUPERVISOR_BINARY: &str = "magikrun-vm";
 
-/// A pod runtime on virtual machines.
-pub type MicroVmPodRuntime = Pods<MicroVm>;
-
-/// What makes [`Pods`] microVMs.
+/// The backend of pods in virtual machines, for [`Pods::with`](crate::Pods::with).
 #[derive(Debug)]
 pub struct MicroVm {
     supervisor: PathBuf,
     drivers: Drivers,
 }
 
-impl MicroVmPodRuntime {
-    /// A runtime on these roots, with what this host has. Nothing is touched before its first operation.
+impl MicroVm {
+    /// With what this host has, and the defaults that its methods tell. Which driver boots a guest
+    /// is remembered below the state root.
     #[must_use]
-    pub fn new(roots: Roots) -> Self {
-        let supervisor = beside_own_binary(SUPERVISOR_BINARY).unwrap_or_else(|| "/proc/self/exe".into());
-        let backend = MicroVm {
-            supervisor,
+    pub fn new(roots: &Roots) -> Self {
+        Self {
+            supervisor: beside_own_binary(SUPERVISOR_BINARY).unwrap_or_else(|| "/proc/self/exe".into()),
             drivers: Drivers::new(VmFiles::find(), roots.state.clone()),
-        };
-        Self::with_backend(roots, backend)
+        }
     }
 
     /// The program for the supervisor, whose `main` calls [`vm_supervisor_main`]. Default: [`SUPERVISOR_BINARY`] beside this
     /// program's own binary, or else this program itself.
     #[must_use]
     pub fn supervisor(self, supervisor: PathBuf) -> Self {
-        self.configured(|backend| MicroVm {
-            supervisor,
-            ..backend
-        })
+        Self { supervisor, ..self }
     }
 
     /// What machines are made of.
     #[must_use]
-    pub fn files(self, files: VmFiles) -> Self {
-        self.drivers(|drivers| Drivers { files, ..drivers })
+    pub fn files(mut self, files: VmFiles) -> Self {
+        self.drivers.files = files;
+        self
     }
 
     /// The driver. Default: what [`DRIVER_VARIABLE`] allows, the best in which a guest really boots, which is tried once per
     /// boot of the host.
     #[must_use]
-    pub fn driver(self, kind: DriverKind) -> Self {
-        self.drivers(|drivers| Drivers {
-            allowed: Ok(vec![kind]),
-            ..drivers
-        })
+    pub fn driver(mut self, kind: DriverKind) -> Self {
+        self.drivers.allowed = Ok(vec![kind]);
+        self
     }
 
     /// Whether guests are emulated here, and thus slow. May take as long as booting one.
     #[must_use]
     pub fn is_emulated(&self) -> bool {
-        self.backend().drivers.kind().is_ok_and(DriverKind::is_emulated)
-    }
-
-    fn drivers(self, change: impl FnOnce(Drivers) -> Drivers) -> Self {
-        self.configured(|MicroVm { supervisor, drivers }| MicroVm {
-            supervisor,
-            drivers: change(drivers),
-        })
+        self.drivers.kind().is_ok_and(DriverKind::is_emulated)
     }
 }
 
 impl Backend for MicroVm {
-    const CLASS: RuntimeClass = RuntimeClass::MicroVm;
+    fn class(&self) -> RuntimeClass {
+        RuntimeClass::MicroVm
+    }
 
     fn availability(&self) -> Capability {
         self.drivers.availability()

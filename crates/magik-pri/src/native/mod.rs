@@ -3,7 +3,7 @@
 //! A pod lives under one process, its init, which is PID 1 of a pid namespace: when it ends, however that comes about,
 //! the kernel ends everything else of the pod. What lies where, and how a pod is committed, is in docs/architecture.md.
 //!
-//! The program that uses [`NativePodRuntime`] is also the init's program: its `main` begins with
+//! The program that runs pods by [`Native`] is also the init's program: its `main` begins with
 //!
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
@@ -33,7 +33,7 @@ use magik_oci::{Capability, Platform};
 use crate::{
     ContainerSpec, PodSpec, RuntimeClass, SpecError,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Pods, Process, Start, beside_own_binary, environment,
+        Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
         linux_bundle, spawn,
     },
 };
@@ -42,49 +42,54 @@ pub use self::{
     init::{POD_INIT, pod_init_main},
     rootfs::Rootfs,
 };
-pub use crate::pods::Roots;
 
 /// The name of a binary that is nothing but a pod init.
 pub const INIT_BINARY: &str = "magikrun-init";
 
-/// A pod runtime on Linux namespaces and control groups.
-pub type NativePodRuntime = Pods<Native>;
-
-/// What makes [`Pods`] native ones.
+/// The backend of native pods, for [`Pods::with`](crate::Pods::with).
 #[derive(Debug)]
 pub struct Native {
     init_binary: PathBuf,
     rootfs: Rootfs,
 }
 
-impl NativePodRuntime {
-    /// A runtime on these roots. Nothing is touched before its first operation.
+impl Default for Native {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Native {
+    /// With the defaults that its methods tell.
     #[must_use]
-    pub fn new(roots: Roots) -> Self {
-        let init_binary = beside_own_binary(INIT_BINARY).unwrap_or_else(|| "/proc/self/exe".into());
-        let rootfs = Rootfs::default();
-        Self::with_backend(roots, Native { init_binary, rootfs })
+    pub fn new() -> Self {
+        Self {
+            init_binary: beside_own_binary(INIT_BINARY).unwrap_or_else(|| "/proc/self/exe".into()),
+            rootfs: Rootfs::default(),
+        }
     }
 
     /// The program for the init, whose `main` calls [`pod_init_main`]. Default: [`INIT_BINARY`] beside this program's
     /// own binary, which costs a pod less memory, or else this program itself.
     #[must_use]
     pub fn init_binary(self, binary: PathBuf) -> Self {
-        self.configured(|native| Native {
+        Self {
             init_binary: binary,
-            ..native
-        })
+            ..self
+        }
     }
 
     /// How root file systems are made. Default: [`Rootfs::OverlayOrCopy`].
     #[must_use]
     pub fn rootfs(self, rootfs: Rootfs) -> Self {
-        self.configured(|native| Native { rootfs, ..native })
+        Self { rootfs, ..self }
     }
 }
 
 impl Backend for Native {
-    const CLASS: RuntimeClass = RuntimeClass::Native;
+    fn class(&self) -> RuntimeClass {
+        RuntimeClass::Native
+    }
 
     fn availability(&self) -> Capability {
         Platform::detect().native

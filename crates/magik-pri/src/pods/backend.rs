@@ -6,19 +6,26 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use magik_image::{Image, platform::Platform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
 
-use super::{Hierarchies, Process, files::ContainerImage, files::Failure, files::PodFiles};
+use super::{
+    cgroup::Hierarchies,
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
+    process::Process,
+};
 use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecError};
 
-/// How one kind of isolation lays out its containers and starts its pods' inits.
+/// How one kind of isolation lays out its containers and starts its pods' inits. All of it may wait
+/// for files and processes: it is called where that holds nobody up.
 pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// The class it is.
-    const CLASS: RuntimeClass;
+    fn class(&self) -> RuntimeClass;
 
     /// Whether it works here, and how or why not.
     fn availability(&self) -> Capability;
@@ -72,6 +79,16 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// # Errors
     /// It cannot be started.
     fn start(&self, start: Start<'_>) -> io::Result<Process>;
+}
+
+/// A backend, as [`Pods::with`](super::Pods::with) takes it.
+#[derive(Debug)]
+pub struct PodBackend(pub(super) Arc<dyn Backend>);
+
+impl<B: Backend> From<B> for PodBackend {
+    fn from(backend: B) -> Self {
+        Self(Arc::new(backend))
+    }
 }
 
 /// What an init is started with.

@@ -1,7 +1,7 @@
 //! Everything of a pod that is files: volumes, logs, what is shared, and the plan that names them. Bundles are the backend's.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -13,11 +13,12 @@ use magik_image::{
         ContainerSettings, MountKind, MountSetting, Resources, UserNamespace, runtime_spec, write_bundle,
     },
 };
-use magik_infra::plan::{PodPlan, TmpfsPlan};
+use magik_infra::plan::{ContainerPlan, PodPlan, TmpfsPlan};
 
 use super::{
-    Backend,
+    failure::Failure,
     paths::{Paths, make_dir},
+    publish,
     users::{self, Places},
 };
 use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource};
@@ -28,34 +29,6 @@ pub(crate) struct ContainerImage {
     pub(crate) image: Image,
     /// Unpacked layers, uppermost first.
     pub(crate) layers: Vec<PathBuf>,
-}
-
-/// What failed, in which container.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) container: Option<String>,
-    pub(crate) reason: String,
-}
-
-impl Failure {
-    /// What failed, whatever the container.
-    pub(crate) fn new(reason: impl std::fmt::Display) -> Self {
-        Self {
-            container: None,
-            reason: reason.to_string(),
-        }
-    }
-
-    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
-        move |e| Self::new(format!("{what}: {e}"))
-    }
-
-    fn of(container: &str) -> impl FnOnce(Self) -> Self {
-        move |failure| Self {
-            container: Some(container.to_owned()),
-            ..failure
-        }
-    }
 }
 
 /// A pod's files, all of them below its own directories.
@@ -91,12 +64,12 @@ impl<'a> PodFiles<'a> {
         }
     }
 
-    /// Writes everything that needs to be there before the init starts. The images are those of all containers, init
-    /// containers first.
-    pub(crate) fn write<B: Backend>(
+    /// Writes everything that needs to be there before the init starts, containers by `write`. The images are those of all
+    /// of them, init containers first.
+    pub(crate) fn write(
         &self,
-        backend: &B,
         images: &[ContainerImage],
+        write: impl Fn(&ContainerSpec, &ContainerImage) -> Result<ContainerPlan, Failure>,
     ) -> Result<PodPlan, Failure> {
         let data = self.paths.data_pod(self.id);
         let sandbox = self.paths.sandbox(self.id);
@@ -122,11 +95,7 @@ impl<'a> PodFiles<'a> {
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(images.len());
         for (container, image) in self.spec.all_containers().zip(images) {
-            plans.push(
-                backend
-                    .container(self, container, image)
-                    .map_err(Failure::of(&container.name))?,
-            );
+            plans.push(write(container, image).map_err(Failure::of(&container.name))?);
         }
         let containers = plans.split_off(self.spec.init_containers.len());
         Ok(PodPlan {
@@ -139,7 +108,7 @@ impl<'a> PodFiles<'a> {
             namespace: self.spec.namespace.clone(),
             labels: self.spec.labels.clone(),
             annotations: self.spec.annotations.clone(),
-            published: super::publish::ports(self.spec),
+            published: publish::ports(self.spec),
             tmpfs,
             init_containers: plans,
             containers,

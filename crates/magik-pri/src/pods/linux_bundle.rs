@@ -8,7 +8,12 @@ use magik_infra::{
     plan::{ContainerPlan, RootfsPlan, UpperPlan},
 };
 
-use super::{ContainerImage, Failure, Hierarchies, PodFiles};
+use super::{
+    cgroup::Hierarchies,
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
+    security,
+};
 use crate::ContainerSpec;
 
 /// Makes the directories of a container's writable layer over these layers, the uppermost first.
@@ -76,6 +81,6 @@ fn settings(
             ..Namespaces::IN_POD
         },
         cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
-        ..super::security::settings(security, pod.settings(container)).map_err(Failure::new)?
+        ..security::settings(security, pod.settings(container)).map_err(Failure::new)?
     })
 }

@@ -6,8 +6,10 @@
 //! pod is committed, is in docs/architecture.md.
 
 mod backend;
+mod background;
 #[cfg_attr(not(target_os = "linux"), path = "cgroup_none.rs")]
 mod cgroup;
+mod failure;
 mod files;
 mod hooks;
 pub(crate) mod init;
@@ -18,160 +20,231 @@ mod paths;
 mod process;
 mod publish;
 mod reserve;
+mod resources;
 mod run;
 #[cfg(target_os = "linux")]
 mod security;
 #[cfg(target_os = "linux")]
 pub(crate) mod spawn;
 mod store;
-mod streams;
 mod sweep;
 pub(crate) mod users;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use magik_image::ImageStore;
-use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, logs, status::PodStatus};
+use magik_infra::{
+    CONTROL_SOCKET, ControlClient, ControlError, EventStream, ExecRequest, ExecSession, PortForward,
+    status::PodStatus,
+};
 use magik_oci::{Capability, Stats};
+use tokio::sync::oneshot;
 
 use self::{
-    paths::Paths,
+    background::blocking,
     run::Run,
     store::{PodDir, Store},
-    streams::Context,
 };
 use crate::{
-    Error, EventStream, ExecRequest, ExecSession, LogOptions, LogStream, PodRuntime, PodSpec, PortSession,
-    Result, RunOptions, RuntimeClass, SweepReport,
+    Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport,
+    session::LogFile,
 };
 
-pub use self::paths::Roots;
+pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
     backend::{Backend, Start, beside_own_binary, environment},
     cgroup::Hierarchies,
-    files::{ContainerImage, Failure, PodFiles},
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
     process::Process,
 };
 
-/// The log of a pod's init among those of its containers; no container is called that.
-const INIT_LOG: &str = "_init";
 /// How long somebody else may take to delete a pod that one would stop.
 const DELETION_TIME: Duration = Duration::from_secs(10);
 /// How long is waited before the pod is looked for once more.
 const DELETION_PAUSE: Duration = Duration::from_millis(10);
+/// How often what dead callers have left is swept away while nothing is run or deleted.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The pods below one pair of roots, and how one backend adds to them.
+/// The pods below one pair of roots, and the backends that run more of them.
 ///
-/// It keeps nothing but its configuration: any number of them, in any number of processes and of any backends, may work on the
-/// same roots, and each sees and works on all pods there. Its operations need a tokio runtime with I/O and time enabled.
+/// It keeps nothing but its configuration: any number of them, in any number of processes and with any backends, may work on
+/// the same roots, and each sees and works on all pods there. Without a backend it runs no pods and does all else.
+/// Its operations need a tokio runtime with I/O and time enabled.
+///
+/// ```
+/// # #[cfg(all(feature = "native", target_os = "linux"))] {
+/// use magik_pri::{Pods, Roots, native::Native};
+/// let roots = Roots { data: "/var/lib/magikrun".into(), state: "/run/magikrun".into() };
+/// let pods = Pods::new(roots).with(Native::new());
+/// # }
+/// ```
 #[derive(Debug)]
-pub struct Pods<B> {
+pub struct Pods {
+    /// The first one runs the pods that name no class.
+    backends: Vec<Arc<dyn Backend>>,
+    opened: Arc<Opened>,
+}
+
+impl Pods {
+    /// Nothing is touched before the first operation.
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
+        Self {
+            backends: Vec::new(),
+            opened: Arc::new(Opened {
+                roots,
+                store: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// With another backend, in place of one of the same class.
+    #[must_use]
+    pub fn with(mut self, backend: impl Into<PodBackend>) -> Self {
+        let PodBackend(backend) = backend.into();
+        self.backends.retain(|other| other.class() != backend.class());
+        self.backends.push(backend);
+        self
+    }
+
+    /// The backend of a class.
+    fn backend(&self, class: RuntimeClass) -> Result<&Arc<dyn Backend>> {
+        let found = self.backends.iter().find(|backend| backend.class() == class);
+        found.ok_or_else(|| {
+            let all: Vec<_> = self
+                .runtime_classes()
+                .iter()
+                .map(|class| class.as_str())
+                .collect();
+            Error::Unsupported {
+                what: format!("runtime class {class}"),
+                why: format!("this build has no such backend: it has {}", all.join(", ")),
+            }
+        })
+    }
+
+    /// The backend for a pod: the one that the caller names, or the pod, or the first.
+    fn backend_for(&self, spec: &PodSpec, named: Option<RuntimeClass>) -> Result<&Arc<dyn Backend>> {
+        let first = || self.backends.first().map(|backend| backend.class());
+        let class = named.or_else(|| spec.runtime()).or_else(first);
+        let class = class.unwrap_or(RuntimeClass::Native);
+        if let Some(own) = spec.runtime_class.filter(|own| *own != class) {
+            return Err(Error::Unsupported {
+                what: "spec.runtimeClassName".into(),
+                why: format!("the pod is for the runtime {own}, this is {class}"),
+            });
+        }
+        self.backend(class)
+    }
+
+    /// Does work on the store, where it may wait for files and locks.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let opened = self.opened.clone();
+        blocking(move || work(opened.swept_once()?)).await
+    }
+
+    /// Does work on one pod, where it may wait for files and locks.
+    async fn with_pod<T: Send + 'static>(
+        &self,
+        pod: &str,
+        work: impl FnOnce(&Store, PodDir) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let pod = pod.to_owned();
+        self.with_store(move |store| work(store, store.resolve(&pod)?))
+            .await
+    }
+
+    /// A connection to the init of a running pod, and how the pod stands.
+    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodStatus)> {
+        let over = || Error::WrongState {
+            pod: pod.to_owned(),
+            operation,
+            why: "does not run any more".into(),
+        };
+        let found = self.with_pod(pod, |_, found| {
+            let alive = found.is_alive()?;
+            Ok(alive.then_some((found.status()?, found.dir.join(CONTROL_SOCKET))))
+        });
+        let (status, socket) = found.await?.ok_or_else(over)?;
+        match ControlClient::connect(&socket).await {
+            Ok(client) => Ok((client, status)),
+            Err(ControlError::Connect { .. } | ControlError::Disconnected) => Err(over()),
+            Err(other) => Err(Error::control(pod, operation, &other)),
+        }
+    }
+
+    /// Waits until a pod's init has ended; how the pod stands then.
+    async fn ended(&self, pod: &str) -> Result<PodStatus> {
+        let found = self.with_pod(pod, |_, found| Ok((found.init()?, found)));
+        let (init, found) = found.await?;
+        if let Some(init) = init {
+            let ended = process::ended(&init).await;
+            ended.map_err(Error::io(format!("pod {}: wait for its init", found.id)))?;
+        }
+        blocking(move || found.status()).await
+    }
+}
+
+/// The store, opened when it is first used.
+#[derive(Debug)]
+struct Opened {
     roots: Roots,
-    backend: Arc<B>,
     store: OnceLock<Arc<Store>>,
 }
 
-impl<B> Pods<B> {
-    /// Nothing is touched before the first operation.
-    pub(crate) fn with_backend(roots: Roots, backend: B) -> Self {
-        Self {
-            roots,
-            backend: Arc::new(backend),
-            store: OnceLock::new(),
-        }
-    }
-
-    /// The same, with the backend changed.
-    pub(crate) fn configured(self, change: impl FnOnce(B) -> B) -> Self {
-        let Self { roots, backend, .. } = self;
-        match Arc::into_inner(backend) {
-            Some(backend) => Self::with_backend(roots, change(backend)),
-            None => unreachable!("operations borrow the runtime, so none runs while it is moved"),
-        }
-    }
-
-    /// What is particular to it.
-    #[cfg(all(feature = "krun", target_os = "linux"))]
-    pub(crate) fn backend(&self) -> &B {
-        &self.backend
-    }
-
-    /// The store, opened once.
-    fn store(&self) -> Result<&Arc<Store>> {
+impl Opened {
+    /// The store, and whether it was opened just now. Who opens it also has it swept from time to time.
+    fn open(&self) -> Result<(&Arc<Store>, bool)> {
         if let Some(store) = self.store.get() {
-            return Ok(store);
+            return Ok((store, false));
         }
-        let paths = Paths::open(&self.roots)?;
-        let images = ImageStore::open(paths.data_root())
-            .map_err(|e| Error::io("open the image store")(std::io::Error::other(e)))?;
-        let cgroups = Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?;
-        let store = Arc::new(Store {
-            paths,
-            images,
-            cgroups,
-            children: std::sync::Mutex::default(),
-        });
-        Ok(self.store.get_or_init(|| store))
-    }
-
-    /// The store, swept.
-    async fn swept(&self) -> Result<Arc<Store>> {
-        let store = self.store()?.clone();
-        blocking(move || match store.sweep() {
-            Ok(_) => Ok(store),
-            Err(error) => {
-                // What cannot be removed now must not keep other pods from being run or deleted.
-                tracing::warn!(%error, "sweep");
-                Ok(store)
-            }
-        })
-        .await
-    }
-
-    /// The store, swept, and a pod in it.
-    async fn find(&self, pod: &str) -> Result<(Arc<Store>, PodDir)> {
-        let store = self.swept().await?;
-        let found = store.resolve(pod)?;
-        Ok((store, found))
-    }
-
-    /// A connection to the init of a running pod.
-    async fn connect(&self, pod: &str, operation: &'static str) -> Result<(ControlClient, PodDir, Context)> {
-        let (_, found) = self.find(pod).await?;
-        let context = Context {
-            pod: pod.to_owned(),
-            operation,
-        };
-        if !found.is_alive()? {
-            return Err(Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            });
+        let new = Arc::new(Store::open(&self.roots)?);
+        let store = self.store.get_or_init(|| new.clone());
+        let first = Arc::ptr_eq(store, &new);
+        if first {
+            tokio::spawn(keep_swept(Arc::downgrade(store)));
         }
-        let client = ControlClient::connect(&found.dir.join(CONTROL_SOCKET)).await;
-        let client = client.map_err(|e| match e {
-            ControlError::Connect { .. } | ControlError::Disconnected => Error::WrongState {
-                pod: pod.to_owned(),
-                operation,
-                why: "does not run any more".into(),
-            },
-            other => context.error(&other),
-        })?;
-        Ok((client, found, context))
+        Ok((store, first))
+    }
+
+    /// The store; what dead callers have left was swept away since it was opened.
+    fn swept_once(&self) -> Result<&Arc<Store>> {
+        let (store, first) = self.open()?;
+        if first {
+            store.try_sweep();
+        }
+        Ok(store)
+    }
+
+    /// The store, swept now.
+    fn swept(&self) -> Result<&Arc<Store>> {
+        let (store, _) = self.open()?;
+        store.try_sweep();
+        Ok(store)
     }
 }
 
-/// Runs what waits for files, locks or processes where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::io("a background task")(std::io::Error::other(e)))?
+/// Sweeps as long as there is a store.
+async fn keep_swept(store: Weak<Store>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let Some(store) = store.upgrade() else { return };
+        let swept = blocking(move || {
+            store.try_sweep();
+            Ok(())
+        });
+        if swept.await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The container that is meant: the one named, or the only one there is.
@@ -203,37 +276,50 @@ fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<Strin
 }
 
 #[async_trait]
-impl<B: Backend> PodRuntime for Pods<B> {
-    fn runtime_class(&self) -> RuntimeClass {
-        B::CLASS
+impl PodRuntime for Pods {
+    fn runtime_classes(&self) -> Vec<RuntimeClass> {
+        self.backends.iter().map(|backend| backend.class()).collect()
     }
 
-    fn is_available(&self) -> Capability {
-        self.backend.availability()
+    async fn availability(&self, class: RuntimeClass) -> Result<Capability> {
+        let backend = self.backend(class)?.clone();
+        blocking(move || Ok(backend.availability())).await
     }
 
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
-        if let Some(class) = spec.runtime_class.filter(|class| *class != B::CLASS) {
-            let why = format!("the pod is for the runtime {class}, this is {}", B::CLASS);
-            return Err(Error::Unsupported {
-                what: "spec.runtimeClassName".into(),
-                why,
-            });
+        let backend = self.backend_for(spec, options.runtime_class)?.clone();
+        run::check(&*backend, spec)?;
+        let opened = self.opened.clone();
+        let run = Run {
+            store: blocking(move || opened.swept().cloned()).await?,
+            backend,
+            spec: Arc::new(spec.clone()),
+            options,
+        };
+        // A task of its own, so that what has to be undone is, where it may take its time, when this is dropped.
+        let (taken, given_up) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(run.run(answer, given_up));
+        let answered = answered.await;
+        let (status, pending) =
+            answered.map_err(|e| Error::io("a background task")(std::io::Error::other(e)))??;
+        pending.keep();
+        let _ = taken.send(());
+        Ok(status)
+    }
+
+    async fn settled(&self) {
+        if let Some(store) = self.opened.store.get() {
+            store.busy.closed().await;
         }
-        let store = self.swept().await?;
-        Run {
-            store: &store,
-            backend: &self.backend,
-            spec,
-            options: &options,
-        }
-        .run()
-        .await
     }
 
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let stopped = match self.connect(pod, "stop").await {
-            Ok((client, _, context)) => client.stop(grace).await.map_err(|e| context.error(&e)),
+            Ok((client, _)) => {
+                let stopped = client.stop(grace).await;
+                stopped.map_err(|e| Error::control(pod, "stop", &e))
+            }
             Err(e) => Err(e),
         };
         match stopped {
@@ -242,9 +328,7 @@ impl<B: Backend> PodRuntime for Pods<B> {
             Err(error @ (Error::WrongState { .. } | Error::Control { .. })) => {
                 let begun = Instant::now();
                 loop {
-                    let (_, found) = self.find(pod).await?;
-                    wait_for_end(&found).await?;
-                    let status = found.status()?;
+                    let status = self.ended(pod).await?;
                     if status.phase.is_final() {
                         return Ok(status);
                     }
@@ -260,9 +344,9 @@ impl<B: Backend> PodRuntime for Pods<B> {
     }
 
     async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "stop a container").await?;
+        let (client, _) = self.connect(pod, "stop a container").await?;
         let stopped = client.stop_container(container, grace).await;
-        stopped.map_err(|e| context.error(&e))
+        stopped.map_err(|e| Error::control(pod, "stop a container", &e))
     }
 
     async fn restart_container(
@@ -271,132 +355,112 @@ impl<B: Backend> PodRuntime for Pods<B> {
         container: &str,
         grace: Option<Duration>,
     ) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "restart a container").await?;
+        let (client, _) = self.connect(pod, "restart a container").await?;
         let restarted = client.restart_container(container, grace).await;
-        restarted.map_err(|e| context.error(&e))
+        restarted.map_err(|e| Error::control(pod, "restart a container", &e))
     }
 
     async fn remove_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
-        let (client, _, context) = self.connect(pod, "remove a container").await?;
+        let (client, _) = self.connect(pod, "remove a container").await?;
         let removed = client.remove_container(container).await;
-        removed.map_err(|e| context.error(&e))
+        removed.map_err(|e| Error::control(pod, "remove a container", &e))
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
-        let (store, found) = match self.find(pod).await {
-            Err(Error::NotFound(_)) if force => return Ok(()),
-            other => other?,
-        };
-        blocking(move || store.delete(&found, force)).await
+        let (opened, pod) = (self.opened.clone(), pod.to_owned());
+        let deleted = blocking(move || {
+            let store = opened.swept()?;
+            match store.resolve(&pod) {
+                Err(Error::NotFound(_)) if force => Ok(()),
+                found => store.delete(&found?, force),
+            }
+        });
+        deleted.await
     }
 
     async fn pod_status(&self, pod: &str) -> Result<PodStatus> {
-        self.find(pod).await?.1.status()
+        self.with_pod(pod, |_, found| found.status()).await
     }
 
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
-        let (store, found) = self.find(pod).await?;
-        wait_for_end(&found).await?;
-        store.reap();
-        found.status()
+        self.ended(pod).await
     }
 
     async fn list_pods(&self) -> Result<Vec<PodStatus>> {
-        let store = self.swept().await?;
-        let mut pods = Vec::new();
-        for pod in store.all()? {
-            match pod.status() {
-                Ok(status) => pods.push(status),
-                // Deleted since it was listed.
-                Err(Error::NotFound(_)) => {}
-                Err(e) => return Err(e),
+        let listed = self.with_store(|store| {
+            let mut pods = Vec::new();
+            for pod in store.all()? {
+                match pod.status() {
+                    Ok(status) => pods.push(status),
+                    // Deleted since it was listed.
+                    Err(Error::NotFound(_)) => {}
+                    Err(e) => return Err(e),
+                }
             }
-        }
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        Ok(pods)
+            pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            Ok(pods)
+        });
+        listed.await
     }
 
     async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession> {
-        let (client, found, context) = self.connect(pod, "exec").await?;
-        let request = magik_infra::ExecRequest {
-            container: container(&found.status()?, pod, request.container.as_deref())?,
-            args: request.args,
-            env: request
-                .env
-                .into_iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            cwd: request.cwd,
-            user: request.user,
-            tty: request.tty.is_some(),
-            stdin: request.stdin,
-            size: request.tty.map(|size| (size.rows, size.columns)),
-            process: None,
+        let (client, status) = self.connect(pod, "exec").await?;
+        let named = Some(request.container.as_str()).filter(|name| !name.is_empty());
+        let request = ExecRequest {
+            container: container(&status, pod, named)?,
+            ..request
         };
-        let session = client.exec(&request).await.map_err(|e| context.error(&e))?;
-        Ok(streams::exec(session, context))
+        let session = client.exec(&request).await;
+        session.map_err(|e| Error::control(pod, "exec", &e))
     }
 
     async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {
-        let (store, found) = self.find(pod).await?;
-        let name = container(&found.status()?, pod, options.container.as_deref())?;
-        let wanted = logs::LogOptions {
-            tail: options.tail,
-            since: options.since,
-            timestamps: options.timestamps,
-        };
-        let path = store.paths.log(&found.id, &name);
-        let opened = (path, pod.to_owned());
-        let file = move |wanted| -> Result<LogStream> {
-            let (path, pod) = opened;
-            let reader = logs::LogReader::open(&path, wanted)
-                .map_err(Error::io(format!("pod {pod}: read {}", path.display())))?;
-            Ok(streams::log_file(reader, pod))
-        };
+        let (given, wanted) = (pod.to_owned(), options.clone());
+        let found = self.with_pod(pod, move |store, found| {
+            let name = container(&found.status()?, &given, wanted.container.as_deref())?;
+            let file = LogFile {
+                path: store.paths.log(&found.id, &name),
+                options: wanted.of_reader(),
+                pod: given,
+            };
+            Ok((name, file))
+        });
+        let (name, file) = found.await?;
         if options.follow {
             match self.connect(pod, "logs").await {
-                Ok((client, _, context)) => match client.logs(&name, &wanted, true).await {
-                    Ok(output) => return Ok(streams::live_log(output, context, move || file(wanted))),
+                Ok((client, _)) => match client.logs(&name, &file.options, true).await {
+                    Ok(output) => return Ok(LogStream::live(output, file)),
                     // It ended since it was found.
                     Err(ControlError::Disconnected) => {}
-                    Err(e) => return Err(context.error(&e)),
+                    Err(e) => return Err(Error::control(pod, "logs", &e)),
                 },
                 // It is over: what is there is all there will be.
                 Err(Error::WrongState { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        file(wanted)
+        Ok(file.read())
     }
 
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {
-        let (client, _, context) = self.connect(pod, "stats").await?;
-        client.stats().await.map_err(|e| context.error(&e))
+        let (client, _) = self.connect(pod, "stats").await?;
+        client.stats().await.map_err(|e| Error::control(pod, "stats", &e))
     }
 
     async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {
-        let (client, _, context) = self.connect(pod, "events").await?;
-        let events = client.events(follow).await.map_err(|e| context.error(&e))?;
-        Ok(streams::events(events, context))
+        let (client, _) = self.connect(pod, "events").await?;
+        let events = client.events(follow).await;
+        events.map_err(|e| Error::control(pod, "events", &e))
     }
 
-    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortSession> {
-        let (client, _, context) = self.connect(pod, "port-forward").await?;
-        let forward = client.port_forward(port).await.map_err(|e| context.error(&e))?;
-        Ok(streams::port(forward, context))
+    async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward> {
+        let (client, _) = self.connect(pod, "port-forward").await?;
+        let forward = client.port_forward(port).await;
+        forward.map_err(|e| Error::control(pod, "port-forward", &e))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {
-        let store = self.store()?.clone();
-        blocking(move || store.sweep()).await
+        let opened = self.opened.clone();
+        blocking(move || opened.open()?.0.sweep()).await
     }
-}
-
-/// Waits until a pod's init has ended.
-async fn wait_for_end(pod: &PodDir) -> Result<()> {
-    let Some(init) = pod.init()? else { return Ok(()) };
-    let ended = process::ended(init).await;
-    ended
-        .map(drop)
-        .map_err(Error::io(format!("pod {}: wait for its init", pod.id)))
 }

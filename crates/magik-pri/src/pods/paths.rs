@@ -15,6 +15,9 @@ const RANDOM_DIGITS: usize = 16;
 /// Hex digits of an id that say which state root the pod belongs to.
 const TAG_DIGITS: usize = 8;
 
+/// The log of a pod's init among those of its containers; no container is called that.
+pub(crate) const INIT_LOG: &str = "_init";
+
 /// Where pods are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {

@@ -98,11 +98,12 @@ impl Process {
     }
 }
 
-/// Waits as [`Process::wait`] does, without a limit, and returns the process, for reaping.
-pub(crate) async fn ended(process: Process) -> io::Result<Process> {
-    let pidfd = watch_readable(process.pidfd)?;
+/// Waits as [`Process::wait`] does, without a limit, and takes the exit status if the process is this one's child.
+pub(crate) async fn ended(process: &Process) -> io::Result<()> {
+    let pidfd = watch_readable(process.pidfd.try_clone()?)?;
     pidfd.readable().await?.retain_ready();
-    Ok(Process::new(process.pid, pidfd.into_inner()))
+    process.reap();
+    Ok(())
 }
 
 /// What tells a process from all others of this boot, as a line: its pid and when it was started. `None` if it is gone.

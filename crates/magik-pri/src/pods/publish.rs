@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use super::Failure;
+use super::failure::Failure;
 use crate::{ContainerSpec, PodSpec};
 
 /// A port that the host listens for.

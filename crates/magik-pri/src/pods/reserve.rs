@@ -5,17 +5,18 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use magik_sys::tree;
+use tokio::sync::watch;
 
 use super::{
     lock,
-    paths::{entries, make_dir, name_link},
+    paths::{INIT_LOG, entries, make_dir, name_link},
     process::Process,
     store::{CALLER, LOCK, NAME, PodDir, Store},
     users::{self, Users},
@@ -68,11 +69,12 @@ impl Store {
         let mut pending = Pending {
             store: self.clone(),
             id: id.to_owned(),
-            lock: Some(lock),
+            lock,
             _caller: caller,
-            init: None,
+            init: OnceLock::new(),
             users: None,
-            kept: false,
+            kept: AtomicBool::new(false),
+            _busy: self.busy.subscribe(),
         };
         let json = serde_json::to_vec(spec).map_err(|e| Error::io(context())(io::Error::from(e)))?;
         // The name is noted before it is taken, so that whoever finds this directory knows what to give back.
@@ -101,6 +103,7 @@ pub(crate) struct Intent {
     lock: OwnedFd,
     /// The lease belongs to the reserved pod now.
     reserved: AtomicBool,
+    _busy: watch::Receiver<()>,
 }
 
 impl Intent {
@@ -118,6 +121,7 @@ impl Intent {
                     path: path.clone(),
                     lock,
                     reserved: AtomicBool::new(false),
+                    _busy: store.busy.subscribe(),
                 };
                 lock::sign(&intent.lock).map_err(Error::io(context()))?;
                 return Ok(intent);
@@ -138,7 +142,7 @@ impl Intent {
 impl Drop for Intent {
     fn drop(&mut self) {
         if !self.reserved.load(Ordering::Relaxed)
-            && let Err(error) = self.store.release(&self.id)
+            && let Err(error) = self.store.images.release(&self.id)
         {
             tracing::warn!(pod = self.id, %error, "the lease of a pod that was not run remains");
         }
@@ -146,17 +150,19 @@ impl Drop for Intent {
     }
 }
 
-/// A pod that is being launched. Unless it is kept, dropping it removes everything of it.
+/// A pod that is being launched. Unless it is kept, dropping it removes everything of it, which takes its time: not for
+/// async contexts.
 #[derive(Debug)]
 pub(crate) struct Pending {
     store: Arc<Store>,
     pub(crate) id: String,
-    lock: Option<OwnedFd>,
+    lock: OwnedFd,
     _caller: OwnedFd,
-    pub(crate) init: Option<Process>,
+    pub(crate) init: OnceLock<Arc<Process>>,
     /// The host's id of the pod's root, if it has users of its own.
     pub(crate) users: Option<u32>,
-    kept: bool,
+    kept: AtomicBool,
+    _busy: watch::Receiver<()>,
 }
 
 impl Pending {
@@ -166,10 +172,7 @@ impl Pending {
 
     /// The lock, for the init.
     pub(crate) fn lock(&self) -> io::Result<OwnedFd> {
-        self.lock
-            .as_ref()
-            .ok_or_else(|| io::Error::other("the lock was given up"))?
-            .try_clone()
+        self.lock.try_clone()
     }
 
     /// Makes the pod permanent; it is removed again if it is dropped before [`keep`](Self::keep).
@@ -182,20 +185,19 @@ impl Pending {
         })
     }
 
-    /// The pod stays; returns its init, for the one who will reap it.
-    pub(crate) fn keep(mut self) -> Option<Process> {
-        self.kept = true;
-        self.init.take()
+    /// The pod stays.
+    pub(crate) fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// How the init ended, if it has; for error messages.
     pub(crate) fn last_words(&self) -> Option<String> {
         const QUICK: Duration = Duration::from_millis(200);
-        let init = self.init.as_ref()?;
+        let init = self.init.get()?;
         if !init.wait(QUICK).unwrap_or(false) {
             return None;
         }
-        let log = fs::read_to_string(self.store.paths.log(&self.id, super::INIT_LOG)).unwrap_or_default();
+        let log = fs::read_to_string(self.store.paths.log(&self.id, INIT_LOG)).unwrap_or_default();
         let words = log
             .lines()
             .rev()
@@ -209,25 +211,24 @@ impl Pending {
         }
     }
 
-    fn undo(&mut self) -> Result<()> {
+    fn undo(&self) -> Result<()> {
         let context = || format!("pod {}", self.id);
-        if let Some(init) = &self.init {
+        if let Some(init) = self.init.get() {
             self.store
                 .kill(&self.id, init)
                 .map_err(Error::io(format!("{}: kill its init", context())))?;
-            init.reap();
         }
         match fs::rename(self.store.paths.pod(&self.id), self.dir()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(context())(e)),
             _ => {}
         }
-        self.store.remove(&self.id)
+        self.store.discard(&self.id)
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if self.kept {
+        if self.kept.load(Ordering::Relaxed) {
             return;
         }
         if let Err(error) = self.undo() {

@@ -19,11 +19,16 @@ use magik_infra::{
     status::{PodReason, PodStatus},
 };
 use rustix::fs::{Mode, OFlags};
+use tokio::sync::oneshot;
 
 use super::{
-    Backend, INIT_LOG, Start, blocking,
+    backend::{Backend, Start},
+    background::blocking,
+    failure::Failure,
     files::{ContainerImage, PodFiles},
-    hooks, publish,
+    hooks,
+    paths::INIT_LOG,
+    process, publish,
     reserve::{Intent, Pending},
     store::{PodDir, Store},
     users::{self, Users},
@@ -35,68 +40,133 @@ use crate::{
 
 /// One `run_pod`.
 #[derive(Debug)]
-pub(crate) struct Run<'a, B> {
-    pub(crate) store: &'a Arc<Store>,
-    pub(crate) backend: &'a Arc<B>,
-    pub(crate) spec: &'a PodSpec,
-    pub(crate) options: &'a RunOptions,
+pub(crate) struct Run {
+    pub(crate) store: Arc<Store>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) spec: Arc<PodSpec>,
+    pub(crate) options: RunOptions,
 }
 
-impl<B: Backend> Run<'_, B> {
-    pub(crate) async fn run(self) -> Result<PodStatus> {
-        self.backend.check(self.spec)?;
-        self.check_requests()?;
-        let users = self.users()?;
+/// A pod that was committed, and is still to be kept.
+pub(crate) type Ran = (PodStatus, Arc<Pending>);
+
+/// What has to be undone where a run does not come to its end.
+#[derive(Debug, Default)]
+struct Held {
+    intent: Option<Arc<Intent>>,
+    pending: Option<Arc<Pending>>,
+}
+
+/// Whether a pod can be run at all; nothing is touched. One whose requests the host does not have would wait for ever on a
+/// cluster; here it is refused.
+pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
+    backend.check(spec)?;
+    let info = rustix::system::sysinfo();
+    let total = u128::from(info.totalram) * u128::from(info.mem_unit);
+    let requested: u64 = spec.containers.iter().filter_map(|c| c.requests.memory).sum();
+    if u128::from(requested) > total {
+        return Err(Error::Run {
+            pod: spec.full_name(),
+            step: Step::Validate,
+            container: None,
+            reason: format!("resources.requests: {requested} bytes of memory, and the host has {total}"),
+        });
+    }
+    Ok(())
+}
+
+impl Run {
+    /// Runs the pod and gives it to who waits for the answer; that one keeps it. Where nobody waits any more (`taken` is
+    /// closed), as after a failure, nothing is left of it in the end.
+    pub(crate) async fn run(self, answer: oneshot::Sender<Result<Ran>>, mut taken: oneshot::Receiver<()>) {
+        let mut held = Held::default();
+        let done = tokio::select! {
+            done = self.steps(&mut held) => Some(done),
+            _ = &mut taken => None,
+        };
+        let error = match done {
+            Some(Ok(ran)) => {
+                let init = ran.1.init.get().cloned();
+                if answer.send(Ok(ran)).is_ok() && taken.await.is_ok() {
+                    drop(held);
+                    // A caller may live longer than its pods: the child is waited for.
+                    if let Some(init) = init {
+                        let _ = process::ended(&init).await;
+                    }
+                    return;
+                }
+                None
+            }
+            Some(Err(error)) => Some((error, answer)),
+            None => None,
+        };
+        let undone = blocking(move || {
+            drop(held);
+            Ok(())
+        });
+        let _ = undone.await;
+        if let Some((error, answer)) = error {
+            let _ = answer.send(Err(error));
+        }
+    }
+
+    async fn steps(&self, held: &mut Held) -> Result<Ran> {
+        let users = self.users().await?;
         hooks::reached(Step::Validate).await;
 
         let id = self.store.paths.new_id()?;
-        let intent = Intent::new(self.store, &id).map_err(|e| self.failed(Step::Images, None, e))?;
-        let intent = Arc::new(intent);
+        let (store, new_id) = (self.store.clone(), id.clone());
+        let intent = blocking(move || Intent::new(&store, &new_id).map(Arc::new)).await;
+        let intent = intent.map_err(|e| self.failed(Step::Images, None, e))?;
+        held.intent = Some(intent.clone());
         let images = self.images(&intent).await?;
         hooks::reached(Step::Images).await;
 
-        let (store, spec, new_id) = (self.store.clone(), self.spec.clone(), id.clone());
-        let pending = blocking(move || Ok(store.reserve(&new_id, &spec, users)))
-            .await?
-            .map_err(|e| match e {
-                Error::Io { .. } => self.failed(Step::Reserve, None, e),
-                other => other,
-            })?;
-        intent.hand_over();
-        drop(intent);
+        held.intent = None;
+        let (store, spec) = (self.store.clone(), self.spec.clone());
+        let pending = blocking(move || {
+            let pending = store.reserve(&id, &spec, users)?;
+            intent.hand_over();
+            Ok(Arc::new(pending))
+        });
+        let pending = pending.await.map_err(|e| match e {
+            Error::Io { .. } => self.failed(Step::Reserve, None, e),
+            other => other,
+        })?;
+        held.pending = Some(pending.clone());
         hooks::reached(Step::Reserve).await;
 
-        let (pending, plan, socket) = self.launch(pending, images).await?;
+        let (plan, socket) = self.launch(&pending, images).await?;
         let client = self.connect(&pending, socket).await?;
         hooks::reached(Step::Launch).await;
 
         self.start(&pending, &client, &plan).await?;
         hooks::reached(Step::Start).await;
 
-        let pod = pending.commit().map_err(|e| self.failed(Step::Commit, None, e))?;
+        let renamed = pending.clone();
+        let renamed = blocking(move || Ok(renamed.commit())).await?;
+        let pod = renamed.map_err(|e| self.failed(Step::Commit, None, e))?;
         hooks::reached(Step::Commit).await;
-        let committed = client.commit().await;
-        let status = self.committed(&pending, &pod, committed)?;
-        if let Some(init) = pending.keep() {
-            self.store.adopt(init);
-        }
-        Ok(status)
+        let answer = client.commit().await;
+        let status = self.committed(&pending, pod, answer).await?;
+        Ok((status, pending))
     }
 
     /// Whose users the pod's are to be.
-    fn users(&self) -> Result<Users> {
+    async fn users(&self) -> Result<Users> {
         // A machine's users are its own; a WebAssembly program has none.
-        if B::CLASS != RuntimeClass::Native || self.spec.host_users == Some(true) {
+        if self.backend.class() != RuntimeClass::Native || self.spec.host_users == Some(true) {
             return Ok(Users::OfHost);
         }
         let asked = self.spec.host_users.is_some();
         let auto = self.options.user_namespaces == UserNamespaces::Auto;
         // Whether it is possible here costs some system calls.
-        let wanted = asked || auto && users::asks_nothing_of_the_host(self.spec);
+        let wanted = asked || auto && users::asks_nothing_of_the_host(&self.spec);
         if !wanted {
             return Ok(Users::OfHost);
         }
-        match users::impossible(&self.store.paths, self.spec) {
+        let (store, spec) = (self.store.clone(), self.spec.clone());
+        match blocking(move || Ok(users::impossible(&store.paths, &spec))).await? {
             None if asked => Ok(Users::Own),
             None => Ok(Users::OwnIfLeft),
             Some(why) if asked => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
@@ -111,23 +181,6 @@ impl<B: Backend> Run<'_, B> {
             container,
             reason: reason.to_string(),
         }
-    }
-
-    /// A pod whose requests the host does not have would wait for ever on a cluster; here it is refused.
-    fn check_requests(&self) -> Result<()> {
-        let info = rustix::system::sysinfo();
-        let total = u128::from(info.totalram) * u128::from(info.mem_unit);
-        let requested: u64 = self
-            .spec
-            .containers
-            .iter()
-            .filter_map(|c| c.requests.memory)
-            .sum();
-        if u128::from(requested) > total {
-            let reason = format!("resources.requests: {requested} bytes of memory, and the host has {total}");
-            return Err(self.failed(Step::Validate, None, reason));
-        }
-        Ok(())
     }
 
     /// Brings every image into the store and unpacks it; of all containers, in order. Each image once.
@@ -222,80 +275,72 @@ impl<B: Backend> Run<'_, B> {
     /// Writes the pod's files and starts its init.
     async fn launch(
         &self,
-        pending: Pending,
+        pending: &Arc<Pending>,
         images: Vec<ContainerImage>,
-    ) -> Result<(Pending, PodPlan, UnixStream)> {
+    ) -> Result<(PodPlan, UnixStream)> {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
+        let pending = pending.clone();
         let launched = blocking(move || {
-            let mut pending = pending;
             let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
-            let plan = match files.write(&*backend, &images) {
-                Ok(plan) => plan,
-                Err(failure) => return Ok(Err((failure.container, failure.reason))),
+            let launch = || {
+                let plan = files.write(&images, |container, image| {
+                    backend.container(&files, container, image)
+                })?;
+                let listeners = publish::listen(&spec)?;
+                let socket = start_init(&store, &*backend, &files, listeners, &pending).map_err(|e| {
+                    Failure::new(format!("start the pod init {}: {e}", backend.binary().display()))
+                })?;
+                Ok((plan, socket))
             };
-            let listeners = match publish::listen(&spec) {
-                Ok(listeners) => listeners,
-                Err(failure) => return Ok(Err((failure.container, failure.reason))),
-            };
-            let hostname = files.hostname.clone();
-            match start_init(&store, &*backend, &spec, &hostname, listeners, &mut pending) {
-                Ok(socket) => Ok(Ok((pending, plan, socket))),
-                Err(e) => Ok(Err((
-                    None,
-                    format!("start the pod init {}: {e}", backend.binary().display()),
-                ))),
-            }
+            Ok(launch())
         });
-        launched
-            .await?
-            .map_err(|(container, reason)| self.failed(Step::Launch, container, reason))
+        let failed = |failure: Failure| self.failed(Step::Launch, failure.container, failure.reason);
+        launched.await?.map_err(failed)
     }
 
-    async fn connect(&self, pending: &Pending, socket: UnixStream) -> Result<ControlClient> {
+    async fn connect(&self, pending: &Arc<Pending>, socket: UnixStream) -> Result<ControlClient> {
         let socket = socket
             .set_nonblocking(true)
             .and_then(|()| tokio::net::UnixStream::from_std(socket));
         let socket = socket.map_err(|e| self.failed(Step::Launch, None, e))?;
-        ControlClient::over(socket)
-            .await
-            .map_err(|e| self.init_failed(pending, Step::Launch, &e))
+        match ControlClient::over(socket).await {
+            Ok(client) => Ok(client),
+            Err(e) => Err(self.init_failed(pending, Step::Launch, e).await),
+        }
     }
 
-    async fn start(&self, pending: &Pending, client: &ControlClient, plan: &PodPlan) -> Result<()> {
-        let failed = |e| match e {
-            ControlError::Launch(e) => {
-                self.failed(Step::Start, e.container, format!("{}: {}", e.step, e.message))
+    async fn start(&self, pending: &Arc<Pending>, client: &ControlClient, plan: &PodPlan) -> Result<()> {
+        let started = async { client.start_sandbox(plan).await?.ready().await };
+        match started.await {
+            Ok(()) => Ok(()),
+            Err(ControlError::Launch(e)) => {
+                Err(self.failed(Step::Start, e.container, format!("{}: {}", e.step, e.message)))
             }
-            other => self.init_failed(pending, Step::Start, &other),
-        };
-        client
-            .start_sandbox(plan)
-            .await
-            .map_err(failed)?
-            .ready()
-            .await
-            .map_err(failed)
+            Err(other) => Err(self.init_failed(pending, Step::Start, other).await),
+        }
     }
 
     /// The pod stands once its init has heard of the commit, or has come to its end since.
-    fn committed(
+    async fn committed(
         &self,
-        pending: &Pending,
-        pod: &PodDir,
+        pending: &Arc<Pending>,
+        pod: PodDir,
         answer: Result<(), ControlError>,
     ) -> Result<PodStatus> {
-        let status = pod.status()?;
+        let status = blocking(move || pod.status()).await?;
         match answer {
             Err(e) if !status.phase.is_final() || status.reason == Some(PodReason::InitDied) => {
-                Err(self.init_failed(pending, Step::Commit, &e))
+                Err(self.init_failed(pending, Step::Commit, e).await)
             }
             _ => Ok(status),
         }
     }
 
     /// The init did not answer: if it has ended, how is what matters.
-    fn init_failed(&self, pending: &Pending, step: Step, error: &ControlError) -> Error {
-        let reason = match (pending.last_words(), error) {
+    async fn init_failed(&self, pending: &Arc<Pending>, step: Step, error: ControlError) -> Error {
+        let pending = pending.clone();
+        let words = blocking(move || Ok(pending.last_words())).await;
+        let reason = match (words.ok().flatten(), error) {
             (Some(words), ControlError::Disconnected) => format!("the pod init ended ({words})"),
             (Some(words), error) => format!("{error}; the pod init ended ({words})"),
             (None, error) => error.to_string(),
@@ -304,13 +349,12 @@ impl<B: Backend> Run<'_, B> {
     }
 }
 
-fn start_init<B: Backend>(
+fn start_init(
     store: &Store,
-    backend: &B,
-    spec: &PodSpec,
-    hostname: &str,
+    backend: &dyn Backend,
+    pod: &PodFiles<'_>,
     listeners: Vec<OwnedFd>,
-    pending: &mut Pending,
+    pending: &Pending,
 ) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let null = |flags| rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
@@ -331,8 +375,8 @@ fn start_init<B: Backend>(
     ];
     let process = backend.start(Start {
         id: &pending.id,
-        spec,
-        hostname,
+        spec: pod.spec,
+        hostname: &pod.hostname,
         sandbox: store.paths.sandbox(&pending.id),
         data: store.paths.data_root(),
         users: pending.users,
@@ -342,6 +386,6 @@ fn start_init<B: Backend>(
     })?;
     // From here on dropping `pending` kills it.
     let dir = pending.dir();
-    pending.init.insert(process).record(&dir)?;
+    pending.init.get_or_init(|| Arc::new(process)).record(&dir)?;
     Ok(ours)
 }

@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,14 +12,13 @@ use magik_infra::{
     STATUS_FILE,
     status::{Phase, PodReason, PodStatus},
 };
-use magik_sys::tree;
+use tokio::sync::watch;
 
 use super::{
     cgroup::Hierarchies,
     lock,
-    paths::{self, Paths, entries, name_link},
+    paths::{self, Paths, Roots, entries, name_link},
     process::Process,
-    users,
 };
 use crate::{Error, Result};
 
@@ -41,8 +39,8 @@ pub(crate) struct Store {
     pub(crate) paths: Paths,
     pub(crate) images: ImageStore,
     pub(crate) cgroups: Hierarchies,
-    /// The inits that this process has started and not reaped yet.
-    pub(crate) children: Mutex<Vec<Process>>,
+    /// Has a receiver for each pod that is being run, until it is a pod or nothing is left of it.
+    pub(crate) busy: watch::Sender<()>,
 }
 
 /// A committed pod.
@@ -98,6 +96,18 @@ impl PodDir {
 }
 
 impl Store {
+    /// Makes the directories that are not there, and touches nothing else.
+    pub(crate) fn open(roots: &Roots) -> Result<Self> {
+        let paths = Paths::open(roots)?;
+        let images = ImageStore::open(paths.data_root());
+        Ok(Self {
+            images: images.map_err(|e| Error::io("open the image store")(io::Error::other(e)))?,
+            cgroups: Hierarchies::detect().map_err(Error::io("find the cgroup hierarchies"))?,
+            busy: watch::Sender::new(()),
+            paths,
+        })
+    }
+
     /// Finds a committed pod by id, `namespace/name`, name in the namespace `default`, or the start of an id.
     pub(crate) fn resolve(&self, pod: &str) -> Result<PodDir> {
         let unknown = || Error::NotFound(pod.chars().take(300).collect());
@@ -168,40 +178,6 @@ impl Store {
         Ok(file)
     }
 
-    /// Removes all of a pod. Its directory is pending, nobody else is at it, and it goes last: what fails is tried again
-    /// by the next sweep.
-    pub(crate) fn remove(&self, id: &str) -> Result<()> {
-        let dir = self.paths.pending(id);
-        self.cgroups
-            .remove(id)
-            .map_err(Error::io(format!("pod {id}: remove its cgroups")))?;
-        let remove = |path: &Path| tree::remove(path).map_err(Error::io(format!("pod {id}")));
-        remove(&self.paths.sandbox(id))?;
-        remove(&self.paths.data_pod(id))?;
-        self.release(id)?;
-        if let Ok(name) = fs::read_link(dir.join(NAME)) {
-            self.remove_name(&name, id);
-        }
-        users::give_back(Path::new(users::DIRECTORY), &self.paths.pod(id), &dir);
-        remove(&dir)
-    }
-
-    /// Gives a pod's image layers back.
-    pub(crate) fn release(&self, id: &str) -> Result<()> {
-        self.images
-            .release(id)
-            .map_err(|e| Error::io(format!("pod {id}: release its images"))(io::Error::other(e)))
-    }
-
-    /// Gives a name back, if it is this pod's.
-    fn remove_name(&self, name: &Path, id: &str) {
-        let Some(name) = name.file_name() else { return };
-        let link = self.paths.names().join(name);
-        if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
-            let _ = fs::remove_file(link);
-        }
-    }
-
     /// Deletes a committed pod. Several callers take turns; those that come too late find it gone, which is no error.
     pub(crate) fn delete(&self, pod: &PodDir, force: bool) -> Result<()> {
         let context = || format!("pod {}: lock", pod.id);
@@ -228,7 +204,7 @@ impl Store {
         let _lock = self.end(&pod.id, &pod.dir)?;
         let pending = self.paths.pending(&pod.id);
         fs::rename(&pod.dir, &pending).map_err(Error::io(format!("pod {}: rename its directory", pod.id)))?;
-        self.remove(&pod.id)
+        self.discard(&pod.id)
     }
 
     /// Kills a pod's init, waits until everything of the pod has ended, and takes its lock.
@@ -252,40 +228,17 @@ impl Store {
         Ok(lock)
     }
 
-    /// Takes care of an init that this process has started.
-    pub(crate) fn adopt(&self, init: Process) {
-        self.children
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(init);
-    }
-
-    /// Reaps those inits of this process that have ended: a caller may live longer than its pods.
-    pub(crate) fn reap(&self) {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        children.retain(|init| {
-            let ended = init.wait(Duration::ZERO).unwrap_or(true);
-            if ended {
-                init.reap();
-            }
-            !ended
-        });
-    }
-
-    /// Kills an init and waits for it.
+    /// Kills an init, waits for it, and takes its exit status if it is this process's child.
     pub(crate) fn kill(&self, id: &str, init: &Process) -> io::Result<()> {
         const QUICK: Duration = Duration::from_millis(200);
         init.kill()?;
-        if init.wait(QUICK)? {
-            self.reap();
-            return Ok(());
+        if !init.wait(QUICK)? {
+            self.cgroups.thaw(id);
+            if !init.wait(KILL_TIME)? {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
+            }
         }
-        self.cgroups.thaw(id);
-        if init.wait(KILL_TIME)? {
-            self.reap();
-            Ok(())
-        } else {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"))
-        }
+        init.reap();
+        Ok(())
     }
 }

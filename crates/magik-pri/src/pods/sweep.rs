@@ -3,7 +3,6 @@
 use std::{fs, io};
 
 use magik_infra::PENDING_SUFFIX;
-use magik_sys::tree;
 
 use super::{
     lock,
@@ -13,9 +12,15 @@ use super::{
 use crate::{Error, Result, SweepReport};
 
 impl Store {
+    /// Sweeps. What cannot be removed now must not keep other pods from being run or deleted.
+    pub(crate) fn try_sweep(&self) {
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "sweep");
+        }
+    }
+
     /// Removes what dead callers have left. Cheap where there is nothing.
     pub(crate) fn sweep(&self) -> Result<SweepReport> {
-        self.reap();
         let mut report = SweepReport::default();
         let pending: Vec<String> = entries(&self.paths.pods())?
             .into_iter()
@@ -41,32 +46,10 @@ impl Store {
         // With the reservations locked none of these can become a pod.
         for id in self.leftovers()? {
             tracing::info!(pod = id, "removing what is left of a pod that does not exist");
-            self.cgroups
-                .remove(&id)
-                .map_err(Error::io(format!("pod {id}: remove its cgroups")))?;
-            tree::remove(&self.paths.sandbox(&id)).map_err(Error::io(format!("pod {id}")))?;
-            tree::remove(&self.paths.data_pod(&id)).map_err(Error::io(format!("pod {id}")))?;
-            self.release(&id)?;
+            self.discard(&id)?;
             report.leftovers += 1;
         }
         Ok(report)
-    }
-
-    /// The ids under which there is something and that are no pod: the pods are listed last, as they are made first.
-    fn leftovers(&self) -> Result<Vec<String>> {
-        let mut ids = entries(&self.paths.sandboxes())?;
-        ids.extend(entries(&self.paths.data_pods())?);
-        ids.extend(
-            self.images
-                .leases()
-                .map_err(|e| Error::io("list leases")(io::Error::other(e)))?,
-        );
-        ids.extend(self.cgroups.ids());
-        ids.retain(|id| self.paths.is_own_id(id));
-        ids.sort_unstable();
-        ids.dedup();
-        ids.retain(|id| !self.paths.intents().join(id).exists() && !self.exists(id));
-        Ok(ids)
     }
 
     /// Removes a pending pod that nobody is at. Called with the reservations locked, so none is half made.
@@ -83,21 +66,20 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io(context())(e)),
         };
-        if let Some(caller) = &caller {
-            if !lock::try_exclusive_of_the_dead(caller).map_err(Error::io(context()))?
-                || !lock::is_at(caller, &path).map_err(Error::io(context()))?
-            {
-                return Ok(false);
+        let _lock = match &caller {
+            Some(caller) => {
+                if !lock::try_exclusive_of_the_dead(caller).map_err(Error::io(context()))?
+                    || !lock::is_at(caller, &path).map_err(Error::io(context()))?
+                {
+                    return Ok(false);
+                }
+                // Without its caller the pod is never committed, whether its init has noticed yet or not.
+                Some(self.end(id, &dir)?)
             }
-            // Without its caller the pod is never committed, whether its init has noticed yet or not.
-            let _lock = self.end(id, &dir)?;
-            self.remove(id)?;
-            return Ok(true);
-        }
-        if !dir.exists() {
-            return Ok(false);
-        }
-        self.remove(id)?;
+            None if !dir.exists() => return Ok(false),
+            None => None,
+        };
+        self.discard(id)?;
         Ok(true)
     }
 
@@ -116,7 +98,7 @@ impl Store {
             return Ok(false);
         }
         if paths::is_id(id) && !self.exists(id) {
-            self.release(id)?;
+            self.discard(id)?;
         }
         fs::remove_file(&path).map_err(Error::io(context()))?;
         Ok(true)

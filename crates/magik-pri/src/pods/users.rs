@@ -12,7 +12,7 @@ use std::{
 
 use magik_infra::PENDING_SUFFIX;
 
-use super::Paths;
+use super::{lock, paths::Paths};
 use crate::{PodSpec, VolumeSource, limits::MAX_PODS, spec::capability};
 
 /// Whose users those of a pod are.
@@ -162,8 +162,7 @@ pub(crate) fn take(users: &Path, pod: &Path, dir: &Path) -> io::Result<Option<u3
     };
     magik_cas::private::directory(users).map_err(io::Error::other)?;
     // Pods of all state roots take turns: whose range is nobody's is seen and taken in one.
-    let _turn = super::lock::open(&users.join(LOCK), true)
-        .and_then(|lock| super::lock::exclusive(&lock).map(|()| lock))?;
+    let _turn = lock::open(&users.join(LOCK), true).and_then(|lock| lock::exclusive(&lock).map(|()| lock))?;
     for number in 0..ranges.count {
         let link = users.join(number.to_string());
         match fs::read_link(&link) {

@@ -11,7 +11,7 @@ mod security;
 mod types;
 
 pub use parse::SpecError;
-#[cfg(all(unix, any(feature = "native", feature = "krun", feature = "wasm")))]
+#[cfg(unix)]
 pub(crate) use security::capability;
 pub use types::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,

@@ -36,8 +36,7 @@ use self::isolation::Isolation;
 use crate::{
     ContainerSpec, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Pods, Process, Roots, Start, beside_own_binary,
-        environment, spawn,
+        Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment, spawn,
     },
 };
 
@@ -49,38 +48,40 @@ pub const BINARY: &str = "magikrun-wasm";
 /// The first argument of a pod's process.
 const POD: &str = "pod";
 
-/// A pod runtime on wasmtime.
-pub type WasmPodRuntime = Pods<Wasm>;
-
-/// What makes [`Pods`] WebAssembly ones.
+/// The backend of WebAssembly pods, for [`Pods::with`](crate::Pods::with).
 #[derive(Debug)]
 pub struct Wasm {
     binary: PathBuf,
     isolation: Isolation,
 }
 
-impl WasmPodRuntime {
-    /// A runtime on these roots. Nothing is touched before its first operation.
+impl Default for Wasm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Wasm {
+    /// With the default that its method tells.
     #[must_use]
-    pub fn new(roots: Roots) -> Self {
-        Self::with_backend(
-            roots,
-            Wasm {
-                binary: beside_own_binary(BINARY).unwrap_or_else(|| BINARY.into()),
-                isolation: Isolation::default(),
-            },
-        )
+    pub fn new() -> Self {
+        Self {
+            binary: beside_own_binary(BINARY).unwrap_or_else(|| BINARY.into()),
+            isolation: Isolation::default(),
+        }
     }
 
     /// The program that a pod is, whose `main` calls [`pod_main`]. Default: [`BINARY`] beside this program's own binary.
     #[must_use]
     pub fn binary(self, binary: PathBuf) -> Self {
-        self.configured(|wasm| Wasm { binary, ..wasm })
+        Self { binary, ..self }
     }
 }
 
 impl Backend for Wasm {
-    const CLASS: RuntimeClass = RuntimeClass::Wasm;
+    fn class(&self) -> RuntimeClass {
+        RuntimeClass::Wasm
+    }
 
     fn availability(&self) -> Capability {
         let available = self.binary.is_file();

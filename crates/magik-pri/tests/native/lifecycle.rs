@@ -239,13 +239,13 @@ async fn logs_and_events_are_followed_to_the_end(w: &World) {
     let mut log = w.runtime.logs("web", options).await.unwrap();
     let mut events = w.runtime.events("web", true).await.unwrap();
     let mut text = Vec::new();
-    while let Some(chunk) = log.recv().await {
-        text.extend(chunk.unwrap().data);
+    while let Some(chunk) = log.next().await.unwrap() {
+        text.extend(chunk.data);
     }
     assert_eq!(text, b"1\n2\n3\n");
     let mut kinds = Vec::new();
-    while let Some(event) = events.recv().await {
-        kinds.push(event.unwrap().kind.to_string());
+    while let Some(event) = events.next().await.unwrap() {
+        kinds.push(event.kind.to_string());
     }
     assert!(
         kinds.contains(&"pod.ready".to_owned()) && kinds.contains(&"container.exited".to_owned()),
@@ -271,10 +271,10 @@ async fn a_port_of_the_pod_is_reached_through_its_init(w: &World) {
         .unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let mut session = w.runtime.port_forward("web", 5000).await.unwrap();
-        let _ = session.input.send(b"ping".to_vec()).await;
-        match session.output.recv().await {
-            Some(Ok(bytes)) => {
+        let mut forward = w.runtime.port_forward("web", 5000).await.unwrap();
+        let _ = forward.writer.write(b"ping").await;
+        match forward.reader.next().await {
+            Ok(Some(bytes)) => {
                 assert_eq!(bytes, b"ping");
                 return;
             }

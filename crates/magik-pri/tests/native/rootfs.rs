@@ -1,8 +1,8 @@
 //! Root file systems without overlayfs.
 
 use magik_pri::{
-    PodRuntime,
-    native::{NativePodRuntime, Rootfs, Roots},
+    PodRuntime, Pods, Roots,
+    native::{Native, Rootfs},
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
@@ -37,7 +37,7 @@ fn two_layers(w: &World) -> String {
 }
 
 /// Runs a pod of two containers of that image, and looks at what they have.
-async fn check(w: &World, runtime: &NativePodRuntime) {
+async fn check(w: &World, runtime: &Pods) {
     let image = two_layers(w);
     let container = |name: &str, read_only: bool| {
         json!({"name": name, "image": image, "command": ["sh", "-c", "exec sleep 1000"],
@@ -78,7 +78,7 @@ async fn check(w: &World, runtime: &NativePodRuntime) {
 }
 
 async fn a_pod_runs_from_copies_of_its_layers(w: &World) {
-    check(w, &w.another_runtime().rootfs(Rootfs::Copy)).await;
+    check(w, &w.another_runtime().with(Native::new().rootfs(Rootfs::Copy))).await;
 }
 
 /// Data on an overlay, as in a container: overlayfs refuses to write there.
@@ -112,7 +112,7 @@ async fn a_pod_runs_where_the_kernel_makes_no_overlay(w: &World) {
         data: data.clone(),
         state: w.path("state"),
     };
-    check(w, &NativePodRuntime::new(roots)).await;
+    check(w, &Pods::new(roots).with(Native::new())).await;
     assert_eq!(w.leftovers(), Vec::<String>::new());
     unmount(&data, UnmountFlags::DETACH).unwrap();
     unmount(&disk, UnmountFlags::DETACH).unwrap();

@@ -8,8 +8,7 @@ use std::{
 };
 
 use magik_pri::{
-    ExecOutput, ExecRequest, LogOptions, PodRuntime, PodSpec, Result, RunOptions,
-    native::{NativePodRuntime, Roots},
+    ExecEvent, ExecRequest, LogOptions, PodRuntime, PodSpec, Pods, Result, Roots, RunOptions, native::Native,
     status::PodStatus,
 };
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
@@ -51,7 +50,7 @@ pub(crate) fn run(name: &str, test: Test) {
 
 pub(crate) struct World {
     dir: tempfile::TempDir,
-    pub(crate) runtime: NativePodRuntime,
+    pub(crate) runtime: Pods,
     pub(crate) image: String,
 }
 
@@ -87,7 +86,7 @@ impl World {
         };
         Self {
             image: layout.reference("busybox"),
-            runtime: NativePodRuntime::new(roots),
+            runtime: Pods::new(roots).with(Native::new()),
             dir,
         }
     }
@@ -97,11 +96,12 @@ impl World {
     }
 
     /// Another runtime on the same roots.
-    pub(crate) fn another_runtime(&self) -> NativePodRuntime {
-        NativePodRuntime::new(Roots {
+    pub(crate) fn another_runtime(&self) -> Pods {
+        let roots = Roots {
             data: self.path("data"),
             state: self.path("state"),
-        })
+        };
+        Pods::new(roots).with(Native::new())
     }
 
     /// A container that runs a shell script.
@@ -130,7 +130,7 @@ impl World {
         self.run_by(&self.runtime, spec).await
     }
 
-    pub(crate) async fn run_by(&self, runtime: &NativePodRuntime, spec: &PodSpec) -> Result<PodStatus> {
+    pub(crate) async fn run_by(&self, runtime: &Pods, spec: &PodSpec) -> Result<PodStatus> {
         let status = runtime.run_pod(spec, RunOptions::default()).await?;
         std::fs::write(self.path("tag"), &status.id[status.id.len() - 8..]).unwrap();
         Ok(status)
@@ -143,8 +143,8 @@ impl World {
         };
         let mut log = self.runtime.logs(pod, options).await.unwrap();
         let mut text = Vec::new();
-        while let Some(chunk) = log.recv().await {
-            text.extend(chunk.unwrap().data);
+        while let Some(chunk) = log.next().await.unwrap() {
+            text.extend(chunk.data);
         }
         String::from_utf8(text).unwrap()
     }
@@ -169,24 +169,18 @@ impl World {
 
     pub(crate) async fn exec_by(
         &self,
-        runtime: &NativePodRuntime,
+        runtime: &Pods,
         pod: &str,
         container: &str,
         script: &str,
     ) -> (String, i32) {
-        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let request = ExecRequest {
-            container: Some(container.into()),
-            args,
-            ..ExecRequest::default()
-        };
+        let request = ExecRequest::new(container, ["sh", "-c", script]);
         let mut session = runtime.exec(pod, request).await.unwrap();
         let (mut text, mut code) = (Vec::new(), None);
-        while let Some(output) = session.output.recv().await {
-            match output.unwrap() {
-                ExecOutput::Started(_) => {}
-                ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => text.extend(bytes),
-                ExecOutput::Exited(exit) => code = Some(exit),
+        while let Some(output) = session.output.next().await.unwrap() {
+            match output {
+                ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => text.extend(bytes),
+                ExecEvent::Exited(exit) => code = Some(exit),
             }
         }
         (String::from_utf8(text).unwrap(), code.expect("an exit code"))

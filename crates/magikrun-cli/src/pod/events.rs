@@ -41,12 +41,11 @@ struct Shown<'a> {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCode> {
-    let mut events = backend::any(global)?
+    let mut events = backend::pods(global)?
         .events(&args.pod, args.follow)
         .await
         .map_err(advise)?;
-    while let Some(event) = events.recv().await {
-        let event = event?;
+    while let Some(event) = events.next().await? {
         if args.format.json() {
             let Event {
                 time,

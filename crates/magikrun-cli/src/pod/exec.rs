@@ -1,13 +1,12 @@
 //! `pod exec`.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read},
     process::ExitCode,
 };
 
-use anyhow::{Result, anyhow, bail};
-use magik_pri::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalSize};
+use anyhow::{Context as _, Result, anyhow, bail};
+use magik_pri::{ControlError, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -82,8 +81,8 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
     if args.tty && args.interactive && !terminal::stdin_is_one() {
         bail!("stdin: is no terminal: leave -t out");
     }
-    let runtime = backend::any(global)?;
-    let ExecSession { input, output } = runtime.exec(&args.pod, args.request()).await.map_err(advise)?;
+    let runtime = backend::pods(global)?;
+    let ExecSession { input, output, .. } = runtime.exec(&args.pod, args.request()).await.map_err(advise)?;
     // Only once the program runs: an error is to be read on a terminal in its usual mode.
     let raw_mode = if args.tty && args.interactive {
         Some(RawMode::enter()?)
@@ -106,59 +105,66 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
 impl ExecArgs {
     fn request(&self) -> ExecRequest {
         ExecRequest {
-            container: self.container.clone(),
-            args: self.command.clone(),
-            env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+            env: self
+                .env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             cwd: self.workdir.clone(),
             user: self.user.clone(),
-            tty: self.tty.then(terminal_size),
+            tty: self.tty,
+            size: self.tty.then(terminal_size),
             stdin: self.interactive,
+            ..ExecRequest::new(self.container.as_deref().unwrap_or_default(), &self.command)
         }
     }
 }
 
 /// The size of our terminal, or that of a VT100.
-fn terminal_size() -> TerminalSize {
-    let (rows, columns) = terminal::size().unwrap_or((24, 80));
-    TerminalSize { rows, columns }
+fn terminal_size() -> (u16, u16) {
+    terminal::size().unwrap_or((24, 80))
 }
 
 /// Reads standard input in a thread of its own: a read from a terminal cannot be given up, so nobody may have to wait for it.
-fn read_stdin(input: mpsc::Sender<ExecInput>) {
+fn read_stdin(input: ExecInput) {
+    let (sender, mut pieces) = mpsc::channel(1);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut buffer = vec![0; INPUT_CHUNK];
         loop {
-            let message = match stdin.read(&mut buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(0) | Err(_) => ExecInput::Eof,
-                Ok(n) => ExecInput::Stdin(buffer[..n].to_vec()),
-            };
-            let last = message == ExecInput::Eof;
-            if input.blocking_send(message).is_err() || last {
+            match stdin.read(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(n @ 1..) if sender.blocking_send(buffer[..n].to_vec()).is_ok() => {}
+                _ => return,
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(piece) = pieces.recv().await {
+            // What became of the program is said by its output.
+            if input.write(&piece).await.is_err() {
                 return;
             }
         }
+        let _ = input.close().await;
     });
 }
 
 /// Writes what the program writes until it ends, and gives its exit code.
-async fn pass_on(
-    mut output: mpsc::Receiver<magik_pri::Result<ExecOutput>>,
-    mut resizes: Option<(Signal, mpsc::Sender<ExecInput>)>,
-) -> Result<i32> {
+async fn pass_on(mut output: ExecOutput, mut resizes: Option<(Signal, ExecInput)>) -> Result<i32> {
     // In raw mode Ctrl-C is a key of the program's. A signal is somebody who wants us to end, with the terminal restored.
     let mut signals = Signals::new()?;
     loop {
         tokio::select! {
             biased;
-            message = output.recv() => match message {
-                Some(Ok(ExecOutput::Stdout(data))) => output::write(&data)?,
-                Some(Ok(ExecOutput::Stderr(data))) => output::write_stderr(&data)?,
-                Some(Ok(ExecOutput::Exited(code))) => return Ok(code),
-                Some(Ok(ExecOutput::Started(_))) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => bail!("exec: the connection to the pod ended before the program did: see 'magikrun pod status'"),
+            message = output.next() => match message {
+                Ok(Some(ExecEvent::Stdout(data))) => output::write(&data)?,
+                Ok(Some(ExecEvent::Stderr(data))) => output::write_stderr(&data)?,
+                Ok(Some(ExecEvent::Exited(code))) => return Ok(code),
+                Ok(None) | Err(ControlError::Disconnected) => {
+                    bail!("exec: the connection to the pod ended before the program did: see 'magikrun pod status'")
+                }
+                Err(error) => return Err(error).context("exec"),
             },
             () = resized(&mut resizes) => {}
             signal = signals.next() => {
@@ -170,12 +176,13 @@ async fn pass_on(
 }
 
 /// Waits for a change of our terminal's size and passes it on.
-async fn resized(resizes: &mut Option<(Signal, mpsc::Sender<ExecInput>)>) {
+async fn resized(resizes: &mut Option<(Signal, ExecInput)>) {
     match resizes {
         Some((changes, input)) => {
             changes.recv().await;
             // Its receiver is gone when the program ends, which the output says.
-            let _ = input.send(ExecInput::Resize(terminal_size())).await;
+            let (rows, columns) = terminal_size();
+            let _ = input.resize(rows, columns).await;
         }
         None => std::future::pending().await,
     }

@@ -3,9 +3,8 @@
 use std::{net::Ipv4Addr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use magik_pri::{PodRuntime, PortSession};
+use magik_pri::PodRuntime;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -53,11 +52,8 @@ fn parse_ports(text: &str) -> Result<Ports, String> {
     }
 }
 
-/// How much of a connection is read at once, in bytes.
-const CHUNK: usize = 32 << 10;
-
 pub(super) async fn run(global: &GlobalArgs, args: &ForwardArgs) -> Result<ExitCode> {
-    let runtime: Arc<dyn PodRuntime> = backend::any(global)?.into();
+    let runtime: Arc<dyn PodRuntime> = backend::pods(global)?.into();
     // The pod's id: a name could come to mean another pod.
     let pod: Arc<str> = runtime.pod_status(&args.pod).await.map_err(advise)?.id.into();
     let mut listeners = Vec::new();
@@ -97,29 +93,7 @@ async fn accept(listener: TcpListener, port: u16, runtime: Arc<dyn PodRuntime>, 
 
 /// Passes one connection on until both directions have ended.
 async fn serve(stream: TcpStream, port: u16, runtime: &dyn PodRuntime, pod: &str) -> Result<()> {
-    let PortSession { input, mut output } = runtime.port_forward(pod, port).await?;
-    let (mut from_client, mut to_client) = stream.into_split();
-    let sending = tokio::spawn(async move {
-        let mut buffer = vec![0; CHUNK];
-        // The end of what the client sends, or its failure, ends this direction: `input` is dropped.
-        while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
-            if input.send(buffer[..n].to_vec()).await.is_err() {
-                break;
-            }
-        }
-    });
-    let received = async {
-        while let Some(data) = output.recv().await {
-            to_client.write_all(&data?).await.context("write to the client")?;
-        }
-        to_client
-            .shutdown()
-            .await
-            .context("close the client's connection")
-    };
-    let done = received.await;
-    sending.abort();
-    done
+    Ok(runtime.port_forward(pod, port).await?.copy(stream).await?)
 }
 
 #[cfg(test)]

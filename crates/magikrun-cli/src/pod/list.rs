@@ -24,7 +24,7 @@ pub(crate) struct ListArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &ListArgs) -> Result<ExitCode> {
-    let pods = backend::any(global)?.list_pods().await?;
+    let pods = backend::pods(global)?.list_pods().await?;
     if args.quiet {
         pods.iter().try_for_each(|pod| output::line(&pod.id))?;
     } else if args.format.json() {

@@ -61,7 +61,7 @@ impl LogsArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     if args.all_containers {
         all(runtime.as_ref(), args).await?;
     } else {
@@ -69,8 +69,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode
             .logs(&args.pod, args.options(args.container.clone()))
             .await
             .map_err(advise)?;
-        while let Some(chunk) = log.recv().await {
-            let LogChunk { stream, data } = chunk?;
+        while let Some(LogChunk { stream, data }) = log.next().await? {
             write(stream, &data)?;
         }
     }
@@ -97,7 +96,7 @@ async fn all(runtime: &dyn PodRuntime, args: &LogsArgs) -> Result<()> {
     write_all(&mut lines).await
 }
 
-async fn write_all(lines: &mut LogStream) -> Result<()> {
+async fn write_all(lines: &mut mpsc::Receiver<magik_pri::Result<LogChunk>>) -> Result<()> {
     while let Some(line) = lines.recv().await {
         let LogChunk { stream, data } = line?;
         write(stream, &data)?;
@@ -111,7 +110,8 @@ async fn prefix(mut log: LogStream, container: String, lines: mpsc::Sender<magik
         (StdStream::Stdout, Lines::default()),
         (StdStream::Stderr, Lines::default()),
     ];
-    while let Some(chunk) = log.recv().await {
+    while let Some(chunk) = log.next().await.transpose() {
+        let failed = chunk.is_err();
         let found = match chunk {
             Ok(LogChunk { stream, data }) => {
                 let of_stream = pending.iter_mut().find(|(s, _)| *s == stream);
@@ -121,7 +121,7 @@ async fn prefix(mut log: LogStream, container: String, lines: mpsc::Sender<magik
             Err(error) => Some(Err(error)),
         };
         if let Some(found) = found
-            && lines.send(found).await.is_err()
+            && (lines.send(found).await.is_err() || failed)
         {
             return;
         }

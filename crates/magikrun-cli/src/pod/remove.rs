@@ -45,7 +45,7 @@ pub(crate) struct DeleteArgs {
 }
 
 pub(super) async fn stop(global: &GlobalArgs, args: &StopArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     let grace = args.time.map(|seconds| Duration::from_secs(seconds.into()));
     let mut failures = Failures::default();
     for pod in &args.pods {
@@ -56,7 +56,7 @@ pub(super) async fn stop(global: &GlobalArgs, args: &StopArgs) -> Result<ExitCod
 }
 
 pub(super) async fn restart(global: &GlobalArgs, args: &RestartArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     let grace = args.time.map(|seconds| Duration::from_secs(seconds.into()));
     let mut failures = Failures::default();
     for pod in &args.pods {
@@ -79,7 +79,7 @@ pub(super) async fn restart(global: &GlobalArgs, args: &RestartArgs) -> Result<E
 }
 
 pub(super) async fn delete(global: &GlobalArgs, args: &DeleteArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     let mut failures = Failures::default();
     for pod in &args.pods {
         let deleted = runtime.delete_pod(pod, args.force).await;

@@ -99,9 +99,13 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
         .runtime
         .or_else(|| spec.runtime())
         .unwrap_or(RuntimeClass::Native);
-    let runtime = backend::open(global, class)?;
+    if class == RuntimeClass::MicroVm {
+        backend::warn_of_emulation(global)?;
+    }
+    let runtime = backend::pods(global)?;
     let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
     let options = RunOptions {
+        runtime_class: Some(class),
         user_namespaces: match args.user_namespaces {
             Users::Auto => UserNamespaces::Auto,
             Users::Never => UserNamespaces::Never,
@@ -114,6 +118,8 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
     let pod = tokio::select! {
         pod = runtime.run_pod(&spec, options) => pod?,
         signal = signals.next() => {
+            // The run is dropped, and being undone.
+            runtime.settled().await;
             let error = anyhow!("pod {}: interrupted: nothing of it was left", spec.full_name());
             return Err(failure::with_code(signal.exit_code(), error));
         }

@@ -45,7 +45,7 @@ struct Sample {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &StatsArgs) -> Result<ExitCode> {
-    let runtime = backend::any(global)?;
+    let runtime = backend::pods(global)?;
     let mut usage = Usage::default();
     loop {
         let samples = sample(runtime.as_ref(), &args.pods).await?;

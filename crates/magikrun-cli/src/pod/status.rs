@@ -24,7 +24,7 @@ pub(crate) struct StatusArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
-    let pod = backend::any(global)?
+    let pod = backend::pods(global)?
         .pod_status(&args.pod)
         .await
         .map_err(advise)?;
