@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use magik_image::pull::Progress;
 use magik_infra::{EventStream, ExecRequest, ExecSession, PortForward, status::PodStatus};
 use magik_oci::{Capability, Stats};
+use oci_spec::runtime::LinuxResources;
 
-use crate::{LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport};
+use crate::{ContainerSpec, LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport};
 
 /// What `run_pod` takes beside the specification.
 #[derive(Clone, Default)]
@@ -90,6 +91,41 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// # Errors
     /// There is no such pod.
     async fn stop_pod(&self, pod: &str, grace: Option<Duration>) -> Result<PodStatus>;
+
+    /// Creates one more app container in a pod that runs: with the pod's volumes, users and network. Its
+    /// image is pulled first. Its program waits for [`start_container`](Self::start_container). After an
+    /// error the pod is as it was.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run, or it has a container of that name or lacks a volume;
+    /// [`Error::Run`](crate::Error::Run): the image cannot be had, or the container's files not be written;
+    /// [`Error::Unsupported`](crate::Error::Unsupported): this kind of pod has the containers that it
+    /// began with.
+    async fn create_container(
+        &self,
+        pod: &str,
+        container: &ContainerSpec,
+        options: RunOptions,
+    ) -> Result<PodStatus>;
+
+    /// Runs the program of a container that was created.
+    ///
+    /// # Errors
+    /// There is no such pod or container, or it was started before. If its program cannot be run it has
+    /// ended; it can be restarted.
+    async fn start_container(&self, pod: &str, container: &str) -> Result<PodStatus>;
+
+    /// Changes the limits of an app container; what is absent stays as it is.
+    ///
+    /// # Errors
+    /// There is no such pod or container, or the container has ended, or the kernel refuses;
+    /// [`Error::Unsupported`](crate::Error::Unsupported): this kind of pod cannot.
+    async fn update_container(
+        &self,
+        pod: &str,
+        container: &str,
+        resources: &LinuxResources,
+    ) -> Result<PodStatus>;
 
     /// Stops one app container: SIGTERM, and SIGKILL after `grace` (absent: what the pod says).
     /// Returns the pod's status once it has ended; one that has ended already stays as it is. A pod

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
-use magik_pri::Error;
+use magik_pri::{Error, PodSpec, RunOptions, RuntimeClass};
+use serde_json::json;
 
-use super::{Contract, exit_of};
+use super::{Contract, class, exit_of};
 
 const SOON: Option<Duration> = Some(Duration::from_millis(200));
 
@@ -162,5 +163,138 @@ pub async fn who_asks_last_for_a_container_decides(t: &Contract<'_>) {
     let (stopped, restarted) = tokio::join!(stop, restart);
     stopped.expect("it had ended");
     assert!(runs(&restarted.expect("run again"), "a"));
+    t.delete(pod).await;
+}
+
+/// One more container is there, waits, runs beside the others with the pod's volumes, and ends, goes
+/// and comes like them. Where a pod has the containers that it began with, that is said by type.
+pub async fn a_container_is_added_to_a_pod_that_runs(t: &Contract<'_>) {
+    let mut manifest = t.pod(
+        "more",
+        &[
+            ("a", "echo up; sleep 100"),
+            ("b", "echo added >/v/new; sleep 100"),
+        ],
+    );
+    manifest["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    for container in 0..2 {
+        let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+        manifest["spec"]["containers"][container]["volumeMounts"] = mounts;
+    }
+    let both = PodSpec::from_json(&manifest.to_string()).expect("the specification");
+    let mut first = both.clone();
+    let added = first.containers.pop().expect("two containers");
+    let pod = &t
+        .runtime
+        .run_pod(&first, RunOptions::default())
+        .await
+        .expect("run")
+        .id;
+
+    let created = t
+        .runtime
+        .create_container(pod, &added, RunOptions::default())
+        .await;
+    let status = match created {
+        Err(Error::Unsupported { what, .. }) if class(&*t.runtime) != RuntimeClass::Native => {
+            assert!(what.contains("create a container"), "{what}");
+            let status = t.runtime.pod_status(pod).await.expect("status");
+            assert_eq!(status.containers.len(), 1, "{status:?}");
+            return t.delete(pod).await;
+        }
+        other => other.expect("create"),
+    };
+    assert_eq!(find(&status, "b").state, ContainerPhase::Created);
+    let twice = t
+        .runtime
+        .create_container(pod, &added, RunOptions::default())
+        .await;
+    assert!(matches!(twice, Err(Error::Container { .. })), "{twice:?}");
+    let mut lost = added.clone();
+    lost.name = "lost".to_owned();
+    lost.mounts[0].volume = "nowhere".to_owned();
+    let refused = t
+        .runtime
+        .create_container(pod, &lost, RunOptions::default())
+        .await;
+    assert!(matches!(refused, Err(Error::Container { .. })), "{refused:?}");
+
+    let status = t.runtime.start_container(pod, "b").await.expect("start");
+    assert!(runs(&status, "a") && runs(&status, "b"));
+    t.runtime
+        .start_container(pod, "b")
+        .await
+        .expect_err("it runs already");
+    while t.exec(pod, "a", &["cat", "/v/new"]).await.stdout != "added\n" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // What it may use can be changed, what it had goes with it, and its name can be given again.
+    let limits = json!({"memory": {"limit": 64 << 20}});
+    let limits = serde_json::from_value(limits).expect("resources");
+    t.runtime
+        .update_container(pod, "b", &limits)
+        .await
+        .expect("update");
+    let limit =
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    let seen = t.exec(pod, "b", &["sh", "-c", limit]).await.stdout;
+    assert_eq!(seen.trim(), (64 << 20).to_string());
+    t.exec(pod, "b", &["touch", "/mine"]).await;
+    t.runtime.stop_container(pod, "b", SOON).await.expect("stop");
+    t.runtime.remove_container(pod, "b").await.expect("remove");
+    let again = t
+        .runtime
+        .create_container(pod, &added, RunOptions::default())
+        .await;
+    again.expect("create once more");
+    t.runtime
+        .start_container(pod, "b")
+        .await
+        .expect("start once more");
+    assert_ne!(t.exec(pod, "b", &["test", "-e", "/mine"]).await.code, 0);
+
+    // One that is created and never started does not keep the pod, and goes with it.
+    let mut waiting = added.clone();
+    waiting.name = "waiting".to_owned();
+    let created = t
+        .runtime
+        .create_container(pod, &waiting, RunOptions::default())
+        .await;
+    created.expect("create one that waits");
+    let status = t.runtime.stop_pod(pod, SOON).await.expect("stop");
+    assert_eq!(find(&status, "waiting").state, ContainerPhase::Created);
+    t.runtime.delete_pod(pod, false).await.expect("delete");
+}
+
+/// What cannot be created, or not be run, leaves the pod as it was.
+pub async fn a_container_that_cannot_be_added_leaves_nothing(t: &Contract<'_>) {
+    let before = t.run("less", &[("a", "echo up; sleep 100")]).await.expect("run");
+    let pod = &before.id;
+    let mut nothing = t.container("b", "true");
+    nothing["image"] = json!("localhost/no-such-image:1");
+    nothing["imagePullPolicy"] = json!("Never");
+    let mut unknown = t.container("c", "true");
+    unknown["command"] = json!(["/no/such/program"]);
+    let mut manifest = t.pod("less", &[]);
+    manifest["spec"]["containers"] = json!([nothing, unknown]);
+    let spec = PodSpec::from_json(&manifest.to_string()).expect("the specification");
+    let refused = t
+        .runtime
+        .create_container(pod, &spec.containers[0], RunOptions::default())
+        .await;
+    assert!(refused.is_err(), "{refused:?}");
+    let created = t
+        .runtime
+        .create_container(pod, &spec.containers[1], RunOptions::default())
+        .await;
+    if created.is_ok() {
+        let started = t.runtime.start_container(pod, "c").await;
+        assert!(matches!(started, Err(Error::CannotExecute { .. })), "{started:?}");
+        let status = t.runtime.pod_status(pod).await.expect("status");
+        assert_eq!(exit_of(&status, "c").code, 127);
+        t.runtime.remove_container(pod, "c").await.expect("remove");
+    }
+    let status = t.runtime.pod_status(pod).await.expect("status");
+    assert_eq!(status, before);
     t.delete(pod).await;
 }

@@ -400,6 +400,8 @@ macro_rules! pod_contract {
             a_container_is_stopped_run_again_and_removed
             a_pod_that_is_stopped_runs_nothing_again
             who_asks_last_for_a_container_decides
+            a_container_is_added_to_a_pod_that_runs
+            a_container_that_cannot_be_added_leaves_nothing
             // streams
             logs_keep_both_streams_apart_and_outlive_the_container
             following_a_log_ends_with_its_container

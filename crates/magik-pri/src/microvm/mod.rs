@@ -142,6 +142,10 @@ impl Backend for MicroVm {
         bundle::write(pod, container, image)
     }
 
+    fn check_added(&self, _: &PodSpec, _: &ContainerSpec) -> Result<(), &'static str> {
+        Err("a machine sees the images that it was started with, and no others yet")
+    }
+
     fn binary(&self) -> &Path {
         &self.supervisor
     }

@@ -71,6 +71,12 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure>;
 
+    /// Whether a container can be added to a pod of this kind that runs.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str>;
+
     /// The program that is started as a pod's init; for messages.
     fn binary(&self) -> &Path;
 

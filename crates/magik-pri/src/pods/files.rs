@@ -31,6 +31,11 @@ pub(crate) struct ContainerImage {
     pub(crate) layers: Vec<PathBuf>,
 }
 
+/// Where a pod's specification is kept.
+pub(crate) fn spec_file(sandbox: &Path) -> PathBuf {
+    sandbox.join("spec.json")
+}
+
 /// A pod's files, all of them below its own directories.
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
@@ -86,6 +91,7 @@ impl<'a> PodFiles<'a> {
             .map(|dir| (dir.as_path(), 0o700)),
         )?;
         self.write_etc()?;
+        self.write_spec()?;
         if self.users.is_some() {
             let places = Places::of(&sandbox);
             places
@@ -116,6 +122,31 @@ impl<'a> PodFiles<'a> {
             active_deadline_s: self.spec.active_deadline.as_ref().map(Duration::as_secs),
             ends: magik_infra::plan::PodEnd::default(),
         })
+    }
+
+    /// Keeps the pod's specification, for containers that are added to it.
+    fn write_spec(&self) -> Result<(), Failure> {
+        let path = spec_file(&self.paths.sandbox(self.id));
+        let text = serde_json::to_vec(self.spec).map_err(Failure::new)?;
+        fs::write(&path, text).map_err(Failure::io(format!("write {}", path.display())))
+    }
+
+    /// Writes the files of one container more, in place of what one of that name has left.
+    pub(crate) fn add(
+        &self,
+        container: &ContainerSpec,
+        write: impl Fn() -> Result<ContainerPlan, Failure>,
+    ) -> Result<ContainerPlan, Failure> {
+        self.remove(&container.name)?;
+        write().map_err(Failure::of(&container.name))
+    }
+
+    /// Removes a container's files but for its log.
+    pub(crate) fn remove(&self, container: &str) -> Result<(), Failure> {
+        for dir in [self.bundle(container), self.rw(container)] {
+            magik_sys::tree::remove(&dir).map_err(Failure::io(format!("remove {}", dir.display())))?;
+        }
+        Ok(())
     }
 
     /// Makes new directories, each with exactly its mode.

@@ -5,6 +5,7 @@
 //! however that comes about, everything of the pod ends with it. What differs is a [`Backend`]. What lies where, and how a
 //! pod is committed, is in docs/architecture.md.
 
+mod add;
 mod backend;
 mod background;
 #[cfg_attr(not(target_os = "linux"), path = "cgroup_none.rs")]
@@ -42,16 +43,18 @@ use magik_infra::{
     status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
+use oci_spec::runtime::LinuxResources;
 use tokio::sync::oneshot;
 
 use self::{
+    add::Addition,
     background::blocking,
     run::Run,
     store::{PodDir, Store},
 };
 use crate::{
-    Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport,
-    session::LogFile,
+    ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
+    SweepReport, session::LogFile,
 };
 
 pub use self::{backend::PodBackend, paths::Roots};
@@ -341,6 +344,44 @@ impl PodRuntime for Pods {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn create_container(
+        &self,
+        pod: &str,
+        container: &ContainerSpec,
+        options: RunOptions,
+    ) -> Result<PodStatus> {
+        let (client, status) = self.connect(pod, "create a container").await?;
+        let class = status.runtime_class.parse().map_err(|_| Error::Unsupported {
+            what: format!("runtime class {:?}", status.runtime_class),
+            why: "this version has none of that name".into(),
+        })?;
+        let addition = Addition {
+            store: self.with_store(|store| Ok(store.clone())).await?,
+            backend: self.backend(class)?.clone(),
+            container: container.clone(),
+            options,
+            pod: status,
+        };
+        addition.create(&client).await
+    }
+
+    async fn start_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
+        let (client, _) = self.connect(pod, "start a container").await?;
+        let started = client.start_container(container).await;
+        started.map_err(|e| Error::control(pod, "start a container", &e))
+    }
+
+    async fn update_container(
+        &self,
+        pod: &str,
+        container: &str,
+        resources: &LinuxResources,
+    ) -> Result<PodStatus> {
+        let (client, _) = self.connect(pod, "update a container").await?;
+        let updated = client.update_container(container, resources).await;
+        updated.map_err(|e| Error::control(pod, "update a container", &e))
     }
 
     async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus> {

@@ -119,7 +119,7 @@ impl Run {
         let intent = blocking(move || Intent::new(&store, &new_id).map(Arc::new)).await;
         let intent = intent.map_err(|e| self.failed(Step::Images, None, e))?;
         held.intent = Some(intent.clone());
-        let images = self.images(&intent).await?;
+        let images = self.images(intent.id(), &intent).await?;
         hooks::reached(Step::Images).await;
 
         held.intent = None;
@@ -174,7 +174,7 @@ impl Run {
         }
     }
 
-    fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
+    pub(super) fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
         Error::Run {
             pod: self.spec.full_name(),
             step,
@@ -183,8 +183,13 @@ impl Run {
         }
     }
 
-    /// Brings every image into the store and unpacks it; of all containers, in order. Each image once.
-    async fn images(&self, intent: &Arc<Intent>) -> Result<Vec<ContainerImage>> {
+    /// Brings every image into the store and unpacks it, with a lease that `held` keeps; of all containers, in order.
+    /// Each image once.
+    pub(super) async fn images<H: Send + Sync + 'static>(
+        &self,
+        lease: &str,
+        held: &Arc<H>,
+    ) -> Result<Vec<ContainerImage>> {
         let mut wanted: Vec<(&ContainerSpec, PullPolicy)> = Vec::new();
         let mut index: HashMap<(String, PullPolicy), usize> = HashMap::new();
         let mut of_container = Vec::new();
@@ -208,10 +213,13 @@ impl Run {
             checked.map_err(|why| refused(format!("image {}: {why}", container.image)))?;
         }
         let unpacks = pulled.iter().map(|image| {
-            let (store, image, intent) = (self.store.images.clone(), image.clone(), intent.clone());
-            let backend = self.backend.clone();
-            // Each holds the intent: one that is given up takes the lease all the same, and then it is given back.
-            tokio::task::spawn_blocking(move || backend.unpack(&store, &image, intent.id()))
+            let (store, image, held) = (self.store.images.clone(), image.clone(), held.clone());
+            let (backend, lease) = (self.backend.clone(), lease.to_owned());
+            tokio::task::spawn_blocking(move || {
+                // Where this is given up the lease is taken all the same, and then given back.
+                let _held = held;
+                backend.unpack(&store, &image, &lease)
+            })
         });
         let unpacked = join_all(unpacks.collect::<Vec<_>>()).await;
         let mut images = Vec::with_capacity(pulled.len());

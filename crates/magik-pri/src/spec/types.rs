@@ -10,10 +10,10 @@ use std::{
 };
 
 use magik_image::source::ImageSource;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A pod that has been checked: names are unique, volumes exist, bounds are kept, `$(NAME)` is expanded.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PodSpec {
@@ -77,7 +77,7 @@ impl PodSpec {
 }
 
 /// The backends a pod can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeClass {
     /// Linux namespaces and control groups.
@@ -117,14 +117,14 @@ impl FromStr for RuntimeClass {
 }
 
 /// A container of a pod.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ContainerSpec {
     /// Its name, unique in the pod.
     pub name: String,
     /// Its image.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub image: ImageSource,
     /// `imagePullPolicy`; see [`pull_policy`](Self::pull_policy) for what holds where it is absent.
     pub image_pull_policy: Option<PullPolicy>,
@@ -169,8 +169,13 @@ fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S
     serializer.collect_str(value)
 }
 
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageSource, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(de::Error::custom)
+}
+
 /// When an image is pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PullPolicy {
     /// Always ask the registry; only what changed is transferred.
     Always,
@@ -181,7 +186,7 @@ pub enum PullPolicy {
 }
 
 /// Amounts of resources.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Thousandths of a processor.
@@ -191,7 +196,7 @@ pub struct Limits {
 }
 
 /// `securityContext` of a container, with what the pod's says where the container's is silent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Security {
@@ -228,7 +233,7 @@ pub struct Security {
 }
 
 /// The filter on system calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum Seccomp {
     /// The default profile.
@@ -246,7 +251,7 @@ pub enum Seccomp {
 }
 
 /// The AppArmor profile, where the host has AppArmor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum AppArmor {
     /// The runtime's.
@@ -263,7 +268,7 @@ pub enum AppArmor {
 
 /// Parts of an SELinux label; what is absent is as containers have it. Without effect where SELinux
 /// is not enabled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeLinuxOptions {
     /// The user.
     pub user: Option<String>,
@@ -277,7 +282,7 @@ pub struct SeLinuxOptions {
 }
 
 /// How `/proc` is mounted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcMount {
     /// With what tells of the host hidden, and what changes it read-only.
     #[default]
@@ -287,7 +292,7 @@ pub enum ProcMount {
 }
 
 /// A volume mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
     /// The volume's name; the pod has it.
@@ -299,7 +304,7 @@ pub struct Mount {
 }
 
 /// A port a container listens on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
     /// Its name.
@@ -313,7 +318,7 @@ pub struct Port {
 }
 
 /// The protocol of a port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// TCP.
@@ -326,7 +331,7 @@ pub enum Protocol {
 }
 
 /// A volume of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
     /// Its name, unique in the pod.
@@ -336,7 +341,7 @@ pub struct Volume {
 }
 
 /// What a volume is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum VolumeSource {
     /// A directory that lives and dies with the pod.
@@ -346,7 +351,7 @@ pub enum VolumeSource {
 }
 
 /// Where an `emptyDir` is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EmptyDir {
     /// On the disk of the data root.
@@ -359,7 +364,7 @@ pub enum EmptyDir {
 }
 
 /// A `hostPath`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
     /// Absolute, without `..`.
@@ -369,7 +374,7 @@ pub struct HostPath {
 }
 
 /// What has to be at a `hostPath` (its `type`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostPathKind {
     /// Anything; it has to exist, since there has to be something to mount.
     #[default]

@@ -1,0 +1,132 @@
+//! A container that is added to a pod that runs.
+
+use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use magik_infra::{ControlClient, status::PodStatus};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+
+use super::{
+    backend::Backend,
+    background::blocking,
+    files::{PodFiles, spec_file},
+    run::Run,
+    store::Store,
+};
+use crate::{ContainerSpec, Error, PodSpec, Result, RunOptions, Step, limits::MAX_CONTAINERS_PER_POD};
+
+/// A container to be added to a pod.
+#[derive(Debug)]
+pub(crate) struct Addition {
+    pub(crate) store: Arc<Store>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) container: ContainerSpec,
+    pub(crate) options: RunOptions,
+    /// The pod as it stands.
+    pub(crate) pod: PodStatus,
+}
+
+impl Addition {
+    /// Creates the container; its program waits to be started.
+    pub(crate) async fn create(self, client: &ControlClient) -> Result<PodStatus> {
+        let (store, id) = (self.store.clone(), self.pod.id.clone());
+        let spec = blocking(move || read_spec(&store.paths.sandbox(&id))).await?;
+        self.check(&spec)?;
+        let run = Run {
+            store: self.store.clone(),
+            backend: self.backend.clone(),
+            spec: Arc::new(PodSpec {
+                init_containers: Vec::new(),
+                containers: vec![self.container.clone()],
+                ..spec.clone()
+            }),
+            options: self.options.clone(),
+        };
+        let mut images = run.images(&self.pod.id, &Arc::new(())).await?;
+        let image = images.pop().ok_or_else(|| Error::NotFound(self.pod.id.clone()))?;
+
+        // Another addition of that name would write the same files.
+        let (store, id) = (self.store.clone(), self.pod.id.clone());
+        let turn = blocking(move || take_turn(&store.paths.sandbox(&id))).await?;
+        let this = Arc::new(self);
+        let (written, own_spec) = (this.clone(), spec.clone());
+        let plan = blocking(move || {
+            let files = written.files(&own_spec);
+            let write = || written.backend.container(&files, &written.container, &image);
+            Ok(files.add(&written.container, write))
+        });
+        let failed = |step, reason: &dyn std::fmt::Display| {
+            run.failed(step, Some(this.container.name.clone()), reason)
+        };
+        let plan = plan
+            .await?
+            .map_err(|failure| failed(Step::Launch, &failure.reason))?;
+        let created = client.create_container(&plan).await;
+        match created {
+            Ok(status) => {
+                drop(turn);
+                Ok(status)
+            }
+            Err(error) => {
+                let error = Error::control(&this.pod.id, "create a container", &error);
+                let undone = blocking(move || {
+                    let _turn = turn;
+                    Ok(this.files(&spec).remove(&this.container.name))
+                });
+                // What stays is removed with the pod.
+                let _ = undone.await;
+                Err(error)
+            }
+        }
+    }
+
+    fn files<'a>(&'a self, spec: &'a PodSpec) -> PodFiles<'a> {
+        let users = self.pod.user_namespace.map(|own| own.host_id);
+        PodFiles::new(&self.store.paths, &self.store.images, &self.pod.id, spec, users)
+    }
+
+    /// Whether the pod can have such a container; nothing is touched.
+    fn check(&self, spec: &PodSpec) -> Result<()> {
+        let Self { container, pod, .. } = self;
+        let refused = |reason: String| Error::Container {
+            pod: pod.id.clone(),
+            reason,
+        };
+        if pod.container(&container.name).is_some() {
+            return Err(refused(format!("it has a container {}", container.name)));
+        }
+        if pod.all_containers().count() >= MAX_CONTAINERS_PER_POD {
+            return Err(refused(format!(
+                "it has {MAX_CONTAINERS_PER_POD} containers, which is the most"
+            )));
+        }
+        let missing = |volume: &str| spec.volumes.iter().all(|known| known.name != volume);
+        if let Some(mount) = container.mounts.iter().find(|mount| missing(&mount.volume)) {
+            return Err(refused(format!("it has no volume {}", mount.volume)));
+        }
+        let added = self.backend.check_added(spec, container);
+        added.map_err(|why| Error::Unsupported {
+            what: format!("create a container in pod {}", pod.id),
+            why: why.to_owned(),
+        })
+    }
+}
+
+/// The specification that the pod was run with.
+fn read_spec(sandbox: &Path) -> Result<PodSpec> {
+    let path = spec_file(sandbox);
+    let text = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
+    let spec = serde_json::from_slice(&text).map_err(io::Error::other);
+    spec.map_err(Error::io(format!("read {}", path.display())))
+}
+
+/// Waits until nobody else adds a container to this pod.
+fn take_turn(sandbox: &Path) -> Result<OwnedFd> {
+    let dir = sandbox.join("containers");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = || {
+        let dir = open(&dir, flags, Mode::empty())?;
+        flock(&dir, FlockOperation::LockExclusive)?;
+        io::Result::Ok(dir)
+    };
+    lock().map_err(Error::io(format!("lock {}", dir.display())))
+}
