@@ -1,10 +1,9 @@
 //! `completions SHELL`.
 
 use anyhow::Result;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{cli::Cli, output};
+use crate::output;
 
 pub(crate) const EXAMPLE: &str =
     "Example: magikrun completions bash > /usr/share/bash-completion/completions/magikrun";
@@ -15,9 +14,10 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionsArgs) -> Result<()> {
+/// The script for the command line `of`.
+pub(crate) fn run(args: &CompletionsArgs, mut of: clap::Command) -> Result<()> {
     // Into memory first: clap_complete panics where it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "magikrun", &mut script);
+    clap_complete::generate(args.shell, &mut of, "magikrun", &mut script);
     output::write(&script)
 }

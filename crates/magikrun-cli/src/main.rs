@@ -62,7 +62,7 @@ fn client() -> Result<ExitCode> {
             Command::System(command) => system::run(&cli.global, command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
-            Command::Completions(args) => completions::run(args).map(|()| ExitCode::SUCCESS),
+            Command::Completions(args) => completions::run(args, Cli::command()).map(|()| ExitCode::SUCCESS),
         }
     });
     // Nobody waits for threads that are still busy with what was given up.

@@ -8,8 +8,9 @@ use oci_spec::runtime::LinuxResources;
 use tokio::time::Instant;
 
 use super::{
-    container::{self, Created},
-    pod::{KILL_TIMEOUT, Pod, after},
+    container,
+    ending::{Ending, KILL_TIMEOUT, Made, after},
+    pod::Pod,
     rootfs,
 };
 use crate::{
@@ -23,30 +24,6 @@ use crate::{
 /// The exit code of a container that cannot be started for another reason than its program; as
 /// containerd has it.
 const CANNOT_START: i32 = 128;
-
-/// A container that was asked to end.
-#[derive(Debug)]
-pub(super) struct Ending {
-    name: String,
-    kill_at: Instant,
-    killed: bool,
-    /// Whether it is run again then: what was asked last counts.
-    again: bool,
-    /// Who wants to know that it has ended.
-    stops: Vec<Answer>,
-    /// Who wants to know that it runs again.
-    restarts: Vec<Answer>,
-}
-
-/// A container that was created, or could not be.
-#[derive(Debug)]
-pub(super) struct Made {
-    name: String,
-    /// Whether it had run before, and is to be run at once.
-    again: bool,
-    answers: Vec<Answer>,
-    outcome: Result<Created, LaunchError>,
-}
 
 impl Pod {
     /// Does what is asked for a container, or begins to.

@@ -2,8 +2,10 @@
 
 mod changes;
 mod container;
+mod ending;
 mod pod;
 mod rootfs;
+mod supervise;
 
 pub use rootfs::mount_layers;
 

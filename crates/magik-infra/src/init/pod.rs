@@ -13,23 +13,20 @@ use tokio::{
 
 use super::{
     Preparation,
-    changes::{Ending, Made},
     container::{self, Created, ExitReport, Output, Watched},
+    ending::{Ending, KILL_TIMEOUT, Made, Stopping, after},
     rootfs,
 };
 use crate::{
     error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
     extension::{Extensions, RequiredExtensionFailed},
-    life::{Inputs, Interrupt, Supervisor, Updates, reached},
+    life::Updates,
     plan::{ContainerPlan, PodEnd, PodPlan},
     shared::{Attachable, LaunchUpdate, Shared},
     status::{ContainerPhase, ContainerStatus, Phase, PodReason, PodStatus},
     table::{Entry, Kind},
 };
-
-/// How long a process may outlive SIGKILL (stuck in the kernel) before the pod is called over all the same.
-pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is done before the first container.
 pub(super) struct Before {
@@ -42,13 +39,13 @@ pub(super) struct Pod {
     pub(super) runtime: Arc<dyn OciRuntime>,
     pub(super) shared: Arc<Shared>,
     pub(super) plan: Arc<PodPlan>,
-    extensions: Extensions,
+    pub(super) extensions: Extensions,
     extension_failed: mpsc::Sender<RequiredExtensionFailed>,
-    extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
-    updates: Updates,
+    pub(super) extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
+    pub(super) updates: Updates,
     /// What is done before the first container; taken by the launch.
     before: Before,
-    exits: mpsc::UnboundedReceiver<ExitReport>,
+    pub(super) exits: mpsc::UnboundedReceiver<ExitReport>,
     exited: mpsc::UnboundedSender<ExitReport>,
     /// Whether this process can mount nothing any more: the containers' roots are mounted already.
     pub(super) confined: bool,
@@ -57,7 +54,7 @@ pub(super) struct Pod {
     /// Containers being created to be run again.
     pub(super) making: JoinSet<Made>,
     /// Containers being removed at the runtime.
-    deletions: JoinSet<()>,
+    pub(super) deletions: JoinSet<()>,
     /// Held by each of them: who makes a container waits, so that none is removed in its place.
     pub(super) deleting: Arc<RwLock<()>>,
     /// The first processes of containers that were created and not started yet.
@@ -72,13 +69,6 @@ struct Waiting {
     name: String,
     attached: oneshot::Receiver<()>,
     started: oneshot::Sender<i32>,
-}
-
-/// A stop under way.
-#[derive(Debug)]
-struct Stopping {
-    kill_at: Instant,
-    killed: bool,
 }
 
 impl Pod {
@@ -114,7 +104,7 @@ impl Pod {
     }
 
     /// What is done before the first container: the process namespace, file systems, extensions.
-    async fn make_ready(&mut self) -> Result<(), LaunchError> {
+    pub(super) async fn make_ready(&mut self) -> Result<(), LaunchError> {
         let plan = self.plan.clone();
         #[cfg(target_os = "linux")]
         if let Some(dir) = self.before.shared_processes.take() {
@@ -141,7 +131,7 @@ impl Pod {
     }
 
     /// Every container was started: says so.
-    async fn ready(&mut self) -> Result<(), LaunchError> {
+    pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
         let told = self.extensions.ready(&self.plan, &self.shared.events).await;
         told.map_err(extension_failed)?;
         // Whoever asks for a pod that runs finds it by this file.
@@ -155,7 +145,7 @@ impl Pod {
         Ok(())
     }
 
-    async fn run_init_container(&mut self, container: &Entry) -> Result<(), LaunchError> {
+    pub(super) async fn run_init_container(&mut self, container: &Entry) -> Result<(), LaunchError> {
         let plan = &*container.plan;
         if plan.attach.is_some() {
             let why = "nobody can attach to an init container";
@@ -207,7 +197,7 @@ impl Pod {
 
     /// Creates the app containers, as many at a time as there are processors, and starts them in order once all of
     /// them are there: a container that cannot be created means that none was started.
-    async fn start_containers(&mut self) -> Result<(), LaunchError> {
+    pub(super) async fn start_containers(&mut self) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
         let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
         let containers = self.shared.containers(Kind::App);
@@ -302,7 +292,7 @@ impl Pod {
 
     /// Asks every container to end, in the reverse of the order they were started in. A stop that is already under
     /// way is only ever made shorter.
-    async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {
+    pub(super) async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {
         let kill_at = after(grace);
         match under_way {
             Some(stopping) if stopping.killed || stopping.kill_at <= kill_at => return stopping,
@@ -324,7 +314,7 @@ impl Pod {
         }
     }
 
-    async fn kill_all(&mut self) -> Stopping {
+    pub(super) async fn kill_all(&mut self) -> Stopping {
         for name in self.alive(true).iter().rev() {
             self.kill(name, Signal::KILL, true).await;
         }
@@ -346,7 +336,7 @@ impl Pod {
     }
 
     /// A container ended: status, then events.
-    fn ended(&mut self, report: &ExitReport) {
+    pub(super) fn ended(&mut self, report: &ExitReport) {
         if !matches!(
             self.shared.phase(&report.name),
             Some(ContainerPhase::Running { .. })
@@ -401,7 +391,7 @@ impl Pod {
     }
 
     /// Nothing runs any more: the final status is written, then the extensions are told.
-    async fn finish(&mut self, reason: Option<(PodReason, String)>) -> PodStatus {
+    pub(super) async fn finish(&mut self, reason: Option<(PodReason, String)>) -> PodStatus {
         self.shared.publish(|status| {
             // Those that were never started have not failed.
             let failed = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code != 0);
@@ -438,12 +428,12 @@ impl Pod {
     }
 
     /// Whether the pod has come to its end.
-    fn is_over(&self, stopping: bool) -> bool {
+    pub(super) fn is_over(&self, stopping: bool) -> bool {
         let lives_on = self.plan.ends == PodEnd::Stopped && !stopping;
         !lives_on && self.alive(stopping).is_empty()
     }
 
-    fn survivors(&self) -> String {
+    pub(super) fn survivors(&self) -> String {
         format!("did not end after SIGKILL: {}", self.alive(true).join(", "))
     }
 
@@ -456,7 +446,7 @@ impl Pod {
         });
     }
 
-    fn progress(&self, step: LaunchStep, container: &str) {
+    pub(super) fn progress(&self, step: LaunchStep, container: &str) {
         let _ = self.updates.send(LaunchUpdate::Progress {
             step,
             container: container.to_owned(),
@@ -471,106 +461,6 @@ impl Pod {
     }
 }
 
-/// When a grace period that begins now is over.
-pub(super) fn after(grace: Duration) -> Instant {
-    // An absurd one is as good as a year.
-    let year = Duration::from_secs(365 * 24 * 3600);
-    Instant::now() + grace.min(year)
-}
-
 fn extension_failed(error: RequiredExtensionFailed) -> LaunchError {
     LaunchError::pod(LaunchStep::Extension, &error)
-}
-
-impl Supervisor for Pod {
-    fn extension_failures(&mut self) -> Option<mpsc::Receiver<RequiredExtensionFailed>> {
-        self.extension_failures.take()
-    }
-
-    /// Mounts, init containers one after the other, then all app containers.
-    async fn launch(&mut self) -> Result<(), LaunchError> {
-        self.make_ready().await?;
-        for container in self.shared.containers(Kind::Init) {
-            self.progress(LaunchStep::InitContainer, &container.plan.name);
-            self.run_init_container(&container).await?;
-        }
-        self.start_containers().await?;
-        self.ready().await
-    }
-
-    async fn launch_failed(&mut self, error: &LaunchError) {
-        self.shared.publish(|status| {
-            status.phase = Phase::Failed;
-            status.reason = Some(PodReason::LaunchFailed);
-            status.message = Some(error.to_string());
-            status.finished_at = Some(Timestamp::now());
-        });
-        self.extensions.stop(&self.plan, &self.shared.events).await;
-        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
-    }
-
-    async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {
-        let mut stopping: Option<Stopping> = None;
-        let mut reason: Option<(PodReason, String)> = None;
-        while !self.is_over(stopping.is_some()) {
-            let next_kill = self.next_kill();
-            let interrupt = tokio::select! {
-                Some(report) = self.exits.recv() => {
-                    self.ended(&report);
-                    // A pod that is going down is removed as a whole.
-                    if stopping.is_none() && !self.runs_again(&report.name) {
-                        self.delete(&report.name);
-                    }
-                    self.end_was_seen(&report.name, stopping.is_some());
-                    continue;
-                }
-                Some(made) = self.making.join_next() => {
-                    if let Ok(made) = made {
-                        self.made(made, stopping.is_some()).await;
-                    }
-                    continue;
-                }
-                () = reached(next_kill) => {
-                    self.kill_late().await;
-                    continue;
-                }
-                interrupt = inputs.interrupt(&self.shared) => interrupt,
-                () = reached(stopping.as_ref().map(|stopping| stopping.kill_at)) => {
-                    if stopping.as_ref().is_some_and(|s| s.killed) {
-                        reason = Some((PodReason::NotKilled, self.survivors()));
-                        break;
-                    }
-                    stopping = Some(self.kill_all().await);
-                    continue;
-                }
-            };
-            match interrupt {
-                Interrupt::Abandoned => return None,
-                Interrupt::Stop { grace } => {
-                    reason.get_or_insert((PodReason::Stopped, String::new()));
-                    stopping = Some(self.stop(stopping, self.grace(grace)).await);
-                }
-                Interrupt::Deadline => {
-                    reason = Some((PodReason::DeadlineExceeded, self.plan.deadline_passed()));
-                    stopping = Some(self.kill_all().await);
-                }
-                Interrupt::ExtensionFailed(error) => {
-                    reason.get_or_insert((PodReason::ExtensionFailed, error.to_string()));
-                    stopping = Some(self.stop(stopping, self.grace(None)).await);
-                }
-                Interrupt::Change {
-                    container,
-                    change,
-                    answer,
-                } => {
-                    let stopping = stopping.is_some();
-                    self.change_container(container, change, answer, stopping).await;
-                }
-            }
-        }
-        if stopping.is_none() {
-            while self.deletions.join_next().await.is_some() {}
-        }
-        Some(self.finish(reason).await)
-    }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quanti
 
 use super::{
     ContainerSpec, Limits, Mount, Port, Protocol, PullPolicy, SpecError, Volume,
-    convert::{At, Result, absolute},
+    check::{At, Result, absolute},
     expand::expand,
     names, quantity,
     security::{self, PodSecurity},

@@ -3,33 +3,20 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
-    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, SpecError, Volume, VolumeSource, names,
-    quantity,
+    ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, SpecError, Volume, VolumeSource,
+    check::{At, Result, absolute},
+    container, names, quantity, security,
 };
 use crate::limits::{
     DEFAULT_GRACE_PERIOD, MAX_ANNOTATIONS_SIZE, MAX_CONTAINERS_PER_POD, MAX_HOST_PORTS_PER_POD,
     MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
 };
-
-pub(super) type Result<T> = std::result::Result<T, SpecError>;
-
-/// Puts the path before a reason.
-pub(super) trait At<T> {
-    fn at(self, path: &str) -> Result<T>;
-}
-
-impl<T> At<T> for std::result::Result<T, String> {
-    fn at(self, path: &str) -> Result<T> {
-        self.map_err(|reason| SpecError::invalid(path, reason))
-    }
-}
 
 pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
     let metadata = pod.metadata;
@@ -54,7 +41,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         .transpose()
         .at("spec.runtimeClassName")?;
 
-    let security = super::security::pod(spec.security_context.unwrap_or_default(), spec.host_users)?;
+    let security = security::pod(spec.security_context.unwrap_or_default(), spec.host_users)?;
 
     let volumes = volumes(spec.volumes.unwrap_or_default())?;
     let init = spec.init_containers.unwrap_or_default();
@@ -75,7 +62,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
     let mut all = |list: Vec<k8s::Container>, field: &str| -> Result<Vec<ContainerSpec>> {
         let read = |(i, c)| {
             let path = format!("spec.{field}[{i}]");
-            super::container::container(c, &volumes, &security, &mut seen, &path)
+            container::container(c, &volumes, &security, &mut seen, &path)
         };
         list.into_iter().enumerate().map(read).collect()
     };
@@ -283,19 +270,4 @@ fn host_path(source: &k8s::HostPathVolumeSource, path: &str) -> Result<HostPath>
         path: absolute(&source.path).at(&format!("{path}.path"))?,
         kind,
     })
-}
-
-/// Takes an absolute path without `..`, and drops what means nothing in it.
-pub(super) fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
-    let path = Path::new(text);
-    if text.len() > 4095 || text.contains('\0') {
-        return Err("is no path: too long, or it holds a NUL".into());
-    }
-    if !path.is_absolute() {
-        return Err(format!("{text:?} must be absolute"));
-    }
-    if path.components().any(|c| matches!(c, Component::ParentDir)) {
-        return Err(format!("{text:?} must not hold '..'"));
-    }
-    Ok(path.components().collect())
 }

@@ -1,5 +1,6 @@
 //! A pod as a user writes it.
 
+mod check;
 mod container;
 mod convert;
 mod expand;

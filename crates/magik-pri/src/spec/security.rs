@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as k8s;
 
 use super::{
     AppArmor, ProcMount, SeLinuxOptions, Seccomp, Security, SpecError,
-    convert::{At, Result},
+    check::{At, Result},
 };
 
 /// The most supplementary groups, as many as the kernel takes (`NGROUPS_MAX`).

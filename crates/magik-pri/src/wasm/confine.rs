@@ -21,7 +21,7 @@ use rustix::{
     thread::{CapabilitySet, CapabilitySets},
 };
 
-use super::{calls, init::Arguments, isolation::Kind};
+use super::{arguments::Arguments, calls, isolation::Kind};
 
 /// The newest Landlock whose rights are asked for; an older kernel gives what it has.
 const LANDLOCK: ABI = ABI::V6;

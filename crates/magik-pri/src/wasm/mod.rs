@@ -13,6 +13,7 @@
 //! }
 //! ```
 
+mod arguments;
 mod bundle;
 #[cfg(target_os = "linux")]
 mod calls;
@@ -127,9 +128,9 @@ impl Backend for Wasm {
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
         let spec = start.spec;
         let network = if spec.host_network {
-            init::HOST_NETWORK
+            arguments::HOST_NETWORK
         } else {
-            init::OWN_NETWORK
+            arguments::OWN_NETWORK
         };
         let mut arguments: Vec<OsString> = vec![
             BINARY.into(),
@@ -147,7 +148,12 @@ impl Backend for Wasm {
                 let mut users = spec.all_containers().flat_map(|c| &c.mounts);
                 let writes = users.any(|mount| mount.volume == volume.name && !mount.read_only);
                 arguments.extend([
-                    if writes { init::READ_WRITE } else { init::READ_ONLY }.into(),
+                    if writes {
+                        arguments::READ_WRITE
+                    } else {
+                        arguments::READ_ONLY
+                    }
+                    .into(),
                     host.path.clone().into(),
                 ]);
             }
