@@ -29,10 +29,11 @@ pub(crate) mod spawn;
 mod store;
 mod sweep;
 pub(crate) mod users;
+mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -48,9 +49,10 @@ use self::{
     background::blocking,
     run::Run,
     store::{PodDir, Store},
+    watch::Watcher,
 };
 use crate::{
-    Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport,
+    Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport, Watch,
     session::LogFile,
 };
 
@@ -99,6 +101,7 @@ impl Pods {
             opened: Arc::new(Opened {
                 roots,
                 store: OnceLock::new(),
+                watcher: Mutex::default(),
             }),
         }
     }
@@ -198,6 +201,8 @@ impl Pods {
 struct Opened {
     roots: Roots,
     store: OnceLock<Arc<Store>>,
+    /// Started when it is first asked for.
+    watcher: Mutex<Option<Arc<Watcher>>>,
 }
 
 impl Opened {
@@ -222,6 +227,16 @@ impl Opened {
             store.try_sweep();
         }
         Ok(store)
+    }
+
+    /// What sees the pods change.
+    fn watcher(&self) -> Result<Arc<Watcher>> {
+        let store = self.swept_once()?;
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = &*watcher {
+            return Ok(watcher.clone());
+        }
+        Ok(watcher.insert(Arc::new(Watcher::start(store.clone())?)).clone())
     }
 
     /// The store, swept now.
@@ -457,6 +472,12 @@ impl PodRuntime for Pods {
         let (client, _) = self.connect(pod, "port-forward").await?;
         let forward = client.port_forward(port).await;
         forward.map_err(|e| Error::control(pod, "port-forward", &e))
+    }
+
+    async fn watch(&self, position: u64) -> Result<Watch> {
+        let opened = self.opened.clone();
+        let watcher = blocking(move || opened.watcher()).await?;
+        Ok(Watch::new(watcher.changes.clone(), position, watcher))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {
