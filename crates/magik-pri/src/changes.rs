@@ -126,6 +126,10 @@ impl Changes {
         self.log().failed = Some(why);
         self.last.send_modify(|_| ());
     }
+
+    pub(crate) fn have_failed(&self) -> bool {
+        self.log().failed.is_some()
+    }
 }
 
 /// The changes of all pods, one after the other.
@@ -156,7 +160,7 @@ impl Watch {
     /// The next change. May be given up and called again: nothing is lost.
     ///
     /// # Errors
-    /// Pods can be watched no longer.
+    /// Pods can be watched no longer by this one; another one may.
     pub async fn next(&mut self) -> Result<Change> {
         loop {
             let last = *self.last.borrow_and_update();

@@ -184,7 +184,8 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// than in the status before was created, started, stopped or both; those of a pod that is gone were deleted.
     ///
     /// # Errors
-    /// The kernel cannot watch (inotify) any more directories for this user.
+    /// The kernel watches no more directories for this user (inotify), or this process has no descriptor left: it takes one
+    /// per pod that runs.
     async fn watch(&self, position: u64) -> Result<Watch>;
 
     /// Removes what callers that died have left, now.

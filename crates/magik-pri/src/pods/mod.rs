@@ -233,7 +233,7 @@ impl Opened {
     fn watcher(&self) -> Result<Arc<Watcher>> {
         let store = self.swept_once()?;
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = &*watcher {
+        if let Some(watcher) = watcher.as_ref().filter(|watcher| !watcher.changes.have_failed()) {
             return Ok(watcher.clone());
         }
         Ok(watcher.insert(Arc::new(Watcher::start(store.clone())?)).clone())
