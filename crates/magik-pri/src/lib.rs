@@ -26,6 +26,7 @@
 //! ```
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod changes;
 mod error;
 pub mod limits;
 #[cfg(all(feature = "krun", target_os = "linux"))]
@@ -48,6 +49,7 @@ mod spec;
 #[cfg(all(feature = "wasm", target_os = "linux"))]
 pub mod wasm;
 
+pub use changes::{Change, PodChange, Watch};
 pub use error::{Error, Result, Step};
 #[cfg(unix)]
 pub use pods::{PodBackend, Pods, Roots};

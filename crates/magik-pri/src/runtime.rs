@@ -13,7 +13,9 @@ use magik_infra::{EventStream, ExecRequest, ExecSession, PortForward, status::Po
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
 
-use crate::{ContainerSpec, LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport};
+use crate::{
+    ContainerSpec, LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport, Watch,
+};
 
 /// What `run_pod` takes beside the specification.
 #[derive(Clone, Default)]
@@ -210,6 +212,19 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// # Errors
     /// There is no such pod, or it does not run. A refused connection comes with the output.
     async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward>;
+
+    /// What changes among all pods, of whatever class and whoever runs them, from a position on: 0, how each pod is, and then
+    /// what changes; that of a [`Change`](crate::Change), what changed since. Only the last change of each pod is told, and
+    /// positions are this runtime's own: with one that is too old, or somebody else's, it begins with
+    /// [`Resync`](crate::PodChange::Resync), and then as with 0.
+    ///
+    /// For CRI's `GetContainerEvents`: a container that was not there, runs, has ended, or whose `restart_count` is another
+    /// than in the status before was created, started, stopped or both; those of a pod that is gone were deleted.
+    ///
+    /// # Errors
+    /// The kernel watches no more directories for this user (inotify), or this process has no descriptor left: it takes one
+    /// per pod that runs.
+    async fn watch(&self, position: u64) -> Result<Watch>;
 
     /// Removes what callers that died have left, now.
     ///

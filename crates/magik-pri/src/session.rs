@@ -79,14 +79,14 @@ pub struct LogStream(Source);
 enum Source {
     File(mpsc::Receiver<Result<LogChunk>>),
     /// What the init says, and the file for the case that it ends before it has said anything.
-    Init(LogOutput, Option<LogFile>, String),
+    Init(Box<LogOutput>, Option<LogFile>, String),
 }
 
 impl LogStream {
     /// Follows a log as the pod's init sees it grow.
     pub(crate) fn live(output: LogOutput, file: LogFile) -> Self {
         let pod = file.pod.clone();
-        Self(Source::Init(output, Some(file), pod))
+        Self(Source::Init(Box::new(output), Some(file), pod))
     }
 
     /// What comes next; `None`: the end of the log.

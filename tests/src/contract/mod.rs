@@ -8,12 +8,14 @@ mod faults;
 mod kit;
 mod lifecycle;
 mod streams;
+mod watch;
 
 pub use changes::*;
 pub use faults::*;
 pub use kit::{Kit, PROCESSES, WEBASSEMBLY, WEBASSEMBLY_BY_ANYBODY};
 pub use lifecycle::*;
 pub use streams::*;
+pub use watch::*;
 
 use std::{sync::Arc, time::Duration};
 
@@ -413,6 +415,9 @@ macro_rules! pod_contract {
             stats_name_every_container_and_count_its_memory
             events_tell_a_pods_life_in_order
             a_port_of_the_pod_is_reached_from_outside
+            // watch
+            who_watches_sees_every_pod_come_change_and_go
+            who_watches_sees_an_init_die
             // faults
             a_bad_image_is_named_and_leaves_nothing
             a_missing_command_in_the_third_container_is_named_and_leaves_nothing

@@ -30,10 +30,11 @@ pub(crate) mod spawn;
 mod store;
 mod sweep;
 pub(crate) mod users;
+mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -51,10 +52,11 @@ use self::{
     background::blocking,
     run::Run,
     store::{PodDir, Store},
+    watch::Watcher,
 };
 use crate::{
     ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
-    SweepReport, session::LogFile,
+    SweepReport, Watch, session::LogFile,
 };
 
 pub use self::{backend::PodBackend, paths::Roots};
@@ -102,6 +104,7 @@ impl Pods {
             opened: Arc::new(Opened {
                 roots,
                 store: OnceLock::new(),
+                watcher: Mutex::default(),
             }),
         }
     }
@@ -201,6 +204,8 @@ impl Pods {
 struct Opened {
     roots: Roots,
     store: OnceLock<Arc<Store>>,
+    /// Started when it is first asked for.
+    watcher: Mutex<Option<Arc<Watcher>>>,
 }
 
 impl Opened {
@@ -225,6 +230,16 @@ impl Opened {
             store.try_sweep();
         }
         Ok(store)
+    }
+
+    /// What sees the pods change.
+    fn watcher(&self) -> Result<Arc<Watcher>> {
+        let store = self.swept_once()?;
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = watcher.as_ref().filter(|watcher| !watcher.changes.have_failed()) {
+            return Ok(watcher.clone());
+        }
+        Ok(watcher.insert(Arc::new(Watcher::start(store.clone())?)).clone())
     }
 
     /// The store, swept now.
@@ -498,6 +513,12 @@ impl PodRuntime for Pods {
         let (client, _) = self.connect(pod, "port-forward").await?;
         let forward = client.port_forward(port).await;
         forward.map_err(|e| Error::control(pod, "port-forward", &e))
+    }
+
+    async fn watch(&self, position: u64) -> Result<Watch> {
+        let opened = self.opened.clone();
+        let watcher = blocking(move || opened.watcher()).await?;
+        Ok(Watch::new(watcher.changes.clone(), position, watcher))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {

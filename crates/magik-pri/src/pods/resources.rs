@@ -1,7 +1,8 @@
 //! What a pod has beside its processes, as one list. Deleting a pod, undoing a run that failed, and sweeping what a dead
 //! caller has left all end with [`Store::discard`], which goes through it.
 //!
-//! To add a kind: a file that makes it and takes it away, and its entry here.
+//! To add a kind: a file that makes it and takes it away, and its entry here. Ports are none of these: what listens for
+//! them is the init's, and goes with it.
 
 use std::{fs, io, path::Path};
 
