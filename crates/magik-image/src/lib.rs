@@ -11,20 +11,26 @@
 //! is described in [`store::format`] and [`magik_cas::format`].
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+#[cfg(feature = "registry")]
 pub mod auth;
 mod bounded;
 pub mod bundle;
+#[cfg(feature = "registry")]
 pub mod connect;
 mod error;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
+mod one_line;
 pub mod platform;
 pub mod policy;
 pub mod pull;
+#[cfg(feature = "registry")]
 pub mod push;
 pub mod reference;
+#[cfg(feature = "registry")]
 pub mod registries;
+#[cfg(feature = "registry")]
 pub mod registry;
 pub mod source;
 pub mod store;
