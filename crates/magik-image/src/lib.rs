@@ -45,3 +45,4 @@ pub use limits::Limits;
 pub use reference::Reference;
 pub use source::ImageSource;
 pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport, RemoveReport};
+pub use {magik_cas, oci_spec};

@@ -22,6 +22,7 @@ pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
 pub use log::event_text;
+pub use oci_spec;
 pub use platform::{Capability, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
 pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};

@@ -40,6 +40,7 @@ mod store;
 mod worker;
 
 pub use cgroup::restrict_devices;
+pub use magik_oci;
 pub use magik_sys::seal::{SealError, seal_self_exe, sealed_binary};
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

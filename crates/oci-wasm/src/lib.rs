@@ -49,6 +49,7 @@ pub use error::LoadError;
 #[doc(hidden)]
 pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
+pub use magik_oci;
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
 #[cfg(target_os = "linux")]
 pub use sandboxed::run_sandboxed_if_asked;

@@ -54,7 +54,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// How an image is pulled.
+/// How an image is pulled. End a literal with `..PullOptions::default()`: the feature `registry`, which another crate may ask
+/// for, adds a field.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
     /// When a registry is asked. Local sources are always read.
