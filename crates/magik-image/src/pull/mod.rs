@@ -54,8 +54,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// How an image is pulled. End a literal with `..PullOptions::default()`: the feature `registry`, which another crate may ask
-/// for, adds a field.
+/// How an image is pulled. End a literal with `..PullOptions::default()`: the feature `registry`,
+/// which another crate may ask for, adds a field.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
     /// When a registry is asked. Local sources are always read.
@@ -136,9 +136,11 @@ impl ImageStore {
     /// Brings an image into the store, from a registry or from a local layout or archive, and returns it.
     ///
     /// # Errors
-    /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its likes a manifest that is
-    /// refused; [`Error::MissingFeature`] an image at a registry, without the feature `registry`; [`Error::Platform`] an image that is for other machines; [`Error::NotFound`] an image that is absent and
-    /// must not be pulled. Nothing is left in the store.
+    /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its
+    /// likes a manifest that is refused; [`Error::MissingFeature`] an image at a registry, without
+    /// the feature `registry`; [`Error::Platform`] an image that is for other machines;
+    /// [`Error::NotFound`] an image that is absent and must not be pulled. Nothing is left in the
+    /// store.
     pub async fn pull(
         &self,
         source: &ImageSource,

@@ -60,7 +60,10 @@ pub(crate) enum Source {
     Store,
     /// Whoever is downloading it; its end means that it is whole and has the right digest. It must bear not being read for as long
     /// as the layers below take: a layer may need to look into them.
-    #[cfg(feature = "registry")]
+    #[cfg_attr(
+        not(feature = "registry"),
+        expect(dead_code, reason = "nothing is downloaded")
+    )]
     Arriving(Box<dyn Read + Send>),
 }
 
@@ -169,7 +172,6 @@ impl ImageStore {
     ) -> Result<()> {
         let limits = self.limits();
         let (stored, blob): (bool, Box<dyn Read>) = match source {
-            #[cfg(feature = "registry")]
             Source::Arriving(source) => (false, source),
             Source::Store => {
                 let blob = self.cas().open_blob(&layer.digest)?;

@@ -93,7 +93,8 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<(Compression,
 
 #[cfg(feature = "zstd")]
 fn unzstd<'a>(source: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    /// The largest window that is accepted, as a power of two (128 MiB, zstd's own default for streams): it is memory.
+    /// The largest window that is accepted, as a power of two: it is memory. 128 MiB are zstd's
+    /// own default for streams.
     const WINDOW_LOG_MAX: u32 = 27;
     let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
