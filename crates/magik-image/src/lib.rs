@@ -9,6 +9,17 @@
 //!
 //! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
 //! is described in [`store::format`] and [`magik_cas::format`].
+//!
+//! It runs nothing (`oci-native` does), builds no images, and checks no signatures: what a policy
+//! wants signed is refused. It is for Linux; other systems have not been tried.
+//!
+//! # Features
+//! All are on by default. What would need a missing one is refused as [`Error::MissingFeature`].
+//! - `registry`: pulling from registries and pushing to them. Without it there is no network, no
+//!   reqwest and no rustls; [`ImageStore::pull`] takes local sources, and what is in the store.
+//! - `zstd`: layers and archives compressed with zstd. Without it there is no library in C.
+//! - `wasm`: images from WebAssembly modules as text. Those that are binary, and artifacts, need no
+//!   feature.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[cfg(feature = "registry")]

@@ -6,7 +6,8 @@
 //! - [`ContainerState`], [`Exit`], [`Stats`]: what a runtime answers.
 //! - [`Platform`]: what this host can run, and why not.
 //!
-//! This crate starts nothing and knows no backend.
+//! This crate starts nothing and knows no backend. It is for Linux; it compiles for macOS and
+//! Windows, where [`Platform`] finds little.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod error;
