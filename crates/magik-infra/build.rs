@@ -5,12 +5,12 @@ use std::{env, error::Error, fs, path::Path};
 use ttrpc_codegen::{Codegen, Customize};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    const PROTO: &str = "../../proto/control.proto";
+    const PROTO: &str = "proto/control.proto";
     std::println!("cargo::rerun-if-changed={PROTO}");
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     Codegen::new()
         .input(PROTO)
-        .include("../../proto")
+        .include("proto")
         .rust_protobuf()
         .customize(Customize {
             async_all: true,

@@ -8,7 +8,9 @@
 //!   once nobody holds a lease. [`locking`] has the protocol, [`mod@format`] what lies on disk,
 //!   [`private`] how others are kept out.
 //!
-//! The crate knows nothing of images. Its interface is blocking `std::io`; [`Store`] is `Send + Sync` and cheap to clone.
+//! The crate knows nothing of images, and it is no database: a blob is a file. Its interface is
+//! blocking `std::io`; [`Store`] is `Send + Sync` and cheap to clone. It is tested on Linux; its
+//! code is for every unix.
 //!
 //! ```
 //! use std::io::{Read, Write};

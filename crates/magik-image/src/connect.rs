@@ -14,8 +14,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many blobs are transferred at a time.
 pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
-/// How registries are reached.
+/// How registries are reached: [`within`](Self::within) a time, with fields set.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ConnectOptions {
     /// Use plain HTTP. Registries on loopback are tried without TLS first in any case.
     pub insecure_http: bool,

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use magik_cas::Digest;
 
+#[cfg(feature = "registry")]
 use crate::{
     auth::AuthError,
-    bundle::BundleError,
-    platform::NoImageForPlatform,
-    policy::PolicyError,
-    reference::InvalidReference,
     registries::{RegistriesError, Unavailable},
     registry::RegistryError,
+};
+use crate::{
+    bundle::BundleError, platform::NoImageForPlatform, policy::PolicyError, reference::InvalidReference,
     source::InvalidSource,
 };
 
@@ -29,18 +29,22 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] InvalidSource),
     /// A registry did not give, or did not take, what it should have.
+    #[cfg(feature = "registry")]
     #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
     /// What is known of registries could not be read.
+    #[cfg(feature = "registry")]
     #[error(transparent)]
     Registries(RegistriesError),
     /// The image is not to be had from anywhere.
+    #[cfg(feature = "registry")]
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// The signature policy keeps the image out.
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// Credentials for a registry could not be had.
+    #[cfg(feature = "registry")]
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// The image is for other machines.
@@ -150,6 +154,16 @@ pub enum Error {
     /// A background task was cancelled or panicked.
     #[error("image task ended early: {0}")]
     Task(String),
+    /// This program was built without a part of this crate that it would need for that.
+    #[error(
+        "{what}: this program was built without the feature \"{feature}\" of magik-image, which that needs"
+    )]
+    MissingFeature {
+        /// What was asked for.
+        what: String,
+        /// The feature, as Cargo.toml calls it.
+        feature: &'static str,
+    },
     /// This system cannot do that.
     #[error("{what} is not supported: {why}")]
     Unsupported {

@@ -9,22 +9,39 @@
 //!
 //! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
 //! is described in [`store::format`] and [`magik_cas::format`].
+//!
+//! It runs nothing (`oci-native` does), builds no images, and checks no signatures: what a policy
+//! wants signed is refused. It is for Linux; other systems have not been tried.
+//!
+//! # Features
+//! All are on by default. What would need a missing one is refused as [`Error::MissingFeature`].
+//! - `registry`: pulling from registries and pushing to them. Without it there is no network, no
+//!   reqwest and no rustls; [`ImageStore::pull`] takes local sources, and what is in the store.
+//! - `zstd`: layers and archives compressed with zstd. Without it there is no library in C.
+//! - `wasm`: images from WebAssembly modules as text. Those that are binary, and artifacts, need no
+//!   feature.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+#[cfg(feature = "registry")]
 pub mod auth;
 mod bounded;
 pub mod bundle;
+#[cfg(feature = "registry")]
 pub mod connect;
 mod error;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
+mod one_line;
 pub mod platform;
 pub mod policy;
 pub mod pull;
+#[cfg(feature = "registry")]
 pub mod push;
 pub mod reference;
+#[cfg(feature = "registry")]
 pub mod registries;
+#[cfg(feature = "registry")]
 pub mod registry;
 pub mod source;
 pub mod store;
@@ -39,3 +56,4 @@ pub use limits::Limits;
 pub use reference::Reference;
 pub use source::ImageSource;
 pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport, RemoveReport};
+pub use {magik_cas, oci_spec};

@@ -178,7 +178,7 @@ impl Policy {
     /// # Errors
     /// What is wrong with it, in one line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        serde_json::from_str(text).map_err(|e| crate::registry::one_line(&e.to_string()))
+        serde_json::from_str(text).map_err(|e| crate::one_line::one_line(&e.to_string()))
     }
 
     fn check(&self, image: &str, identity: &Identity, origin: &str) -> Result<(), PolicyError> {

@@ -21,8 +21,9 @@ use crate::{
 /// How long a push may take altogether: uplinks are slower than downlinks.
 pub const IMAGE_PUSH_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// How an image is pushed.
+/// How an image is pushed: the default, with fields set.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PushOptions {
     /// How the registry is reached.
     pub connect: ConnectOptions,

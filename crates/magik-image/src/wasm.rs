@@ -205,7 +205,13 @@ fn binary(bytes: Vec<u8>, file: &Path) -> Result<Vec<u8>> {
             format!("is no binary module, and too large for a text: at most {MAX_TEXT_SIZE} bytes"),
         ));
     }
-    match wat::parse_bytes(&bytes) {
+    translated(&bytes, file)
+}
+
+/// The module that a text stands for.
+#[cfg(feature = "wasm")]
+fn translated(text: &[u8], file: &Path) -> Result<Vec<u8>> {
+    match wat::parse_bytes(text) {
         Ok(module) => Ok(module.into_owned()),
         Err(error) => {
             let lines = error.to_string();
@@ -219,6 +225,14 @@ fn binary(bytes: Vec<u8>, file: &Path) -> Result<Vec<u8>> {
             ))
         }
     }
+}
+
+#[cfg(not(feature = "wasm"))]
+fn translated(_: &[u8], file: &Path) -> Result<Vec<u8>> {
+    Err(Error::MissingFeature {
+        what: format!("{}, which is no binary module", file.display()),
+        feature: "wasm",
+    })
 }
 
 fn invalid(file: &Path, reason: String) -> Error {
@@ -271,6 +285,7 @@ mod tests {
         store.release("lease").unwrap();
     }
 
+    #[cfg(feature = "wasm")]
     #[test]
     fn text_is_translated_and_its_mistakes_are_one_line() {
         let (dir, store) = store();

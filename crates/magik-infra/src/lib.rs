@@ -10,6 +10,10 @@
 //! - [`publish`]: ports of a pod on the host.
 //! - [`pause`]: PID 1 of a process namespace that the containers of a pod share.
 //! - [`InfraExtension`]: code that runs along with a pod.
+//!
+//! It knows neither images nor Kubernetes (`magik-pri` does), and it is no init for a whole
+//! machine. It is for Linux; the client and the logs need a unix, and have been compiled on Linux
+//! only.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod client;

@@ -6,7 +6,8 @@
 //! - [`ContainerState`], [`Exit`], [`Stats`]: what a runtime answers.
 //! - [`Platform`]: what this host can run, and why not.
 //!
-//! This crate starts nothing and knows no backend.
+//! This crate starts nothing and knows no backend. It is for Linux; it compiles for macOS and
+//! Windows, where [`Platform`] finds little.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod error;
@@ -22,6 +23,7 @@ pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
 pub use log::event_text;
+pub use oci_spec;
 pub use platform::{Capability, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
 pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};

@@ -10,8 +10,9 @@ use oci_spec::runtime::{LinuxResources, Mount, Process};
 
 use crate::{ContainerId, ContainerState, ExecIo, Exit, OwnedStream, Result, Signal, Stats, Stdio};
 
-/// What `create` takes beside id, bundle and streams.
+/// What `create` takes beside id, bundle and streams: the default, with fields set.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct CreateOptions {
     /// A file that gets the first process's pid, written before `create` returns.
     pub pid_file: Option<PathBuf>,
@@ -27,8 +28,9 @@ pub struct CreateOptions {
     pub mounts: Vec<Mount>,
 }
 
-/// What `exec` takes beside the process.
+/// What `exec` takes beside the process: the default, with fields set.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct ExecOptions {
     /// A file that gets the process's pid.
     pub pid_file: Option<PathBuf>,

@@ -12,7 +12,8 @@
 //! - Control groups: where they are, and their removal ([`cgroup`]).
 //! - Sockets that carry descriptors ([`socket`]), and the interface [`lo`](raise_loopback).
 //!
-//! It is empty on other systems.
+//! It is no general binding of Linux: what rustix has is not here, nor what no runtime needs. On
+//! other systems it is empty.
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 

@@ -6,6 +6,9 @@
 //! - [`probe`]: whether machines really boot here.
 //! - [`VmUser`]: the user of the host that a machine is, and no other.
 //! - [`Vm`]: a machine that was started, and its [`Console`].
+//!
+//! It is no general manager of machines: a guest is a kernel and a static init that dials back,
+//! without disks and networks. It is for Linux; elsewhere it is empty.
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 

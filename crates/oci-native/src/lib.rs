@@ -17,6 +17,10 @@
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
 //! started it (CVE-2019-5736).
+//!
+//! It pulls no images and writes no bundles (`magik-image` does), makes no networks, and does not
+//! work without root. It is for Linux, with cgroup v1 or v2, and links libseccomp; elsewhere it is
+//! empty.
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
@@ -40,6 +44,7 @@ mod store;
 mod worker;
 
 pub use cgroup::restrict_devices;
+pub use magik_oci;
 pub use magik_sys::seal::{SealError, seal_self_exe, sealed_binary};
 pub use runner::{ENVIRONMENT_MARK, Runner, RunnerFiles};
 pub use runtime::{DEFAULT_CGROUP_ROOT, NativeRuntime, NativeRuntimeBuilder};

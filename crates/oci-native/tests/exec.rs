@@ -166,10 +166,8 @@ async fn trap_03_exec_joins_the_containers_cgroup_and_namespaces() {
             .unwrap();
     let io = ExecIo::Pipes(Stdio::default());
     let file = f.dir.path().join("pid");
-    let options = ExecOptions {
-        pid_file: Some(file.clone()),
-        ..ExecOptions::default()
-    };
+    let mut options = ExecOptions::default();
+    options.pid_file = Some(file.clone());
     let pid = f.runtime.exec(&f.id, &process, io, options).await.unwrap();
     assert_eq!(std::fs::read_to_string(file).unwrap(), pid.to_string());
     assert_eq!(seen(&pid.to_string()), seen(&init.to_string()));

@@ -223,10 +223,8 @@ async fn preserved_descriptors_pass_through_a_reexecuted_worker() {
     // Whatever this process has below that number goes along: it is vouched for.
     let f = Fixture::new(&format!("cat <&{number}"));
     let (stdio, out) = common::output();
-    let options = CreateOptions {
-        preserve_fds: u32::try_from(number).unwrap() - 2,
-        ..CreateOptions::default()
-    };
+    let mut options = CreateOptions::default();
+    options.preserve_fds = u32::try_from(number).unwrap() - 2;
     f.runtime
         .create(&f.id, &f.bundle(), stdio, options)
         .await
@@ -247,10 +245,8 @@ async fn a_terminal_is_handed_over() {
     let error = f.create(Stdio::default()).await.unwrap_err();
     assert!(error.to_string().contains("process.terminal"), "{error}");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let options = CreateOptions {
-        console: Some(theirs.into()),
-        ..CreateOptions::default()
-    };
+    let mut options = CreateOptions::default();
+    options.console = Some(theirs.into());
     f.runtime
         .create(&f.id, &f.bundle(), Stdio::default(), options)
         .await

@@ -103,10 +103,8 @@ fn one_process_creates_and_another_starts_and_deletes() {
         assert_eq!(fork_and_wait(|| step(&f)), 0);
     };
     in_child(|f| {
-        let options = CreateOptions {
-            pid_file: Some(f.dir.path().join("pid")),
-            ..CreateOptions::default()
-        };
+        let mut options = CreateOptions::default();
+        options.pid_file = Some(f.dir.path().join("pid"));
         block_on(f.runtime.create(&f.id, &f.bundle(), Stdio::default(), options))
             .map(drop)
             .unwrap();
@@ -237,10 +235,8 @@ fn only_what_is_preserved_is_inherited() {
         common::place(&file, 3);
         common::place(&fs::File::open("/etc").unwrap(), 57);
         let (stdio, reader) = output();
-        let options = CreateOptions {
-            preserve_fds: 1,
-            ..CreateOptions::default()
-        };
+        let mut options = CreateOptions::default();
+        options.preserve_fds = 1;
         let text = block_on(async {
             f.runtime
                 .create(&f.id, &f.bundle(), stdio, options)

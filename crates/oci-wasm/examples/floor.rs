@@ -1,6 +1,6 @@
 //! What running a program costs inside one process: the floor under every pod of WebAssembly.
 //!
-//! `cargo run --profile bench -p oci-wasm --example floor -- MODULE...` compiles each module once and prints medians:
+//! `cargo run --profile bench -p magik-wasm --example floor -- MODULE...` compiles each module once and prints medians:
 //! first (a new process: engine, cache, linker, container, to its exit), again (the same process, everything but the
 //! container is there) and instantiate (wasmtime alone, from a pool).
 

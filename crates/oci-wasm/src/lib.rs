@@ -19,6 +19,10 @@
 //!
 //! Each container has a thread of its own, so a program that computes holds up nobody but itself. Fuel (on by default)
 //! makes code run about 1.4 times as long, epochs (with fuel switched off) about 1.2 times.
+//!
+//! It runs no native programs, and it is no plugin system: a program gets its bundle and what
+//! annotations allow, no functions of the caller's. It has run on Linux, and compiles for macOS and
+//! Windows.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod annotations;
@@ -49,6 +53,7 @@ pub use error::LoadError;
 #[doc(hidden)]
 pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
+pub use magik_oci;
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
 #[cfg(target_os = "linux")]
 pub use sandboxed::run_sandboxed_if_asked;

@@ -272,10 +272,8 @@ async fn what_only_processes_have_is_refused() {
         .unwrap()
         .to_string();
     assert!(error.contains("/data") && error.contains("tmpfs"), "{error}");
-    let options = CreateOptions {
-        preserve_fds: 1,
-        ..CreateOptions::default()
-    };
+    let mut options = CreateOptions::default();
+    options.preserve_fds = 1;
     let plain = host.bundle("plain", &module, &[], |_| {});
     let error = host
         .runtime

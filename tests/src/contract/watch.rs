@@ -90,7 +90,7 @@ pub async fn who_watches_sees_an_init_die(t: &Contract<'_>) {
     let PodChange::Is(status) = failed.what else {
         unreachable!()
     };
-    assert_eq!(status.reason.as_deref(), Some("InitDied"));
+    assert_eq!(status.reason, Some(magik_infra::status::PodReason::InitDied));
     t.delete(&pod).await;
     let gone = watch.next().await.expect("a change");
     assert_eq!(gone.what, PodChange::Gone(pod));

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .run()?;
             cmd!(
                 sh,
-                "cargo build --locked --quiet --profile bench -p oci-wasm --example floor"
+                "cargo build --locked --quiet --profile bench -p magik-wasm --example floor"
             )
             .run()?;
             host::target_dir(&sh)?.join("release")

@@ -52,7 +52,7 @@ async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Opti
         if said.trim() == NOT_FOUND {
             return Ok(None);
         }
-        return Err(failed(crate::registry::one_line(&said)));
+        return Err(failed(crate::one_line::one_line(&said)));
     }
     // Its answer holds the secret: nothing of it goes into the message.
     let answer: Answer = serde_json::from_slice(&stdout)

@@ -12,7 +12,7 @@ use magik_cas::{Algorithm, Digest, Lease, Staged, Writer};
 use crate::{
     Error, ImageStore, Result,
     limits::{MAX_ARCHIVE_ENTRIES, MAX_TAR_HEADER_SIZE},
-    unpack::{Archive, ArchiveStream, Exceeded, MemberKind, Piece, clean},
+    unpack::{Archive, ArchiveStream, MemberKind, Piece, Refusal, clean},
 };
 
 /// How many links may lead from a name to a file: podman writes one.
@@ -32,12 +32,9 @@ impl Contents {
     /// Reads an archive, compressed or not, in one pass.
     pub(super) fn read(store: &ImageStore, path: &Path) -> Result<Self> {
         let limits = store.limits();
-        let broken = |e: io::Error| match Exceeded::of(&e) {
-            Some(Exceeded::Stream(limit)) => Error::TooLarge {
-                what: format!("archive {}", path.display()),
-                limit: *limit,
-            },
-            _ => invalid(path, format!("not a readable tar archive: {e}")),
+        let broken = |e: io::Error| {
+            Refusal::of(&e, || format!("archive {}", path.display()))
+                .unwrap_or_else(|| invalid(path, format!("not a readable tar archive: {e}")))
         };
         let file = open_regular(path)?;
         let lease = store.cas().lease()?;

@@ -17,7 +17,10 @@ use super::{
     oci::{INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_path},
 };
 use crate::{
-    Error, Image, ImageStore, Result, reference::DEFAULT_TAG, store::oci_digest, unpack::decompress,
+    Error, Image, ImageStore, Result,
+    reference::DEFAULT_TAG,
+    store::oci_digest,
+    unpack::{Refusal, decompress},
 };
 
 const BUFFER: usize = 256 << 10;
@@ -244,7 +247,9 @@ fn plain_layer(store: &ImageStore, layer: &crate::store::Layer) -> Result<(u64, 
     let context = || format!("decompress layer {}", layer.digest);
     let limit = store.limits().max_layer_size;
     let blob = store.cas().open_blob(&layer.digest)?;
-    let (_, mut source) = decompress(blob).map_err(Error::io(context()))?;
+    let (_, mut source) = decompress(blob).map_err(|e| {
+        Refusal::of(&e, || format!("layer {}", layer.digest)).unwrap_or_else(|| Error::io(context())(e))
+    })?;
     let mut file = tempfile::tempfile_in(store.cas().tmp_dir()).map_err(Error::io(context()))?;
     let mut hasher = layer.diff_id.algorithm().hasher();
     let mut buffer = vec![0; BUFFER];

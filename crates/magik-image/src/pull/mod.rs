@@ -14,22 +14,27 @@
 //! **A registry that has too much to do** (429, 502, 503, 504) or breaks a connection is asked again, after growing pauses with
 //! some randomness in them, or as long as it asks for (`Retry-After`, up to [`MAX_RETRY_AFTER`](crate::registry::MAX_RETRY_AFTER)).
 
+#[cfg(feature = "registry")]
 mod arriving;
+#[cfg(feature = "registry")]
 mod fetch;
+#[cfg(feature = "registry")]
+mod network;
 
-use std::{sync::atomic::AtomicBool, time::Duration};
+use std::time::Duration;
 
 use magik_cas::Digest;
 
+#[cfg(feature = "registry")]
+use crate::connect::ConnectOptions;
 use crate::{
     Error, Image, ImageSource, ImageStore, Reference, Result,
-    connect::ConnectOptions,
     layout::{self, ImportOptions},
     platform::{self, Platform},
     policy::PolicySource,
-    registry::{Deadline, Operation, Problem},
 };
 
+#[cfg(feature = "registry")]
 pub(crate) use arriving::Arriving;
 
 /// How long a pull may take altogether.
@@ -49,7 +54,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// How an image is pulled.
+/// How an image is pulled. End a literal with `..PullOptions::default()`: the feature `registry`,
+/// which another crate may ask for, adds a field.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
     /// When a registry is asked. Local sources are always read.
@@ -61,6 +67,7 @@ pub struct PullOptions {
     /// Which images may be used.
     pub signature_policy: PolicySource,
     /// How registries are reached.
+    #[cfg(feature = "registry")]
     pub connect: ConnectOptions,
 }
 
@@ -71,6 +78,7 @@ impl Default for PullOptions {
             platform: None,
             unpack: true,
             signature_policy: PolicySource::default(),
+            #[cfg(feature = "registry")]
             connect: ConnectOptions::within(IMAGE_PULL_TIMEOUT),
         }
     }
@@ -128,9 +136,11 @@ impl ImageStore {
     /// Brings an image into the store, from a registry or from a local layout or archive, and returns it.
     ///
     /// # Errors
-    /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its likes a manifest that is
-    /// refused; [`Error::Platform`] an image that is for other machines; [`Error::NotFound`] an image that is absent and
-    /// must not be pulled. Nothing is left in the store.
+    /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its
+    /// likes a manifest that is refused; [`Error::MissingFeature`] an image at a registry, without
+    /// the feature `registry`; [`Error::Platform`] an image that is for other machines;
+    /// [`Error::NotFound`] an image that is absent and must not be pulled. Nothing is left in the
+    /// store.
     pub async fn pull(
         &self,
         source: &ImageSource,
@@ -206,63 +216,20 @@ impl ImageStore {
         self.pull_anew(reference, &wanted, options, progress).await
     }
 
+    #[cfg(not(feature = "registry"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
     async fn pull_anew(
         &self,
         reference: &Reference,
-        platform: &Platform,
-        options: &PullOptions,
-        progress: &dyn Progress,
+        _: &Platform,
+        _: &PullOptions,
+        _: &dyn Progress,
     ) -> Result<Image> {
-        // Held until the image has its name: no collector takes a blob that was found or is about to be published.
-        let cas = self.cas().clone();
-        let _lease = blocking(move || {
-            cas.expire_partial(PARTIAL_AGE)?;
-            Ok(cas.lease()?)
+        Err(Error::MissingFeature {
+            what: format!("pulling {reference}"),
+            feature: "registry",
         })
-        .await?;
-        let deadline = Deadline::after(options.connect.timeout);
-        let mut endpoints = options
-            .connect
-            .endpoints(reference, Operation::Pull)
-            .await?
-            .into_iter();
-        let mut resume = true;
-        let Some(mut endpoint) = endpoints.next() else {
-            return Err(Error::NotFound(reference.to_string()));
-        };
-        loop {
-            let resumed = AtomicBool::new(false);
-            let attempt = async {
-                let connected = options.connect.connect(&endpoint, deadline, Operation::Pull);
-                let pull = fetch::Pull::new(self, connected.await?, platform, progress, options);
-                let resume = resume.then_some(&resumed);
-                pull.fetch(&endpoint.reference, reference, resume).await
-            };
-            let error = match attempt.await {
-                Ok(fetched) => return fetched.publish(self, reference, progress).await,
-                Err(error) => error,
-            };
-            if resumed.into_inner() && fetch::may_be_the_beginning(&error) {
-                // What an earlier pull, or another connection, had left may be what is wrong: once without it.
-                tracing::warn!(image = %reference, %error, "what had arrived before is thrown away");
-                resume = false;
-                continue;
-            }
-            match (&error, endpoints.next()) {
-                (Error::Registry(_) | Error::Auth(_), Some(next)) if !is_final(&error) => {
-                    tracing::warn!(image = %reference, %error, next = %next.reference, "trying the next place");
-                    endpoint = next;
-                    resume = true;
-                }
-                _ => return Err(error),
-            }
-        }
     }
-}
-
-/// Whether another place would not help: time is up.
-fn is_final(error: &Error) -> bool {
-    matches!(error, Error::Registry(e) if matches!(e.problem, Problem::TimedOut { .. }))
 }
 
 /// Runs what blocks on a thread for that.

@@ -156,5 +156,5 @@ fn place(text: &str, what: &str) -> Result<String, String> {
 
 /// The parser's message is a drawing of several lines.
 fn one_line(text: &str) -> String {
-    crate::registry::one_line(text)
+    crate::one_line::one_line(text)
 }

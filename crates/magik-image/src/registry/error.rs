@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use magik_cas::Digest;
 
+use crate::one_line::one_line;
+
 /// A registry did not give, or did not take, what it should have. The message is one line that names image and registry.
 #[derive(Debug, thiserror::Error)]
 #[error("{image}: registry {registry}: {problem}")]
@@ -124,21 +126,6 @@ impl Problem {
     /// Whether what has arrived of a blob by then may be gone on with later.
     pub(crate) fn is_interruption(&self) -> bool {
         self.is_transient() || matches!(self, Self::Stalled { .. } | Self::TimedOut { .. })
-    }
-}
-
-/// The longest text of others that a message quotes, in characters.
-const MAX_QUOTE: usize = 200;
-
-/// A text that somebody else wrote, fit for a message: one line, no control characters, not long.
-pub(crate) fn one_line(text: &str) -> String {
-    let words = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty());
-    let line = words.collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MAX_QUOTE) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
     }
 }
 

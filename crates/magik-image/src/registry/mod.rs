@@ -21,11 +21,10 @@ use std::{
 
 pub(crate) use blob::{Fetch, Wanted};
 pub(crate) use client::{Operation, Registry};
-pub(crate) use error::one_line;
 pub use error::{Problem, RegistryError};
 pub use retry::MAX_RETRY_AFTER;
 
-use crate::{Reference, auth::AuthSource};
+use crate::{Reference, auth::AuthSource, one_line::one_line};
 
 /// How a registry is talked to.
 #[derive(Debug, Clone)]
@@ -103,11 +102,5 @@ mod tests {
         ] {
             assert!(!is_loopback(host), "{host}");
         }
-    }
-
-    #[test]
-    fn texts_of_others_become_one_short_line() {
-        assert_eq!(one_line("a\n\tb\u{1b}[31m  c"), "a b [31m c");
-        assert_eq!(one_line(&"x".repeat(1000)).chars().count(), 201);
     }
 }

@@ -25,7 +25,9 @@ pub use prune::{PruneOptions, PruneReport};
 pub use remove::RemoveReport;
 pub use verify::Damage;
 
-pub(crate) use image::{layers_of, oci_digest};
+#[cfg(feature = "registry")]
+pub(crate) use image::layers_of;
+pub(crate) use image::oci_digest;
 
 /// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
 ///

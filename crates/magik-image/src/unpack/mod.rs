@@ -42,8 +42,10 @@ pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::{names, remove_tree};
-pub(crate) use staged::{Placement, StagedLayer, Work};
-pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
+#[cfg(feature = "registry")]
+pub(crate) use staged::StagedLayer;
+pub(crate) use staged::{Placement, Work};
+pub(crate) use stream::{ArchiveStream, Compression, Refusal, decompress};
 
 /// The name of a layer's tree in its directory.
 pub(crate) const TREE: &str = "fs";
@@ -58,6 +60,10 @@ pub(crate) enum Source {
     Store,
     /// Whoever is downloading it; its end means that it is whole and has the right digest. It must bear not being read for as long
     /// as the layers below take: a layer may need to look into them.
+    #[cfg_attr(
+        not(feature = "registry"),
+        expect(dead_code, reason = "nothing is downloaded")
+    )]
     Arriving(Box<dyn Read + Send>),
 }
 
@@ -119,6 +125,7 @@ impl ImageStore {
     }
 
     /// Whether a layer is unpacked.
+    #[cfg(feature = "registry")]
     pub(crate) fn has_layer(&self, layer: &Layer) -> bool {
         self.layer_dir(&layer.chain_id).join(TREE).is_dir()
     }
@@ -257,16 +264,10 @@ fn fault_of(layer: &Layer, fault: Fault, name: &str) -> Error {
 
 /// The error for an archive that could not be read on.
 fn broken(layer: &Layer, error: &io::Error) -> Error {
-    match Exceeded::of(error) {
-        Some(Exceeded::Stream(limit)) => Error::TooLarge {
-            what: format!("layer {}, decompressed,", layer.digest),
-            limit: *limit,
-        },
-        None => Error::InvalidLayer {
-            layer: layer.digest,
-            reason: error.to_string(),
-        },
-    }
+    Refusal::of(error, || format!("layer {}", layer.digest)).unwrap_or_else(|| Error::InvalidLayer {
+        layer: layer.digest,
+        reason: error.to_string(),
+    })
 }
 
 fn shown(path: &[u8]) -> String {

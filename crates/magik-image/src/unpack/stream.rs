@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::bufread::MultiGzDecoder;
 use magik_cas::{Algorithm, Digest, Hasher};
 
+use crate::Error;
+
 /// How much is read, decompressed, hashed and written at once, in bytes.
 pub(crate) const BUFFER: usize = 256 << 10;
 
@@ -13,25 +15,42 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// zstd's frames that hold no data (RFC 8878, 3.1.2) have magic numbers 0x184D2A50 to 0x184D2A5F; a layer may start with one
 /// (zstd:chunked and eStargz variants).
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
-/// The largest zstd window that is accepted, as a power of two (128 MiB, zstd's own default for streams): it is memory.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// A limit that was met in the middle of a stream; travels inside an [`io::Error`].
+/// Why a stream is not read on although nothing is wrong with it; travels inside an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Exceeded {
+pub(crate) enum Refusal {
     /// More decompressed bytes than allowed.
     #[error("more than {0} bytes decompressed, which is the limit")]
-    Stream(u64),
+    TooLong(u64),
+    /// It is compressed with something that this program was built without.
+    #[cfg(not(feature = "zstd"))]
+    #[error("the feature \"{0}\" is missing")]
+    Feature(&'static str),
 }
 
-impl Exceeded {
+impl Refusal {
     fn into_io(self) -> io::Error {
-        io::Error::new(io::ErrorKind::FileTooLarge, self)
+        let kind = match self {
+            Self::TooLong(_) => io::ErrorKind::FileTooLarge,
+            #[cfg(not(feature = "zstd"))]
+            Self::Feature(_) => io::ErrorKind::Unsupported,
+        };
+        io::Error::new(kind, self)
     }
 
-    /// The limit inside an I/O error, if it is one.
-    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
+    /// The error for `what`, if an I/O error is a refusal.
+    pub(crate) fn of(error: &io::Error, what: impl FnOnce() -> String) -> Option<Error> {
+        Some(match error.get_ref()?.downcast_ref()? {
+            Self::TooLong(limit) => Error::TooLarge {
+                what: format!("{}, decompressed,", what()),
+                limit: *limit,
+            },
+            #[cfg(not(feature = "zstd"))]
+            Self::Feature(feature) => Error::MissingFeature {
+                what: what(),
+                feature,
+            },
+        })
     }
 }
 
@@ -67,13 +86,24 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> io::Result<(Compression,
         match compression {
             Compression::None => Box::new(source),
             Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Box::new(decoder)
-            }
+            Compression::Zstd => unzstd(source)?,
         },
     ))
+}
+
+#[cfg(feature = "zstd")]
+fn unzstd<'a>(source: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    /// The largest window that is accepted, as a power of two: it is memory. 128 MiB are zstd's
+    /// own default for streams.
+    const WINDOW_LOG_MAX: u32 = 27;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(Box::new(decoder))
+}
+
+#[cfg(not(feature = "zstd"))]
+fn unzstd<'a>(_: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    Err(Refusal::Feature("zstd").into_io())
 }
 
 /// The decompressed bytes of an archive. Whoever reads it gets them after they have been counted and hashed.
@@ -135,7 +165,7 @@ impl Read for Hashing<'_> {
         let n = self.inner.read(buf)?;
         self.count += n as u64;
         if self.count > self.cap {
-            return Err(Exceeded::Stream(self.cap).into_io());
+            return Err(Refusal::TooLong(self.cap).into_io());
         }
         self.hasher.update(&buf[..n]);
         Ok(n)
@@ -161,6 +191,7 @@ mod tests {
         Ok((bytes, stream.finish()?))
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn reads_every_compression_by_its_magic() {
         let content = b"some bytes of a layer";
@@ -179,6 +210,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn reads_all_members_of_a_gzip_stream_and_all_frames_of_a_zstd_stream() {
         let members = [gzip(b"one "), gzip(b"two")].concat();
@@ -197,7 +229,10 @@ mod tests {
         assert!(read(&bomb, 1 << 20).is_ok());
         let error = read(&bomb, (1 << 20) - 1).unwrap_err();
         assert!(
-            matches!(Exceeded::of(&error), Some(Exceeded::Stream(_))),
+            matches!(
+                Refusal::of(&error, || "layer".to_owned()),
+                Some(Error::TooLarge { limit: 1_048_575, .. })
+            ),
             "{error}"
         );
     }

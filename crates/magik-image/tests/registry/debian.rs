@@ -138,9 +138,9 @@ pub(crate) async fn image(world: &World) -> Image {
 }
 
 fn push_options(auth: &AuthSource) -> PushOptions {
-    PushOptions {
-        connect: connect(auth),
-    }
+    let mut options = PushOptions::default();
+    options.connect = connect(auth);
+    options
 }
 
 /// Time enough for a busy machine.

@@ -143,15 +143,14 @@ pub(crate) fn index(entries: &[Value]) -> Value {
 
 /// Options that know no credentials of this machine's user; a busy machine is no stall.
 pub(crate) fn options() -> PullOptions {
+    let mut connect = connect(&AuthSource::Given(Credential::Anonymous));
+    connect.timeout = Duration::from_secs(30);
+    connect.idle_timeout = Duration::from_secs(10);
+    connect.concurrency = NonZeroUsize::new(3).unwrap();
     PullOptions {
         policy: PullPolicy::Always,
         signature_policy: PolicySource::Given(Policy::accept_anything()),
-        connect: ConnectOptions {
-            timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(10),
-            concurrency: NonZeroUsize::new(3).unwrap(),
-            ..connect(&AuthSource::Given(Credential::Anonymous))
-        },
+        connect,
         // These layers are no archives.
         unpack: false,
         ..PullOptions::default()
@@ -160,11 +159,10 @@ pub(crate) fn options() -> PullOptions {
 
 /// What is the same for pulling and pushing: nothing of this machine's configuration.
 pub(crate) fn connect(auth: &AuthSource) -> ConnectOptions {
-    ConnectOptions {
-        auth: auth.clone(),
-        registries: RegistriesSource::Given(Registries::default()),
-        ..PullOptions::default().connect
-    }
+    let mut connect = PullOptions::default().connect;
+    connect.auth = auth.clone();
+    connect.registries = RegistriesSource::Given(Registries::default());
+    connect
 }
 
 pub(crate) fn reference(address: &str) -> Reference {

@@ -183,9 +183,8 @@ async fn what_is_pushed_is_not_sent_on_to_another_server() {
             }
         })
         .await;
-        let options = PushOptions {
-            connect: connect(&AuthSource::Given(password())),
-        };
+        let mut options = PushOptions::default();
+        options.connect = connect(&AuthSource::Given(password()));
         let target = reference(&server.address);
         let error = world
             .store

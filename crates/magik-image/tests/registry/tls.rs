@@ -46,10 +46,8 @@ async fn a_registry_is_believed_if_its_certificate_is() {
     fs::create_dir(&trusted).unwrap();
     fs::write(trusted.join("ca.crt"), authority).unwrap();
     let anonymous = connect(&AuthSource::Given(Credential::Anonymous));
-    let trusting = ConnectOptions {
-        certificates: Some(trusted),
-        ..anonymous.clone()
-    };
+    let mut trusting = anonymous.clone();
+    trusting.certificates = Some(trusted);
     let pulling = |connect: &ConnectOptions| PullOptions {
         connect: connect.clone(),
         unpack: true,
@@ -58,8 +56,10 @@ async fn a_registry_is_believed_if_its_certificate_is() {
     let (here, there) = (World::new(), World::new());
     let image = image(&here).await;
     let target = reference(&registry.address);
-    let push = |connect: &ConnectOptions| PushOptions {
-        connect: connect.clone(),
+    let push = |connect: &ConnectOptions| {
+        let mut options = PushOptions::default();
+        options.connect = connect.clone();
+        options
     };
 
     let refused = here.store.push(&image, &target, &push(&anonymous), &()).await;
@@ -84,10 +84,8 @@ async fn a_registry_is_believed_if_its_certificate_is() {
         "[[registry]]\nlocation = \"{}\"\ninsecure = true\n",
         registry.address
     );
-    let insecure = ConnectOptions {
-        registries: RegistriesSource::Given(Registries::parse(&conf).unwrap()),
-        ..anonymous
-    };
+    let mut insecure = anonymous;
+    insecure.registries = RegistriesSource::Given(Registries::parse(&conf).unwrap());
     let another = World::new();
     another
         .store

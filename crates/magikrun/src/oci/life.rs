@@ -88,13 +88,11 @@ fn create_with(
     } else {
         own_streams()?
     };
-    let mut options = CreateOptions {
-        pid_file: init.pid_file.as_deref().map(absolute).transpose()?,
-        console,
-        preserve_fds: init.preserve_fds,
-        no_pivot: init.no_pivot,
-        ..CreateOptions::default()
-    };
+    let mut options = CreateOptions::default();
+    options.pid_file = init.pid_file.as_deref().map(absolute).transpose()?;
+    options.console = console;
+    options.preserve_fds = init.preserve_fds;
+    options.no_pivot = init.no_pivot;
     hand_down_sockets(&mut options);
     notify::prepare(&mut options, backend.root(), id)?;
     let bundle = init
@@ -231,10 +229,9 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
         Some(console) => ExecIo::Terminal { console },
         None => ExecIo::Pipes(own_streams()?),
     };
-    let options = ExecOptions {
-        pid_file: args.pid_file.as_deref().map(absolute).transpose()?,
-        preserve_fds: args.preserve_fds,
-    };
+    let mut options = ExecOptions::default();
+    options.pid_file = args.pid_file.as_deref().map(absolute).transpose()?;
+    options.preserve_fds = args.preserve_fds;
     let pid = backend.block_on(runtime.exec(id, &process, io, options))?;
     if args.detach {
         return Ok(ExitCode::SUCCESS);
