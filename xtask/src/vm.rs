@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use oci_krun::kernel::GuestKernel;
+use magik_vm::kernel::GuestKernel;
 use sha2::{Digest, Sha256};
 use xshell::{Shell, cmd};
 

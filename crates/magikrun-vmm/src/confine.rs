@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_krun::{Jail, Share, VmmConfig, VmmPort};
+use magik_vm::{Jail, Share, VmmConfig, VmmPort};
 use rustix::{
     fs::StatVfsMountFlags,
     process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid},
@@ -90,7 +90,7 @@ impl<'a> Confinement<'a> {
     }
 
     /// A root that holds what the machine serves and opens.
-    fn root(&self) -> Result<Confined, oci_krun::Error> {
+    fn root(&self) -> Result<Confined, magik_vm::Error> {
         let config = self.config;
         let jail = Jail::empty(config.jail.clone())?;
         let owner = config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());

@@ -13,14 +13,14 @@ use std::{
 };
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Booted, Error, Krun, VmDriver, VmFiles, VmSpec, VmUser, boot, lay_out};
+use magik_vm::{Booted, Error, Krun, VmDriver, VmFiles, VmSpec, VmUser, boot, lay_out};
 
 /// Names the directory with a kernel that libkrun boots here (`cargo xtask test --krun`).
 const KERNEL_VARIABLE: &str = "MAGIKRUN_KRUN_KERNEL";
 
 /// What `cargo xtask vm` has made.
 fn made() -> PathBuf {
-    match std::env::var_os(oci_krun::FILES_VARIABLE) {
+    match std::env::var_os(magik_vm::FILES_VARIABLE) {
         Some(directory) => directory.into(),
         // This program is target/debug/deps/boot-….
         None => std::env::current_exe()

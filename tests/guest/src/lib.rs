@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_krun::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec, VmUser};
+use magik_vm::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tempfile::TempDir;
 
 /// What scripts and tests call by name.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use magik_vm::{Acceleration, Booted, Qemu, VmDriver, VmFiles, VmSpec};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
-use oci_krun::{Acceleration, Booted, Qemu, VmDriver, VmFiles, VmSpec};
 use serde_json::json;
 
 use super::{measure, report, scene};
@@ -153,7 +153,7 @@ impl Bench {
     /// Boots a guest whose first program ends the machine.
     fn bare(&self) -> Result<Sample> {
         let spec = self.place()?;
-        for name in oci_krun::ROOT_DIRECTORIES {
+        for name in magik_vm::ROOT_DIRECTORIES {
             fs::create_dir(spec.root.join(name))?;
         }
         let init = spec.root.join("init");
@@ -181,14 +181,14 @@ impl Bench {
     /// Boots our init until it says hello.
     fn hello(&self) -> Result<Sample> {
         let spec = self.place()?;
-        let nonce = oci_krun::nonce()?;
+        let nonce = magik_vm::nonce()?;
         let config = serde_json::from_value(json!({
             "nonce": nonce, "hostname": "bench", "scratch": {"target": "/run/pod", "size": 1 << 20},
         }))?;
-        oci_krun::lay_out(&spec.root, &self.files.vminit()?, &config)?;
+        magik_vm::lay_out(&spec.root, &self.files.vminit()?, &config)?;
         let (begun, cpu) = begin()?;
         let sample = self.tokio.block_on(async {
-            let Booted { vm, .. } = oci_krun::boot(&self.qemu, &spec, &nonce, LIMIT).await?;
+            let Booted { vm, .. } = magik_vm::boot(&self.qemu, &spec, &nonce, LIMIT).await?;
             let sample = Sample {
                 wall: begun.elapsed(),
                 cpu: measure::cpu_used()?.saturating_sub(cpu),
@@ -278,7 +278,7 @@ impl Pod {
             .arg(state)
             .args(args)
             .env("MAGIKRUN_VM_DRIVER", self.driver)
-            .env(oci_krun::FILES_VARIABLE, vm::directory(&host::shell()?)?)
+            .env(magik_vm::FILES_VARIABLE, vm::directory(&host::shell()?)?)
             .stdin(Stdio::null())
             .output()?;
         ensure!(

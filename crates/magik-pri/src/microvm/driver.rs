@@ -8,7 +8,7 @@ use std::{
 };
 
 use magik_oci::Capability;
-use oci_krun::{DriverKind, Error, HELLO_VARIABLE, VmFiles, first_that_boots};
+use magik_vm::{DriverKind, Error, HELLO_VARIABLE, VmFiles, first_that_boots};
 
 /// Names the driver in the environment, where the caller leaves it open: `krun`, `qemu-kvm`, `qemu-tcg`, `qemu` (the better of
 /// these two) or `auto`, the default.
@@ -88,7 +88,7 @@ impl Drivers {
     }
 
     /// Whether a guest boots, with this driver.
-    fn boots(&self, kind: DriverKind) -> oci_krun::Result<()> {
+    fn boots(&self, kind: DriverKind) -> magik_vm::Result<()> {
         if !kind.is_emulated() && !Path::new(KVM).exists() {
             return Err(Error::Unavailable(format!("there is no {KVM}")));
         }
@@ -101,7 +101,7 @@ impl Drivers {
         // Where there is no such directory yet, and none can be made, the verdict is not remembered.
         let mut builder = std::fs::DirBuilder::new();
         let _ = builder.recursive(true).mode(0o700).create(&self.state);
-        let probe = oci_krun::probe(&*driver, &self.files, &self.state, limit);
+        let probe = magik_vm::probe(&*driver, &self.files, &self.state, limit);
         // On a thread of its own: the caller may be in an event loop.
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -12,7 +12,7 @@ use magik_infra::{
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
-use oci_krun::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec, VmUser};
+use magik_vm::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tokio::{net::UnixStream, sync::watch};
 
 use super::machine::Machine;
@@ -56,7 +56,7 @@ impl MachineGuest {
     async fn start(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), Failed> {
         let files = VmFiles::new(self.machine.files.clone());
         let driver = self.machine.driver.find(&files)?;
-        let nonce = oci_krun::nonce()?;
+        let nonce = magik_vm::nonce()?;
         let user = VmUser::lease(Path::new(VmUser::DIRECTORY))?;
         let plan = self.confine(&*driver, &files, plan, nonce, user.number())?;
         let shares = self.machine.distinct_shares().map(|share| Share {
@@ -73,7 +73,7 @@ impl MachineGuest {
             user: Some(user.into()),
         };
         let limit = self.machine.hello_time;
-        let Booted { mut vm, door, launch } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
+        let Booted { mut vm, door, launch } = magik_vm::boot(&*driver, &spec, &nonce, limit).await?;
         let _ = self.door.set(door);
         let ended = self.ended.clone();
         // The machine belongs to the task, and ends with this process at the latest.
@@ -98,7 +98,7 @@ impl MachineGuest {
         std::fs::create_dir(&at)?;
         // Seen by the guest, and written before the sandbox becomes read-only.
         let config = self.machine.guest_config(&self.sandbox, nonce);
-        oci_krun::write_config(&self.sandbox, &config)?;
+        magik_vm::write_config(&self.sandbox, &config)?;
         let jail = Jail::new(at)?;
         for file in driver.files().iter().filter(|file| !file.starts_with("/usr")) {
             jail.read_only(file)?;
@@ -107,7 +107,7 @@ impl MachineGuest {
             jail.device(Path::new(device), user)?;
         }
         let root = Path::new(ROOT);
-        for directory in oci_krun::ROOT_DIRECTORIES {
+        for directory in magik_vm::ROOT_DIRECTORIES {
             jail.directory(&root.join(directory), 0o755)?;
         }
         jail.bind_read_only(&files.vminit()?, &root.join("init"))?;

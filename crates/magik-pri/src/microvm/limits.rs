@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_krun::DriverKind;
+use magik_vm::DriverKind;
 use oci_spec::runtime::{
     LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use magik_infra::guest::{GuestBind, GuestConfig, GuestDirectory, GuestScratch, GuestShare, NONCE, POD};
-use oci_krun::{DriverKind, MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, VmFiles};
+use magik_vm::{DriverKind, MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, VmFiles};
 use serde::{Deserialize, Serialize};
 
 use crate::{HostPathKind, PodSpec, SpecError, VolumeSource, pods::Start};

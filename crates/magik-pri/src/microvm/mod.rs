@@ -25,7 +25,7 @@ use std::{
 use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
-pub use oci_krun::{DriverKind, VmFiles};
+pub use magik_vm::{DriverKind, VmFiles};
 
 use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{

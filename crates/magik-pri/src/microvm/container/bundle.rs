@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_krun::{DriverKind, MAX_VM_MEMORY_MIB};
+use magik_vm::{DriverKind, MAX_VM_MEMORY_MIB};
 use oci_spec::runtime::{
     Hook, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
 };

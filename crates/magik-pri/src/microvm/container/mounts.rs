@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_krun::MAX_SHARES;
+use magik_vm::MAX_SHARES;
 use oci_spec::runtime::Mount;
 
 use super::super::machine::HostShare;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
-use oci_krun::VmFiles;
+use magik_vm::VmFiles;
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode};
 use serde::Serialize;

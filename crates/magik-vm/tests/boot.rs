@@ -8,13 +8,13 @@
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, VmUser, boot, lay_out, probe};
+use magik_vm::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, VmUser, boot, lay_out, probe};
 
 /// A boot takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn files() -> VmFiles {
-    match std::env::var_os(oci_krun::FILES_VARIABLE) {
+    match std::env::var_os(magik_vm::FILES_VARIABLE) {
         Some(directory) => VmFiles::new(directory.into()),
         // This program is target/debug/deps/boot-….
         None => {

@@ -1,4 +1,4 @@
-//! Small virtual machines for pods.
+//! Small virtual machines: what boots, on which monitor, and whether it really does.
 //!
 //! - [`VmDriver`]: what starts a machine from a [`VmSpec`]: [`Krun`] or [`Qemu`], by their [`DriverKind`].
 //! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
