@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::{DRIVER_VARIABLE, UnknownDriver};
+
 /// Why a virtual machine could not be started, or did not boot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +38,9 @@ pub enum Error {
     /// No guest boots on this host.
     #[error("no guest boots on this host: {0}")]
     Unavailable(String),
+    /// The environment names a driver that there is not.
+    #[error("{DRIVER_VARIABLE}: {0}")]
+    Driver(UnknownDriver),
     /// More than a machine may have.
     #[error("{what}: {asked} is more than {limit}")]
     TooMuch {

@@ -9,8 +9,6 @@
 
 mod bundle;
 mod container;
-mod driver;
-mod guest;
 mod limits;
 mod machine;
 mod supervisor;
@@ -25,9 +23,9 @@ use std::{
 use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
-pub use magik_vm::{DriverKind, VmFiles};
+pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
+use magik_vm::{Drivers, HostLimits};
 
-use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
@@ -38,7 +36,6 @@ use crate::{
 
 pub use self::{
     container::run_container_if_asked,
-    driver::DRIVER_VARIABLE,
     supervisor::{VM_SUPERVISOR, vm_supervisor_main},
 };
 pub use crate::pods::Roots;
@@ -83,17 +80,14 @@ impl MicroVmPodRuntime {
     /// What machines are made of.
     #[must_use]
     pub fn files(self, files: VmFiles) -> Self {
-        self.drivers(|drivers| Drivers { files, ..drivers })
+        self.drivers(|drivers| drivers.with_files(files))
     }
 
     /// The driver. Default: what [`DRIVER_VARIABLE`] allows, the best in which a guest really boots, which is tried once per
     /// boot of the host.
     #[must_use]
     pub fn driver(self, kind: DriverKind) -> Self {
-        self.drivers(|drivers| Drivers {
-            allowed: Ok(vec![kind]),
-            ..drivers
-        })
+        self.drivers(|drivers| drivers.only(kind))
     }
 
     /// Whether guests are emulated here, and thus slow. May take as long as booting one.
@@ -137,7 +131,7 @@ impl Backend for MicroVm {
                 ));
             }
         }
-        Machine::size(spec).map(drop)
+        machine::size(spec).map(drop)
     }
 
     fn check_image(&self, image: &Image) -> Result<(), String> {
@@ -161,7 +155,8 @@ impl Backend for MicroVm {
     }
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
-        let machine = Machine::of(&start, self.drivers.files.clone(), self.drivers.kind()?)?;
+        let driver = self.drivers.kind().map_err(io::Error::other)?;
+        let machine = machine::of(&start, self.drivers.files().clone(), driver)?;
         machine.write(&start.sandbox)?;
         let arguments: [&OsStr; 4] = [
             "magikrun".as_ref(),
@@ -184,8 +179,8 @@ impl Backend for MicroVm {
             }),
         })?;
         // It waits to be told what to launch: none of the machine's processes is there yet.
-        let limits = HostLimits::new(machine.memory_mib, machine.vcpus, machine.driver);
-        if let Err(error) = limits.apply(start.cgroups, start.id, init.pid()) {
+        let host_limits = HostLimits::new(machine.memory_mib, machine.vcpus, machine.driver);
+        if let Err(error) = limits::apply(host_limits, start.cgroups, start.id, init.pid()) {
             init.kill()?;
             init.wait(KILL_TIME)?;
             init.reap();

@@ -5,17 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use magik_vm::{DriverKind, MAX_VM_MEMORY_MIB};
+use magik_vm::{DriverKind, HostLimits, HostShare, MAX_VM_MEMORY_MIB, OVERHEAD_MIB, vcpus};
 use oci_spec::runtime::{
     Hook, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
 };
 use serde_json::{Value, json};
 
 use super::{
-    super::{
-        limits::HostLimits,
-        machine::{HostShare, OVERHEAD_MIB, vcpus},
-    },
     HOST,
     mounts::{self, Shares},
 };

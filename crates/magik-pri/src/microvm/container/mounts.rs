@@ -7,10 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use magik_vm::MAX_SHARES;
+use magik_vm::{HostShare, MAX_SHARES};
 use oci_spec::runtime::Mount;
-
-use super::super::machine::HostShare;
 
 /// File systems that a guest mounts itself.
 const OF_GUEST: [&str; 8] = [

@@ -10,7 +10,7 @@ use std::{
 };
 
 use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
-use magik_vm::VmFiles;
+use magik_vm::{Drivers, Machine, VmFiles};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode};
 use serde::Serialize;
@@ -20,10 +20,7 @@ use super::{
     bundle::{self, Parts},
     text,
 };
-use crate::{
-    microvm::{driver::Drivers, machine::Machine},
-    pods::environment,
-};
+use crate::pods::environment;
 
 /// The longest `config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -69,7 +66,7 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
     };
     let files = VmFiles::find();
     let drivers = Drivers::new(files.clone(), state.to_owned());
-    let driver = drivers.kind()?;
+    let driver = drivers.kind().map_err(io::Error::other)?;
     files
         .vminit()
         .and_then(|_| driver.find(&files))

@@ -7,6 +7,7 @@ use magik_infra::{
     guest::{Guest, Relay},
     plan::PodPlan,
 };
+use magik_vm::{Machine, MachineGuest};
 use rustix::{
     fs::Mode,
     mount::{UnmountFlags, unmount},
@@ -14,7 +15,6 @@ use rustix::{
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{
-    super::{guest::MachineGuest, machine::Machine},
     FAILED, HOST, PLAN, Reporter, SANDBOX, STARTED, at,
     session::{Signals, carry, raw_terminal, size},
 };
