@@ -9,6 +9,7 @@
 //! This crate starts nothing and knows no backend.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod environment;
 mod error;
 mod id;
 mod io;
@@ -18,6 +19,7 @@ mod runtime;
 mod state;
 mod stats;
 
+pub use environment::helper_environment;
 pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};

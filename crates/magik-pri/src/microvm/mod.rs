@@ -8,7 +8,6 @@
 //! which the guest sees read-only, and below the data root what it writes, which stays in the guest's memory.
 
 mod bundle;
-mod container;
 mod limits;
 mod machine;
 mod supervisor;
@@ -34,16 +33,13 @@ use crate::{
     },
 };
 
-pub use self::{
-    container::run_container_if_asked,
-    supervisor::{VM_SUPERVISOR, vm_supervisor_main},
-};
+pub use self::supervisor::{VM_SUPERVISOR, vm_supervisor_main};
 pub use crate::pods::Roots;
 
 /// How long a killed supervisor may take to end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 /// The name of a binary that is nothing but a supervisor.
-pub const SUPERVISOR_BINARY: &str = "magikrun-vm";
+pub const SUPERVISOR_BINARY: &str = oci_krun::PROGRAM;
 
 /// A pod runtime on virtual machines.
 pub type MicroVmPodRuntime = Pods<MicroVm>;

@@ -50,9 +50,12 @@ use crate::{
     Result, RunOptions, RuntimeClass, SweepReport,
 };
 
+/// What an init is started with.
+pub(crate) use magik_oci::helper_environment as environment;
+
 pub use self::paths::Roots;
 pub(crate) use self::{
-    backend::{Backend, Start, beside_own_binary, environment},
+    backend::{Backend, Start, beside_own_binary},
     cgroup::Hierarchies,
     files::{ContainerImage, Failure, PodFiles},
     process::Process,
