@@ -24,7 +24,7 @@ pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
 pub use log::event_text;
-pub use platform::{Capability, Platform};
+pub use platform::{Capability, KVM, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
 pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};
 pub use stats::{CpuStats, MemoryStats, PidsStats, Stats};

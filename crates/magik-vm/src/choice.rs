@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use magik_oci::Capability;
+use magik_oci::{Capability, KVM};
 
 use crate::{DriverKind, Error, HELLO_VARIABLE, Result, UnknownDriver, VmFiles, first_that_boots};
 
@@ -14,7 +14,6 @@ use crate::{DriverKind, Error, HELLO_VARIABLE, Result, UnknownDriver, VmFiles, f
 /// these two) or `auto`, the default.
 pub const DRIVER_VARIABLE: &str = "MAGIKRUN_VM_DRIVER";
 
-const KVM: &str = "/dev/kvm";
 /// How long a guest that the hardware runs may take to say hello where it is tried: it takes a fraction of a second.
 const KVM_TIME: Duration = Duration::from_secs(10);
 

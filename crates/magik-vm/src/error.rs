@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{DRIVER_VARIABLE, UnknownDriver};
+use crate::{DRIVER_VARIABLE, Ended, UnknownDriver};
 
 /// Why a virtual machine could not be started, or did not boot.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +25,8 @@ pub enum Error {
         source: io::Error,
     },
     /// A process of the machine ended.
-    #[error("{0}")]
-    Ended(String),
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The guest did not say hello in time.
     #[error("the guest did not say hello within {limit:?}{console}")]
     NoHello {

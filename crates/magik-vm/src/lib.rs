@@ -5,7 +5,7 @@
 //! - [`boot`]: starts a machine and waits for its guest's hello.
 //! - [`probe`]: whether machines really boot here.
 //! - [`VmUser`]: the user of the host that a machine is, and no other.
-//! - [`Vm`]: a machine that was started, and its [`Console`].
+//! - [`Vm`]: a machine that was started, its [`Console`], and how it [`Ended`].
 //! - [`Drivers`]: which of the drivers is used.
 //! - [`Machine`]: all that is decided about a machine, for its supervisor, whose [`MachineGuest`] builds, confines and boots it.
 //! - [`HostLimits`]: what the machine's processes may use of the host.
@@ -15,6 +15,7 @@
 mod choice;
 mod console;
 mod driver;
+mod ended;
 mod error;
 mod files;
 mod guest;
@@ -37,14 +38,19 @@ pub use console::Console;
 pub use driver::{
     MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, MIN_VM_MEMORY_MIB, Share, Vm, VmDriver, VmSpec, vsock_path,
 };
+pub use ended::{Ended, VmProcess};
 pub use error::{Error, Result};
 pub use files::{FILES_VARIABLE, VmFiles};
 pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
 pub use jail::Jail;
 pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
-pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
+pub use krun::{
+    KERNEL_LIBRARY, KERNEL_LIBRARY_DIRECTORIES, Krun, MAX_VMM_CONFIG, VMM_PROGRAM, VmmConfig, VmmPort,
+};
 pub use limits::HostLimits;
 pub use machine::{HostShare, Machine, OVERHEAD_MIB, vcpus};
+/// The device that makes machines by the hardware.
+pub use magik_oci::KVM;
 pub use probe::probe;
 pub use qemu::{Acceleration, Qemu};
 pub use supervised::MachineGuest;

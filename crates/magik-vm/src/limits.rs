@@ -13,14 +13,14 @@ const MONITOR_MIB: u64 = 256;
 /// Threads of QEMU and its devices: virtiofsd has up to 64 per share.
 const THREADS: u64 = 1024;
 /// The devices that a machine's processes may use, as (path, major, minor): what every program may want, and nothing to be made anew.
-const DEVICES: [(&str, i64, i64); 4] = [
+pub(crate) const DEVICES: [(&str, i64, i64); 4] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
     ("/dev/random", 1, 8),
     ("/dev/urandom", 1, 9),
 ];
-/// The device that makes machines (Documentation/admin-guide/devices.txt).
-const KVM: (&str, i64, i64) = ("/dev/kvm", 10, 232);
+/// The numbers of [`KVM`](crate::KVM) (Documentation/admin-guide/devices.txt).
+const KVM_NUMBERS: (i64, i64) = (10, 232);
 /// The period of a quota of processor time, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
@@ -29,7 +29,7 @@ const PERIOD: u64 = 100_000;
 pub struct HostLimits {
     memory: u64,
     quota: u64,
-    /// Its driver opens `/dev/kvm`, and its supervisor makes that file in a root of its own.
+    /// Its driver opens [`KVM`](crate::KVM), and its supervisor makes that file in a root of its own.
     kvm: bool,
 }
 
@@ -68,7 +68,7 @@ impl HostLimits {
     pub fn devices(self) -> Vec<LinuxDeviceCgroup> {
         let mut none = LinuxDeviceCgroup::default();
         none.set_allow(false).set_access(Some("rwm".to_owned()));
-        let rule = |(_, major, minor): (&str, i64, i64), access: &str| {
+        let rule = |(major, minor): (i64, i64), access: &str| {
             let mut rule = LinuxDeviceCgroup::default();
             rule.set_allow(true)
                 .set_typ(Some(LinuxDeviceType::C))
@@ -77,8 +77,10 @@ impl HostLimits {
                 .set_access(Some(access.to_owned()));
             rule
         };
-        let allowed = DEVICES.iter().map(|device| rule(*device, "rw"));
-        let kvm = self.kvm.then(|| rule(KVM, "rwm"));
+        let allowed = DEVICES
+            .iter()
+            .map(|(_, major, minor)| rule((*major, *minor), "rw"));
+        let kvm = self.kvm.then(|| rule(KVM_NUMBERS, "rwm"));
         std::iter::once(none).chain(allowed).chain(kvm).collect()
     }
 

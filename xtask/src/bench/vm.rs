@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use magik_vm::{Acceleration, Booted, Qemu, VmDriver, VmFiles, VmSpec};
+use magik_vm::{Acceleration, Booted, DriverKind, Qemu, VmDriver, VmFiles, VmSpec};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::json;
 
@@ -168,8 +168,8 @@ impl Bench {
             anyhow::Ok((ended, wall))
         });
         let (ended, wall) = ended?;
-        let ended = ended.context("the guest does not power off")?.to_string();
-        ensure!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");
+        let ended = ended.context("the guest does not power off")?;
+        ensure!(ended.is_power_off(), "{ended}");
         let sample = Sample {
             wall,
             cpu: measure::cpu_used()?.saturating_sub(cpu),
@@ -242,7 +242,7 @@ struct Pod {
     binary: PathBuf,
     roots: [PathBuf; 2],
     manifest: String,
-    driver: &'static str,
+    driver: DriverKind,
 }
 
 impl Pod {
@@ -263,7 +263,11 @@ impl Pod {
             binary: args.magikrun.clone().context("--magikrun")?,
             roots: [dir.join("root"), run.join("magikrun")],
             manifest: manifest.display().to_string(),
-            driver: if args.kvm { "qemu-kvm" } else { "qemu-tcg" },
+            driver: if args.kvm {
+                DriverKind::QemuKvm
+            } else {
+                DriverKind::QemuTcg
+            },
         };
         pod.magikrun(&["image", "pull", &layout.reference(IMAGE)])?;
         Ok(pod)
@@ -277,7 +281,7 @@ impl Pod {
             .arg("--state-dir")
             .arg(state)
             .args(args)
-            .env("MAGIKRUN_VM_DRIVER", self.driver)
+            .env(magik_vm::DRIVER_VARIABLE, self.driver.as_str())
             .env(magik_vm::FILES_VARIABLE, vm::directory(&host::shell()?)?)
             .stdin(Stdio::null())
             .output()?;

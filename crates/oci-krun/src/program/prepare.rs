@@ -10,6 +10,7 @@ use std::{
 };
 
 use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
+use magik_sys::process::in_user_namespace;
 use magik_vm::{Drivers, Machine, VmFiles};
 use rustix::fs::{CWD, FileType, Mode};
 use serde::Serialize;
@@ -41,7 +42,7 @@ pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path, streams: 
 
 fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Answer> {
     let id = text(id)?;
-    if !rustix::process::geteuid().is_root() || !in_first_user_namespace() {
+    if !rustix::process::geteuid().is_root() || in_user_namespace().unwrap_or(true) {
         return Ok(Answer::Refused("machines need root on the host".to_owned()));
     }
     let spec = match read(bundle) {
@@ -117,11 +118,6 @@ fn read(bundle: &Path) -> io::Result<oci_spec::runtime::Spec> {
         return Err(io::Error::other(format!("has more than {MAX_CONFIG} bytes")));
     }
     Ok(serde_json::from_slice(&json)?)
-}
-
-fn in_first_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Writes the guest's bundle, and says how its container is created.
