@@ -51,4 +51,4 @@ pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
 #[cfg(target_os = "linux")]
-pub use sandboxed::run_sandboxed_if_asked;
+pub use sandboxed::{CANNOT_RUN, SandboxError, run_sandboxed_if_asked};
