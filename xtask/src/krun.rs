@@ -10,19 +10,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use magik_vm::{FILES_VARIABLE, KERNEL_LIBRARY, KVM, VMM_PROGRAM, VmFiles};
 use xshell::{Shell, cmd};
 
 use crate::{host, vm};
 
 /// Builds the kernel; the argument is where.
 const BUILD_KERNEL: &str = "xtask/tools/kvm-guest/build.sh";
-/// The library libkrun opens.
-const LIBRARY: &str = "libkrunfw.so.5";
 
 pub(crate) fn test(sh: &Shell) -> Result<()> {
     ensure!(
-        Path::new("/dev/kvm").exists() && host::is_root(),
-        "libkrun needs root and /dev/kvm"
+        Path::new(KVM).exists() && host::is_root(),
+        "libkrun needs root and {KVM}"
     );
     let directory = vm::directory(sh)?;
     vm::prepare()?;
@@ -31,17 +30,17 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
     let files = directory.join("krun");
     let _ = fs::remove_dir_all(&files);
     fs::create_dir(&files).with_context(|| files.display().to_string())?;
-    for name in ["vminit", vm::MONITOR] {
+    for name in [VmFiles::INIT, VMM_PROGRAM] {
         symlink(directory.join(name), files.join(name))?;
     }
-    symlink(kernel, files.join(LIBRARY))?;
+    symlink(kernel, files.join(KERNEL_LIBRARY))?;
     let monitor = cmd!(
         sh,
         "cargo test --locked -p magikrun-vmm --features libkrun -- --nocapture"
     );
     monitor
         .env("MAGIKRUN_KRUN_KERNEL", &files)
-        .env("MAGIKRUN_VM_FILES", &directory)
+        .env(FILES_VARIABLE, &directory)
         .run()?;
     let features = "magikrun-cli/test-hooks";
     cmd!(
@@ -61,7 +60,7 @@ pub(crate) fn test(sh: &Shell) -> Result<()> {
 /// absent.
 fn kernel(sh: &Shell, directory: &Path) -> Result<PathBuf> {
     let own = directory.join("kvm-guest");
-    let library = own.join(LIBRARY);
+    let library = own.join(KERNEL_LIBRARY);
     if !library.is_file() {
         println!("making a guest kernel in {} (5 minutes)", own.display());
         let script = host::workspace().join(BUILD_KERNEL);

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use oci_krun::kernel::GuestKernel;
+use magik_vm::{
+    KERNEL_LIBRARY, KERNEL_LIBRARY_DIRECTORIES, VMM_PROGRAM, VmFiles, VmProcess, kernel::GuestKernel,
+};
 use sha2::{Digest, Sha256};
 use xshell::{Shell, cmd};
 
@@ -21,19 +23,9 @@ const WHEEL_URL: &str = "https://files.pythonhosted.org/packages/a7/b8/a6df21a2c
 const WHEEL_SHA256: &str = "65f1e4bbf8d721c9f7f557329fb6c8cf41f554c1c6942eac8b941198fa283fe0";
 const WHEEL_SIZE: u64 = 48_148_484;
 const WHEEL_LIBRARY: &str = "microsandbox/_bundled/lib/libkrunfw.so.5.6.1";
-/// The library's name in `target/vm`: the one libkrun opens.
-const LIBRARY: &str = "libkrunfw.so.5";
-/// Where a system's libkrunfw lies.
-const LIBRARY_DIRECTORIES: &[&str] = &[
-    "/usr/local/lib64",
-    "/usr/local/lib",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib",
-];
 
 /// The vsock device for QEMU, from crates.io.
-const VSOCK_DEVICE: &str = "vhost-device-vsock";
+const VSOCK_DEVICE: &str = VmProcess::VsockDevice.as_str();
 const VSOCK_DEVICE_VERSION: &str = "0.3.0";
 
 /// Options of `cargo xtask vm`.
@@ -43,9 +35,6 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     krun: bool,
 }
-
-/// The monitor for libkrun.
-pub(crate) const MONITOR: &str = "magikrun-vmm";
 
 /// `target/vm`.
 pub(crate) fn directory(sh: &Shell) -> Result<PathBuf> {
@@ -65,14 +54,14 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
 
 /// Builds the program that becomes a machine under libkrun. The library comes from crates.io and is part of it.
 pub(crate) fn build_monitor(sh: &Shell) -> Result<()> {
-    println!("{MONITOR}: libkrun 1.19, from crates.io");
+    println!("{VMM_PROGRAM}: libkrun 1.19, from crates.io");
     cmd!(
         sh,
-        "cargo build --quiet --locked --package {MONITOR} --features libkrun --profile vminit"
+        "cargo build --quiet --locked --package {VMM_PROGRAM} --features libkrun --profile vminit"
     )
     .run()?;
-    let built = host::target_dir(sh)?.join("vminit").join(MONITOR);
-    let installed = directory(sh)?.join(MONITOR);
+    let built = host::target_dir(sh)?.join("vminit").join(VMM_PROGRAM);
+    let installed = directory(sh)?.join(VMM_PROGRAM);
     replace(&built, &installed)?;
     println!("{}", installed.display());
     Ok(())
@@ -97,8 +86,8 @@ pub(crate) fn prepare() -> Result<()> {
 /// Finds or fetches libkrunfw and takes the kernel out of it.
 pub(crate) fn fetch_kernel(sh: &Shell) -> Result<()> {
     let directory = directory(sh)?;
-    let library = directory.join(LIBRARY);
-    let kernel = directory.join("vmlinux");
+    let library = directory.join(KERNEL_LIBRARY);
+    let kernel = directory.join(VmFiles::KERNEL);
     if let Some(missing) = apt::ensure(sh, PACKAGES)? {
         println!("missing, and {}: {}", missing.why, missing.packages.join(" "));
     }
@@ -121,9 +110,9 @@ pub(crate) fn fetch_kernel(sh: &Shell) -> Result<()> {
 }
 
 fn system_library() -> Option<PathBuf> {
-    LIBRARY_DIRECTORIES
+    KERNEL_LIBRARY_DIRECTORIES
         .iter()
-        .map(|directory| Path::new(directory).join(LIBRARY))
+        .map(|directory| Path::new(directory).join(KERNEL_LIBRARY))
         .find(|path| path.is_file())
 }
 

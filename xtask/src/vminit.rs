@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use magik_vm::VmFiles;
 use xshell::{Shell, cmd};
 
 use crate::{apt, host, vm};
@@ -171,7 +172,7 @@ fn build(sh: &Shell, way: &Way) -> Result<()> {
         .run()?;
     let built = host::target_dir(sh)?.join(target).join("vminit/vminit");
     let size = check(&built)?;
-    let installed = vm::directory(sh)?.join("vminit");
+    let installed = vm::directory(sh)?.join(VmFiles::INIT);
     vm::replace(&built, &installed)?;
     println!(
         "{}, {size} bytes of {MAX_VMINIT} at most, static",

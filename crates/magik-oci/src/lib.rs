@@ -10,6 +10,7 @@
 //! Windows, where [`Platform`] finds little.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod environment;
 mod error;
 mod id;
 mod io;
@@ -19,12 +20,13 @@ mod runtime;
 mod state;
 mod stats;
 
+pub use environment::helper_environment;
 pub use error::{Error, ExecFailure, Result};
 pub use id::{ContainerId, InvalidId, MAX_CONTAINER_ID_LEN};
 pub use io::{ExecIo, OwnedStream, Stdio};
 pub use log::event_text;
 pub use oci_spec;
-pub use platform::{Capability, Platform};
+pub use platform::{Capability, KVM, Platform};
 pub use runtime::{CreateOptions, ExecOptions, OciRuntime};
 pub use state::{ContainerState, Exit, ExitReason, Signal, Status, UnknownSignal};
 pub use stats::{CpuStats, MemoryStats, PidsStats, Stats};

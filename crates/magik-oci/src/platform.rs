@@ -3,6 +3,9 @@
 
 use serde::Serialize;
 
+/// The device that makes virtual machines by the hardware.
+pub const KVM: &str = "/dev/kvm";
+
 /// Whether the host can do one thing, and how or why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capability {

@@ -19,6 +19,9 @@ use rustix::{
 
 use crate::mountinfo;
 
+/// What statfs(2) says of a tmpfs (linux/magic.h).
+pub const TMPFS_MAGIC: i128 = 0x0102_1994;
+
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
     .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
     .union(OpenTreeFlags::AT_EMPTY_PATH);

@@ -13,6 +13,15 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// Whether this process is in a user namespace that is not the host's first, whose ids are all its own (user_namespaces(7)).
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn in_user_namespace() -> io::Result<bool> {
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    Ok(!map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
+}
+
 /// A process that cannot be confused with a later one of the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

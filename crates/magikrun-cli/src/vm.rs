@@ -5,8 +5,19 @@ use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    match magik_pri::microvm::run_container_if_asked() {
-        Some(code) => code,
+    use oci_krun::program::{FAILED, Streams, run_if_asked};
+    let streams = Streams {
+        input: rustix::stdio::stdin(),
+        output: rustix::stdio::stdout(),
+        errors: rustix::stdio::stderr(),
+    };
+    match run_if_asked(streams) {
+        Some(Ok(code)) => code,
+        Some(Err(error)) => {
+            // Nothing is to be done where nobody reads it.
+            let _ = rustix::io::write(streams.errors, format!("{error}\n").as_bytes());
+            ExitCode::from(FAILED)
+        }
         None => magik_pri::microvm::vm_supervisor_main(),
     }
 }

@@ -5,8 +5,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     oci_wasm::run_compiler_if_asked();
     #[cfg(target_os = "linux")]
-    if let Some(code) = oci_wasm::run_sandboxed_if_asked() {
-        return code;
+    if let Some(ended) = oci_wasm::run_sandboxed_if_asked() {
+        return ended.unwrap_or_else(|error| {
+            // Nobody is left to tell.
+            let _ = rustix::io::write(rustix::stdio::stderr(), format!("{error}\n").as_bytes());
+            ExitCode::from(oci_wasm::CANNOT_RUN)
+        });
     }
     magik_pri::wasm::pod_main()
 }

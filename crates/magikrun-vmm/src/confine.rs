@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_krun::{Jail, Share, VmmConfig, VmmPort};
+use magik_vm::{Jail, KVM, Share, VmmConfig, VmmPort};
 use rustix::{
     fs::StatVfsMountFlags,
     process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid},
@@ -90,11 +90,11 @@ impl<'a> Confinement<'a> {
     }
 
     /// A root that holds what the machine serves and opens.
-    fn root(&self) -> Result<Confined, oci_krun::Error> {
+    fn root(&self) -> Result<Confined, magik_vm::Error> {
         let config = self.config;
         let jail = Jail::empty(config.jail.clone())?;
         let owner = config.user.unwrap_or_else(|| rustix::process::geteuid().as_raw());
-        jail.device(Path::new("/dev/kvm"), owner)?;
+        jail.device(Path::new(KVM), owner)?;
         let root = PathBuf::from("/root");
         jail.bind(&config.root, &root)?;
         let mut shares = Vec::new();
@@ -233,7 +233,7 @@ mod tests {
         config: VmmConfig,
         look: impl FnOnce(Confined) -> T + Send + 'static,
     ) -> Option<T> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/kvm").exists() {
+        if !rustix::process::geteuid().is_root() || !Path::new(KVM).exists() {
             eprintln!("SKIPPED {test}: needs root and /dev/kvm");
             return None;
         }
@@ -269,7 +269,7 @@ mod tests {
                 assert!(fs::write("/root/pod/secret", "x").is_err());
                 assert!(fs::write("/x", "x").is_err());
                 std::os::unix::net::UnixStream::connect(&confined.ports[0].socket).unwrap();
-                assert_eq!(fs::metadata("/dev/kvm").unwrap().uid(), USER);
+                assert_eq!(fs::metadata(KVM).unwrap().uid(), USER);
                 let interfaces = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
                 assert_eq!(interfaces.lines().count(), 3, "loopback alone: {interfaces}");
             },

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use magik_vm::VmmConfig;
 use magikrun_vmm::Confined;
-use oci_krun::VmmConfig;
 
 /// The tag of the share that a guest boots from (libkrun names it to the kernel).
 const ROOT: &std::ffi::CStr = c"/dev/root";

@@ -1,7 +1,7 @@
-//! `magikrun-vmm N`: one virtual machine. Descriptor N is its configuration, a sealed memory file (`oci_krun::VmmConfig`).
+//! `magikrun-vmm N`: one virtual machine. Descriptor N is its configuration, a sealed memory file (`magik_vm::VmmConfig`).
 //!
 //! It loads what it needs, confines itself, and becomes the machine. What it says, and the guest's console, goes to standard
-//! error. `oci_krun::Krun` starts it.
+//! error. `magik_vm::Krun` starts it.
 #![allow(clippy::print_stderr, reason = "there is no other way to say what failed")]
 
 mod machine;
@@ -12,8 +12,8 @@ use std::{
     process::ExitCode,
 };
 
+use magik_vm::VmmConfig;
 use magikrun_vmm::{Confinement, seccomp};
-use oci_krun::VmmConfig;
 
 use crate::machine::Machine;
 

@@ -1,43 +1,23 @@
-//! Small virtual machines for pods.
+//! Containers in virtual machines of their own, as an [`OciRuntime`](magik_oci::OciRuntime).
 //!
-//! - [`VmDriver`]: what starts a machine from a [`VmSpec`]: [`Krun`] or [`Qemu`], by their [`DriverKind`].
-//! - [`VmFiles`]: what machines are made of on this host; [`kernel`] takes the guest kernel out of libkrunfw.
-//! - [`boot`]: starts a machine and waits for its guest's hello.
-//! - [`probe`]: whether machines really boot here.
-//! - [`VmUser`]: the user of the host that a machine is, and no other.
-//! - [`Vm`]: a machine that was started, and its [`Console`].
+//! On the host such a container is a native one whose program supervises its machine: engines find its pid, cgroup, network
+//! namespace, streams and exit code where they look for them. So there are two halves, in two processes:
 //!
-//! It is no general manager of machines: a guest is a kernel and a static init that dials back,
-//! without disks and networks. It is for Linux; elsewhere it is empty.
+//! - [`KrunRuntime`], in the process of the command line, makes the native container and knows nothing of machines: whatever
+//!   there is to know about them it asks the program [`PROGRAM`].
+//! - [`program`] (feature `program`) is that program: it says what the native container is made of, is what runs in it, and
+//!   carries signals and further programs to the guest.
+//!
+//! What they say to each other is in one module, so that they say the same. Machines themselves are `magik-vm`'s.
+//!
+//! It is for Linux; elsewhere it is empty.
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-mod console;
-mod driver;
-mod error;
-mod files;
-mod guest;
-mod jail;
-pub mod kernel;
-mod kind;
-mod krun;
-mod modes;
-mod probe;
-mod process;
-mod qemu;
-mod tsc;
-mod user;
+#[cfg(feature = "program")]
+pub mod program;
+mod runtime;
+mod words;
 
-pub use console::Console;
-pub use driver::{
-    MAX_SHARES, MAX_VCPUS, MAX_VM_MEMORY_MIB, MIN_VM_MEMORY_MIB, Share, Vm, VmDriver, VmSpec, vsock_path,
-};
-pub use error::{Error, Result};
-pub use files::{FILES_VARIABLE, VmFiles};
-pub use guest::{Booted, ROOT_DIRECTORIES, boot, lay_out, nonce, write_config};
-pub use jail::Jail;
-pub use kind::{DriverKind, HELLO_VARIABLE, UnknownDriver, first_that_boots};
-pub use krun::{Krun, MAX_VMM_CONFIG, VmmConfig, VmmPort};
-pub use probe::probe;
-pub use qemu::{Acceleration, Qemu};
-pub use user::VmUser;
+pub use runtime::KrunRuntime;
+pub use words::PROGRAM;

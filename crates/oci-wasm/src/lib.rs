@@ -56,4 +56,4 @@ pub use loader::{Loader, LoaderBuilder, World};
 pub use magik_oci;
 pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
 #[cfg(target_os = "linux")]
-pub use sandboxed::run_sandboxed_if_asked;
+pub use sandboxed::{CANNOT_RUN, SandboxError, run_sandboxed_if_asked};

@@ -7,6 +7,7 @@ use std::{
 };
 
 use magik_infra::guest::{GuestConfig, GuestDirectory, MAX_CONFIG, POD, SHARE};
+use magik_sys::mount::TMPFS_MAGIC;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_move,
     mount_remount,
@@ -95,11 +96,9 @@ pub(crate) fn own_root() -> io::Result<bool> {
 
 /// Whether `/` is the kernel's first root, from which there is no pivot_root.
 fn is_initramfs() -> io::Result<bool> {
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const RAMFS_MAGIC: i128 = 0x8584_58f6;
     let stat = rustix::fs::statfs("/").map_err(named("look at /"))?;
-    #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
-    Ok([RAMFS_MAGIC, TMPFS_MAGIC].contains(&i64::from(stat.f_type)))
+    Ok([RAMFS_MAGIC, TMPFS_MAGIC].contains(&i128::from(stat.f_type)))
 }
 
 /// Reads what the host wants of this guest.

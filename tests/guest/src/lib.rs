@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_krun::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec, VmUser};
+use magik_vm::{Acceleration, Qemu, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tempfile::TempDir;
 
 /// What scripts and tests call by name.
@@ -171,8 +171,7 @@ impl Guest {
         tokio.block_on(async {
             let mut vm = qemu.spawn(&spec).await?;
             if let Ok(ended) = tokio::time::timeout(limit, vm.ended()).await {
-                let ended = ended.to_string();
-                ensure!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");
+                ensure!(ended.is_power_off(), "{ended}");
                 return Ok(());
             }
             let console = vm.console().last_lines();

@@ -13,8 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use magik_vm::{Acceleration, Booted, DriverKind, Qemu, VmDriver, VmFiles, VmSpec};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
-use oci_krun::{Acceleration, Booted, Qemu, VmDriver, VmFiles, VmSpec};
 use serde_json::json;
 
 use super::{measure, report, scene};
@@ -153,7 +153,7 @@ impl Bench {
     /// Boots a guest whose first program ends the machine.
     fn bare(&self) -> Result<Sample> {
         let spec = self.place()?;
-        for name in oci_krun::ROOT_DIRECTORIES {
+        for name in magik_vm::ROOT_DIRECTORIES {
             fs::create_dir(spec.root.join(name))?;
         }
         let init = spec.root.join("init");
@@ -168,8 +168,8 @@ impl Bench {
             anyhow::Ok((ended, wall))
         });
         let (ended, wall) = ended?;
-        let ended = ended.context("the guest does not power off")?.to_string();
-        ensure!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");
+        let ended = ended.context("the guest does not power off")?;
+        ensure!(ended.is_power_off(), "{ended}");
         let sample = Sample {
             wall,
             cpu: measure::cpu_used()?.saturating_sub(cpu),
@@ -181,14 +181,14 @@ impl Bench {
     /// Boots our init until it says hello.
     fn hello(&self) -> Result<Sample> {
         let spec = self.place()?;
-        let nonce = oci_krun::nonce()?;
+        let nonce = magik_vm::nonce()?;
         let config = serde_json::from_value(json!({
             "nonce": nonce, "hostname": "bench", "scratch": {"target": "/run/pod", "size": 1 << 20},
         }))?;
-        oci_krun::lay_out(&spec.root, &self.files.vminit()?, &config)?;
+        magik_vm::lay_out(&spec.root, &self.files.vminit()?, &config)?;
         let (begun, cpu) = begin()?;
         let sample = self.tokio.block_on(async {
-            let Booted { vm, .. } = oci_krun::boot(&self.qemu, &spec, &nonce, LIMIT).await?;
+            let Booted { vm, .. } = magik_vm::boot(&self.qemu, &spec, &nonce, LIMIT).await?;
             let sample = Sample {
                 wall: begun.elapsed(),
                 cpu: measure::cpu_used()?.saturating_sub(cpu),
@@ -242,7 +242,7 @@ struct Pod {
     binary: PathBuf,
     roots: [PathBuf; 2],
     manifest: String,
-    driver: &'static str,
+    driver: DriverKind,
 }
 
 impl Pod {
@@ -263,7 +263,11 @@ impl Pod {
             binary: args.magikrun.clone().context("--magikrun")?,
             roots: [dir.join("root"), run.join("magikrun")],
             manifest: manifest.display().to_string(),
-            driver: if args.kvm { "qemu-kvm" } else { "qemu-tcg" },
+            driver: if args.kvm {
+                DriverKind::QemuKvm
+            } else {
+                DriverKind::QemuTcg
+            },
         };
         pod.magikrun(&["image", "pull", &layout.reference(IMAGE)])?;
         Ok(pod)
@@ -277,8 +281,8 @@ impl Pod {
             .arg("--state-dir")
             .arg(state)
             .args(args)
-            .env("MAGIKRUN_VM_DRIVER", self.driver)
-            .env(oci_krun::FILES_VARIABLE, vm::directory(&host::shell()?)?)
+            .env(magik_vm::DRIVER_VARIABLE, self.driver.as_str())
+            .env(magik_vm::FILES_VARIABLE, vm::directory(&host::shell()?)?)
             .stdin(Stdio::null())
             .output()?;
         ensure!(

@@ -92,12 +92,6 @@ fn is_available(_: Capability) -> bool {
     true // the container runs in a virtual machine whose kernel has them all
 }
 
-/// The capabilities that a process of this host can have.
-#[must_use]
-pub fn available_capabilities() -> Capabilities {
-    AVAILABLE.clone()
-}
-
 /// The capability sets for `settings` on this host.
 pub(super) fn for_settings(settings: &ContainerSettings) -> Result<Capabilities, BundleError> {
     resolve(settings, &AVAILABLE)

@@ -20,7 +20,7 @@ mod write;
 
 use std::path::PathBuf;
 
-pub use capabilities::{DEFAULT_CAPABILITIES, available_capabilities};
+pub use capabilities::DEFAULT_CAPABILITIES;
 pub use process::DEFAULT_PATH;
 pub use seccomp::{MAX_SECCOMP_PROFILE_SIZE, load_seccomp_profile};
 pub use settings::{

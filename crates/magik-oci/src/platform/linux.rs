@@ -5,7 +5,7 @@ use std::{fs, io, os::fd::OwnedFd, path::Path};
 use magik_sys::{cgroup, mountinfo};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use super::Capability;
+use super::{Capability, KVM};
 
 /// `SECCOMP_GET_ACTION_AVAIL` of linux/seccomp.h.
 const SECCOMP_GET_ACTION_AVAIL: libc::c_ulong = 2;
@@ -124,9 +124,9 @@ fn v1_controllers(table: &[u8]) -> Vec<&str> {
 
 /// What is known of /dev/kvm; a guest that says hello is the microVM backend's own probe.
 pub(super) fn hypervisor() -> String {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => "/dev/kvm opens".into(),
-        Err(e) => format!("/dev/kvm: {}", reason(&e)),
+    match fs::File::options().read(true).write(true).open(KVM) {
+        Ok(_) => format!("{KVM} opens"),
+        Err(e) => format!("{KVM}: {}", reason(&e)),
     }
 }
 

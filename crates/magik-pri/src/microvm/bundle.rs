@@ -3,7 +3,7 @@
 use magik_image::bundle::ContainerSettings;
 use magik_infra::{guest::PROCESSES, plan::ContainerPlan};
 
-use super::machine::HostShare;
+use super::machine;
 use crate::{
     ContainerSpec,
     pods::{ContainerImage, Failure, PodFiles, linux_bundle},
@@ -14,7 +14,7 @@ pub(super) fn write(
     container: &ContainerSpec,
     image: &ContainerImage,
 ) -> Result<ContainerPlan, Failure> {
-    let shares = HostShare::all(pod.spec);
+    let shares = machine::shares(pod.spec);
     let in_guest = |settings: ContainerSettings| {
         let mut settings = settings;
         settings.host_security_modules = false;

@@ -8,9 +8,6 @@
 //! which the guest sees read-only, and below the data root what it writes, which stays in the guest's memory.
 
 mod bundle;
-mod container;
-mod driver;
-mod guest;
 mod limits;
 mod machine;
 mod supervisor;
@@ -25,9 +22,9 @@ use std::{
 use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
-pub use oci_krun::{DriverKind, VmFiles};
+pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
+use magik_vm::{Drivers, HostLimits};
 
-use self::{driver::Drivers, limits::HostLimits, machine::Machine};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
     pods::{
@@ -36,16 +33,12 @@ use crate::{
     },
 };
 
-pub use self::{
-    container::run_container_if_asked,
-    driver::DRIVER_VARIABLE,
-    supervisor::{VM_SUPERVISOR, vm_supervisor_main},
-};
+pub use self::supervisor::{VM_SUPERVISOR, vm_supervisor_main};
 
 /// How long a killed supervisor may take to end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 /// The name of a binary that is nothing but a supervisor.
-pub const SUPERVISOR_BINARY: &str = "magikrun-vm";
+pub const SUPERVISOR_BINARY: &str = oci_krun::PROGRAM;
 
 /// The backend of pods in virtual machines, for [`Pods::with`](crate::Pods::with).
 #[derive(Debug)]
@@ -75,7 +68,7 @@ impl MicroVm {
     /// What machines are made of.
     #[must_use]
     pub fn files(mut self, files: VmFiles) -> Self {
-        self.drivers.files = files;
+        self.drivers = self.drivers.with_files(files);
         self
     }
 
@@ -83,7 +76,7 @@ impl MicroVm {
     /// boot of the host.
     #[must_use]
     pub fn driver(mut self, kind: DriverKind) -> Self {
-        self.drivers.allowed = Ok(vec![kind]);
+        self.drivers = self.drivers.only(kind);
         self
     }
 
@@ -123,7 +116,7 @@ impl Backend for MicroVm {
                 ));
             }
         }
-        Machine::size(spec).map(drop)
+        machine::size(spec).map(drop)
     }
 
     fn check_image(&self, image: &Image) -> Result<(), String> {
@@ -151,7 +144,8 @@ impl Backend for MicroVm {
     }
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
-        let machine = Machine::of(&start, self.drivers.files.clone(), self.drivers.kind()?)?;
+        let driver = self.drivers.kind().map_err(io::Error::other)?;
+        let machine = machine::of(&start, self.drivers.files().clone(), driver)?;
         machine.write(&start.sandbox)?;
         let arguments: [&OsStr; 4] = [
             "magikrun".as_ref(),
@@ -174,8 +168,8 @@ impl Backend for MicroVm {
             }),
         })?;
         // It waits to be told what to launch: none of the machine's processes is there yet.
-        let limits = HostLimits::new(machine.memory_mib, machine.vcpus, machine.driver);
-        if let Err(error) = limits.apply(start.cgroups, start.id, init.pid()) {
+        let host_limits = HostLimits::new(machine.memory_mib, machine.vcpus, machine.driver);
+        if let Err(error) = limits::apply(host_limits, start.cgroups, start.id, init.pid()) {
             init.kill()?;
             init.wait(KILL_TIME)?;
             init.reap();

@@ -3,9 +3,9 @@
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use magik_infra::{Relay, StateDir};
+use magik_vm::{Machine, MachineGuest};
 use rustix::fs::Mode;
 
-use super::{guest::MachineGuest, machine::Machine};
 use crate::{
     RuntimeClass,
     pods::init::{self, Descriptors, is_id},

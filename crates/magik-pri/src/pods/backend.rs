@@ -134,14 +134,3 @@ pub(crate) fn beside_own_binary(name: impl AsRef<OsStr>) -> Option<PathBuf> {
     let beside = own.parent()?.join(name.as_ref());
     beside.is_file().then_some(beside)
 }
-
-/// An init's environment: nothing of the caller's but what helps to find faults.
-pub(crate) fn environment() -> Vec<String> {
-    let passed = ["RUST_LOG", "RUST_BACKTRACE"]
-        .into_iter()
-        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
-    ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
-        .into_iter()
-        .chain(passed)
-        .collect()
-}

@@ -59,9 +59,12 @@ use crate::{
     SweepReport, Watch, session::LogFile,
 };
 
+/// What an init is started with.
+pub(crate) use magik_oci::helper_environment as environment;
+
 pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
-    backend::{Backend, Start, beside_own_binary, environment},
+    backend::{Backend, Start, beside_own_binary},
     cgroup::Hierarchies,
     failure::Failure,
     files::{ContainerImage, PodFiles},

@@ -48,7 +48,7 @@ impl Kind {
     /// What made a container.
     fn found(root: &Path, id: &ContainerId) -> Self {
         #[cfg(feature = "native")]
-        if super::krun::is_one(root, id) {
+        if oci_krun::KrunRuntime::has(root, id) {
             return Self::Krun;
         }
         // One that runs WebAssembly is like any other once it is there.
@@ -153,10 +153,12 @@ fn builder(globals: &Globals, root: &Path) -> oci_native::NativeRuntimeBuilder {
 fn krun(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
     let native = builder(globals, root).build();
     let state = crate::roots::state_root(state_dir(globals).as_deref())?;
-    Ok(Box::new(super::krun::KrunRuntime::new(
+    let program = super::sibling::find(oci_krun::PROGRAM);
+    Ok(Box::new(oci_krun::KrunRuntime::new(
         native,
         root.to_owned(),
         state,
+        program,
     )))
 }
 

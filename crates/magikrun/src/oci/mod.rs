@@ -11,8 +11,6 @@ mod events;
 mod features;
 mod foreground;
 mod keyring;
-#[cfg(feature = "native")]
-mod krun;
 mod life;
 mod log;
 mod notify;

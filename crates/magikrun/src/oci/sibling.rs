@@ -14,7 +14,8 @@ pub(super) fn beside(binary: &str, backend: &str) -> Result<PathBuf> {
         .with_context(|| format!("runtime {backend}: {binary} is not installed: it belongs beside magikrun"))
 }
 
-fn find(binary: &str) -> Option<PathBuf> {
+/// The same, `None` where it is not installed.
+pub(super) fn find(binary: &str) -> Option<PathBuf> {
     let called = PathBuf::from(env::args_os().next()?);
     let own = if called.components().count() > 1 {
         called

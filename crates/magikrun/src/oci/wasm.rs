@@ -95,8 +95,7 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 /// state.
 fn cache(state: &Path) -> Result<PathBuf> {
     let given = env::var_os("MAGIKRUN_ROOT").map(PathBuf::from);
-    let user_namespace = std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| !map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+    let user_namespace = magik_sys::process::in_user_namespace().unwrap_or(false);
     if given.is_none() && user_namespace && rustix::process::geteuid().is_root() {
         return Ok(state.join(".wasm-cache"));
     }

@@ -10,7 +10,6 @@ use std::{
     io::{self, Seek},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +19,7 @@ use magik_sys::{mountinfo, socket::receive_descriptor};
 use rustix::net::RecvFlags;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Orders;
+use super::{Orders, SandboxError};
 use crate::{
     LoadError, Metering, World,
     compiler::Kind,
@@ -39,11 +38,10 @@ use crate::{
 /// of them.
 const ENVIRONMENT_MARK: char = '_';
 
-/// The exit code of a program that cannot be run, as a shell has it.
-const CANNOT_RUN: u8 = 126;
-
+/// Runs the program and ends this process with it; comes back only where there is nothing to run.
+///
 /// `ORDERS INPUTS OTHERS ARGUMENT…`: the two in between are lists of descriptors, the machine code's and those to close.
-pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> SandboxError {
     // The kernel has checked nothing for UTF-8, but this is JSON's text.
     let mut arguments = arguments.map(|a| a.to_string_lossy().into_owned());
     let (Some(orders), Some(inputs), Some(others)) = (arguments.next(), arguments.next(), arguments.next())
@@ -74,14 +72,15 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match executor.block_on(run(orders, code.into(), &root, arguments.collect())) {
         // At once, whatever threads are still at work: the container's other processes end with this one, too.
         Ok(exit) => std::process::exit(exit.code),
-        Err(reason) => failed(&reason),
+        Err(reason) => {
+            executor.shutdown_background();
+            failed(&reason)
+        }
     }
 }
 
-fn failed(reason: &str) -> ExitCode {
-    // Nobody is left to tell.
-    let _ = io::Write::write_all(&mut io::stderr(), format!("magikrun: {reason}\n").as_bytes());
-    ExitCode::from(CANNOT_RUN)
+fn failed(reason: &str) -> SandboxError {
+    SandboxError(reason.to_owned())
 }
 
 /// Makes descriptors this process's own.

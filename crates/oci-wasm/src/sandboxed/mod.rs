@@ -34,18 +34,26 @@ struct Orders {
     allow_outbound: Option<String>,
 }
 
+/// Why a native container's program is not run. Its process says so on its standard error and exits with [`CANNOT_RUN`].
+#[derive(Debug, thiserror::Error)]
+#[error("magikrun: {0}")]
+pub struct SandboxError(String);
+
+/// The exit code of a program that cannot be run, as a shell has it.
+pub const CANNOT_RUN: u8 = 126;
+
 /// Prepares, or runs, a WebAssembly program of a native container, if this process was started for that.
 ///
 /// A binary that native containers with WebAssembly programs are started by calls it at the beginning of its `main`, after
-/// [`run_compiler_if_asked`](crate::run_compiler_if_asked).
+/// [`run_compiler_if_asked`](crate::run_compiler_if_asked), says what the error is, and exits.
 #[must_use]
-pub fn run_sandboxed_if_asked() -> Option<ExitCode> {
+pub fn run_sandboxed_if_asked() -> Option<Result<ExitCode, SandboxError>> {
     let mut arguments = std::env::args_os().skip(1);
     let asked = arguments.next()?;
     if asked == OsStr::new(PREPARE) {
-        Some(prepare::main(arguments))
+        Some(Ok(prepare::main(arguments)))
     } else if asked == OsStr::new(RUN) {
-        Some(inside::main(arguments))
+        Some(Err(inside::main(arguments)))
     } else {
         None
     }

@@ -17,6 +17,11 @@ pub struct VmFiles {
 const REMEDY: &str = "`cargo xtask vm` makes it in target/vm; MAGIKRUN_VM_FILES names its directory";
 
 impl VmFiles {
+    /// The name of the guest's first program in the directory.
+    pub const INIT: &str = "vminit";
+    /// The name of the kernel as an ELF file in the directory.
+    pub const KERNEL: &str = "vmlinux";
+
     /// Files in a directory of the caller's choice.
     #[must_use]
     pub const fn new(directory: PathBuf) -> Self {
@@ -35,7 +40,7 @@ impl VmFiles {
         let candidates = beside
             .into_iter()
             .flat_map(|dir| [dir.join("vm"), dir.join("lib/magikrun")]);
-        let found = candidates.into_iter().find(|dir| dir.join("vminit").is_file());
+        let found = candidates.into_iter().find(|dir| dir.join(Self::INIT).is_file());
         Self::new(found.unwrap_or_else(|| "/usr/lib/magikrun".into()))
     }
 
@@ -50,7 +55,7 @@ impl VmFiles {
     /// # Errors
     /// It is not there.
     pub fn vminit(&self) -> Result<PathBuf> {
-        self.file("vminit")
+        self.file(Self::INIT)
     }
 
     /// The kernel as an ELF file.
@@ -58,7 +63,7 @@ impl VmFiles {
     /// # Errors
     /// It is not there.
     pub fn kernel(&self) -> Result<PathBuf> {
-        self.file("vmlinux")
+        self.file(Self::KERNEL)
     }
 
     /// A program, in the directory or in the system's.

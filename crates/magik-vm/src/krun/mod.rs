@@ -12,17 +12,22 @@ use std::{
 };
 
 use async_trait::async_trait;
+use magik_oci::KVM;
 use rustix::fs::{Mode, OFlags};
 
 pub use self::config::{MAX_VMM_CONFIG, VmmConfig, VmmPort};
-use crate::{Console, Error, Result, Vm, VmDriver, VmFiles, VmSpec, driver::Part, process::Process};
+use crate::{
+    Console, Error, Result, Vm, VmDriver, VmFiles, VmProcess, VmSpec,
+    driver::{Part, VSOCK_PREFIX},
+    process::Process,
+};
 
 /// The program that becomes a machine.
-const PROGRAM: &str = "magikrun-vmm";
+pub const VMM_PROGRAM: &str = "magikrun-vmm";
 /// The library that holds the kernel, as libkrun opens it.
-const LIBRARY: &str = "libkrunfw.so.5";
+pub const KERNEL_LIBRARY: &str = "libkrunfw.so.5";
 /// Where a system's libkrunfw lies.
-const LIBRARY_DIRECTORIES: [&str; 8] = [
+pub const KERNEL_LIBRARY_DIRECTORIES: [&str; 8] = [
     "/usr/local/lib64",
     "/usr/local/lib",
     "/usr/lib64",
@@ -32,7 +37,6 @@ const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/lib64",
     "/lib",
 ];
-const KVM: &str = "/dev/kvm";
 /// In the directory of sockets: where the process puts its own root together.
 const JAIL: &str = "jail";
 
@@ -58,11 +62,11 @@ impl Krun {
         let krun = Self {
             vminit: files.vminit()?,
             program: files.program(
-                PROGRAM,
+                VMM_PROGRAM,
                 &["/usr/libexec/magikrun", "/usr/lib/magikrun"],
                 PROGRAM_REMEDY,
             )?,
-            kernel: files.library(LIBRARY, &LIBRARY_DIRECTORIES, LIBRARY_REMEDY)?,
+            kernel: files.library(KERNEL_LIBRARY, &KERNEL_LIBRARY_DIRECTORIES, LIBRARY_REMEDY)?,
         };
         may_use_kvm(Path::new(KVM))?;
         Ok(krun)
@@ -98,7 +102,7 @@ fn ports(sockets: &Path) -> io::Result<Vec<VmmPort>> {
         let socket = entry?.path();
         let number = socket
             .file_name()
-            .and_then(|n| n.to_str()?.strip_prefix("vsock_")?.parse().ok());
+            .and_then(|n| n.to_str()?.strip_prefix(VSOCK_PREFIX)?.parse().ok());
         ports.extend(number.map(|port| VmmPort { port, socket }));
     }
     Ok(ports)
@@ -153,7 +157,7 @@ impl VmDriver for Krun {
         spec.check()?;
         let (output, writing, followed) = Console::open().map_err(Error::io("open the console"))?;
         let mut process =
-            Process::new(&self.program, &writing).map_err(Error::io(format!("prepare {PROGRAM}")))?;
+            Process::new(&self.program, &writing).map_err(Error::io(format!("prepare {VMM_PROGRAM}")))?;
         let number = process.give(self.config(spec)?);
         process.arguments([number.to_string()]);
         // It becomes that user by itself.
@@ -162,7 +166,7 @@ impl VmDriver for Krun {
             .map_err(Error::io("hold the machine's user"))?;
         let child = process.spawn();
         let monitor = Part {
-            name: PROGRAM,
+            process: VmProcess::Vmm,
             child: child.map_err(Error::io(format!("execute {}", self.program.display())))?,
             output,
             followed,

@@ -1,14 +1,12 @@
-//! A program in the guest, connected to this process's own streams and signals.
+//! A program in the guest, connected to this process's streams and signals.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
 use magik_infra::{ControlError, ExecEvent, ExecInput, ExecOutput, ExecSession};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
+    process::Signal,
     termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr},
 };
 use tokio::{
@@ -16,9 +14,10 @@ use tokio::{
     sync::mpsc,
 };
 
+use super::Streams;
+
 /// How much of standard input is read at once, in bytes.
 const INPUT_CHUNK: usize = 32 << 10;
-const SIGWINCH: i32 = 28;
 /// Signals that are about this process: its own faults, its children, its own reads and writes; and what cannot be caught.
 const OURS: [i32; 12] = [4, 5, 7, 8, 9, 11, 13, 17, 19, 21, 22, 31];
 /// Those that the C library keeps for itself.
@@ -48,10 +47,11 @@ impl Signals {
     }
 
     /// Passes them on for as long as it is awaited.
-    async fn pass_on(&mut self, input: &ExecInput, terminal: bool) {
+    async fn pass_on(&mut self, input: &ExecInput, terminal: Option<BorrowedFd<'_>>) {
         while let Some(number) = self.0.recv().await {
             // That the program has ended is heard of elsewhere.
-            let _ = match size().filter(|_| terminal && number == SIGWINCH) {
+            let terminal = terminal.filter(|_| number == Signal::WINCH.as_raw());
+            let _ = match terminal.and_then(size) {
                 Some((rows, columns)) => input.resize(rows, columns).await,
                 None => input.signal(number).await,
             };
@@ -60,20 +60,19 @@ impl Signals {
     }
 }
 
-/// Has the terminal on standard input pass everything on, as it comes: the program has one of its own, which does the rest.
+/// Has the terminal pass everything on, as it comes: the program has one of its own, which does the rest.
 ///
 /// # Errors
-/// Standard input is no terminal.
-pub(super) fn raw_terminal() -> io::Result<()> {
-    let stdin = io::stdin();
-    let mut settings = tcgetattr(&stdin)?;
+/// It is none.
+pub(super) fn raw_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let mut settings = tcgetattr(terminal)?;
     settings.make_raw();
-    Ok(tcsetattr(&stdin, OptionalActions::Now, &settings)?)
+    Ok(tcsetattr(terminal, OptionalActions::Now, &settings)?)
 }
 
-/// Rows and columns of the terminal on standard input, if it is one that has a size.
-pub(super) fn size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(io::stdin()).ok()?;
+/// Rows and columns of a terminal, if it is one that has a size.
+pub(super) fn size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
+    let size = tcgetwinsize(terminal).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
@@ -85,19 +84,21 @@ pub(super) async fn carry(
     session: ExecSession,
     terminal: bool,
     signals: &mut Signals,
+    streams: Streams,
 ) -> Result<i32, ControlError> {
     let ExecSession { input, output, .. } = session;
-    tokio::spawn(feed(input.clone()));
+    tokio::spawn(feed(input.clone(), streams.input));
+    let window = terminal.then_some(streams.input);
     tokio::select! {
-        code = write_all(output) => code,
-        () = signals.pass_on(&input, terminal) => Err(ControlError::Disconnected),
+        code = write_all(output, streams) => code,
+        () = signals.pass_on(&input, window) => Err(ControlError::Disconnected),
     }
 }
 
-async fn feed(input: ExecInput) {
+async fn feed(input: ExecInput, from: BorrowedFd<'static>) {
     let (sender, mut read) = mpsc::channel(1);
     // A read cannot be given up, so nobody may have to wait for it.
-    std::thread::spawn(move || read_stdin(&sender));
+    std::thread::spawn(move || read_all(from, &sender));
     while let Some(bytes) = read.recv().await {
         if input.write(&bytes).await.is_err() {
             return;
@@ -106,15 +107,14 @@ async fn feed(input: ExecInput) {
     let _ = input.close().await;
 }
 
-fn read_stdin(sender: &mpsc::Sender<Vec<u8>>) {
-    let stdin = io::stdin();
+fn read_all(from: BorrowedFd<'_>, sender: &mpsc::Sender<Vec<u8>>) {
     let mut buffer = vec![0; INPUT_CHUNK];
     loop {
-        match rustix::io::read(&stdin, &mut buffer) {
+        match rustix::io::read(from, &mut buffer) {
             Ok(0) => return,
             Ok(n) if sender.blocking_send(buffer[..n].to_vec()).is_err() => return,
             Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait_until(stdin.as_fd(), PollFlags::IN),
+            Err(Errno::AGAIN) => wait_until(from, PollFlags::IN),
             Err(_) => return,
         }
     }
@@ -124,13 +124,13 @@ fn wait_until(fd: BorrowedFd<'_>, flags: PollFlags) {
     let _ = poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None);
 }
 
-async fn write_all(mut output: ExecOutput) -> Result<i32, ControlError> {
+async fn write_all(mut output: ExecOutput, streams: Streams) -> Result<i32, ControlError> {
     // Whose reader has gone away is written to no more: the program goes on.
     let (mut out, mut err) = (true, true);
     loop {
         match output.next().await? {
-            Some(ExecEvent::Stdout(bytes)) => out = out && write(false, bytes).await,
-            Some(ExecEvent::Stderr(bytes)) => err = err && write(true, bytes).await,
+            Some(ExecEvent::Stdout(bytes)) => out = out && write(streams.output, bytes).await,
+            Some(ExecEvent::Stderr(bytes)) => err = err && write(streams.errors, bytes).await,
             Some(ExecEvent::Exited(code)) => return Ok(code),
             None => return Err(ControlError::Disconnected),
         }
@@ -139,16 +139,14 @@ async fn write_all(mut output: ExecOutput) -> Result<i32, ControlError> {
 
 /// Writes in a thread of its own: who reads may take any time. Past std's buffers, for the descriptor may be non-blocking, shared with
 /// whoever gave it to us.
-async fn write(stderr: bool, bytes: Vec<u8>) -> bool {
+async fn write(to: BorrowedFd<'static>, bytes: Vec<u8>) -> bool {
     let write = move || {
-        let (out, err) = (io::stdout(), io::stderr());
-        let fd = if stderr { err.as_fd() } else { out.as_fd() };
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            match rustix::io::write(fd, rest) {
+            match rustix::io::write(to, rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_until(fd, PollFlags::OUT),
+                Err(Errno::AGAIN) => wait_until(to, PollFlags::OUT),
                 Err(_) => return false,
             }
         }

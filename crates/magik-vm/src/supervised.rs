@@ -1,4 +1,4 @@
-//! The pod's guest: its machine is built, confined and booted here.
+//! A guest for whoever supervises it: its machine is built, confined and booted here.
 
 use std::{
     fmt,
@@ -12,22 +12,26 @@ use magik_infra::{
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
-use oci_krun::{Booted, Jail, Share, VmDriver, VmFiles, VmSpec, VmUser};
 use tokio::{net::UnixStream, sync::watch};
 
-use super::machine::Machine;
+use crate::{
+    Booted, Jail, Machine, ROOT_DIRECTORIES, Share, VmDriver, VmFiles, VmSpec, VmUser, boot, nonce,
+    write_config,
+};
 
 /// The directories of the jail.
 const ROOT: &str = "/machine/root";
 const SHARES: &str = "/machine/shares";
 const SOCKETS: &str = "/machine/sockets";
-/// In the pod's sandbox: what the jail is mounted on.
+/// In the sandbox: what the jail is mounted on.
 const JAIL: &str = "jail";
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A guest in a machine of its own.
-pub(super) struct MachineGuest {
+///
+/// Booting it puts the calling process, which has a mount namespace of its own, on a root that holds what the machine needs.
+pub struct MachineGuest {
     machine: Machine,
     sandbox: PathBuf,
     listener: OnceLock<GuestListener>,
@@ -44,7 +48,9 @@ impl fmt::Debug for MachineGuest {
 }
 
 impl MachineGuest {
-    pub(super) fn new(machine: Machine, sandbox: PathBuf) -> Self {
+    /// The guest of a machine that is to be started; `sandbox` is the directory that it sees as its pod's.
+    #[must_use]
+    pub fn new(machine: Machine, sandbox: PathBuf) -> Self {
         Self {
             machine,
             sandbox,
@@ -56,7 +62,7 @@ impl MachineGuest {
     async fn start(&self, plan: &PodPlan) -> Result<(UnixStream, PodPlan), Failed> {
         let files = VmFiles::new(self.machine.files.clone());
         let driver = self.machine.driver.find(&files)?;
-        let nonce = oci_krun::nonce()?;
+        let nonce = nonce()?;
         let user = VmUser::lease(Path::new(VmUser::DIRECTORY))?;
         let plan = self.confine(&*driver, &files, plan, nonce, user.number())?;
         let shares = self.machine.distinct_shares().map(|share| Share {
@@ -77,7 +83,7 @@ impl MachineGuest {
             mut vm,
             listener,
             launch,
-        } = oci_krun::boot(&*driver, &spec, &nonce, limit).await?;
+        } = boot(&*driver, &spec, &nonce, limit).await?;
         let _ = self.listener.set(listener);
         let ended = self.ended.clone();
         // The machine belongs to the task, and ends with this process at the latest.
@@ -102,7 +108,7 @@ impl MachineGuest {
         std::fs::create_dir(&at)?;
         // Seen by the guest, and written before the sandbox becomes read-only.
         let config = self.machine.guest_config(&self.sandbox, nonce);
-        oci_krun::write_config(&self.sandbox, &config)?;
+        write_config(&self.sandbox, &config)?;
         let jail = Jail::new(at)?;
         for file in driver.files().iter().filter(|file| !file.starts_with("/usr")) {
             jail.read_only(file)?;
@@ -111,7 +117,7 @@ impl MachineGuest {
             jail.device(Path::new(device), user)?;
         }
         let root = Path::new(ROOT);
-        for directory in oci_krun::ROOT_DIRECTORIES {
+        for directory in ROOT_DIRECTORIES {
             jail.directory(&root.join(directory), 0o755)?;
         }
         jail.bind_read_only(&files.vminit()?, &root.join("init"))?;

@@ -17,14 +17,12 @@ use rustix::{
     },
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, limits::DEVICES};
 
 /// Programs and their libraries.
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store"];
 /// What programs read besides.
 const SYSTEM_FILES: [&str; 2] = ["/etc/ld.so.cache", "/etc/alternatives"];
-/// Device files that every program may want.
-const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 
 /// A root file system under construction. The process must have a mount namespace of its own.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ impl Jail {
         for path in SYSTEM_FILES.map(Path::new).into_iter().filter(|p| p.exists()) {
             jail.read_only(path)?;
         }
-        for path in DEVICES.map(Path::new) {
+        for path in DEVICES.map(|(path, ..)| Path::new(path)) {
             jail.bind(path, path)?;
         }
         jail.directory(Path::new("/tmp"), 0o1777)?;

@@ -1,11 +1,11 @@
 //! Which drivers of virtual machines there are on this host, and what the others lack. Starts none.
 //!
-//! `cargo run -p oci-krun --example vm_drivers`
+//! `cargo run -p magik-vm --example vm_drivers`
 #![allow(clippy::print_stdout, reason = "an example")]
 
 #[cfg(target_os = "linux")]
 fn main() {
-    use oci_krun::{DriverKind, VmFiles};
+    use magik_vm::{DriverKind, VmFiles};
 
     let files = VmFiles::find();
     for kind in DriverKind::ALL {

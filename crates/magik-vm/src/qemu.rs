@@ -14,10 +14,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use magik_oci::KVM;
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
-    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmSpec, driver::Part, modes, process::Process, tsc,
+    Console, Error, Result, Share, Vm, VmDriver, VmFiles, VmProcess, VmSpec, driver::Part, modes,
+    process::Process, tsc,
 };
 
 /// How long the vsock device may take to listen.
@@ -68,12 +70,12 @@ impl Qemu {
             kernel: files.kernel()?,
             qemu: files.program("qemu-system-x86_64", &["/usr/bin"], REMEDY)?,
             virtiofsd: files.program(
-                "virtiofsd",
+                VmProcess::Virtiofsd.as_str(),
                 &["/usr/libexec", "/usr/lib/qemu", "/usr/libexec/qemu-kvm"],
                 "install it (Debian: virtiofsd, or part of qemu-system-common)",
             )?,
             vsock: files.program(
-                "vhost-device-vsock",
+                VmProcess::VsockDevice.as_str(),
                 &["/usr/local/bin", "/usr/bin", "/usr/libexec"],
                 "cargo install vhost-device-vsock --version 0.3.0",
             )?,
@@ -126,7 +128,7 @@ impl Qemu {
             process.filter(modes::filters().map_err(failed("filter its calls"))?);
         }
         let part = Part {
-            name: "virtiofsd",
+            process: VmProcess::Virtiofsd,
             child: process.spawn().map_err(failed("execute it"))?,
             output,
             followed,
@@ -136,7 +138,7 @@ impl Qemu {
 
     /// Starts the vsock device and connects to it.
     async fn vsock(&self, spec: &VmSpec) -> Result<(Part, OwnedFd)> {
-        let failed = |what: &str| Error::io(format!("vhost-device-vsock: {what}"));
+        let failed = |what: &str| Error::io(format!("{}: {what}", VmProcess::VsockDevice));
         let device = spec.sockets.join("device");
         let (output, writing, followed) = Console::open().map_err(failed("open its output"))?;
         let mut process = Process::new(&self.vsock, &writing).map_err(failed("prepare"))?;
@@ -149,7 +151,7 @@ impl Qemu {
         machine.push(&device);
         process.arguments([OsStr::new("--vm"), &machine]);
         let mut part = Part {
-            name: "vhost-device-vsock",
+            process: VmProcess::VsockDevice,
             child: process.spawn().map_err(failed("execute it"))?,
             output,
             followed,
@@ -163,7 +165,7 @@ impl Qemu {
                 Err(e) => return Err(failed("it does not listen")(e)),
             }
             if let Ok(Some(status)) = part.child.try_wait() {
-                return Err(part.post_mortem(Ok(status)).await);
+                return Err(part.post_mortem(Ok(status)).await.into());
             }
             tokio::time::sleep(DEVICE_PAUSE).await;
         }
@@ -270,7 +272,7 @@ impl VmDriver for Qemu {
 
     fn devices(&self) -> &'static [&'static str] {
         match self.acceleration {
-            Acceleration::Kvm => &["/dev/kvm"],
+            Acceleration::Kvm => &[KVM],
             Acceleration::Tcg => &[],
         }
     }
@@ -315,7 +317,7 @@ impl VmDriver for Qemu {
         ]);
         let child = qemu.spawn();
         let monitor = Part {
-            name: "QEMU",
+            process: VmProcess::Qemu,
             child: child.map_err(Error::io(format!("execute {}", self.qemu.display())))?,
             output,
             followed,

@@ -1,8 +1,8 @@
-//! One container of the OCI command line in a machine of its own (`magikrun --runtime krun`).
+//! The program [`PROGRAM`](crate::PROGRAM), as far as it is for single containers (`magikrun --runtime krun`).
 //!
-//! What engines see is a native container whose program is the machine's supervisor, made from what [`prepare`] answers; its
+//! What engines see is a native container whose program is the machine's supervisor, made from what `prepare` answers; its
 //! directory holds what is in a pod's state directory and sandbox. The supervisor boots the guest as a pod's does, with a plan of one
-//! container, and is that container's streams, signals and exit code. Commands to a running one ([`client`]) go through its
+//! container, and is that container's streams, signals and exit code. Commands to a running one (`client`) go through its
 //! control service.
 //!
 //! ```text
@@ -24,15 +24,15 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     process::ExitCode,
 };
 
 use magik_infra::{ControlError, LaunchError, LaunchStep};
-use magik_oci::ExecFailure;
 use rustix::fs::{Mode, OFlags};
-use serde::Serialize;
+
+use crate::words::{ALL, EXEC, PREPARE, Report, SIGNAL, TERMINAL};
 
 /// Where the supervisor finds the host's root, before it enters its jail.
 const HOST: &str = "/host";
@@ -43,67 +43,79 @@ const ROOT: &str = "root";
 const PLAN: &str = "plan.json";
 /// In the sandbox: the container's bundle as the guest has it.
 const BUNDLE: &str = "bundle";
-/// Where it is said whether the program runs.
-const STARTED: &str = "started";
 
-/// The first argument of what magikrun asks about a new container.
-const PREPARE: &str = "container-prepare";
 /// The first argument of a container's supervisor.
 const SUPERVISE: &str = "container";
-/// The first argument of a further program in a container.
-const EXEC: &str = "container-exec";
-/// The first argument of a signal for a container.
-const SIGNAL: &str = "container-signal";
 
-/// The exit code of a program that was not started.
-const FAILED: u8 = 255;
+/// The exit code of a program that was not started, and of a process that has an [`Error`].
+pub const FAILED: u8 = 255;
+
+/// The standard streams of the process: this library writes what is a container's to them, and nothing of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    /// Descriptor 0.
+    pub input: BorrowedFd<'static>,
+    /// Descriptor 1.
+    pub output: BorrowedFd<'static>,
+    /// Descriptor 2.
+    pub errors: BorrowedFd<'static>,
+}
+
+/// What a process of a container has to say when it ends; it exits with [`FAILED`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It does not understand what it was asked.
+    #[error("magikrun-vm: it is of another version than magikrun")]
+    Version,
+    /// There is no supervisor.
+    #[error("magikrun: {0}")]
+    Supervisor(#[source] io::Error),
+    /// The machine ended while the program ran.
+    #[error("magikrun: the machine is lost: {0}")]
+    Lost(String),
+    /// A signal was not sent.
+    #[error(transparent)]
+    Signal(ControlError),
+}
 
 /// Runs this process as what its first argument says; `None`: it is none of a container's.
 ///
-/// `main` calls it before it has made a thread or opened anything.
+/// `main` calls it before it has made a thread or opened anything, says what the error is, and exits.
 #[must_use]
-pub fn run_container_if_asked() -> Option<ExitCode> {
+pub fn run_if_asked(streams: Streams) -> Option<Result<ExitCode, Error>> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let (first, rest) = arguments.split_first()?;
     let rest: Vec<&OsStr> = rest.iter().map(OsString::as_os_str).collect();
-    let code = match (first.to_str()?, rest.as_slice()) {
-        (PREPARE, [bundle, id, dir, state]) => {
-            prepare::run(bundle.as_ref(), id, dir.as_ref(), state.as_ref())
-        }
-        (SUPERVISE, [dir]) => supervisor::run(dir.as_ref()),
+    Some(match (first.to_str()?, rest.as_slice()) {
+        (PREPARE, [bundle, id, dir, state]) => Ok(prepare::run(
+            bundle.as_ref(),
+            id,
+            dir.as_ref(),
+            state.as_ref(),
+            streams,
+        )),
+        (SUPERVISE, [dir]) => supervisor::run(dir.as_ref(), streams),
         (EXEC, [dir, id, process, started, terminal]) => {
-            client::exec(dir.as_ref(), id, process, started, *terminal == "terminal")
+            let terminal = *terminal == TERMINAL;
+            Ok(client::exec(
+                dir.as_ref(),
+                id,
+                process,
+                started,
+                terminal,
+                streams,
+            ))
         }
-        (SIGNAL, [dir, id, number, to]) => client::signal(dir.as_ref(), id, number, *to == "all"),
-        (PREPARE | SUPERVISE | EXEC | SIGNAL, _) => {
-            let _ = writeln!(
-                io::stderr(),
-                "magikrun-vm: it is of another version than magikrun"
-            );
-            ExitCode::from(FAILED)
-        }
+        (SIGNAL, [dir, id, number, to]) => client::signal(dir.as_ref(), id, number, *to == ALL)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Error::Signal),
+        (PREPARE | SUPERVISE | EXEC | SIGNAL, _) => Err(Error::Version),
         _ => return None,
-    };
-    Some(code)
+    })
 }
 
-/// What is said of a program that was to be started, in one line of JSON.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-enum Report<'a> {
-    /// It runs.
-    Started,
-    /// It cannot be executed.
-    CannotExecute {
-        program: &'a str,
-        failure: ExecFailure,
-        reason: &'a str,
-    },
-    /// It was not started.
-    Failed(&'a str),
-}
-
-/// Where that is said.
+/// Where it is said whether a program runs.
 struct Reporter(Option<OwnedFd>);
 
 impl Reporter {
@@ -113,7 +125,7 @@ impl Reporter {
         Self(rustix::fs::open(path, flags, Mode::empty()).ok())
     }
 
-    fn say(&mut self, report: &Report<'_>) {
+    fn say(&mut self, report: &Report) {
         if let (Some(pipe), Ok(mut line)) = (self.0.take(), serde_json::to_vec(report)) {
             line.push(b'\n');
             let _ = fs::File::from(pipe).write_all(&line);
@@ -132,9 +144,9 @@ impl Reporter {
         };
         if let Some(why) = program {
             return self.say(&Report::CannotExecute {
-                program: &why.program,
+                program: why.program.clone(),
                 failure: why.failure,
-                reason: &why.reason,
+                reason: why.reason.clone(),
             });
         }
         let text = match error {
@@ -145,7 +157,7 @@ impl Reporter {
             ControlError::Launch(error) => format!("{}: {}", error.step, error.message),
             other => other.to_string(),
         };
-        self.say(&Report::Failed(&text));
+        self.say(&Report::Failed(text));
     }
 }
 

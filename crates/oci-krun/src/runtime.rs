@@ -1,9 +1,4 @@
-//! Containers in virtual machines of their own.
-//!
-//! On the host such a container is a native one whose program supervises its machine: engines find its pid, cgroup, network
-//! namespace, streams and exit code where they look for them. What there is to know about machines is in another binary, which lies
-//! beside this one: it says what the native container is made of, is its program, and carries signals and further programs to the
-//! guest.
+//! The runtime: native containers whose program is [`PROGRAM`].
 //!
 //! `<root>/.krun/<id>/` is the machine's; that it is there tells such a container from others.
 
@@ -24,8 +19,8 @@ use std::{
 
 use async_trait::async_trait;
 use magik_oci::{
-    ContainerId, ContainerState, CreateOptions, Error, ExecFailure, ExecIo, ExecOptions, Exit, OciRuntime,
-    Result, Signal, Stats, Status, Stdio,
+    ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, OciRuntime, Result, Signal,
+    Stats, Status, Stdio,
 };
 use oci_native::{NativeRuntime, write_pid_file};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -34,72 +29,56 @@ use rustix::{
     fs::{FlockOperation, MemfdFlags, Mode, OFlags},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use serde::Deserialize;
 
-use super::sibling;
+use crate::words::{ALL, Answer, EXEC, FIRST, PIPES, PREPARE, PROGRAM, Report, SIGNAL, STARTED, TERMINAL};
 
-/// The binary that knows machines.
-const BINARY: &str = "magikrun-vm";
-/// What it is asked to do.
-const PREPARE: &str = "container-prepare";
-const EXEC: &str = "container-exec";
-const SIGNAL: &str = "container-signal";
 /// Below the root: one directory per container. No container's id begins with a dot.
 const DIRECTORY: &str = ".krun";
-/// In a container's directory: where it is said whether the program runs.
-const STARTED: &str = "started";
 /// The longest answer in bytes: that to `create` holds a spec.
 const MAX_ANSWER_SIZE: u64 = 4 << 20;
 /// How long a guest may take to obey SIGKILL before its machine ends.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
-/// What is answered about a bundle.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Answer {
-    Spec(Box<Spec>),
-    Bundle(String),
-    Refused(String),
-}
-
-/// What is said of a program that was to be started.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Report {
-    Started,
-    CannotExecute {
-        program: String,
-        failure: ExecFailure,
-        reason: String,
-    },
-    Failed(String),
-}
-
-/// Containers in machines; see the [module](self).
+/// Containers in virtual machines of their own.
 #[derive(Debug)]
-pub(super) struct KrunRuntime {
+pub struct KrunRuntime {
     root: PathBuf,
     /// Where it is known which machines boot here.
     state: PathBuf,
     native: NativeRuntime,
+    /// [`PROGRAM`], if it is installed.
+    program: Option<PathBuf>,
     /// What carries programs that `exec` has started.
     children: Mutex<HashMap<i32, Child>>,
 }
 
-/// Whether a container is in a machine.
-pub(super) fn is_one(root: &Path, id: &ContainerId) -> bool {
-    root.join(DIRECTORY).join(id).is_dir()
-}
-
 impl KrunRuntime {
-    /// Containers below `root`, which `native` has, too.
-    pub(super) fn new(native: NativeRuntime, root: PathBuf, state: PathBuf) -> Self {
+    /// Containers below `root`, which `native` has, too. `state` is the directory where it is remembered which machines boot
+    /// here; `program` is [`PROGRAM`], without which containers are listed and deleted, but not made.
+    #[must_use]
+    pub fn new(native: NativeRuntime, root: PathBuf, state: PathBuf, program: Option<PathBuf>) -> Self {
         Self {
-            native,
             root,
             state,
+            native,
+            program,
             children: Mutex::default(),
         }
+    }
+
+    /// Whether a container below `root` is in a machine.
+    #[must_use]
+    pub fn has(root: &Path, id: &ContainerId) -> bool {
+        root.join(DIRECTORY).join(id).is_dir()
+    }
+
+    /// The program, which is to be told what to do.
+    fn program(&self, id: &ContainerId) -> Result<Command> {
+        let missing = || format!("runtime krun: {PROGRAM} is not installed: it belongs beside magikrun");
+        let program = self.program.as_ref();
+        Ok(Command::new(
+            program.ok_or_else(|| failed(id, "krun", missing()))?,
+        ))
     }
 
     fn dir(&self, id: &ContainerId) -> PathBuf {
@@ -116,22 +95,23 @@ impl KrunRuntime {
             dir.as_os_str(),
             self.state.as_os_str(),
         ];
-        let asked = program(id)?
+        let asked = self
+            .program(id)?
             .args(arguments)
             .stdin(ChildStdio::null())
             .stdout(ChildStdio::piped())
             .spawn();
-        let mut child = asked.map_err(Error::io(BINARY))?;
+        let mut child = asked.map_err(Error::io(PROGRAM))?;
         let mut text = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             stdout
                 .take(MAX_ANSWER_SIZE)
                 .read_to_end(&mut text)
-                .map_err(Error::io(BINARY))?;
+                .map_err(Error::io(PROGRAM))?;
         }
-        let status = child.wait().map_err(Error::io(BINARY))?;
+        let status = child.wait().map_err(Error::io(PROGRAM))?;
         let answer = serde_json::from_slice(&text);
-        match answer.map_err(|e| failed(format!("{BINARY}: no answer of use ({status}): {e}")))? {
+        match answer.map_err(|e| failed(format!("{PROGRAM}: no answer of use ({status}): {e}")))? {
             Answer::Spec(spec) => Ok(*spec),
             Answer::Bundle(reason) => Err(Error::InvalidBundle {
                 bundle: bundle.to_owned(),
@@ -156,30 +136,20 @@ impl KrunRuntime {
 
     /// Sends a signal to the program in the guest.
     fn signal(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
-        let sent = program(id)?
+        let sent = self
+            .program(id)?
             .arg(SIGNAL)
             .arg(self.dir(id))
-            .args([
-                id.as_str(),
-                &signal.0.to_string(),
-                if all { "all" } else { "first" },
-            ])
+            .args([id.as_str(), &signal.0.to_string(), if all { ALL } else { FIRST }])
             .stdin(ChildStdio::null())
             .output()
-            .map_err(Error::io(BINARY))?;
+            .map_err(Error::io(PROGRAM))?;
         if sent.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&sent.stderr);
         Err(failed(id, "kill", said.trim().to_owned()))
     }
-}
-
-fn program(id: &ContainerId) -> Result<Command> {
-    let found = sibling::beside(BINARY, "krun");
-    Ok(Command::new(
-        found.map_err(|e| failed(id, "krun", e.to_string()))?,
-    ))
 }
 
 fn failed(id: &ContainerId, operation: &'static str, reason: String) -> Error {
@@ -432,12 +402,12 @@ impl OciRuntime for KrunRuntime {
                 stdin,
                 stdout,
                 stderr,
-            }) => ([stdin, stdout, stderr], "pipes"),
-            ExecIo::Terminal { console } => ([Some(console), None, None], "terminal"),
+            }) => ([stdin, stdout, stderr], PIPES),
+            ExecIo::Terminal { console } => ([Some(console), None, None], TERMINAL),
         };
         let [stdin, stdout, stderr] = streams.map(stream);
         let number = |fd: &dyn AsFd| fd.as_fd().as_raw_fd().to_string();
-        let mut command = program(id)?;
+        let mut command = self.program(id)?;
         command
             .arg(EXEC)
             .arg(self.dir(id))

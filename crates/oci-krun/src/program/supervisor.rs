@@ -5,6 +5,7 @@ use std::{fs, future::Future, io, path::Path, process::ExitCode, sync::Arc, time
 use magik_infra::{
     ControlClient, ControlError, ExecSession, Launch, Relay, StateDir, guest::Guest, plan::PodPlan,
 };
+use magik_vm::{Machine, MachineGuest};
 use rustix::{
     fs::Mode,
     mount::{UnmountFlags, unmount},
@@ -12,36 +13,28 @@ use rustix::{
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{
-    super::{guest::MachineGuest, machine::Machine},
-    FAILED, HOST, PLAN, Reporter, SANDBOX, STARTED, at,
+    Error, FAILED, HOST, PLAN, Reporter, SANDBOX, Streams, at,
     session::{Signals, carry, raw_terminal, size},
 };
-use crate::RuntimeClass;
+use crate::words::STARTED;
+
+/// What a container's status says it runs in: what a pod's `runtimeClassName` is there.
+const CLASS: &str = "microvm";
 
 /// How long a machine may take to be seen to end after its connections have, and a launch to say what went wrong.
 const MOMENT: Duration = Duration::from_secs(5);
 
 /// Runs the machine of the container that was prepared in this directory of the host.
-pub(super) fn run(dir: &Path) -> ExitCode {
-    if let Err(error) = enter_host() {
-        return complain(&error.to_string());
-    }
+pub(super) fn run(dir: &Path, streams: Streams) -> Result<ExitCode, Error> {
+    enter_host().map_err(Error::Supervisor)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let mut started = Reporter::open(&dir.join(STARTED));
-    let tokio = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(tokio) => tokio,
-        Err(error) => return complain(&error.to_string()),
-    };
-    let code = tokio.block_on(supervise(dir, &mut started));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tokio = tokio.map_err(Error::Supervisor)?;
+    let ended = tokio.block_on(supervise(dir, &mut started, streams));
     // Somebody may never write to standard input, or never read from standard output again.
     tokio.shutdown_background();
-    code
-}
-
-fn complain(why: &str) -> ExitCode {
-    let line = format!("magikrun: {why}\n");
-    let _ = rustix::io::write(io::stderr(), line.as_bytes());
-    ExitCode::from(FAILED)
+    ended
 }
 
 /// Makes the host's root this process's own, as a pod's supervisor has it; what it was started on goes.
@@ -58,8 +51,8 @@ fn enter_host() -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
-async fn supervise(dir: &Path, started: &mut Reporter) -> ExitCode {
-    let launched = launch(dir).await;
+async fn supervise(dir: &Path, started: &mut Reporter, streams: Streams) -> Result<ExitCode, Error> {
+    let launched = launch(dir, streams).await;
     let Launched {
         mut signals,
         guest,
@@ -70,20 +63,17 @@ async fn supervise(dir: &Path, started: &mut Reporter) -> ExitCode {
         Ok(launched) => launched,
         Err(error) => {
             started.failed(&error);
-            return ExitCode::from(FAILED);
+            return Ok(ExitCode::from(FAILED));
         }
     };
     started.started();
-    let ended = carry(session, terminal, &mut signals).await;
+    let ended = carry(session, terminal, &mut signals, streams).await;
     drop(launcher);
     match ended {
-        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(FAILED)),
+        Ok(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(FAILED))),
         Err(error) => {
             let how = timeout(MOMENT, guest.ended()).await;
-            complain(&format!(
-                "the machine is lost: {}",
-                how.unwrap_or_else(|_| error.to_string())
-            ))
+            Err(Error::Lost(how.unwrap_or_else(|_| error.to_string())))
         }
     }
 }
@@ -98,7 +88,7 @@ struct Launched {
     launcher: ControlClient,
 }
 
-async fn launch(dir: &Path) -> Result<Launched, ControlError> {
+async fn launch(dir: &Path, streams: Streams) -> Result<Launched, ControlError> {
     let broken = |e: io::Error| ControlError::Refused(e.to_string());
     let signals = Signals::catch().map_err(broken)?;
     let (machine, plan) = read(dir).map_err(broken)?;
@@ -108,20 +98,21 @@ async fn launch(dir: &Path) -> Result<Launched, ControlError> {
         .ok_or_else(|| broken(io::Error::other("no container")))?;
     let terminal = container.attach.is_some_and(|attach| attach.terminal);
     if terminal {
-        raw_terminal().map_err(broken)?;
+        raw_terminal(streams.input).map_err(broken)?;
     }
     let state = StateDir::new(fs::File::open(dir).map_err(at(dir)).map_err(broken)?.into());
     let control = state.bind_control().map_err(broken)?;
     let guest = Arc::new(MachineGuest::new(machine, dir.join(SANDBOX)));
     let (ours, theirs) = UnixStream::pair().map_err(broken)?;
-    let relay = Relay::new(guest.clone(), state, RuntimeClass::MicroVm.as_str().to_owned());
+    let relay = Relay::new(guest.clone(), state, CLASS.to_owned());
     // It ends with this process.
     tokio::spawn(relay.without_signals().run(theirs, control));
     let launcher = ControlClient::over(ours).await?;
     let mut launch = launcher.start_sandbox(&plan).await?;
     // What comes first comes from the guest.
     launch.next().await?;
-    let attached = attach(&guest, &container.name, terminal);
+    let window = size(streams.input).filter(|_| terminal);
+    let attached = attach(&guest, &container.name, window);
     let session = both(attached, launch).await?;
     Ok(Launched {
         signals,
@@ -139,10 +130,14 @@ fn read(dir: &Path) -> io::Result<(Machine, PodPlan)> {
     Ok((Machine::read(&sandbox)?, serde_json::from_slice(&plan)?))
 }
 
-async fn attach(guest: &MachineGuest, container: &str, terminal: bool) -> Result<ExecSession, ControlError> {
+async fn attach(
+    guest: &MachineGuest,
+    container: &str,
+    window: Option<(u16, u16)>,
+) -> Result<ExecSession, ControlError> {
     let stream = guest.connection().await.ok_or(ControlError::Disconnected)?;
     let client = ControlClient::over(stream).await?;
-    client.attach(container, size().filter(|_| terminal)).await
+    client.attach(container, window).await
 }
 
 /// The program runs when the launch and who attaches say so. Of two errors it is the launch's that knows why.

@@ -5,17 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_krun::{DriverKind, MAX_VM_MEMORY_MIB};
+use magik_vm::{DriverKind, HostLimits, HostShare, MAX_VM_MEMORY_MIB, OVERHEAD_MIB, vcpus};
 use oci_spec::runtime::{
     Hook, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
 };
 use serde_json::{Value, json};
 
 use super::{
-    super::{
-        limits::HostLimits,
-        machine::{HostShare, OVERHEAD_MIB, vcpus},
-    },
     HOST,
     mounts::{self, Shares},
 };
@@ -213,7 +209,7 @@ pub(super) fn on_host(
     environment: &[String],
     driver: DriverKind,
 ) -> Result<Spec, String> {
-    let capabilities = magik_image::bundle::available_capabilities();
+    let capabilities = capabilities();
     let value = |value: Result<Value, serde_json::Error>| value.map_err(|e| e.to_string());
     let process = spec.process().as_ref().ok_or("process: missing")?;
     let linux = spec.linux().as_ref().ok_or("linux: missing")?;
@@ -285,6 +281,16 @@ pub(super) fn on_host(
         host["linux"]["cgroupsPath"] = json!(path);
     }
     serde_json::from_value(host).map_err(|e| e.to_string())
+}
+
+/// The capabilities that a process of this host can have: what is not in our bounding set, no child of ours gets.
+fn capabilities() -> Vec<String> {
+    let has = |capability| rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false);
+    let all = rustix::thread::CapabilitySet::all();
+    all.iter_names()
+        .filter(|(_, capability)| has(*capability))
+        .map(|(name, _)| format!("CAP_{name}"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    FAILED, Reporter,
+    FAILED, Reporter, Streams,
     session::{Signals, carry, raw_terminal, size},
     text,
 };
@@ -27,14 +27,21 @@ const MAX_PROCESS: u64 = 512 << 10;
 
 /// Runs a program in a container. `process` and `started` are numbers of descriptors: the process as JSON, and where it is said
 /// that it runs. With `terminal`, standard input is the socket that gets the terminal's master.
-pub(super) fn exec(dir: &Path, id: &OsStr, process: &OsStr, started: &OsStr, terminal: bool) -> ExitCode {
+pub(super) fn exec(
+    dir: &Path,
+    id: &OsStr,
+    process: &OsStr,
+    started: &OsStr,
+    terminal: bool,
+    streams: Streams,
+) -> ExitCode {
     let descriptor = |number: &OsStr| PathBuf::from("/proc/self/fd").join(number);
     let mut started = Reporter::open(&descriptor(started));
-    let ran = request(id, &descriptor(process), terminal)
+    let ran = request(id, &descriptor(process), terminal, streams)
         .map_err(|e| ControlError::Refused(e.to_string()))
         .and_then(|request| {
             let tokio = runtime()?;
-            let code = tokio.block_on(run(dir, &request, &mut started));
+            let code = tokio.block_on(run(dir, &request, &mut started, streams));
             tokio.shutdown_background();
             code
         });
@@ -48,7 +55,7 @@ pub(super) fn exec(dir: &Path, id: &OsStr, process: &OsStr, started: &OsStr, ter
     }
 }
 
-fn request(id: &OsStr, process: &Path, terminal: bool) -> io::Result<ExecRequest> {
+fn request(id: &OsStr, process: &Path, terminal: bool, streams: Streams) -> io::Result<ExecRequest> {
     // A process of its own, whoever is told to end around it.
     let _ = rustix::process::setsid();
     let mut json = Vec::new();
@@ -61,29 +68,34 @@ fn request(id: &OsStr, process: &Path, terminal: bool) -> io::Result<ExecRequest
         )));
     }
     if terminal {
-        own_terminal(&json)?;
-        raw_terminal()?;
+        own_terminal(&json, streams)?;
+        raw_terminal(streams.input)?;
     }
     Ok(ExecRequest {
         container: text(id)?.to_owned(),
         process: Some(json),
         tty: terminal,
         stdin: true,
-        size: size().filter(|_| terminal),
+        size: size(streams.input).filter(|_| terminal),
         ..ExecRequest::default()
     })
 }
 
-async fn run(dir: &Path, request: &ExecRequest, started: &mut Reporter) -> Result<i32, ControlError> {
+async fn run(
+    dir: &Path,
+    request: &ExecRequest,
+    started: &mut Reporter,
+    streams: Streams,
+) -> Result<i32, ControlError> {
     let mut signals = Signals::catch().map_err(|e| ControlError::Refused(e.to_string()))?;
     let client = ControlClient::connect(&dir.join(CONTROL_SOCKET)).await?;
     let session = client.exec(request).await?;
     started.started();
-    carry(session, request.tty, &mut signals).await
+    carry(session, request.tty, &mut signals, streams).await
 }
 
 /// Makes a terminal and sends its master to who asked for it; the other end is this process's own streams.
-fn own_terminal(process: &[u8]) -> io::Result<()> {
+fn own_terminal(process: &[u8], streams: Streams) -> io::Result<()> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;
@@ -97,35 +109,25 @@ fn own_terminal(process: &[u8]) -> io::Result<()> {
         (window.ws_row, window.ws_col) = (narrow(size.height()), narrow(size.width()));
         tcsetwinsize(&slave, window)?;
     }
-    magik_sys::socket::send(io::stdin(), name.as_bytes(), &[master.as_fd()])?;
+    magik_sys::socket::send(streams.input, name.as_bytes(), &[master.as_fd()])?;
     rustix::process::ioctl_tiocsctty(&slave)?;
     rustix::stdio::dup2_stdin(&slave)?;
     rustix::stdio::dup2_stdout(&slave)?;
     Ok(rustix::stdio::dup2_stderr(&slave)?)
 }
 
-/// Sends a container a signal; what is wrong is said on standard error.
-pub(super) fn signal(dir: &Path, id: &OsStr, number: &OsStr, all: bool) -> ExitCode {
-    let sent = || -> Result<(), ControlError> {
-        let malformed = |e: String| ControlError::Refused(e);
-        let id = text(id).map_err(|e| malformed(e.to_string()))?;
-        let number = text(number).map_err(|e| malformed(e.to_string()))?;
-        let number = number
-            .parse()
-            .map_err(|_| malformed(format!("{number}: no signal")))?;
-        runtime()?.block_on(async {
-            let client = ControlClient::connect(&dir.join(CONTROL_SOCKET)).await?;
-            client.signal(id, number, all).await
-        })
-    };
-    match sent() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let line = format!("{error}\n");
-            let _ = rustix::io::write(io::stderr(), line.as_bytes());
-            ExitCode::from(FAILED)
-        }
-    }
+/// Sends a container a signal.
+pub(super) fn signal(dir: &Path, id: &OsStr, number: &OsStr, all: bool) -> Result<(), ControlError> {
+    let malformed = |e: String| ControlError::Refused(e);
+    let id = text(id).map_err(|e| malformed(e.to_string()))?;
+    let number = text(number).map_err(|e| malformed(e.to_string()))?;
+    let number = number
+        .parse()
+        .map_err(|_| malformed(format!("{number}: no signal")))?;
+    runtime()?.block_on(async {
+        let client = ControlClient::connect(&dir.join(CONTROL_SOCKET)).await?;
+        client.signal(id, number, all).await
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, ControlError> {

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::{DRIVER_VARIABLE, Ended, UnknownDriver};
+
 /// Why a virtual machine could not be started, or did not boot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,8 +25,8 @@ pub enum Error {
         source: io::Error,
     },
     /// A process of the machine ended.
-    #[error("{0}")]
-    Ended(String),
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The guest did not say hello in time.
     #[error("the guest did not say hello within {limit:?}{console}")]
     NoHello {
@@ -36,6 +38,9 @@ pub enum Error {
     /// No guest boots on this host.
     #[error("no guest boots on this host: {0}")]
     Unavailable(String),
+    /// The environment names a driver that there is not.
+    #[error("{DRIVER_VARIABLE}: {0}")]
+    Driver(UnknownDriver),
     /// More than a machine may have.
     #[error("{what}: {asked} is more than {limit}")]
     TooMuch {

@@ -7,10 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_krun::MAX_SHARES;
+use magik_sys::mount::TMPFS_MAGIC;
+use magik_vm::{HostShare, MAX_SHARES};
 use oci_spec::runtime::Mount;
-
-use super::super::machine::HostShare;
 
 /// File systems that a guest mounts itself.
 const OF_GUEST: [&str; 8] = [
@@ -18,7 +17,6 @@ const OF_GUEST: [&str; 8] = [
 ];
 /// Where memory that processes share is.
 const SHARED_MEMORY: &str = "/dev/shm";
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// The shares of a machine, while they are being put together.
 #[derive(Debug, Default)]
@@ -154,10 +152,8 @@ pub(super) fn in_guest(
 /// The size in bytes, if it is a tmpfs.
 fn size_of_tmpfs(path: &Path) -> io::Result<Option<u64>> {
     let found = rustix::fs::statfs(path)?;
-    #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
-    let (kind, block) = (i64::from(found.f_type), i64::from(found.f_bsize));
-    let block = u64::try_from(block).unwrap_or_default();
-    Ok((kind == TMPFS_MAGIC).then(|| found.f_blocks.saturating_mul(block)))
+    let block = u64::try_from(found.f_bsize).unwrap_or_default();
+    Ok((i128::from(found.f_type) == TMPFS_MAGIC).then(|| found.f_blocks.saturating_mul(block)))
 }
 
 #[cfg(test)]

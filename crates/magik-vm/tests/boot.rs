@@ -8,13 +8,13 @@
 use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use magik_infra::guest::{GuestConfig, GuestScratch};
-use oci_krun::{Acceleration, Booted, Error, Qemu, VmFiles, VmSpec, VmUser, boot, lay_out, probe};
+use magik_vm::{Acceleration, Booted, Error, Qemu, VmFiles, VmProcess, VmSpec, VmUser, boot, lay_out, probe};
 
 /// A boot takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn files() -> VmFiles {
-    match std::env::var_os(oci_krun::FILES_VARIABLE) {
+    match std::env::var_os(magik_vm::FILES_VARIABLE) {
         Some(directory) => VmFiles::new(directory.into()),
         // This program is target/debug/deps/boot-….
         None => {
@@ -82,8 +82,8 @@ async fn a_guest_says_hello_and_ends_when_its_launcher_is_gone() {
         launch,
     } = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap();
     drop((launch, listener));
-    let ended = tokio::time::timeout(LIMIT, vm.ended()).await.unwrap().to_string();
-    assert!(ended.starts_with("QEMU ended (exit status: 0)"), "{ended}");
+    let ended = tokio::time::timeout(LIMIT, vm.ended()).await.unwrap();
+    assert!(ended.is_power_off(), "{ended}");
 }
 
 #[tokio::test]
@@ -104,8 +104,11 @@ async fn an_init_that_fails_is_quoted_from_the_console() {
     let (_dir, spec) = place(&files().vminit().unwrap(), [5; 32]);
     std::fs::write(spec.root.join("pod/guest.json"), "{}").unwrap();
     let error = boot(&qemu, &spec, &[5; 32], LIMIT).await.unwrap_err();
-    assert!(matches!(error, Error::Ended(_)), "{error}");
-    assert!(error.to_string().contains("guest.json: missing field"), "{error}");
+    let Error::Ended(ended) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(ended.process, VmProcess::Qemu);
+    assert!(ended.last_words.contains("guest.json: missing field"), "{ended}");
 }
 
 #[tokio::test]
@@ -121,12 +124,12 @@ async fn a_probe_boots_a_guest_once_and_believes_no_program_that_says_nothing() 
     // An init that does not dial.
     let silent = tempfile::tempdir().unwrap();
     let own = files().into_directory();
-    for name in ["vmlinux", "vhost-device-vsock"] {
+    for name in [VmFiles::KERNEL, VmProcess::VsockDevice.as_str()] {
         if own.join(name).exists() {
             std::os::unix::fs::symlink(own.join(name), silent.path().join(name)).unwrap();
         }
     }
-    std::fs::copy("/bin/busybox", silent.path().join("vminit")).unwrap();
+    std::fs::copy("/bin/busybox", silent.path().join(VmFiles::INIT)).unwrap();
     let silent = VmFiles::new(silent.path().to_owned());
     let qemu = Qemu::find(&silent, Acceleration::Tcg).unwrap();
     for limit in [Duration::from_secs(3), LIMIT] {

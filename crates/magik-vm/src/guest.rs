@@ -99,7 +99,7 @@ pub async fn boot(
     match boot_once(driver, spec, nonce, limit).await {
         Err(Error::Ended(why)) => {
             tracing::warn!(
-                why,
+                %why,
                 "the machine ended before its guest said hello: it is started once more"
             );
             boot_once(driver, spec, nonce, limit).await
@@ -130,7 +130,7 @@ async fn boot_once(
         tokio::select! {
             biased;
             launch = listener.launch() => launch.map_err(|e| Error::Unavailable(e.to_string())),
-            ended = vm.ended() => Err(ended),
+            ended = vm.ended() => Err(ended.into()),
         }
     };
     match tokio::time::timeout(limit, hello).await {

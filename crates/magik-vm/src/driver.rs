@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{process::Child, task::JoinHandle};
 
-use crate::{Console, Error, Result, VmUser};
+use crate::{Console, Ended, Error, Result, VmProcess, VmUser};
 
 /// The most memory a machine may have, in MiB.
 pub const MAX_VM_MEMORY_MIB: u32 = 4096;
@@ -82,10 +82,13 @@ impl VmSpec {
     }
 }
 
+/// What the names of the sockets begin with that listen for the guest; the port follows.
+pub(crate) const VSOCK_PREFIX: &str = "vsock_";
+
 /// Where the guest's connections to a port of the host arrive: a unix socket, which listens before the machine starts.
 #[must_use]
 pub fn vsock_path(sockets: &Path, port: u32) -> PathBuf {
-    sockets.join(format!("vsock_{port}"))
+    sockets.join(format!("{VSOCK_PREFIX}{port}"))
 }
 
 /// A virtual machine monitor.
@@ -122,7 +125,7 @@ pub struct Vm {
 /// One of a machine's processes, and what it says; of the monitor, that is the guest's console.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) name: &'static str,
+    pub(crate) process: VmProcess,
     pub(crate) child: Child,
     pub(crate) output: Console,
     pub(crate) followed: JoinHandle<()>,
@@ -130,14 +133,14 @@ pub(crate) struct Part {
 
 impl Part {
     /// How it ended, with its last lines.
-    pub(crate) async fn post_mortem(&mut self, status: std::io::Result<ExitStatus>) -> Error {
+    pub(crate) async fn post_mortem(&mut self, status: std::io::Result<ExitStatus>) -> Ended {
         // For a moment only: a process of its own may hold its output open.
         let _ = tokio::time::timeout(MOMENT, &mut self.followed).await;
-        let how = match status {
-            Ok(status) => status.to_string(),
-            Err(e) => e.to_string(),
-        };
-        Error::Ended(format!("{} ended ({how}){}", self.name, quoted(&self.output)))
+        Ended {
+            process: self.process,
+            status,
+            last_words: self.output.last_lines(),
+        }
     }
 }
 
@@ -149,7 +152,7 @@ const AFTER_DEVICE: Duration = Duration::from_secs(1);
 impl Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vm")
-            .field("monitor", &self.monitor.name)
+            .field("monitor", &self.monitor.process)
             .finish_non_exhaustive()
     }
 }
@@ -163,7 +166,7 @@ impl Vm {
 
     /// Waits until the first of its processes ends, which is the end of the machine, and says how. May be dropped and
     /// called again.
-    pub async fn ended(&mut self) -> Error {
+    pub async fn ended(&mut self) -> Ended {
         let Self { monitor, devices } = self;
         let device = async {
             let waits = devices.iter_mut().map(|part| {

@@ -10,20 +10,17 @@ use std::{
 };
 
 use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
-use oci_krun::VmFiles;
-use oci_spec::runtime::Spec;
+use magik_sys::process::in_user_namespace;
+use magik_vm::{Drivers, Machine, VmFiles};
 use rustix::fs::{CWD, FileType, Mode};
 use serde::Serialize;
 
 use super::{
-    BUNDLE, DATA, PLAN, ROOT, SANDBOX, STARTED, SUPERVISE, at,
+    BUNDLE, DATA, PLAN, ROOT, SANDBOX, SUPERVISE, Streams, at,
     bundle::{self, Parts},
     text,
 };
-use crate::{
-    microvm::{driver::Drivers, machine::Machine},
-    pods::environment,
-};
+use crate::words::{Answer, STARTED};
 
 /// The longest `config.json` that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -32,23 +29,12 @@ const MAX_HOSTNAME: usize = 64;
 /// What of the host's root the supervisor is started with: its program's libraries.
 const SYSTEM: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "nix", "sbin", "usr"];
 
-/// What magikrun is answered, in JSON on standard output.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-enum Answer {
-    /// The container on the host.
-    Spec(Box<Spec>),
-    /// What is wrong with the bundle, naming the field.
-    Bundle(String),
-    /// Why there can be no machine.
-    Refused(String),
-}
-
 /// Prepares the machine of a bundle's container in an existing, empty directory; what is known of drivers is in `state`.
-pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> ExitCode {
+pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path, streams: Streams) -> ExitCode {
     let answer = answer(bundle, id, dir, state).unwrap_or_else(|e| Answer::Refused(e.to_string()));
+    let say = || streams.output.try_clone_to_owned().map(fs::File::from);
     let said = serde_json::to_vec(&answer).map_err(io::Error::from);
-    match said.and_then(|json| io::stdout().write_all(&json)) {
+    match said.and_then(|json| say()?.write_all(&json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -56,7 +42,7 @@ pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> ExitCo
 
 fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Answer> {
     let id = text(id)?;
-    if !rustix::process::geteuid().is_root() || !in_first_user_namespace() {
+    if !rustix::process::geteuid().is_root() || in_user_namespace().unwrap_or(true) {
         return Ok(Answer::Refused("machines need root on the host".to_owned()));
     }
     let spec = match read(bundle) {
@@ -69,7 +55,7 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
     };
     let files = VmFiles::find();
     let drivers = Drivers::new(files.clone(), state.to_owned());
-    let driver = drivers.kind()?;
+    let driver = drivers.kind().map_err(io::Error::other)?;
     files
         .vminit()
         .and_then(|_| driver.find(&files))
@@ -110,14 +96,21 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
         .map_err(|e| at(&started)(e.into()))?;
     let own = std::env::current_exe()?;
     let program = [&own, Path::new(SUPERVISE), dir];
-    let host = bundle::on_host(&spec, &parts, &dir.join(ROOT), &program, &environment(), driver);
+    let host = bundle::on_host(
+        &spec,
+        &parts,
+        &dir.join(ROOT),
+        &program,
+        &magik_oci::helper_environment(),
+        driver,
+    );
     Ok(match host {
         Ok(host) => Answer::Spec(Box::new(host)),
         Err(reason) => Answer::Bundle(reason),
     })
 }
 
-fn read(bundle: &Path) -> io::Result<Spec> {
+fn read(bundle: &Path) -> io::Result<oci_spec::runtime::Spec> {
     let mut json = Vec::new();
     let file = fs::File::open(bundle.join("config.json"))?;
     file.take(MAX_CONFIG + 1).read_to_end(&mut json)?;
@@ -125,11 +118,6 @@ fn read(bundle: &Path) -> io::Result<Spec> {
         return Err(io::Error::other(format!("has more than {MAX_CONFIG} bytes")));
     }
     Ok(serde_json::from_slice(&json)?)
-}
-
-fn in_first_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Writes the guest's bundle, and says how its container is created.
