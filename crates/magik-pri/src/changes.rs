@@ -1,7 +1,9 @@
-//! What changes among all pods, for those who watch: of each pod the last change, in the order of these.
+//! What changes among all pods, for those who watch: of each pod the last change, in the order of
+//! these.
 //!
-//! A watcher that is slow therefore misses how a pod was in between, never how it is; and what is kept does not grow with
-//! time. Only pods that are gone have to be forgotten at some time: who was away for longer is told to start again.
+//! A watcher that is slow therefore misses how a pod was in between, never how it is; and what is
+//! kept does not grow with time. Only pods that are gone have to be forgotten at some time: who was
+//! away for longer is told to start again.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -35,8 +37,8 @@ pub enum PodChange {
     Is(Arc<PodStatus>),
     /// The pod with this id is gone, or nearly: its deletion has begun.
     Gone(String),
-    /// It is not known what changed since the position that was given: forget what you know; all pods that there are
-    /// follow.
+    /// It is not known what changed since the position that was given: forget what you know; all
+    /// pods that there are follow.
     Resync,
 }
 
@@ -138,7 +140,8 @@ pub struct Watch {
     changes: Arc<Changes>,
     last: watch::Receiver<u64>,
     position: u64,
-    /// Up to this position it hears of all pods for the first time; of those that are gone it need not.
+    /// Up to this position it hears of all pods for the first time; of those that are gone it need
+    /// not.
     fresh: u64,
     /// It notes the changes as long as somebody has it.
     _watcher: Arc<dyn Debug + Send + Sync>,

@@ -149,7 +149,7 @@ impl Error {
     }
 
     /// What the control service answered to an operation on a pod.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub(crate) fn control(pod: &str, operation: &'static str, error: &ControlError) -> Self {
         let pod = pod.to_owned();
         match error {

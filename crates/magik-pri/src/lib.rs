@@ -33,7 +33,7 @@ pub mod limits;
 pub mod microvm;
 #[cfg(all(feature = "native", target_os = "linux"))]
 pub mod native;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[cfg_attr(
     not(any(feature = "native", feature = "krun", feature = "wasm")),
     allow(
@@ -51,7 +51,7 @@ pub mod wasm;
 
 pub use changes::{Change, PodChange, Watch};
 pub use error::{Error, Result, Step};
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub use pods::{PodBackend, Pods, Roots};
 pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};

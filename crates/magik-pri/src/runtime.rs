@@ -58,9 +58,10 @@ impl Debug for RunOptions {
 
 /// A pod runtime. Only `run_pod` needs a pod's backend: all else works on pods of every class.
 ///
-/// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace `default`), or by
-/// `namespace/name`. What a caller that died has left is swept away when a runtime is first used, when it runs and deletes
-/// pods, and every minute. No operation holds up the thread that awaits it.
+/// Pods are addressed by id, by the start of an id that only one pod has, by name (in the namespace
+/// `default`), or by `namespace/name`. What a caller that died has left is swept away when a
+/// runtime is first used, when it runs and deletes pods, and every minute. No operation holds up
+/// the thread that awaits it.
 ///
 /// All operations may be called at the same time, from several processes; those on one pod take turns where they have to.
 #[async_trait]
@@ -78,13 +79,15 @@ pub trait PodRuntime: Send + Sync + Debug {
 
     /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
     ///
-    /// Dropping the future before it is done also leaves nothing, once [`settled`](Self::settled) returns.
+    /// Dropping the future before it is done also leaves nothing, once [`settled`](Self::settled)
+    /// returns.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) names the step and the container; [`Error::NameInUse`](crate::Error::NameInUse) the other pod.
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
 
-    /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped, nothing is left of it.
+    /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped,
+    /// nothing is left of it.
     async fn settled(&self);
 
     /// Stops a pod: SIGTERM to its containers in reverse order, SIGKILL after `grace` (absent: what the pod says). Returns
@@ -213,17 +216,19 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it does not run. A refused connection comes with the output.
     async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward>;
 
-    /// What changes among all pods, of whatever class and whoever runs them, from a position on: 0, how each pod is, and then
-    /// what changes; that of a [`Change`](crate::Change), what changed since. Only the last change of each pod is told, and
-    /// positions are this runtime's own: with one that is too old, or somebody else's, it begins with
+    /// What changes among all pods, of whatever class and whoever runs them, from a position on: 0,
+    /// how each pod is, and then what changes; that of a [`Change`](crate::Change), what changed
+    /// since. Only the last change of each pod is told, and positions are this runtime's own: with
+    /// one that is too old, or somebody else's, it begins with
     /// [`Resync`](crate::PodChange::Resync), and then as with 0.
     ///
-    /// For CRI's `GetContainerEvents`: a container that was not there, runs, has ended, or whose `restart_count` is another
-    /// than in the status before was created, started, stopped or both; those of a pod that is gone were deleted.
+    /// For CRI's `GetContainerEvents`: a container that was not there, runs, has ended, or whose
+    /// `restart_count` is another than in the status before was created, started, stopped or both;
+    /// those of a pod that is gone were deleted.
     ///
     /// # Errors
-    /// The kernel watches no more directories for this user (inotify), or this process has no descriptor left: it takes one
-    /// per pod that runs.
+    /// The kernel watches no more directories for this user (inotify), or this process has no
+    /// descriptor left: it takes one per pod that runs.
     async fn watch(&self, position: u64) -> Result<Watch>;
 
     /// Removes what callers that died have left, now.

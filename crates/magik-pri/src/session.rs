@@ -1,5 +1,5 @@
-//! A pod's logs, which outlive its init. All else that goes in and out of a pod are the sessions of its init's control
-//! service ([`magik_infra::ControlClient`]).
+//! A pod's logs, which outlive its init. All else that goes in and out of a pod are the sessions of
+//! its init's control service ([`magik_infra::ControlClient`]).
 
 use std::path::PathBuf;
 

@@ -115,10 +115,7 @@ pub(crate) struct Start<'a> {
     )]
     pub(crate) data: &'a Path,
     /// The host's id of the pod's root, if the pod has users of its own.
-    #[cfg_attr(
-        not(all(feature = "native", target_os = "linux")),
-        expect(dead_code, reason = "only native pods have")
-    )]
+    #[cfg_attr(not(feature = "native"), expect(dead_code, reason = "only native pods have"))]
     pub(crate) users: Option<u32>,
     /// Where cgroups are made.
     pub(crate) cgroups: &'a Hierarchies,

@@ -2,7 +2,8 @@
 
 use crate::{Error, Result};
 
-/// Does work that may wait on a thread that may. Work that has begun comes to its end even if this is given up.
+/// Does work that may wait on a thread that may. Work that has begun comes to its end even if this
+/// is given up.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

@@ -59,13 +59,13 @@ impl Hierarchies {
     }
 
     /// The mounts of all hierarchies.
-    #[cfg(all(feature = "krun", target_os = "linux"))]
+    #[cfg(feature = "krun")]
     pub(crate) fn mounts(&self) -> &[PathBuf] {
         &self.mounts
     }
 
     /// The mount of cgroup v2 where it is the only hierarchy.
-    #[cfg(all(feature = "krun", target_os = "linux"))]
+    #[cfg(feature = "krun")]
     pub(crate) fn unified(&self) -> Option<&Path> {
         self.unified.as_deref()
     }

@@ -69,8 +69,8 @@ impl<'a> PodFiles<'a> {
         }
     }
 
-    /// Writes everything that needs to be there before the init starts, containers by `write`. The images are those of all
-    /// of them, init containers first.
+    /// Writes everything that needs to be there before the init starts, containers by `write`. The
+    /// images are those of all of them, init containers first.
     pub(crate) fn write(
         &self,
         images: &[ContainerImage],
@@ -164,7 +164,7 @@ impl<'a> PodFiles<'a> {
     }
 
     /// Where the pod's init finds a directory of the pod's or of an image's layers: with owners as the pod's users have them.
-    #[cfg(all(feature = "native", target_os = "linux"))]
+    #[cfg(feature = "native")]
     pub(crate) fn seen_by_init(&self, path: &Path) -> PathBuf {
         match self.users {
             Some(_) => Places::of(&self.paths.sandbox(self.id)).mapped(self.paths.data_root(), path),
@@ -190,7 +190,7 @@ impl<'a> PodFiles<'a> {
     }
 
     /// The pod's own directory, whose path never changes.
-    #[cfg(all(feature = "native", target_os = "linux"))]
+    #[cfg(feature = "native")]
     pub(crate) fn sandbox(&self) -> PathBuf {
         self.paths.sandbox(self.id)
     }
@@ -212,7 +212,7 @@ impl<'a> PodFiles<'a> {
 
     /// A layer to lie below all others, with what every container has something mounted on: what an image lacks of it need
     /// not be made in each container's own layer, together with a copy of the image's `/etc`.
-    #[cfg(all(feature = "native", target_os = "linux"))]
+    #[cfg(feature = "native")]
     pub(crate) fn mount_points(&self) -> Result<PathBuf, Failure> {
         let layer = self.paths.sandbox(self.id).join("mount-points");
         let make = || {
@@ -231,7 +231,7 @@ impl<'a> PodFiles<'a> {
     }
 
     /// Copies unpacked layers, the uppermost first, to a directory that does not exist.
-    #[cfg(all(feature = "native", target_os = "linux"))]
+    #[cfg(feature = "native")]
     pub(crate) fn copy_layers(&self, layers: &[PathBuf], dir: &Path) -> Result<(), Failure> {
         self.images.copy_layers(layers, dir).map_err(Failure::new)
     }

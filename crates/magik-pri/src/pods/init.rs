@@ -102,7 +102,6 @@ pub(crate) fn report(end: io::Result<ExitCode>) -> ExitCode {
 }
 
 /// Makes the namespaces that the init was started in the pod's own.
-#[cfg(target_os = "linux")]
 pub(crate) fn enter_namespaces(hostname: &OsStr, own_network: bool, root: bool) -> io::Result<()> {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
     let failed = |what: &'static str| {

@@ -8,13 +8,11 @@
 mod add;
 mod backend;
 mod background;
-#[cfg_attr(not(target_os = "linux"), path = "cgroup_none.rs")]
 mod cgroup;
 mod failure;
 mod files;
 mod hooks;
 pub(crate) mod init;
-#[cfg(target_os = "linux")]
 pub(crate) mod linux_bundle;
 mod lock;
 mod paths;
@@ -23,9 +21,7 @@ mod publish;
 mod reserve;
 mod resources;
 mod run;
-#[cfg(target_os = "linux")]
 mod security;
-#[cfg(target_os = "linux")]
 pub(crate) mod spawn;
 mod store;
 mod sweep;
@@ -80,9 +76,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The pods below one pair of roots, and the backends that run more of them.
 ///
-/// It keeps nothing but its configuration: any number of them, in any number of processes and with any backends, may work on
-/// the same roots, and each sees and works on all pods there. Without a backend it runs no pods and does all else.
-/// Its operations need a tokio runtime with I/O and time enabled.
+/// It keeps nothing but its configuration: any number of them, in any number of processes and with
+/// any backends, may work on the same roots, and each sees and works on all pods there. Without a
+/// backend it runs no pods and does all else. Its operations need a tokio runtime with I/O and time
+/// enabled.
 ///
 /// ```
 /// # #[cfg(all(feature = "native", target_os = "linux"))] {
@@ -212,7 +209,8 @@ struct Opened {
 }
 
 impl Opened {
-    /// The store, and whether it was opened just now. Who opens it also has it swept from time to time.
+    /// The store, and whether it was opened just now. Who opens it also has it swept from time to
+    /// time.
     fn open(&self) -> Result<(&Arc<Store>, bool)> {
         if let Some(store) = self.store.get() {
             return Ok((store, false));
@@ -311,13 +309,16 @@ impl PodRuntime for Pods {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;
         let opened = self.opened.clone();
+        let store = blocking(move || opened.swept().cloned()).await?;
         let run = Run {
-            store: blocking(move || opened.swept().cloned()).await?,
+            busy: store.busy.subscribe(),
+            store,
             backend,
             spec: Arc::new(spec.clone()),
             options,
         };
-        // A task of its own, so that what has to be undone is, where it may take its time, when this is dropped.
+        // A task of its own, so that what has to be undone is, where it may take its time, when
+        // this is dropped.
         let (taken, given_up) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(run.run(answer, given_up));

@@ -165,23 +165,16 @@ fn refused<E: Into<Box<dyn std::error::Error + Send + Sync>>>(dir: &Path) -> imp
 
 /// Tells ext4 that the directories in this one have nothing to do with each other (chattr(1), `T`), so that it makes each
 /// where there is room: among the inodes of pods deleted a moment ago it looks long for free ones. Others have no such flag.
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(unused_variables, reason = "there is no such flag")
-)]
 fn spread(dir: &Path) {
-    #[cfg(target_os = "linux")]
+    use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(dir, flags, Mode::empty()) else {
+        return;
+    };
+    if let Ok(flags) = ioctl_getflags(&dir)
+        && !flags.contains(IFlags::TOPDIR)
     {
-        use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(dir) = rustix::fs::open(dir, flags, Mode::empty()) else {
-            return;
-        };
-        if let Ok(flags) = ioctl_getflags(&dir)
-            && !flags.contains(IFlags::TOPDIR)
-        {
-            let _ = ioctl_setflags(&dir, flags | IFlags::TOPDIR);
-        }
+        let _ = ioctl_setflags(&dir, flags | IFlags::TOPDIR);
     }
 }
 

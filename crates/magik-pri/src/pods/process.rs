@@ -29,7 +29,7 @@ impl Process {
     }
 
     /// Its pid, for who started it and has not waited for it.
-    #[cfg(all(feature = "krun", target_os = "linux"))]
+    #[cfg(feature = "krun")]
     pub(crate) const fn pid(&self) -> Pid {
         self.pid
     }
@@ -104,7 +104,8 @@ impl AsFd for Process {
     }
 }
 
-/// Waits as [`Process::wait`] does, without a limit, and takes the exit status if the process is this one's child.
+/// Waits as [`Process::wait`] does, without a limit, and takes the exit status if the process is
+/// this one's child.
 pub(crate) async fn ended(process: &Process) -> io::Result<()> {
     let pidfd = watch_readable(process.pidfd.try_clone()?)?;
     pidfd.readable().await?.retain_ready();

@@ -107,7 +107,7 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
-    pub(crate) fn new(store: &Arc<Store>, id: &str) -> Result<Self> {
+    pub(crate) fn new(store: &Arc<Store>, id: &str, busy: watch::Receiver<()>) -> Result<Self> {
         let path = store.paths.intents().join(id);
         let context = || format!("create {}", path.display());
         loop {
@@ -121,7 +121,7 @@ impl Intent {
                     path: path.clone(),
                     lock,
                     reserved: AtomicBool::new(false),
-                    _busy: store.busy.subscribe(),
+                    _busy: busy,
                 };
                 lock::sign(&intent.lock).map_err(Error::io(context()))?;
                 return Ok(intent);
@@ -150,8 +150,8 @@ impl Drop for Intent {
     }
 }
 
-/// A pod that is being launched. Unless it is kept, dropping it removes everything of it, which takes its time: not for
-/// async contexts.
+/// A pod that is being launched. Unless it is kept, dropping it removes everything of it, which
+/// takes its time: not for async contexts.
 #[derive(Debug)]
 pub(crate) struct Pending {
     store: Arc<Store>,

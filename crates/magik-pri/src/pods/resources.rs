@@ -1,8 +1,8 @@
-//! What a pod has beside its processes, as one list. Deleting a pod, undoing a run that failed, and sweeping what a dead
-//! caller has left all end with [`Store::discard`], which goes through it.
+//! What a pod has beside its processes, as one list. Deleting a pod, undoing a run that failed, and
+//! sweeping what a dead caller has left all end with [`Store::discard`], which goes through it.
 //!
-//! To add a kind: a file that makes it and takes it away, and its entry here. Ports are none of these: what listens for
-//! them is the init's, and goes with it.
+//! To add a kind: a file that makes it and takes it away, and its entry here. Ports are none of
+//! these: what listens for them is the init's, and goes with it.
 
 use std::{fs, io, path::Path};
 
@@ -19,16 +19,17 @@ use crate::{Error, Result};
 struct Resource {
     /// What it is called in messages.
     what: &'static str,
-    /// The ids that have one. So a sweep finds what belongs to no pod; what only the pod's directory tells of is found
-    /// by that.
+    /// The ids that have one. So a sweep finds what belongs to no pod; what only the pod's
+    /// directory tells of is found by that.
     ids: fn(&Store) -> Result<Vec<String>>,
-    /// Takes away what a pod has of it. A pod that has none is no error: an earlier attempt may have come this far, or
-    /// the pod never did.
+    /// Takes away what a pod has of it. A pod that has none is no error: an earlier attempt may
+    /// have come this far, or the pod never did.
     discard: fn(&Store, &str) -> io::Result<()>,
 }
 
-/// In the order in which they are taken away. First whatever may hold processes, then what these had in use. The pod's
-/// directory is the last: while it is there the next sweep tries again what failed, and it tells of the entries before it.
+/// In the order in which they are taken away. First whatever may hold processes, then what these
+/// had in use. The pod's directory is the last: while it is there the next sweep tries again what
+/// failed, and it tells of the entries before it.
 const RESOURCES: [Resource; 7] = [
     Resource {
         what: "cgroups",
@@ -88,7 +89,8 @@ fn discard_name(store: &Store, id: &str) -> io::Result<()> {
 }
 
 impl Store {
-    /// Removes all of a pod. Nothing of it runs, its directory is pending, and nobody else is at it.
+    /// Removes all of a pod. Nothing of it runs, its directory is pending, and nobody else is at
+    /// it.
     pub(crate) fn discard(&self, id: &str) -> Result<()> {
         for Resource { what, discard, .. } in &RESOURCES {
             discard(self, id).map_err(Error::io(format!("pod {id}: remove its {what}")))?;
@@ -96,7 +98,8 @@ impl Store {
         Ok(())
     }
 
-    /// The ids under which there is something and that are no pod: the pods are listed last, as they are made first.
+    /// The ids under which there is something and that are no pod: the pods are listed last, as
+    /// they are made first.
     pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for resource in &RESOURCES {

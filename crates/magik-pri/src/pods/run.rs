@@ -19,7 +19,7 @@ use magik_infra::{
     status::{PodReason, PodStatus},
 };
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     backend::{Backend, Start},
@@ -45,6 +45,8 @@ pub(crate) struct Run {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) spec: Arc<PodSpec>,
     pub(crate) options: RunOptions,
+    /// One of the store's, until there is a pod or nothing is left of it.
+    pub(crate) busy: watch::Receiver<()>,
 }
 
 /// A pod that was committed, and is still to be kept.
@@ -57,8 +59,8 @@ struct Held {
     pending: Option<Arc<Pending>>,
 }
 
-/// Whether a pod can be run at all; nothing is touched. One whose requests the host does not have would wait for ever on a
-/// cluster; here it is refused.
+/// Whether a pod can be run at all; nothing is touched. One whose requests the host does not have
+/// would wait for ever on a cluster; here it is refused.
 pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
     backend.check(spec)?;
     let info = rustix::system::sysinfo();
@@ -76,19 +78,20 @@ pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
 }
 
 impl Run {
-    /// Runs the pod and gives it to who waits for the answer; that one keeps it. Where nobody waits any more (`taken` is
-    /// closed), as after a failure, nothing is left of it in the end.
+    /// Runs the pod and gives it to who waits for the answer; that one keeps it. Where nobody waits
+    /// any more (`taken` is closed), as after a failure, nothing is left of it in the end.
     pub(crate) async fn run(self, answer: oneshot::Sender<Result<Ran>>, mut taken: oneshot::Receiver<()>) {
         let mut held = Held::default();
         let done = tokio::select! {
-            done = self.steps(&mut held) => Some(done),
+            biased;
             _ = &mut taken => None,
+            done = self.steps(&mut held) => Some(done),
         };
         let error = match done {
             Some(Ok(ran)) => {
                 let init = ran.1.init.get().cloned();
                 if answer.send(Ok(ran)).is_ok() && taken.await.is_ok() {
-                    drop(held);
+                    drop((self, held));
                     // A caller may live longer than its pods: the child is waited for.
                     if let Some(init) = init {
                         let _ = process::ended(&init).await;
@@ -115,8 +118,8 @@ impl Run {
         hooks::reached(Step::Validate).await;
 
         let id = self.store.paths.new_id()?;
-        let (store, new_id) = (self.store.clone(), id.clone());
-        let intent = blocking(move || Intent::new(&store, &new_id).map(Arc::new)).await;
+        let (store, new_id, busy) = (self.store.clone(), id.clone(), self.busy.clone());
+        let intent = blocking(move || Intent::new(&store, &new_id, busy).map(Arc::new)).await;
         let intent = intent.map_err(|e| self.failed(Step::Images, None, e))?;
         held.intent = Some(intent.clone());
         let images = self.images(intent.id(), &intent).await?;

@@ -73,7 +73,8 @@ impl Store {
                 {
                     return Ok(false);
                 }
-                // Without its caller the pod is never committed, whether its init has noticed yet or not.
+                // Without its caller the pod is never committed, whether its init has noticed yet
+                // or not.
                 Some(self.end(id, &dir)?)
             }
             None if !dir.exists() => return Ok(false),

@@ -1,7 +1,8 @@
 //! Sees what changes among all pods: a thread that waits for the kernel to say so.
 //!
-//! It says when a pod's directory gets its name (the commit) or loses it (the deletion), when the pod's status is replaced
-//! (inotify), and when an init ends, which may leave no last word (a descriptor of each process).
+//! It says when a pod's directory gets its name (the commit) or loses it (the deletion), when the
+//! pod's status is replaced (inotify), and when an init ends, which may leave no last word (a
+//! descriptor of each process).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,7 +33,8 @@ use crate::{
 
 /// How much of what the kernel says is read at once, in bytes.
 const BUFFER: usize = 16 << 10;
-/// A pod whose init has ended may be somebody else's for a moment, who launches or deletes it: how soon it is looked at again.
+/// A pod whose init has ended may be somebody else's for a moment, who launches or deletes it: how
+/// soon it is looked at again.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The thread; it ends with this.

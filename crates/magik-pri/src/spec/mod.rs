@@ -12,7 +12,7 @@ mod security;
 mod types;
 
 pub use parse::SpecError;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub(crate) use security::capability;
 pub use types::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,

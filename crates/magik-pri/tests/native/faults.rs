@@ -10,6 +10,7 @@ use crate::support::{Test, World, test};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     test!(a_failure_names_step_and_container_and_leaves_nothing),
     test!(a_run_that_is_given_up_leaves_nothing),
+    test!(a_run_that_is_given_up_is_gone_once_it_is_settled),
     test!(a_pod_whose_init_was_killed_has_failed),
     test!(leftovers_are_swept_and_those_of_others_are_not),
     test!(what_a_container_nests_deeply_is_deleted),
@@ -103,6 +104,28 @@ async fn a_run_that_is_given_up_leaves_nothing(w: &World) {
         );
         w.assert_empty_soon().await;
     }
+}
+
+async fn a_run_that_is_given_up_is_gone_once_it_is_settled(w: &World) {
+    let spec = w.pod(
+        "web",
+        &json!({
+            "initContainers": [w.container("i", "exec sleep 1000")],
+            "containers": [w.container("a", "exec sleep 1000")],
+        }),
+    );
+    for millis in 0..40 {
+        let run = w.runtime.run_pod(&spec, RunOptions::default());
+        let given_up = tokio::time::timeout(Duration::from_millis(millis), run).await;
+        assert!(given_up.is_err());
+        w.runtime.settled().await;
+        w.assert_empty();
+    }
+    // One that was not given up is settled, too.
+    w.run(&w.scripts("web", &[("a", "exec sleep 1000")]))
+        .await
+        .unwrap();
+    w.runtime.settled().await;
 }
 
 async fn a_pod_whose_init_was_killed_has_failed(w: &World) {

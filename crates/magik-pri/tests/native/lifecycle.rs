@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use magik_pri::{
-    Error, PodRuntime,
+    Error, PodRuntime, Pods, RunOptions,
     status::{ContainerPhase, Phase},
 };
 use serde_json::json;
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     test!(two_callers_that_stop_or_delete_get_the_same_answer),
     test!(logs_and_events_are_followed_to_the_end),
     test!(a_port_of_the_pod_is_reached_through_its_init),
+    test!(what_works_on_pods_needs_no_backend),
 ];
 
 async fn a_pod_runs_logs_execs_stops_and_is_deleted(w: &World) {
@@ -283,4 +284,21 @@ async fn a_port_of_the_pod_is_reached_through_its_init(w: &World) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn what_works_on_pods_needs_no_backend(w: &World) {
+    let spec = w.scripts("web", &[("a", "echo hello; exec sleep 1000")]);
+    let none = Pods::new(w.roots());
+    let error = none.run_pod(&spec, RunOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    let status = w.run(&spec).await.unwrap();
+    assert_eq!(none.list_pods().await.unwrap(), [status]);
+    assert_eq!(w.exec_by(&none, "web", "a", "exit 7").await.1, 7);
+    let status = none.stop_pod("web", None).await.unwrap();
+    assert_eq!(
+        (status.phase.is_final(), status.runtime_class.as_str()),
+        (true, "native")
+    );
+    none.delete_pod("web", false).await.unwrap();
+    w.assert_empty();
 }

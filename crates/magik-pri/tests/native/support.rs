@@ -95,13 +95,16 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Another runtime on the same roots.
-    pub(crate) fn another_runtime(&self) -> Pods {
-        let roots = Roots {
+    pub(crate) fn roots(&self) -> Roots {
+        Roots {
             data: self.path("data"),
             state: self.path("state"),
-        };
-        Pods::new(roots).with(Native::new())
+        }
+    }
+
+    /// Another runtime on the same roots.
+    pub(crate) fn another_runtime(&self) -> Pods {
+        Pods::new(self.roots()).with(Native::new())
     }
 
     /// A container that runs a shell script.
