@@ -27,7 +27,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// `--runtime`, else the annotations, else native (DESIGN, section 4).
+    /// `--runtime`, else the annotations, else native.
     fn choose(option: Option<&str>, annotation: impl Fn(&str) -> Option<String>) -> Result<Self> {
         if let Some(name) = option {
             return Self::named(name).with_context(|| format!("--runtime {name}: no such backend"));
