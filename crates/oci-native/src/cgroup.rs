@@ -1,7 +1,7 @@
 //! A container's control group, read and written directly.
 //!
-//! libcgroups makes cgroups and applies limits; everything else is here, because its v1 manager reads mountinfo once per
-//! controller each time it is made, and its `remove` kills whatever lies under the path it is given.
+//! libcgroups only applies limits on v2. The rest is here: its v1 manager reads mountinfo once per
+//! controller, and its `remove` kills whatever is below its path.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use magik_sys::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.
+/// The v1 controllers that hold a container; a hierarchy's mount point has its controller's name.
 const V1_CONTROLLERS: [&str; 12] = [
     "cpu",
     "cpuacct",
@@ -94,7 +94,7 @@ fn parse_v1_mounts(table: &[u8]) -> Vec<Hierarchy> {
             .map(str::to_owned)
             .collect::<Vec<_>>();
         controllers.retain(|o| V1_CONTROLLERS.contains(&o.as_str()));
-        // libcgroups finds a hierarchy by the last component of its mount point: one mounted elsewhere is not used.
+        // As in libcgroups, the last component of a mount point names the hierarchy.
         let name = mount.point.file_name()?.to_str()?;
         let known = name.split(',').any(|n| controllers.iter().any(|c| c == n));
         // A hierarchy may be mounted many times: for a chroot with a `/sys` of its own, say.
@@ -126,11 +126,11 @@ pub(crate) enum PathError {
     Occupied,
 }
 
-/// Makes a cgroup path absolute and canonical, refusing those below which something else must not be killed:
-/// the root, anything with `..`, and the cgroup of this process or of what it lives in.
+/// Makes a cgroup path absolute and canonical. Refused are the root, anything with `..`, and the
+/// cgroup of this process or one above it: what is below them must not be killed.
 ///
-/// `slice:prefix:name` is systemd's form only where systemd makes the cgroups; everywhere else it is a name like any other,
-/// as in runc and crun. containerd gives such a path for every pod whose parent is called `….slice`.
+/// `slice:prefix:name` is an ordinary name here, as in runc and crun without systemd's cgroups.
+/// containerd gives such a path for every pod whose parent is called `….slice`.
 ///
 /// `own` holds the paths of `/proc/self/cgroup`.
 pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathError> {
@@ -199,8 +199,8 @@ impl<'a> Cgroup<'a> {
         self.pids_everywhere().map(|pids| !pids.is_empty())
     }
 
-    /// The pids in it and below. In v1 a container's processes are in the same cgroup of every hierarchy, so the first
-    /// that exists answers for all.
+    /// The pids in it and below. In v1 a container's processes are in the same cgroup of every
+    /// hierarchy, so the first hierarchy that has it is enough.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = BTreeSet::new();
         if let Some(dir) = self.dirs().into_iter().find(|d| d.is_dir()) {
@@ -243,8 +243,8 @@ impl<'a> Cgroup<'a> {
         let word = words[usize::from(frozen)];
         let until = Instant::now() + SETTLE;
         loop {
-            // In v1 a process that forks while the kernel freezes can leave it FREEZING for good: writing again helps
-            // (kernel documentation, freezer-subsystem).
+            // In v1 a process that forks during freezing can leave the state FREEZING for good.
+            // Writing again helps (kernel documentation, freezer-subsystem).
             fs::write(&file, word)?;
             let settled = match self.layout {
                 Layout::V2(root) => {
@@ -267,8 +267,8 @@ impl<'a> Cgroup<'a> {
         }
     }
 
-    /// Sends a signal to every process. One that forks meanwhile is caught by the next round, which SIGKILL needs; any
-    /// other signal is sent once to each.
+    /// Sends a signal to every process. SIGKILL also reaches processes that are forked meanwhile;
+    /// any other signal is sent once to each.
     pub(crate) fn signal_all(&self, signal: i32) -> io::Result<()> {
         if let (Layout::V2(root), libc::SIGKILL) = (self.layout, signal) {
             match fs::write(self.below(root).join("cgroup.kill"), "1") {
@@ -292,7 +292,7 @@ impl<'a> Cgroup<'a> {
         Ok(())
     }
 
-    /// Kills whatever runs in it and waits until that has ended.
+    /// Kills every process in it and waits until all have ended.
     pub(crate) async fn kill(&self) -> io::Result<()> {
         let until = Instant::now() + SETTLE;
         let mut pause = Duration::from_micros(200);

@@ -1,7 +1,7 @@
 //! `exec`: another process in a running container.
 //!
-//! [`spawn`] makes one child in the container's cgroup, which enters the container and executes the program ([`inside`]). A
-//! process with several threads cannot fork so: its worker does, and the child becomes its own all the same.
+//! [`spawn`] makes one child in the container's cgroup, which enters the container and executes the
+//! program ([`inside`]). If this process has several threads, its worker forks for it.
 
 mod inside;
 mod spawn;
@@ -215,8 +215,8 @@ fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
     listed.unwrap_or_default().iter().map(|n| flag(n.typ())).collect()
 }
 
-/// A process that has not executed its program yet: killed, and reaped where that is ours to do, unless it is kept. It is
-/// a child of this process, so its pid cannot have become another's.
+/// A process that has not executed its program yet. Unless kept it is killed, and reaped if no
+/// other task does. It is a child of this process, so its pid cannot have become another's.
 struct Started {
     made: Option<Made>,
     reaped_elsewhere: bool,

@@ -1,4 +1,4 @@
-//! Why a container, or a process in one, could not be made, in a form that passes between processes.
+//! Why a container or a process could not be made, in a form that passes between processes.
 
 use magik_oci::{ContainerId, Error, ExecFailure};
 use serde::{Deserialize, Serialize};

@@ -131,7 +131,7 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
-    /// With a terminal there are no streams: until the terminal is there, the container has the worker's `/dev/null`.
+    /// With a terminal there are no streams; until it is there, they are `/dev/null`.
     pub(crate) fn new(stdio: Stdio, console: Option<OwnedFd>) -> Result<Self> {
         if console.is_some() {
             return Ok(Self {

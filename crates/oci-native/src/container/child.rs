@@ -1,4 +1,4 @@
-//! The container's process, from its birth to execve: each step needs what a later one takes away, so their order matters.
+//! The container's process from birth to execve. The order matters: steps take rights away.
 
 use std::{
     convert::Infallible,
@@ -67,11 +67,11 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     let (job, process, linux) = (parts.job, parts.process, parts.linux);
     // The maker blocked them all for its clone.
     fork::reset_signals(false);
-    // The maker's group is waited for, and killed, as one: what only prepares the process that joins a pid namespace stays.
+    // The maker waits for its group and kills it. The preparing process stays in it.
     if parts.namespaces.joined(Kind::Pid).is_none() {
         rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
     }
-    // Whoever asked for the container has to be there until it waits for its start.
+    // The creator has to live until this process waits for its start.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     let pid = told_to_go_on(&parts.maker)?;
 
@@ -131,7 +131,7 @@ fn told_to_go_on(maker: &OwnedFd) -> Result<i32, Failure> {
     let mut pid = [0_u8; 4];
     match rustix::net::recv(maker, pid.as_mut_slice(), RecvFlags::empty()) {
         Ok((_, 4)) => Ok(i32::from_ne_bytes(pid)),
-        // Nobody is there any more.
+        // The maker has ended.
         _ => fork::exit(1),
     }
 }
@@ -158,7 +158,7 @@ fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Re
     Ok(())
 }
 
-/// Makes the mounts and devices on the root, and all else that needs the host's file system; returns the root.
+/// Makes mounts and devices, and all else that needs the host's file system; returns the root.
 fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failure> {
     let (job, process) = (parts.job, parts.process);
     let path = spec_root(&job.spec);
@@ -177,8 +177,8 @@ fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failu
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", downstream).map_err(|e| step("making mounts private")(e.into()))?;
     let root = parts.sources.take_root(path).map_err(step("root.path"))?;
-    // Hooks find it where the bundle says. Who may not get there mounts it over their own root, which changes nothing for
-    // those that are in it already.
+    // Hooks find it where the bundle says. A process without access to that path mounts it over its
+    // own root, which changes nothing for processes that are in it already.
     let place = open(path).or_else(|_| open(Path::new("/")))?;
     attach(&root, place).map_err(step("mounting the root"))?;
     Maker::new(root.as_fd(), &parts.namespaces, &job.spec).make_all(&job.spec, &mut parts.sources)?;
@@ -198,7 +198,7 @@ fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failu
     Ok((terminal, root))
 }
 
-/// Lets hooks of the host's see the container as it is, then runs those that belong in its namespaces.
+/// Lets the host's hooks see the container, then runs the hooks that belong inside.
 fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
     if hooks::wait_outside(job) {
         tell(maker, MOUNTED)?;
@@ -252,8 +252,8 @@ fn enter_root(parts: &Parts<'_>, root: &OwnedFd) -> Result<(), Failure> {
         .map_err(step("root"))
 }
 
-/// How a program of the host's is executed in place of the container's, if one is; it gets the root without what is mounted
-/// in it.
+/// How a program of the host is executed in place of the container's, if there is one. It gets the
+/// root without the mounts in it.
 fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, RootView)>, Failure> {
     let Some(job) = &parts.job.runner else {
         return Ok(None);
@@ -311,7 +311,7 @@ impl Contained {
             if self.has_terminal && !self.joins_pid {
                 terminal::control().map_err(step("terminal"))?;
             }
-            // Before it waits: others may join the pid namespace of a container that has yet to start.
+            // Before it waits: others may join the pid namespace before the start.
             let early = self.joins_pid && birth::joins_early(process, job.filter.as_ref(), result)?;
             let join = || {
                 if !self.joins_pid {
@@ -335,7 +335,7 @@ impl Contained {
         }
         result.set_ready();
         drop(maker);
-        // The connection is what `start` waits for: nobody else can open it, as they could a fifo that this process has.
+        // `start` uses a connection: unlike this process's fifo, no other can open it.
         let Ok(mut starter) = wait_for_start(start) else {
             return Err(None);
         };
@@ -345,7 +345,7 @@ impl Contained {
             Err(failure) => failure,
         };
         let json = serde_json::to_vec(&failure).unwrap_or_default();
-        // Nobody is left to tell if it fails.
+        // On failure no reader is left to tell.
         let _ = starter.write_all(&json);
         Err(None)
     }
@@ -387,7 +387,7 @@ impl Contained {
     }
 }
 
-/// Until somebody connects and says so.
+/// Waits until a connection says so.
 fn wait_for_start(start: UnixListener) -> io::Result<UnixStream> {
     let (mut connection, _) = start.accept()?;
     drop(start);

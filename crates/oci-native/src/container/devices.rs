@@ -1,4 +1,4 @@
-//! The container's `/dev`: device nodes, links, and the terminal (runtime-spec, "Default Devices" and "Default Filesystems").
+//! The container's `/dev`: nodes, links, terminal ("Default Devices", "Default Filesystems").
 
 use std::{
     io,
@@ -95,7 +95,7 @@ impl Device {
         }
     }
 
-    /// Opens the host's device of the same name, for a container whose user namespace may make none.
+    /// Opens the host's device of that name, where the user namespace may make none.
     pub(super) fn open_host(&mut self) {
         self.host = clone_mount(rustix::fs::CWD, &self.path).ok();
     }
@@ -124,7 +124,7 @@ impl Device {
                 unlinkat(&parent, name, AtFlags::empty())?;
                 make()?;
             }
-            // Whoever may make none has the host's, where there is one.
+            // A process that may make none binds the host's, if it exists.
             Err(Errno::PERM) => {
                 let host = clone_mount(rustix::fs::CWD, &self.path)?;
                 return attach(host, open_or_make(root, &self.path, Want::File)?);
@@ -153,7 +153,7 @@ pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), Failu
         return Ok(());
     }
     if leads_elsewhere(root, DEV.as_ref()).map_err(step("/dev"))? {
-        // Where it leads something of somebody else's may be mounted by now (CVE-2026-41579).
+        // The link's target may be another's mount by now (CVE-2026-41579).
         return Err(Failure::Other("the root's /dev is a symbolic link".into()));
     }
     let before = umask(Mode::empty());
@@ -190,7 +190,7 @@ fn links(root: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) fn show_console(root: BorrowedFd<'_>, terminal: &Terminal) -> io::Result<()> {
     let console = Path::new("/dev/console");
     let lookup = OFlags::PATH | OFlags::NOFOLLOW;
-    // A link is refused: the directory may be shared with somebody who would like the mount to be elsewhere
+    // A link is refused: another user of the directory could redirect the mount with it
     // (CVE-2025-52565).
     let there = match open_inside(root, console, lookup) {
         Ok(there) => there,

@@ -1,4 +1,4 @@
-//! Who decides about the system calls that a seccomp filter notifies (runtime-spec, "listenerPath").
+//! The listener for the system calls that a seccomp filter notifies (runtime-spec, "listenerPath").
 
 use std::{
     io::Write as _,

@@ -58,14 +58,14 @@ impl Namespaces {
         self.makes(kind) || self.joined(kind).is_some()
     }
 
-    /// Whether some are to be entered that a process in the container's user namespace may not enter.
+    /// Whether a process in the container's user namespace could not enter some of them.
     pub(super) fn need_intermediate(&self) -> bool {
         let mut others = self.joined.iter().filter(|(kind, _)| *kind != Kind::Pid);
         self.joined(Kind::User).is_some() || self.makes(Kind::User) && others.next().is_some()
     }
 
-    /// `CLONE_NEW*` of those that the container's process is born in. The others need it to be in its cgroup, or concern
-    /// children only.
+    /// `CLONE_NEW*` of those that the container's process is born in. The others need it to be in
+    /// its cgroup, or concern children only.
     pub(super) fn born_in(&self) -> i32 {
         let flag = |kind: &Kind| match kind {
             Kind::Mount => libc::CLONE_NEWNS,
@@ -96,7 +96,7 @@ impl Namespaces {
         fs::write("/proc/self/timens_offsets", offsets)
     }
 
-    /// Enters those that are joined, the user namespace last. The pid namespace, which only concerns children, waits.
+    /// Enters the joined namespaces, user last. The pid namespace is for children, and waits.
     pub(super) fn join(&self) -> Result<(), Failure> {
         let users = |(kind, _): &&(Kind, OwnedFd)| *kind == Kind::User;
         let early = self.joined.iter().filter(|one| !users(one));
@@ -129,7 +129,7 @@ impl Namespaces {
         done
     }
 
-    /// Whether somebody in the pid namespace that is joined may trace any process in it.
+    /// Whether a process in the joined pid namespace may trace any process in it.
     pub(super) fn pids_are_traced(&self) -> io::Result<bool> {
         let Some(joined) = self.joined(Kind::Pid) else {
             return Ok(false);
@@ -191,7 +191,7 @@ pub(super) fn map_ids(
         let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
         mappings.into_iter().flatten().map(line).collect()
     };
-    // Whoever is not root may map their own group only, and only once the namespace allows no setgroups(2).
+    // Without root one can only map the own group, after setgroups(2) is denied.
     if !rustix::process::geteuid().is_root() {
         fs::write(file("setgroups"), "deny")?;
     }
@@ -212,8 +212,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?;
-    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member this ioctl reads. The kind of
-    // request is an int in musl, a long elsewhere.
+    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member
+    // this ioctl reads. The kind of request is an int in musl, a long elsewhere.
     let answer = unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
@@ -229,8 +229,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Writes sysctls through the host's own `/proc`, which no image can have prepared (CVE-2025-52881): those of a namespace are
-/// those of the namespace that the writer is in.
+/// Writes sysctls through the host's own `/proc`, which no image can have prepared
+/// (CVE-2025-52881). The namespaces that the writer is in get them.
 pub(super) fn set_sysctls(sysctls: &HashMap<String, String>) -> Result<(), Failure> {
     if sysctls.is_empty() {
         return Ok(());

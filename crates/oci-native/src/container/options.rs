@@ -70,7 +70,7 @@ impl Options {
         }
     }
 
-    /// The same, but for `rw`: what the host has mounted read-only stays so where it is shown again.
+    /// The same without `rw`: a mount that is read-only on the host stays read-only.
     pub(super) fn keeping_readonly(mut self) -> Self {
         self.clear &= !libc::MOUNT_ATTR_RDONLY;
         self.clear_all &= !libc::MOUNT_ATTR_RDONLY;

@@ -1,8 +1,8 @@
-//! What a container is made of that the host has: opened by the worker, before the container's process exists.
+//! What a container needs of the host, opened by the worker before the container's process exists.
 //!
-//! So nothing of the host is looked up by a process that has anything of the container's, and a container in a user namespace
-//! gets what its own root may not reach. Whoever may not clone mounts, because they have no privilege outside of a user
-//! namespace, opens nothing here: the container's process then does it in that namespace, before it changes its root.
+//! So no process that has parts of the container looks up paths of the host, and a user namespace
+//! gets what its root may not reach. A caller without the right to clone mounts opens nothing here:
+//! the container's process does it in its user namespace, before it changes its root.
 
 use std::{
     fs, io,
@@ -160,7 +160,7 @@ fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// The user namespace whose map the owners of a mount's files are shown by, and whether also below; `None` where as they are.
+/// The user namespace that maps owners of files, and whether below, too; `None`: as they are.
 fn ids(
     spec: &Spec,
     mount: &Mount,
@@ -188,14 +188,14 @@ fn ids(
     Ok(Some((user_namespace(&uids, &gids)?, all)))
 }
 
-/// A user namespace that nobody is in, for its maps.
+/// A user namespace without a process, for its maps.
 fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io::Result<OwnedFd> {
     let clone = Clone {
         flags: libc::CLONE_NEWUSER,
         ..Clone::default()
     };
     let Some(pid) = birth::fork(&clone)? else {
-        // Until it is killed, or whoever made it has ended.
+        // Until it is killed, or its maker has ended.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         std::thread::sleep(std::time::Duration::from_secs(10));
         exit(0);
@@ -213,7 +213,7 @@ fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io:
     opened
 }
 
-/// Hierarchies without controllers, such as systemd's: this process stays where it is in them, and so does the container.
+/// Hierarchies without controllers, such as systemd's: the container stays in this process's.
 fn named_hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let named = |line: &str| {

@@ -57,7 +57,7 @@ impl Labels {
             Ok::<_, Failure>(())
         };
         if let Some(profile) = given(process.apparmor_profile()) {
-            // AppArmor's own file where the kernel has one (5.8), else the one that all have in common.
+            // AppArmor's own file where the kernel has one (5.8), else the common one.
             let own = "/proc/thread-self/attr/apparmor/exec";
             let file = if Path::new(own).exists() { own } else { EXEC_LABEL };
             add("apparmorProfile", file, format!("exec {profile}"))?;

@@ -13,7 +13,7 @@ use crate::failure::{CannotExecute, Failure};
 
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The first byte that a container's process says to `start`: everything went well up to execve itself.
+/// The first byte of the answer to `start`: everything before execve itself went well.
 pub(crate) const EXECUTING: u8 = b'E';
 
 /// execve, which only returns to say why not.
@@ -25,7 +25,7 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     let (Ok(path), Ok(argv), Ok(envp)) = (path, c_strings(args), c_strings(environment)) else {
         return Failure::Other("an argument or variable holds a NUL byte".into());
     };
-    // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
+    // Rust ignores SIGPIPE, and execve keeps that: `yes | head` would never end.
     default_sigpipe();
     let error = magik_sys::program::execve(&path, &argv, &envp);
     let mut why = because(name, &error);

@@ -46,7 +46,7 @@ pub(crate) fn is_null(file: impl AsFd) -> bool {
     })
 }
 
-/// Opens the container's null device in place of the host's, whose owner and mode a container could change.
+/// Opens the container's null device in place of the host's, which it could chown or chmod.
 pub(crate) fn reopen_null(root: BorrowedFd<'_>) -> io::Result<()> {
     let streams = [
         rustix::stdio::stdin(),

@@ -13,10 +13,10 @@ pub(crate) fn assume(user: &User) -> io::Result<()> {
     capabilities::reset_effective(create_syscall().as_ref()).map_err(io::Error::other)
 }
 
-/// Becomes root of the user namespace this process is in, where it has one: what is made from now on belongs to it.
+/// Becomes root of this process's user namespace, if it has one, which then owns what is made.
 pub(crate) fn become_root() -> io::Result<()> {
     match set_ids(0, 0, &[]) {
-        // Nobody is mapped to it.
+        // No id is mapped to it.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     }
