@@ -34,7 +34,7 @@ const THREAD_STACK: usize = 512 * 1024;
 /// How long `start` waits for instantiation, which may run code of the program's.
 const INSTANTIATION: Duration = Duration::from_secs(5);
 
-/// After how long a killed program counts as ended that is stuck in a call of the system's (a terminal that is held).
+/// After this time a killed program that is stuck in a system call counts as ended.
 const STUCK: Duration = Duration::from_secs(2);
 
 /// The exit code of a program that trapped: that of an aborted process.
@@ -246,8 +246,8 @@ impl Container {
         }
     }
 
-    /// Ends the container. Of one that had been asked to end before, the exit code says so (143 after SIGTERM): nothing
-    /// else would have ended it, for WASI has no signals.
+    /// Ends the container. If it was asked to end before, the exit code says so (143 after
+    /// SIGTERM): WASI has no signals, so only this ends it.
     fn kill(self: &Arc<Self>) {
         let signal = self.control.asked().borrow().unwrap_or(SIGKILL);
         self.control.end(Verdict::Killed(signal));
@@ -274,7 +274,7 @@ impl Container {
         if let (Some(message), Some(streams)) = (&ended.message, &streams) {
             streams.say(message);
         }
-        // The streams are closed before anybody learns of the end: whoever reads them sees all of it.
+        // The streams close before the end is reported: their readers see everything.
         drop(streams);
         self.ended.send_if_modified(|current| match current {
             Some(_) => false,
@@ -286,9 +286,9 @@ impl Container {
     }
 }
 
-/// The end of a container's thread, which whoever waits for the container hears of in any case: also where the thread panics. That
-/// is so where panics unwind; where they abort, as in magikrun's own release builds, a defect of the runtime ends the process,
-/// and with it the pod.
+/// The end of a container's thread, which is reported to all that wait for the container, even when
+/// the thread panics and unwinds. Where panics abort, as in magikrun's release builds, a defect of
+/// the runtime ends the process, and with it the pod.
 struct Ending<'a> {
     container: &'a Container,
     streams: Option<Streams>,
@@ -317,7 +317,7 @@ async fn call(
     started: oneshot::Sender<Result<(), String>>,
 ) -> wasmtime::Result<i32> {
     let instantiated = |error: Option<&wasmtime::Error>| {
-        // Whoever started it may have gone.
+        // The caller may have gone.
         let _ = started.send(match error {
             // A start function that exits, or meets a limit, is a program that ran.
             Some(e) if !e.is::<I32Exit>() && !e.is::<LimitReached>() && !e.is::<Trap>() => Err(one_line(e)),

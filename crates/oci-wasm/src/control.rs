@@ -1,9 +1,9 @@
 //! Stopping and pausing what runs.
 //!
-//! A program is a future; it is polled through a [`Gate`], which lets nothing through while its container is paused, and drops
-//! the program when its container is to end. For a program that computes to come back to its gate, wasmtime yields: by
-//! itself every [`YIELD_FUEL`] units of fuel, else when the epoch moves, which happens only when somebody is to be
-//! stopped. Nothing ticks while nothing happens.
+//! A program is a future. A [`Gate`] polls it: it lets nothing through while the container is
+//! paused, and drops the program to end it. A program that computes returns to its gate because
+//! wasmtime yields: every [`YIELD_FUEL`] units of fuel, or else when the epoch moves, which happens
+//! only to interrupt a program. No timer runs otherwise.
 
 use std::{
     collections::HashMap,
@@ -123,7 +123,7 @@ pub(crate) struct Gate<F> {
 }
 
 impl<F: Future> Gate<F> {
-    /// `yields` counts how often the container's running programs came back without waiting for anything.
+    /// `yields` counts the returns of running programs that waited for nothing.
     pub(crate) fn new(control: Arc<Control>, yields: Arc<AtomicU64>, program: F) -> Self {
         let place = {
             let mut state = control.state();
@@ -180,7 +180,7 @@ impl<F> Drop for Gate<F> {
     }
 }
 
-/// A waker that knows whether it was woken while its future was polled: so does wasmtime when it yields.
+/// A waker that knows whether it was woken while its future was polled, as wasmtime's yield does.
 struct YieldCounter {
     waker: Waker,
     woken: AtomicBool,

@@ -1,4 +1,4 @@
-//! Serving `wasi:http/proxy`: an instance for every request, as many at a time as the container may have.
+//! Serving `wasi:http/proxy`: an instance per request, as many at a time as the container may have.
 
 use std::{
     net,
@@ -33,7 +33,7 @@ use crate::{
     sockets::Sockets,
 };
 
-/// Connections for each request that may be answered at a time; what comes beyond waits to be accepted.
+/// Connections for each concurrent request; more wait to be accepted.
 const CONNECTIONS_PER_REQUEST: usize = 4;
 
 /// The most threads that answer requests.
@@ -71,8 +71,8 @@ struct Service {
     turns: Arc<Turns>,
 }
 
-/// Without fuel a program yields only when the epoch moves. It moves while requests are being answered, by a thread of its own:
-/// those of the runtime may all be in programs.
+/// Without fuel a program yields only when the epoch moves. A thread of its own moves it while
+/// requests are answered: the runtime's threads may all be in programs.
 #[derive(Debug, Default)]
 struct Turns {
     state: Mutex<Taking>,
@@ -132,7 +132,7 @@ impl Drop for Over {
 }
 
 impl Server {
-    /// Serves until the container is ended, or has answered everybody after it was asked to end.
+    /// Serves until the container ends, or all are answered after it was asked to end.
     pub(crate) fn run(
         self,
         id: &ContainerId,
@@ -251,7 +251,7 @@ async fn accept(
                 )));
             }
             Err(error) => {
-                // Out of descriptors, or the client has gone again: neither is this container's end.
+                // No descriptors, or the client has gone: the container goes on.
                 tracing::debug!(%error, "cannot accept");
                 tokio::time::sleep(TURN).await;
             }

@@ -1,7 +1,7 @@
 //! In the container: the program, in place of one of the container's own.
 //!
-//! WASI's directories are no place for `/proc`: through `/proc/self/mem` a program would be what runs it. So `/` is the root's own
-//! file system, and each directory in it that something is mounted in or below is one of its own, but `/proc`, `/sys` and `/dev`.
+//! `/proc` is not shown, for `/proc/self/mem` is the runner's memory; nor are `/sys` and `/dev`.
+//! `/` is the root's own file system, and a directory with mounts in or below it is separate.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,14 +35,14 @@ use crate::{
     stdio::Streams,
 };
 
-/// Before each variable of the program's in this process's environment, whose own loader and C library are to take no notice
-/// of them.
+/// Stands before each variable of the program in this process's environment, so that this process's
+/// loader and C library ignore it.
 const ENVIRONMENT_MARK: char = '_';
 
 /// The exit code of a program that cannot be run, as a shell has it.
 const CANNOT_RUN: u8 = 126;
 
-/// `ORDERS INPUTS OTHERS ARGUMENT…`: the two in between are lists of descriptors, the machine code's and those to close.
+/// `ORDERS INPUTS OTHERS ARGUMENT…`: descriptors of the machine code, and those to be closed.
 pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // The kernel has checked nothing for UTF-8, but this is JSON's text.
     let mut arguments = arguments.map(|a| a.to_string_lossy().into_owned());
@@ -72,14 +72,14 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return failed(&error.to_string()),
     };
     match executor.block_on(run(orders, code.into(), &root, arguments.collect())) {
-        // At once, whatever threads are still at work: the container's other processes end with this one, too.
+        // At once, whatever other threads do: the container's other processes end, too.
         Ok(exit) => std::process::exit(exit.code),
         Err(reason) => failed(&reason),
     }
 }
 
 fn failed(reason: &str) -> ExitCode {
-    // Nobody is left to tell.
+    // On failure no reader is left to tell.
     let _ = io::Write::write_all(&mut io::stderr(), format!("magikrun: {reason}\n").as_bytes());
     ExitCode::from(CANNOT_RUN)
 }
@@ -92,7 +92,7 @@ fn failed(reason: &str) -> ExitCode {
 fn take_over(list: &str) -> Vec<OwnedFd> {
     let numbers = list.split(',').filter_map(|n| n.parse::<RawFd>().ok());
     let own = |number: RawFd| {
-        // SAFETY: whoever started this process hands them over, each in one list once; nothing else here knows them.
+        // SAFETY: the process's starter hands each over in one list once; no other code knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
         fd
@@ -156,7 +156,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
                     Err(_) => Exit::exited(255),
                 });
             }
-            // WASI has no signals: a program is ended as by one that it does not handle; a server first answers everybody.
+            // A signal ends a program as if not handled; a server first answers all requests.
             number = signals.next() => {
                 if !serves {
                     return Ok(Exit::signalled(number));
