@@ -1,8 +1,8 @@
-//! Ingests that can be gone on with, by a later process too.
+//! Ingests that can be resumed, by a later process too.
 //!
-//! What has arrived of a blob whose digest is known beforehand lies in `tmp/partial-<algorithm>-<hex>`, locked (`flock`) by whoever
-//! writes it. Nothing vouches for it but its name: whoever goes on with it hashes it first, so that the digest at the end is one
-//! of all bytes.
+//! What has arrived of a blob with a known digest lies in `tmp/partial-<algorithm>-<hex>`, under
+//! its writer's `flock`. It is not trusted: it is hashed again first, so that the digest at the end
+//! covers all bytes.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -83,7 +83,7 @@ impl Drop for Partial {
     }
 }
 
-/// Removes the partial blobs that nobody writes and that are older than `age`; says how many.
+/// Removes the partial blobs without a writer that are older than `age`; says how many.
 pub(crate) fn expire(dir: &Path, age: Duration) -> Result<u64> {
     let context = || format!("list {}", dir.display());
     let mut removed = 0;

@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// An ingest under way. Dropped without [`commit`](Self::commit), it leaves nothing, unless it comes from [`Store::resume`].
+/// An ingest. Without [`commit`](Self::commit) it leaves nothing, unless from [`Store::resume`].
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
@@ -129,7 +129,7 @@ impl Writer {
     /// Takes `bytes` in.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if they would exceed the cap (nothing of them is written), or [`Error::Io`].
+    /// [`Error::TooLarge`] if they exceed the cap (none are written), or [`Error::Io`].
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let size = self.size.saturating_add(bytes.len() as u64);
         if size > self.cap {
@@ -137,7 +137,7 @@ impl Writer {
         }
         let written = self.place.write_all(bytes);
         if let Err(source) = written {
-            // A full disk is no place to keep half a blob, and how much of it was written is not known.
+            // A full disk should keep no partial blob, whose valid length is unknown.
             self.place.discard();
             return Err(Error::Io {
                 context: format!("write {}", self.place.path().display()),
@@ -169,8 +169,8 @@ impl Writer {
     /// Checks what was written and publishes it under `expected`, durably if the store is.
     ///
     /// # Errors
-    /// [`Error::SizeMismatch`], [`Error::DigestMismatch`] (also if `expected` is of another algorithm than the one
-    /// given to [`Store::begin`]), or [`Error::Io`]; nothing is left in any of these cases.
+    /// [`Error::SizeMismatch`], [`Error::DigestMismatch`] (also for another algorithm than in
+    /// [`Store::begin`]), or [`Error::Io`]; each leaves nothing.
     pub fn commit(self, expected: &Digest, size: Option<u64>) -> Result<BlobInfo> {
         self.finish_as(expected, size)?.publish()
     }
@@ -199,7 +199,7 @@ impl Writer {
         Ok(staged)
     }
 
-    /// Ends the ingest under whatever the bytes hash to, without publishing it yet.
+    /// Ends the ingest under the digest of its bytes, without publishing it yet.
     ///
     /// # Errors
     /// [`Error::Io`] if the bytes cannot be made durable.
@@ -212,7 +212,7 @@ impl Writer {
             lease,
             ..
         } = self;
-        // Hashing has been done on the way; the slow part comes only for content that is what it should be.
+        // The digest is known by now; the slow part follows only for correct content.
         let info = BlobInfo {
             digest: hasher.finish(),
             size,
@@ -257,8 +257,8 @@ impl Write for Writer {
     }
 }
 
-/// A complete blob of known digest that nobody sees yet. Dropped without [`publish`](Self::publish), it leaves nothing, unless its
-/// writer comes from [`Store::resume`].
+/// A complete blob of known digest that is not visible yet. Dropped without
+/// [`publish`](Self::publish), it leaves nothing, unless its writer comes from [`Store::resume`].
 ///
 /// Useful where several blobs should appear together or not at all.
 #[derive(Debug)]
@@ -290,7 +290,7 @@ impl Staged {
         self.place.discard();
     }
 
-    /// Puts it into its place, durably if the store is. One that is there already is replaced by the same bytes.
+    /// Puts it into its place, durably if the store is. An existing one has the same bytes.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system refuses.
@@ -303,8 +303,8 @@ impl Staged {
         self.publish_synced()
     }
 
-    /// As [`publish`](Self::publish) for bytes that have been made durable already: with one `syncfs` for many blobs, for
-    /// example.
+    /// As [`publish`](Self::publish) for bytes that are durable already, for example after one
+    /// `syncfs` for many blobs.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system refuses.

@@ -89,12 +89,12 @@ impl Backend {
 
     /// The backend of all containers that exist.
     pub(super) fn open(globals: &Globals) -> Result<Self> {
-        // What is said of new containers is checked, and has no meaning here.
+        // The options for new containers are checked; here they have no effect.
         Kind::choose(globals.runtime.as_deref(), |_| None)?;
         Self::new(globals, Kind::Native, None)
     }
 
-    /// The backend of a container that exists: what made it, whatever is said of new ones.
+    /// The backend of a container that exists: the one that made it, whatever the options say.
     pub(super) fn of(globals: &Globals, id: &ContainerId) -> Result<Self> {
         Kind::choose(globals.runtime.as_deref(), |_| None)?;
         Self::new(globals, Kind::found(&root(globals)?, id), None)
@@ -171,8 +171,8 @@ fn native(globals: &Globals, root: &Path, wasm: Option<(&Path, bool)>) -> Result
     Ok(Box::new(builder.build()))
 }
 
-/// Before a process enters a container: nothing there may write to our binary through `/proc/<pid>/exe`
-/// (CVE-2019-5736).
+/// Before a process enters a container: nothing there may write to our binary through
+/// `/proc/<pid>/exe` (CVE-2019-5736).
 pub(super) fn seal() -> Result<()> {
     #[cfg(feature = "native")]
     match oci_native::seal_self_exe() {

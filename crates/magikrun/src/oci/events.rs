@@ -1,4 +1,4 @@
-//! `events`: resource use and out-of-memory kills as runc's stream of `{"type":…,"id":…,"data":…}` lines.
+//! `events`: resource use and out-of-memory kills as runc's `{"type":…,"id":…,"data":…}` lines.
 
 use std::time::{Duration, Instant};
 

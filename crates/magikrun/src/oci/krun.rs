@@ -1,11 +1,11 @@
 //! Containers in virtual machines of their own.
 //!
-//! On the host such a container is a native one whose program supervises its machine: engines find its pid, cgroup, network
-//! namespace, streams and exit code where they look for them. What there is to know about machines is in another binary, which lies
-//! beside this one: it says what the native container is made of, is its program, and carries signals and further programs to the
-//! guest.
+//! On the host such a container is a native one whose program supervises its machine: engines find
+//! its pid, cgroup, network namespace, streams and exit code in their usual places. Another binary
+//! beside this one handles the machine. It describes the native container, is its program, and
+//! carries signals and further programs to the guest.
 //!
-//! `<root>/.krun/<id>/` is the machine's; that it is there tells such a container from others.
+//! `<root>/.krun/<id>/` is the machine's directory; only these containers have one.
 
 use std::{
     collections::HashMap,
@@ -62,7 +62,7 @@ enum Answer {
     Refused(String),
 }
 
-/// What is said of a program that was to be started.
+/// The report about a program that was to be started.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Report {
@@ -234,7 +234,7 @@ impl Drop for Reserved {
     }
 }
 
-/// `None`: somebody else has it.
+/// `None`: another process has it.
 fn lock(dir: &Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty())?;
@@ -245,7 +245,7 @@ fn lock(dir: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Reads what is said of a program; `None`: nothing was, and nobody will. `process` is whose end is waited for, too.
+/// Reads the report; `None`: the writer closed without one. The end of `process` is awaited, too.
 fn read_report(pipe: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Option<Report>> {
     let mut line = Vec::new();
     loop {
@@ -266,7 +266,7 @@ fn read_report(pipe: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Option<R
         if line.ends_with(b"\n") {
             return Ok(Some(serde_json::from_slice(&line)?));
         }
-        // A pipe by name has no writer before there is one, too: then only the process's end counts.
+        // A named pipe without a writer also reads as ended: then only the process's end counts.
         if ended || (read == 0 && process.is_none()) || line.len() as u64 > MAX_ANSWER_SIZE {
             return Ok(None);
         }
@@ -333,7 +333,7 @@ impl OciRuntime for KrunRuntime {
         let named = || Error::io(dir.display().to_string());
         let mut reserved = match Reserved::new(&dir).map_err(named())? {
             Some(reserved) => reserved,
-            // Left by somebody who was killed, unless it is being made now.
+            // Left by a process that was killed, unless it is being made now.
             None if lock(&dir).map_err(named())?.is_some() => {
                 fs::remove_dir_all(&dir).map_err(named())?;
                 let again = Reserved::new(&dir).map_err(named())?;
@@ -376,7 +376,7 @@ impl OciRuntime for KrunRuntime {
 
     async fn kill(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
         let state = self.native.state(id).await?;
-        // Before it runs there is no machine, and nobody in a frozen one listens.
+        // Before it runs there is no machine, and a frozen one does not answer.
         let Some(pid) = state.pid.filter(|_| state.status == Status::Running) else {
             return self.native.kill(id, signal, false).await;
         };
@@ -384,7 +384,7 @@ impl OciRuntime for KrunRuntime {
         if signal != Signal::KILL {
             return sent;
         }
-        // The guest's programs end first, so that nothing they wrote is lost; if not, the machine ends.
+        // The guest's programs end first, so that their output is kept; if not, the machine ends.
         let obeyed =
             sent.is_ok() && wait_for_end(pid, KILL_TIME).map_err(Error::io("waiting for the machine"))?;
         match self.native.kill(id, signal, false).await {
@@ -420,7 +420,7 @@ impl OciRuntime for KrunRuntime {
         self.running(id, "exec").await?;
         let broken = || Error::io(format!("exec in container {id}"));
         let json = serde_json::to_vec(process).map_err(|e| broken()(e.into()))?;
-        // What the other program is to inherit is not closed when it is executed; this process has one thread.
+        // Without close-on-exec, for the other program to inherit; this process has one thread.
         let memory = rustix::fs::memfd_create("process", MemfdFlags::empty());
         let mut document = fs::File::from(memory.map_err(|e| broken()(e.into()))?);
         document.write_all(&json).map_err(broken())?;

@@ -71,7 +71,7 @@ pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> R
         .map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
 }
 
-/// Creates the container; returns the end where the master of its terminal arrives, if that is ours.
+/// Creates the container; returns the socket for its terminal's master, if that is ours.
 fn create_with(
     backend: &Backend,
     id: &ContainerId,
@@ -142,7 +142,7 @@ fn start_and_wait(
     let pid = state
         .pid
         .with_context(|| format!("container {id} has no process"))?;
-    // The init process exists already, so it does not inherit the mask; held before start, no signal is lost.
+    // The init process exists, so it does not inherit the mask; no signal is lost before start.
     let signals = Signals::hold()?;
     let terminal = console.map(Foreground::receive).transpose()?;
     backend.block_on(runtime.start(id))?;
@@ -173,8 +173,8 @@ pub(super) fn delete(backend: &Backend, id: &ContainerId, force: bool) -> Result
     Ok(())
 }
 
-/// The descriptors to be preserved have to be there before we open any of our own, which would get their numbers and be
-/// the container's then.
+/// The preserved descriptors must be open before we open any: ours would get their numbers and pass
+/// to the container.
 pub(super) fn check_preserved(count: u32) -> Result<()> {
     let end = i32::try_from(count).ok().and_then(|n| n.checked_add(3));
     let end = end.with_context(|| format!("--preserve-fds {count}: too many"))?;
