@@ -1,14 +1,14 @@
-//! OCI images: from a registry, a layout or an archive into a local store, and from there to unpacked layers and
-//! runtime bundles.
+//! OCI images: from a registry, a layout or an archive into a local store, and from there to
+//! unpacked layers and runtime bundles.
 //!
-//! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images below one data root.
-//! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack; [`ImageStore::unpack_flat`]
-//!   makes one flat root filesystem.
+//! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images.
+//! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack;
+//!   [`ImageStore::unpack_flat`] makes one flat root filesystem.
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
 //! - [`limits`] bounds everything that comes from outside, while it streams.
 //!
-//! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
-//! is described in [`store::format`] and [`magik_cas::format`].
+//! Everything in an image is hostile until its digest, its size and its paths have been checked.
+//! [`store::format`] and [`magik_cas::format`] describe the files.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use magik_cas::Digest;
 
-/// A registry did not give, or did not take, what it should have. The message is one line that names image and registry.
+/// A registry failed to give or take something. The message is one line with image and registry.
 #[derive(Debug, thiserror::Error)]
 #[error("{image}: registry {registry}: {problem}")]
 pub struct RegistryError {
@@ -130,7 +130,7 @@ impl Problem {
 /// The longest text of others that a message quotes, in characters.
 const MAX_QUOTE: usize = 200;
 
-/// A text that somebody else wrote, fit for a message: one line, no control characters, not long.
+/// A foreign text, fit for a message: one line, no control characters, not long.
 pub(crate) fn one_line(text: &str) -> String {
     let words = text
         .split(|c: char| c.is_whitespace() || c.is_control())

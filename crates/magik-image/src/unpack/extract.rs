@@ -1,12 +1,12 @@
 //! Writing a layer's entries below a directory.
 //!
-//! Nothing here joins paths as text and hands them to the kernel. The directory that an entry goes into is opened by
-//! [`place`](super::place) with `openat2(2)`, beneath the root and through no symbolic link; the entry is then made by name in that
-//! directory, exclusively. (CVE-2019-14271, CVE-2021-41091 and their kin came from doing it by hand.)
+//! No path is joined as text for the kernel. [`place`](super::place) opens the entry's directory
+//! with `openat2(2)`, beneath the root and through no symbolic link. The entry is then made by name
+//! in it, exclusively. (CVE-2019-14271, CVE-2021-41091 and others come from doing this by hand.)
 //!
-//! The result is that of unpacking all layers, one after the other, into one directory, in both of its forms: a flat tree, or one
-//! tree for each layer that overlayfs merges. So a whiteout means what lower layers have, wherever it stands among the
-//! entries; a directory that an entry only implies is as it was; a path through a lower layer's symbolic link goes where it leads.
+//! The result is that of unpacking all layers, in order, into one directory. There are two forms: a
+//! flat tree, or a tree per layer for overlayfs. So a whiteout means lower layers only, wherever it
+//! stands; an implied directory is as it was; a lower layer's symbolic link is followed.
 
 use std::{
     cell::OnceCell,
@@ -91,10 +91,10 @@ pub(super) struct Extractor<'a> {
     lower: OnceCell<Lower>,
     /// The directory of the last entry: archives list a directory's entries one after the other.
     pub(super) parent: Option<(Vec<u8>, Rc<Place>)>,
-    /// What becomes of directories; set at the end, because every entry made in one changes its times, and its mode may forbid
-    /// making any.
+    /// The directories' metadata, set at the end: every entry made in one changes its times, and
+    /// its mode may forbid new entries.
     pub(super) directories: BTreeMap<Vec<u8>, Planned>,
-    /// Directories that hide what lower layers have in them; in the flat form that has been removed from them.
+    /// Directories that hide lower layers' entries; the flat form has removed these.
     pub(super) opaque: BTreeSet<Vec<u8>>,
     /// Overlay form: the whiteouts made.
     pub(super) hidden: BTreeSet<Vec<u8>>,
@@ -157,14 +157,14 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Sets what was left for the end. Says whether attributes of overlayfs had to be written in their `user.` form.
+    /// Does the final steps. Returns whether overlayfs' attributes needed the `user.` form.
     pub(super) fn finish(mut self) -> Result<bool, (Vec<u8>, Fault)> {
         if self.whiteouts == Whiteouts::Overlay {
             self.finish_root().map_err(|e| (Vec::new(), e))?;
             self.drop_idle_whiteouts()?;
         }
         let mut user_xattr = false;
-        // The deepest first: setting one's times must come after those below it, and its mode may forbid going there.
+        // The deepest first: new entries change the times, and the mode may forbid access.
         for (path, planned) in std::mem::take(&mut self.directories).into_iter().rev() {
             let opaque = self.whiteouts == Whiteouts::Overlay && self.opaque.contains(&path);
             let set = || -> io::Result<bool> {
@@ -223,7 +223,7 @@ impl<'a> Extractor<'a> {
                     self.clear(&place, &path)?;
                     fs::mkdirat(&place.fd, name, Mode::RWXU)?;
                     if self.whiteouts == Whiteouts::Overlay {
-                        // Whatever was there hid what lower layers have.
+                        // The former entry hid what lower layers have.
                         self.opaque.insert(path.clone());
                     }
                 }
@@ -348,7 +348,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Removes whatever is at `path`, in `place`, and forgets it.
+    /// Removes the entry at `path`, in `place`, if there is one, and forgets it.
     pub(super) fn clear(&mut self, place: &Place, path: &[u8]) -> Result<()> {
         remove_at(place.fd.as_fd(), split(path).1)?;
         self.forget(path);

@@ -1,9 +1,9 @@
 //! Where an entry goes: the directory that its path means.
 //!
-//! A path in an archive may lead through symbolic links, of this layer and of those below it, which need not be in the same tree. As in
-//! a flat root filesystem, those are followed, with `/` and `..` ending at the root. What comes out is a path without any, and
-//! a descriptor that the kernel has opened beneath the root (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`): whatever goes wrong
-//! here, nothing outside can be reached.
+//! A path in an archive may lead through symbolic links of this layer and of lower ones, perhaps in
+//! other trees. As in a flat root, those are followed, and `/` and `..` end at the root. The result
+//! is a path without links, and a descriptor that the kernel has opened beneath the root
+//! (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`): even a mistake here reaches nothing outside.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -155,8 +155,8 @@ impl Extractor<'_> {
         Ok(Some(Place { path, fd }))
     }
 
-    /// Goes to `name` in the directory at `path`. `make`: what is only in lower layers is made in this one; what is nowhere is
-    /// made unless it was `linked` to.
+    /// Goes to `name` in the directory at `path`. `make`: a directory of lower layers is made here,
+    /// too; a missing one also, unless a link led there.
     fn step(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -239,7 +239,7 @@ impl Extractor<'_> {
         }
     }
 
-    /// Flat form: something changes in the directory at `path`. If it was there before this layer, it will look as it did.
+    /// Flat form: the directory at `path` changes; one from before this layer will look the same.
     pub(super) fn touch(&mut self, path: &[u8], dir: BorrowedFd<'_>) -> Result<()> {
         if self.directories.contains_key(path) {
             return Ok(());

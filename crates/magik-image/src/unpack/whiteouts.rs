@@ -1,6 +1,6 @@
-//! Whiteouts: what a layer says is not there.
+//! Whiteouts: what a layer hides.
 //!
-//! They mean what lower layers have, wherever they stand among a layer's entries (image-spec, layer.md, "Whiteouts").
+//! They hide lower layers' entries only, wherever they stand (image-spec, layer.md, "Whiteouts").
 
 use std::{
     io,
@@ -33,8 +33,8 @@ enum Hidden {
 }
 
 impl Extractor<'_> {
-    /// What overlayfs does with roots is not what it does with other directories: it takes the merged root's attributes from the
-    /// topmost layer, and does not look at the opaque attribute there.
+    /// overlayfs treats roots differently: the merged root takes its attributes from the topmost
+    /// layer, and the opaque attribute has no effect there.
     pub(super) fn finish_root(&mut self) -> Result<()> {
         if !self.directories.contains_key(&b""[..]) {
             let metadata = match self.lower()?.look_up(b"")? {
@@ -59,7 +59,7 @@ impl Extractor<'_> {
 
     /// Hides what lower layers have in the directory at `path`.
     pub(super) fn hide_all_in(&mut self, path: &[u8]) -> Result<()> {
-        // What is in a directory that hides it is all of this layer: nothing is left to be done, however often it is asked for.
+        // All in an opaque directory is this layer's: a second time nothing is left to do.
         let already = self.hides_lower(path);
         match self.whiteouts {
             _ if already => {}
@@ -93,7 +93,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the whiteouts that hide nothing: overlayfs shows them in a directory that no lower layer has, or that is opaque.
+    /// Removes whiteouts without effect: overlayfs shows them if no lower layer has the directory.
     pub(super) fn drop_idle_whiteouts(&mut self) -> Result<(), (Vec<u8>, Fault)> {
         for path in std::mem::take(&mut self.hidden) {
             let (parent, name) = split(&path);
