@@ -15,7 +15,7 @@ use crate::{
 
 /// Where the bytes go until they have a name.
 #[derive(Debug)]
-enum Place {
+enum IngestFile {
     /// A file that is removed unless it is published.
     Temporary(NamedTempFile),
     /// The same, closed: an archive may hold thousands of blobs.
@@ -24,7 +24,7 @@ enum Place {
     Partial(Partial),
 }
 
-impl Place {
+impl IngestFile {
     fn path(&self) -> &Path {
         match self {
             Self::Temporary(file) => file.path(),
@@ -67,7 +67,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    place: Place,
+    file: IngestFile,
     hasher: Hasher,
     size: u64,
     cap: u64,
@@ -84,7 +84,7 @@ impl Writer {
             .map_err(Error::io(format!("create a file in {}", dir.display())))?;
         Ok(Self {
             store: store.clone(),
-            place: Place::Temporary(temp),
+            file: IngestFile::Temporary(temp),
             hasher: algorithm.hasher(),
             size: 0,
             cap,
@@ -101,7 +101,7 @@ impl Writer {
         let size = take_in(partial.file(), cap, &mut hasher).map_err(Error::io(context))?;
         Ok(Self {
             store: store.clone(),
-            place: Place::Partial(partial),
+            file: IngestFile::Partial(partial),
             hasher,
             size,
             cap,
@@ -118,12 +118,12 @@ impl Writer {
     /// Where it is being written. What is read there has not been verified.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.place.path()
+        self.file.path()
     }
 
     /// What was written is of no use: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
-        self.place.discard();
+        self.file.discard();
     }
 
     /// Takes `bytes` in.
@@ -135,12 +135,12 @@ impl Writer {
         if size > self.cap {
             return Err(Error::TooLarge { cap: self.cap });
         }
-        let written = self.place.write_all(bytes);
+        let written = self.file.write_all(bytes);
         if let Err(source) = written {
             // A full disk should keep no partial blob, whose valid length is unknown.
-            self.place.discard();
+            self.file.discard();
             return Err(Error::Io {
-                context: format!("write {}", self.place.path().display()),
+                context: format!("write {}", self.file.path().display()),
                 source,
             });
         }
@@ -181,7 +181,7 @@ impl Writer {
     /// As [`commit`](Self::commit).
     pub fn finish_as(mut self, expected: &Digest, size: Option<u64>) -> Result<Staged> {
         if let Some(size) = size.filter(|s| *s != self.size) {
-            self.place.discard();
+            self.file.discard();
             return Err(Error::SizeMismatch {
                 expected: *expected,
                 size,
@@ -190,7 +190,7 @@ impl Writer {
         }
         let mut staged = self.finish()?;
         if staged.info.digest != *expected {
-            staged.place.discard();
+            staged.file.discard();
             return Err(Error::DigestMismatch {
                 expected: *expected,
                 found: Box::new(staged.info.digest),
@@ -206,7 +206,7 @@ impl Writer {
     pub fn finish(self) -> Result<Staged> {
         let Self {
             store,
-            place,
+            file,
             hasher,
             size,
             lease,
@@ -219,7 +219,7 @@ impl Writer {
         };
         Ok(Staged {
             store,
-            place: place.close(),
+            file: file.close(),
             info,
             _lease: lease,
         })
@@ -264,7 +264,7 @@ impl Write for Writer {
 #[derive(Debug)]
 pub struct Staged {
     store: Store,
-    place: Place,
+    file: IngestFile,
     info: BlobInfo,
     _lease: Lease,
 }
@@ -281,13 +281,13 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self) -> Result<File> {
-        let path = self.place.path();
+        let path = self.file.path();
         File::open(path).map_err(Error::io(format!("open {}", path.display())))
     }
 
     /// It is of no use: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
-        self.place.discard();
+        self.file.discard();
     }
 
     /// Puts it into its place, durably if the store is. An existing one has the same bytes.
@@ -296,9 +296,9 @@ impl Staged {
     /// [`Error::Io`] if the file system refuses.
     pub fn publish(self) -> Result<BlobInfo> {
         if self.store.durability() == Durability::Full {
-            let file = File::options().write(true).open(self.place.path());
+            let file = File::options().write(true).open(self.file.path());
             file.and_then(|f| f.sync_all())
-                .map_err(Error::io(format!("sync {}", self.place.path().display())))?;
+                .map_err(Error::io(format!("sync {}", self.file.path().display())))?;
         }
         self.publish_synced()
     }
@@ -311,7 +311,7 @@ impl Staged {
     pub fn publish_synced(self) -> Result<BlobInfo> {
         let Self {
             store,
-            place,
+            file,
             info,
             _lease,
         } = self;
@@ -329,8 +329,7 @@ impl Staged {
                 });
             }
         };
-        place
-            .persist(&path)
+        file.persist(&path)
             .map_err(Error::io(format!("rename to {}", path.display())))?;
         if store.durability() == Durability::Full {
             sync_dir(dir)?;

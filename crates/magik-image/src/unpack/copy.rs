@@ -21,7 +21,7 @@ use super::{
     entry::{Kind, Metadata, is_kept, split},
     extract::open_root,
     metadata::{self, Identity, is_opaque},
-    place::resolve,
+    open_dir::resolve,
     remove::names,
 };
 use crate::{Error, ImageStore, Result};

@@ -1,6 +1,6 @@
 //! Writing a layer's entries below a directory.
 //!
-//! No path is joined as text for the kernel. [`place`](super::place) opens the entry's directory
+//! No path is joined as text. [`open_dir`](super::open_dir) opens the entry's directory
 //! with `openat2(2)`, beneath the root and through no symbolic link. The entry is then made by name
 //! in it, exclusively. (CVE-2019-14271, CVE-2021-41091 and others come from doing this by hand.)
 //!
@@ -29,7 +29,7 @@ use super::{
     entry::{Entry, Kind, Metadata, split},
     lower::Lower,
     metadata::{self, Identity},
-    place::{Place, join, resolve},
+    open_dir::{Dir, join, resolve},
     remove::remove_at,
 };
 use crate::Error;
@@ -90,7 +90,7 @@ pub(super) struct Extractor<'a> {
     trees: LowerTrees<'a>,
     lower: OnceCell<Lower>,
     /// The directory of the last entry: archives list a directory's entries one after the other.
-    pub(super) parent: Option<(Vec<u8>, Rc<Place>)>,
+    pub(super) parent: Option<(Vec<u8>, Rc<Dir>)>,
     /// The directories' metadata, set at the end: every entry made in one changes its times, and
     /// its mode may forbid new entries.
     pub(super) directories: BTreeMap<Vec<u8>, Planned>,
@@ -149,8 +149,8 @@ impl<'a> Extractor<'a> {
             (Kind::Whiteout, Whiteouts::Overlay) => self.hide(&path, budget),
             (Kind::Whiteout, Whiteouts::Apply) => self.remove_lower(&path, budget),
             (Kind::Opaque, _) => {
-                let place = self.place(&path, budget)?;
-                self.hide_all_in(&place.path)
+                let dir = self.open_dir(&path, budget)?;
+                self.hide_all_in(&dir.path)
             }
             (Kind::Directory, _) => self.directory(&path, metadata, budget),
             (kind, _) => self.leaf(&path, &kind, &metadata, content, budget),
@@ -203,25 +203,25 @@ impl<'a> Extractor<'a> {
                 .sum(),
         )?;
         if path.is_empty() {
-            let place = self.place(b"", budget)?;
-            self.plan(place.path.clone(), metadata);
+            let dir = self.open_dir(b"", budget)?;
+            self.plan(dir.path.clone(), metadata);
             return Ok(());
         }
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
-        match fs::mkdirat(&place.fd, name, Mode::RWXU) {
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
+        match fs::mkdirat(&dir.fd, name, Mode::RWXU) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
-                let there = fs::statat(&place.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let there = fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
                     if self.whiteouts == Whiteouts::Apply {
                         let fd = resolve(&self.root, &path, OFlags::PATH)?;
                         self.touch(&path, fd.as_fd())?;
                     }
                 } else {
-                    self.clear(&place, &path)?;
-                    fs::mkdirat(&place.fd, name, Mode::RWXU)?;
+                    self.clear(&dir, &path)?;
+                    fs::mkdirat(&dir.fd, name, Mode::RWXU)?;
                     if self.whiteouts == Whiteouts::Overlay {
                         // The former entry hid what lower layers have.
                         self.opaque.insert(path.clone());
@@ -254,16 +254,16 @@ impl<'a> Extractor<'a> {
             Kind::Hardlink(target) => Some(self.link_target(target, budget)?),
             _ => None,
         };
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
         if target.as_ref().is_some_and(|(_, target)| *target == path) {
             return Err(Fault::Refused("hard link to itself".to_owned()));
         }
-        let target = target.as_ref().map(|(place, path)| (&**place, split(path).1));
-        let made = match self.make(&place, name, kind, target) {
+        let target = target.as_ref().map(|(dir, path)| (&**dir, split(path).1));
+        let made = match self.make(&dir, name, kind, target) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.clear(&place, &path)?;
-                self.make(&place, name, kind, target)?
+                self.clear(&dir, &path)?;
+                self.make(&dir, name, kind, target)?
             }
             other => other?,
         };
@@ -272,7 +272,7 @@ impl<'a> Extractor<'a> {
                 copy(fd.as_fd(), content, budget)?;
                 metadata::set(fd.as_fd(), metadata, self.identity)?;
             }
-            Made::Special => metadata::set_at(place.fd.as_fd(), name, kind, metadata, self.identity)?,
+            Made::Special => metadata::set_at(dir.fd.as_fd(), name, kind, metadata, self.identity)?,
             Made::Done => {}
         }
         self.note_made(&path);
@@ -280,7 +280,7 @@ impl<'a> Extractor<'a> {
     }
 
     /// The file of this layer that a hard link means: its directory and its path.
-    fn link_target(&mut self, target: &[u8], budget: &mut Budget<'_>) -> Result<(Rc<Place>, Vec<u8>)> {
+    fn link_target(&mut self, target: &[u8], budget: &mut Budget<'_>) -> Result<(Rc<Dir>, Vec<u8>)> {
         let no_target = || {
             let shown = String::from_utf8_lossy(target);
             Fault::Refused(format!("hard link to {shown:?}, which is not in this layer"))
@@ -290,9 +290,9 @@ impl<'a> Extractor<'a> {
             return Err(directory());
         }
         let (parent, name) = split(target);
-        let place = self.existing_place(parent, budget)?.ok_or_else(no_target)?;
-        let path = join(&place.path, name)?;
-        let there = match fs::statat(&place.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let dir = self.existing_dir(parent, budget)?.ok_or_else(no_target)?;
+        let path = join(&dir.path, name)?;
+        let there = match fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Err(no_target()),
             there => there?,
         };
@@ -300,13 +300,13 @@ impl<'a> Extractor<'a> {
             FileType::Directory => Err(directory()),
             FileType::CharacterDevice if there.st_rdev == 0 => Err(no_target()),
             _ if self.whiteouts == Whiteouts::Apply && !self.made.contains(&path) => Err(no_target()),
-            _ => Ok((place, path)),
+            _ => Ok((dir, path)),
         }
     }
 
-    fn make(&self, place: &Place, name: &[u8], kind: &Kind, target: Option<(&Place, &[u8])>) -> Result<Made> {
+    fn make(&self, dir: &Dir, name: &[u8], kind: &Kind, target: Option<(&Dir, &[u8])>) -> Result<Made> {
         let privileged = self.identity.is_root();
-        let fd = &place.fd;
+        let fd = &dir.fd;
         let node = |file_type, device| match fs::mknodat(fd, name, file_type, Mode::RUSR | Mode::WUSR, device)
         {
             Ok(()) => Ok(Made::Special),
@@ -348,9 +348,9 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Removes the entry at `path`, in `place`, if there is one, and forgets it.
-    pub(super) fn clear(&mut self, place: &Place, path: &[u8]) -> Result<()> {
-        remove_at(place.fd.as_fd(), split(path).1)?;
+    /// Removes the entry at `path`, in `dir`, if there is one, and forgets it.
+    pub(super) fn clear(&mut self, dir: &Dir, path: &[u8]) -> Result<()> {
+        remove_at(dir.fd.as_fd(), split(path).1)?;
         self.forget(path);
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::{
     entry::{Metadata, split},
     extract::{Extractor, Fault, Planned, Result, Whiteouts, below},
     lower::Found,
-    place::{join, resolve},
+    open_dir::{join, resolve},
     remove::remove_at,
 };
 use crate::Error;
@@ -114,13 +114,13 @@ impl Extractor<'_> {
     /// Overlay form: hides what lower layers have at `path`.
     pub(super) fn hide(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
-        let mut hidden = self.hide_name(&place.fd, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
+        let mut hidden = self.hide_name(&dir.fd, name)?;
         if matches!(hidden, Hidden::ByDirectory) && !self.is_made(&path) {
             // It is there only for other whiteouts.
-            self.clear(&place, &path)?;
-            hidden = self.hide_name(&place.fd, name)?;
+            self.clear(&dir, &path)?;
+            hidden = self.hide_name(&dir.fd, name)?;
         }
         match hidden {
             Hidden::Now => drop(self.hidden.insert(path)),
@@ -154,12 +154,12 @@ impl Extractor<'_> {
     /// Flat form: removes what lower layers have at `path`.
     pub(super) fn remove_lower(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
         if self.is_made(&path) {
             return self.hide_all_in(&path);
         }
-        match self.clear(&place, &path) {
+        match self.clear(&dir, &path) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
