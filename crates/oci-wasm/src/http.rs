@@ -28,7 +28,7 @@ use wasmtime_wasi_http::{
 use crate::{
     container::{Ended, explain},
     control::{Control, Gate},
-    host::{Host, Surroundings},
+    host::{Host, ProgramSetup},
     limits::HTTP_REQUEST_TIMEOUT,
     sockets::Sockets,
 };
@@ -55,7 +55,7 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 pub(crate) struct Server {
     pub(crate) pre: ProxyPre<Host>,
     pub(crate) engine: &'static Engine,
-    pub(crate) surroundings: Surroundings,
+    pub(crate) setup: ProgramSetup,
     pub(crate) concurrency: usize,
     pub(crate) control: Arc<Control>,
     pub(crate) deadline: Option<Duration>,
@@ -65,7 +65,7 @@ pub(crate) struct Server {
 struct Service {
     pre: ProxyPre<Host>,
     engine: &'static Engine,
-    surroundings: Surroundings,
+    setup: ProgramSetup,
     control: Arc<Control>,
     requests: Arc<Semaphore>,
     turns: Arc<Turns>,
@@ -139,7 +139,7 @@ impl Server {
         listeners: Vec<net::TcpListener>,
         started: oneshot::Sender<Result<(), String>>,
     ) -> Ended {
-        let usage = self.surroundings.usage.clone();
+        let usage = self.setup.usage.clone();
         let (begin, end) = (usage.clone(), usage);
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
@@ -187,13 +187,13 @@ impl Server {
         let service = Arc::new(Service {
             pre: self.pre,
             engine: self.engine,
-            surroundings: self.surroundings,
+            setup: self.setup,
             control: self.control,
             requests: Arc::new(Semaphore::new(self.concurrency)),
             turns: Arc::default(),
         });
         let _over = Over(service.turns.clone());
-        if service.surroundings.fuel.is_none() {
+        if service.setup.fuel.is_none() {
             let (turns, engine) = (service.turns.clone(), service.engine);
             let thread = std::thread::Builder::new()
                 .name("wasm-turns".to_owned())
@@ -313,7 +313,7 @@ impl Service {
         let bad = |_| (StatusCode::BAD_REQUEST, "not a request this server answers");
         let (sender, receiver) = oneshot::channel();
         let mut store = self
-            .surroundings
+            .setup
             .store(self.engine, Sockets::default())
             .map_err(|error| {
                 self.say(&error.to_string());
@@ -339,18 +339,18 @@ impl Service {
             };
             let gate = Gate::new(
                 service.control.clone(),
-                service.surroundings.usage.yields.clone(),
+                service.setup.usage.yields.clone(),
                 tokio::time::timeout(HTTP_REQUEST_TIMEOUT, program),
             );
             let result = gate.await;
             drop(turn);
-            if let (Some(fuel), Ok(left)) = (service.surroundings.fuel, store.get_fuel()) {
-                service.surroundings.usage.ended(fuel - left);
+            if let (Some(fuel), Ok(left)) = (service.setup.fuel, store.get_fuel()) {
+                service.setup.usage.ended(fuel - left);
             }
             match result {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    let (reason, message) = explain(&error, service.surroundings.fuel);
+                    let (reason, message) = explain(&error, service.setup.fuel);
                     service.say(&format!("{reason}: {message}"));
                 }
                 Ok(Err(_)) => service.say(&format!(
@@ -377,6 +377,6 @@ impl Service {
 
     /// A line on the container's standard error.
     fn say(&self, line: &str) {
-        self.surroundings.streams.say(line);
+        self.setup.streams.say(line);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     annotations::{ALLOW_OUTBOUND, LISTEN},
     container::{Container, Ended, Made, Ready},
     engine::Allocation,
-    host::Surroundings,
+    host::ProgramSetup,
     limiter::Usage,
     limits::DEFAULT_WASM_MEMORY,
     loader::Program,
@@ -214,7 +214,7 @@ impl WasmtimeRuntime {
                 linked,
                 engine: &program.running.engine,
                 listening: self.shared.loopback.add(&network.listen),
-                surroundings: Surroundings {
+                setup: ProgramSetup {
                     args: bundle.args,
                     env: bundle.env,
                     cwd: bundle.cwd,

@@ -26,7 +26,7 @@ use crate::{
     compiler::Kind,
     container::{Container, Made, Ready},
     engine::Allocation,
-    host::{Directory, Surroundings},
+    host::{Directory, ProgramSetup},
     limiter::Usage,
     loader::{Program, deserialize},
     network::{Loopback, Network},
@@ -119,7 +119,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
     } else {
         listen(&network.listen).map_err(|e| e.to_string())?
     };
-    let surroundings = Surroundings {
+    let setup = ProgramSetup {
         args,
         env: environment(std::env::vars_os()),
         cwd: working_directory()?,
@@ -140,7 +140,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
         ready: Ready {
             linked,
             engine: &program.running.engine,
-            surroundings,
+            setup,
             listeners,
             http_concurrency: orders.http_concurrency,
             listening: Loopback::default().add(&[]),
