@@ -121,7 +121,7 @@ impl Writer {
         self.file.path()
     }
 
-    /// What was written is of no use: nothing is kept for [`Store::resume`].
+    /// Throws away what was written: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
         self.file.discard();
     }
@@ -285,7 +285,7 @@ impl Staged {
         File::open(path).map_err(Error::io(format!("open {}", path.display())))
     }
 
-    /// It is of no use: nothing is kept for [`Store::resume`].
+    /// Throws it away: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
         self.file.discard();
     }

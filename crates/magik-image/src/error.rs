@@ -40,7 +40,7 @@ pub enum Error {
     /// The signature policy keeps the image out.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// Credentials for a registry could not be had.
+    /// Credentials for a registry could not be read.
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// The image is for other machines.

@@ -97,7 +97,7 @@ pub enum Unavailable {
         /// The `prefix` that does.
         prefix: String,
     },
-    /// What a `location` makes of the name is none.
+    /// A `location` makes an invalid name.
     #[error("{image}: registries.conf moves {prefix} to {location:?}, which gives no image name: {reason}")]
     Location {
         /// The image.

@@ -41,7 +41,7 @@ const V1_CONTROLLERS: [&str; 12] = [
     "net_cls",
     "freezer",
 ];
-/// How long the kernel may take to freeze a container, or to let go of killed processes.
+/// How long the kernel may take to freeze a container, or to remove killed processes.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// How this host arranges its cgroups.
@@ -341,7 +341,7 @@ impl<'a> Cgroup<'a> {
             loop {
                 match remove_tree(&dir) {
                     Ok(()) => break,
-                    // A process that has just ended is let go of a moment later.
+                    // The cgroup loses a process a moment after its end.
                     Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }

@@ -149,7 +149,7 @@ impl NativeRuntime {
         })
     }
 
-    /// A cgroup that systemd makes: none of the hosts that this runs on today can have one.
+    /// The error for a cgroup that systemd should make, which is not supported.
     fn check_systemd(&self) -> Result<()> {
         let why = match self.layout()? {
             cgroup::Layout::V1(_) => "it is there on cgroup v2 only; leave --systemd-cgroup out",

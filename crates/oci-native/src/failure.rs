@@ -45,7 +45,7 @@ impl Failure {
         Self::Other(text.replace('\0', ""))
     }
 
-    /// As the runtime's caller is told it.
+    /// As the error for the runtime's caller.
     pub(crate) fn of_container(self, id: &ContainerId, operation: &'static str) -> Error {
         match self {
             Self::Executable(why) => Error::CannotExecute {

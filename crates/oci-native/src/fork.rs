@@ -1,4 +1,4 @@
-//! What a forked process does first: it leaves behind what it has of the process it was.
+//! The first steps of a forked process: dropping what it has of its parent.
 
 use std::{
     io,

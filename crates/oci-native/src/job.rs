@@ -59,7 +59,7 @@ pub(crate) struct CreateJob {
     /// Whether it gets a session keyring of its own.
     pub(crate) new_keyring: bool,
     pub(crate) filter: Option<Filter>,
-    /// What is executed instead of a program of the container's.
+    /// A program of the host that is executed instead of the container's.
     pub(crate) runner: Option<RunnerJob>,
     /// Whose the standard streams become, as the host numbers users.
     pub(crate) owner: Option<u32>,
@@ -126,7 +126,7 @@ pub(crate) struct Descriptors {
     pub(crate) console: Option<OwnedFd>,
     /// Where an exec'd process says why it could not be executed.
     pub(crate) report: Option<OwnedFd>,
-    /// What is executed instead of a program of the container's.
+    /// A program of the host that is executed instead of the container's.
     pub(crate) runner: Vec<OwnedFd>,
 }
 

@@ -83,7 +83,7 @@ impl Runner {
         self
     }
 
-    /// For one container: what its worker is told, and the descriptors that go with it.
+    /// For one container: the message to its worker, and the descriptors with it.
     pub(crate) fn for_worker(&self) -> io::Result<(RunnerJob, Vec<OwnedFd>)> {
         let RunnerFiles {
             binary,

@@ -259,7 +259,7 @@ impl Profile {
         capabilities: &Capabilities,
     ) -> Result<LinuxSeccomp, oci_spec::OciSpecError> {
         let mut architectures = self.architectures.clone();
-        // As in docker, the map goes before the list where it has the machine.
+        // As in docker, the map counts before the list if it has the machine.
         if let Some(map) = self.arch_map.iter().find(|map| map.architecture == machine.arch) {
             architectures = vec![machine.arch];
             architectures.extend(map.sub_architectures.iter().flatten());

@@ -217,7 +217,7 @@ fn namespaces(settings: &ContainerSettings) -> Result<Vec<oci_spec::runtime::Lin
     new.chain(joined).collect()
 }
 
-/// What a joined user namespace maps already: the runtime is told whose the streams become.
+/// The maps of a joined user namespace: from them the runtime knows the streams' owner.
 fn id_mappings(settings: &ContainerSettings) -> Result<Option<Vec<LinuxIdMapping>>, OciSpecError> {
     let mapping = settings.user_namespace.as_ref().map(|users| {
         LinuxIdMappingBuilder::default()

@@ -272,7 +272,7 @@ mod tests {
             "18446744073709551616",
             "1000:4294967296",
             &enormous,
-            // Entries that hold such numbers are none.
+            // Entries with such numbers are ignored.
             "a",
             "b",
             "c",

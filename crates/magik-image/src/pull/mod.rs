@@ -191,7 +191,7 @@ impl ImageStore {
             let (store, name) = (self.clone(), reference.clone());
             let present = blocking(move || store.get(&name)).await?;
             match present {
-                // Another platform's image is not the one that is asked for.
+                // An image of another platform does not count.
                 Some(image)
                     if options.platform.is_none() || platform::check(&image.config, &wanted).is_ok() =>
                 {

@@ -346,7 +346,7 @@ impl Registry {
         failure(&self.reference, problem)
     }
 
-    /// A document that is none, as an answer of this registry.
+    /// The error for an invalid document from this registry.
     pub(crate) fn answered(&self, error: Error) -> Error {
         match error {
             Error::InvalidDocument { document, reason } => self.protocol(&document, reason),

@@ -49,7 +49,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn after(limit: Duration) -> Self {
-        // A limit that no clock reaches is none; a century will do.
+        // No limit: a century, which every clock can hold.
         let century = Duration::from_secs(100 * 365 * 24 * 3600);
         Self {
             at: Instant::now() + limit.min(century),

@@ -300,7 +300,7 @@ fn copy_content(source: &File, mut target: &File, size: u64, dense: bool) -> io:
     Ok(fs::ftruncate(target, size)?)
 }
 
-/// Where content begins and ends, from `at` on; at the file's end if there is none.
+/// The next part with content from `at` on: its begin and end, or the file's end.
 fn next_data(source: &File, at: u64, size: u64) -> Result<(u64, u64), Errno> {
     match fs::seek(source, SeekFrom::Data(at)) {
         Ok(data) => Ok((data, fs::seek(source, SeekFrom::Hole(data))?.min(size))),

@@ -119,7 +119,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Writes a layer into `root`, over the layers below it; `lowest`: there are none.
+    /// Writes a layer into `root`, over the layers below it; `lowest`: no layer is below.
     pub(super) fn flat(root: OwnedFd, lowest: bool) -> Self {
         let mut extractor = Self::overlay(root, &|| Ok(Vec::new()));
         extractor.whiteouts = Whiteouts::Apply;

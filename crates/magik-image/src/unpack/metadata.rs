@@ -146,7 +146,7 @@ pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// What is to be said of a file or directory that is there already.
+/// The metadata of an existing file or directory.
 pub(super) fn of_open(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
     let stat = fs::fstat(fd)?;
     of(

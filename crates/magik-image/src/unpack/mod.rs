@@ -273,7 +273,7 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(SHOWN_NAME).collect()
 }
 
-/// A tree that is removed unless it has been renamed by then.
+/// A tree that is removed on drop, unless it has been renamed.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 

@@ -61,7 +61,7 @@ impl Records {
         }
     }
 
-    /// A record; one without a value means that there is none.
+    /// A record; without a value it deletes an earlier one.
     pub(super) fn text(&self, key: &str) -> Option<&[u8]> {
         self.records
             .get(key.as_bytes())

@@ -33,7 +33,7 @@ impl StagedLayer {
     }
 }
 
-/// What is to become of a layer as soon as it is whole.
+/// When a complete layer is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Publish {
     /// It appears; another process that unpacks it is waited for.

@@ -46,7 +46,7 @@ const EXEC: &str = "container-exec";
 const SIGNAL: &str = "container-signal";
 /// Below the root: one directory per container. No container's id begins with a dot.
 const DIRECTORY: &str = ".krun";
-/// In a container's directory: where it is said whether the program runs.
+/// In a container's directory: the report on whether the program runs.
 const STARTED: &str = "started";
 /// The longest answer in bytes: that to `create` holds a spec.
 const MAX_ANSWER_SIZE: u64 = 4 << 20;
@@ -206,7 +206,7 @@ struct Reserved {
 }
 
 impl Reserved {
-    /// `None`: there is one already, which may be of a container, or of one that is being made.
+    /// `None`: it exists, for a container that exists or is being made.
     fn new(dir: &Path) -> io::Result<Option<Self>> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);

@@ -162,7 +162,7 @@ impl AsFd for Notify {
     }
 }
 
-/// What the caller is told of a message that says `READY=1`; of others, nothing.
+/// The message to the caller after `READY=1`; `None` for other messages.
 fn translate(message: &[u8], pid: i32) -> Option<String> {
     let ready = message.split(|b| *b == b'\n').any(|line| line == b"READY=1");
     ready.then(|| format!("READY=1\nMAINPID={pid}\n"))

@@ -61,7 +61,7 @@ pub(super) fn apply(user: &mut User, text: &str, root: Option<&Path>) -> Result<
     Ok(())
 }
 
-/// Refuses ids that are none.
+/// Refuses invalid ids.
 pub(super) fn check(user: &User) -> Result<()> {
     let groups = user.additional_gids().iter().flatten();
     match [user.uid(), user.gid()]

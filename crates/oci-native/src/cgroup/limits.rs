@@ -108,7 +108,7 @@ fn open_for_writing(dir: &Path, controller: &str, name: &str) -> io::Result<fs::
     }
 }
 
-/// What v1's controllers are to be told.
+/// The writes to v1's controllers.
 fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
     let mut writes = Writes::default();
     if let Some(cpu) = resources.cpu() {

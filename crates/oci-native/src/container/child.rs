@@ -45,7 +45,7 @@ use crate::{
     runner::{RootView, RunnerCommand},
 };
 
-/// Becomes the container, or says why not and ends. `joins`: what is joined has yet to be entered.
+/// Becomes the container, or reports why not and ends. `joins`: it must still enter namespaces.
 pub(super) fn run(mut parts: Parts<'_>, result: &Shared, joins: bool) -> ! {
     let _end = EndsHere;
     parts.close_others();
@@ -62,7 +62,7 @@ pub(super) fn run(mut parts: Parts<'_>, result: &Shared, joins: bool) -> ! {
     fork::exit(1)
 }
 
-/// All that is done before `start`, but for what confines the process.
+/// Everything before `start`, except the steps that confine the process.
 fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Failure> {
     let (job, process, linux) = (parts.job, parts.process, parts.linux);
     // The maker blocked them all for its clone.
@@ -81,7 +81,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     if parts.namespaces.has(Kind::User) {
         user::become_root().map_err(step("user namespace"))?;
-        // Other credentials have cleared it.
+        // The change of credentials has cleared it.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     }
     enter_namespaces(job, &parts.namespaces, joins)?;
@@ -89,7 +89,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
         streams::connect(&parts.stdio).map_err(step("standard streams"))?;
     }
     let (terminal, root) = make_root(parts)?;
-    // Not before hooks have run: they are the host's.
+    // After the hooks, which are the host's.
     let joins_pid = parts.namespaces.set_pid_for_children()?;
     enter_root(parts, &root)?;
 
@@ -107,7 +107,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     drop(root);
     rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
-    // Only now, so that they hold back nothing that makes the container.
+    // Only now: the limits must not affect what makes the container.
     tell(&parts.maker, LIMITS)?;
     let program = assume(process, runner.is_none(), || Ok(()))?;
     labels.set()?;
@@ -120,13 +120,13 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     })
 }
 
-/// Tells the maker how far this process is, and waits for what that does then.
+/// Reports progress to the maker, and waits for its answer.
 fn tell(maker: &OwnedFd, what: &[u8]) -> Result<i32, Failure> {
     rustix::net::send(maker, what, SendFlags::NOSIGNAL).map_err(|e| step("the maker")(e.into()))?;
     told_to_go_on(maker)
 }
 
-/// Waits for the maker, who tells this process its pid on the host.
+/// Waits for the maker, which sends this process's pid on the host.
 fn told_to_go_on(maker: &OwnedFd) -> Result<i32, Failure> {
     let mut pid = [0_u8; 4];
     match rustix::net::recv(maker, pid.as_mut_slice(), RecvFlags::empty()) {
@@ -141,7 +141,7 @@ fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Re
         namespaces.join()?;
     }
     if namespaces.makes(Kind::Cgroup) {
-        // From inside of the container's cgroup, so that it is the root of what the container sees.
+        // In the container's cgroup, which becomes the root of its cgroup namespace.
         namespaces::unshare(UnshareFlags::NEWCGROUP).map_err(step("cgroup namespace"))?;
     }
     if namespaces.makes(Kind::Network) {
@@ -211,7 +211,7 @@ fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
     hooks::run_inside(job, hooks, ContainerStatus::Creating, None)
 }
 
-/// Makes the container's root this process's: from here on there is no host any more.
+/// Changes to the container's root: after it, the host's files are out of reach.
 fn enter_root(parts: &Parts<'_>, root: &OwnedFd) -> Result<(), Failure> {
     let (job, linux) = (parts.job, parts.linux);
     let failed = |e: rustix::io::Errno| step("changing the root")(e.into());
@@ -261,7 +261,7 @@ fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, Ro
     let view = RootView::of(root).map_err(step("the runner's root"))?;
     let command = RunnerCommand::new(job, &parts.runner, &view)
         .ok_or_else(|| Failure::Other("a runner's descriptors are missing".into()))?;
-    // It is there by number; its libraries are found so, too.
+    // It and its libraries are found through /proc/self/fd.
     if !Path::new("/proc/self/fd").exists() {
         let name = Program::name(parts.process);
         return Err(Failure::Executable(CannotExecute::new(
@@ -275,7 +275,7 @@ fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, Ro
 
 /// In the container, as its user, with all capabilities still effective.
 struct Contained {
-    /// As the host numbers it.
+    /// Its pid on the host.
     pid: i32,
     joins_pid: bool,
     has_terminal: bool,
@@ -283,7 +283,7 @@ struct Contained {
     runner: Option<(RunnerCommand, RootView)>,
 }
 
-/// Why the process could not be executed, and who is still there to hear it.
+/// Why the process could not be executed, and the connection to report it on.
 type Said = Option<(OwnedFd, Failure)>;
 
 impl Contained {
@@ -304,7 +304,7 @@ impl Contained {
             devices,
             ..
         } = parts;
-        // While it waits it has nothing open that the container is not to have.
+        // While it waits, only the container's own descriptors are open.
         drop((stdio, console, namespaces, sources, devices));
         let ready = || {
             set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
@@ -370,7 +370,7 @@ impl Contained {
         if let Some((runner, _)) = &self.runner {
             runner.let_inherit().map_err(step("handing down descriptors"))?;
         }
-        // Its end, when execve closes it, says that all went well.
+        // execve closes the connection: its end means success.
         let _ = starter.write_all(&[EXECUTING]);
         Err(match &self.runner {
             None => self.program.execute(process),

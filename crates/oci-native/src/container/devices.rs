@@ -23,7 +23,7 @@ use crate::{
     process::terminal::Terminal,
 };
 
-/// What every container has: name, major and minor number.
+/// The devices of every container: name, major and minor number.
 const DEFAULT: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -44,17 +44,17 @@ const DEV: &str = "/dev";
 /// A device that the container is to have.
 #[derive(Debug)]
 pub(super) struct Device {
-    /// As the container names it.
+    /// Its path in the container.
     path: std::path::PathBuf,
     kind: FileType,
     number: Dev,
     mode: u32,
     owner: (u32, u32),
-    /// The host's own, where none can be made.
+    /// The host's device, if none can be made.
     host: Option<OwnedFd>,
 }
 
-/// The devices of a spec. In a `/dev` that the bundle brings along nothing is made, as with runc.
+/// The devices of a spec. As in runc, none if the bundle mounts its own `/dev`.
 pub(super) fn of(spec: &Spec, linux: &Linux) -> Vec<Device> {
     let binds = |m: &oci_spec::runtime::Mount| super::options::Options::of(m).bind.is_some();
     let mut mounts = spec.mounts().iter().flatten();
@@ -119,7 +119,7 @@ impl Device {
         match make() {
             Ok(()) => {}
             Err(Errno::EXIST) if self.is_at(&parent, name) => return Ok(()),
-            // The image's own idea of it.
+            // The image has a file of that name.
             Err(Errno::EXIST) => {
                 unlinkat(&parent, name, AtFlags::empty())?;
                 make()?;
@@ -169,7 +169,7 @@ pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), Failu
 
 fn links(root: BorrowedFd<'_>) -> io::Result<()> {
     let dev = open_or_make(root, DEV.as_ref(), Want::Directory)?;
-    // What the image, or devpts of old, has there is another's multiplexer.
+    // A ptmx of the image, or of an old devpts, belongs to another devpts.
     match unlinkat(&dev, "ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e.into()),

@@ -31,7 +31,7 @@ use crate::{
 /// The longest value that fsconfig(2) takes, in bytes.
 const MAX_VALUE: usize = 255;
 
-/// What a mount needs to know of the container.
+/// Makes a container's mounts.
 pub(super) struct Maker<'a> {
     pub(super) root: BorrowedFd<'a>,
     pub(super) namespaces: &'a Namespaces,
@@ -151,7 +151,7 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// What the file system is told: its options, where it comes from, and its SELinux label.
+    /// The file system's options, its source, and its SELinux label.
     fn told(&self, mount: &Mount, kind: &str, options: &Options) -> Vec<FsOption> {
         let value = |name: &str, value: &str| FsOption::Value(name.into(), value.into());
         let source = mount.source().as_ref().and_then(|s| s.to_str());
@@ -175,7 +175,7 @@ impl<'a> Maker<'a> {
         let data = std::ffi::CString::new(data.join(","))?;
         let none = Path::new("none");
         let source = mount.source().as_deref().unwrap_or(none);
-        // By number in the host's /proc: this process has not changed its root yet.
+        // By descriptor in the host's /proc: this process has not changed its root yet.
         let place = format!("/proc/self/fd/{}", target.as_raw_fd());
         rustix::mount::mount(source, place, kind, rustix::mount::MountFlags::empty(), &*data)?;
         self.change(mount.destination(), options)
@@ -281,7 +281,7 @@ fn change(mount: &OwnedFd, options: &Options) -> io::Result<()> {
     options
         .attributes()
         .try_for_each(|attributes| match set_attributes(mount, attributes) {
-            // A user namespace may not take away what its parent has set.
+            // A user namespace cannot clear flags that its parent has set.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && attributes.clear != 0 => {
                 let clear = attributes.clear & libc::MOUNT_ATTR__ATIME;
                 set_attributes(mount, Attributes { clear, ..attributes })

@@ -55,7 +55,7 @@ use crate::{
     },
 };
 
-/// Held open by the container's process, and there, as long as it waits for `start`.
+/// Exists, and is held open by the container's process, while that waits for `start`.
 pub(crate) const EXEC_FIFO: &str = "exec.fifo";
 /// The socket through which `start` has the program executed, and gets the result.
 pub(crate) const START_SOCKET: &str = "start.sock";
@@ -69,7 +69,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 const MOUNTED: &[u8] = b"mounted";
 const LIMITS: &[u8] = b"limits";
 
-/// All that the container's process is made from.
+/// Everything that the container's process needs.
 struct Parts<'a> {
     job: &'a CreateJob,
     process: &'a Process,
@@ -85,7 +85,7 @@ struct Parts<'a> {
     listener: Option<OwnedFd>,
     fifo: OwnedFd,
     start: UnixListener,
-    /// To the maker, from which it is also told to go on.
+    /// The connection to the maker, which also sends the message to go on.
     maker: OwnedFd,
 }
 
@@ -216,7 +216,7 @@ fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Resu
         }
     }
     drop(ends);
-    // The end comes with the intermediate's: what that made closes its copy at once.
+    // Ends with the intermediate: its child closes its own copy at once.
     let _ = rustix::io::read(&ended, &mut [0_u8; 1]);
     drop(parts);
     match born.pid() {

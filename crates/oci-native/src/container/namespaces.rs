@@ -16,7 +16,7 @@ use rustix::{
 
 use crate::{failure::Failure, process::birth};
 
-/// What the spec says of namespaces; those that are joined are open.
+/// The namespaces of the spec; those to be joined are open.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     new: Vec<Kind>,
@@ -24,7 +24,7 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Opens those that are joined, as the host names them.
+    /// Opens those to be joined, by their paths on the host.
     pub(super) fn open(linux: &Linux) -> Result<Self, Failure> {
         let mut this = Self::default();
         for namespace in linux.namespaces().iter().flatten() {
@@ -108,13 +108,13 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Has this process's children born in the pid namespace that is joined; `false` where none is.
+    /// Makes children start in the joined pid namespace; `false` if none is joined.
     pub(super) fn set_pid_for_children(&self) -> Result<bool, Failure> {
         let joined = self.joined(Kind::Pid);
         joined.map_or(Ok(false), |fd| enter(Kind::Pid, fd).map(|()| true))
     }
 
-    /// Does something while children are born in the pid namespace that is joined.
+    /// Runs `act` while children start in the joined pid namespace.
     pub(super) fn with_pid_for_children<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let own = rustix::fs::open(
             "/proc/self/ns/pid",
@@ -137,7 +137,7 @@ impl Namespaces {
         birth::are_traced(&rustix::fs::fstat(joined)?)
     }
 
-    /// What is joined as a pid namespace is one: found out before anything depends on it.
+    /// Checks early that the file to be joined as a pid namespace is one.
     fn check_pid(&self) -> Result<(), Failure> {
         match self.joined(Kind::Pid).map(namespace_type) {
             None | Some(Ok(libc::CLONE_NEWPID)) => Ok(()),

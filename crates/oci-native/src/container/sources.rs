@@ -24,15 +24,15 @@ use rustix::{
 use super::{devices::Device, namespaces, namespaces::Namespaces, options::Options};
 use crate::{cgroup::Cgroup, failure::Failure, fork::exit, process::birth};
 
-/// Mounts that are mounted nowhere yet.
+/// Mounts that are not attached yet.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     root: Option<OwnedFd>,
-    /// One for each mount of the spec that shows another place.
+    /// One for each bind mount of the spec.
     binds: Vec<Option<OwnedFd>>,
     /// The container's own cgroup in each hierarchy of v1, by the name of the hierarchy.
     pub(super) cgroups: Vec<(String, OwnedFd)>,
-    /// The whole of v2's hierarchy.
+    /// The root of v2's hierarchy.
     pub(super) unified: Option<OwnedFd>,
 }
 
@@ -108,12 +108,12 @@ impl Sources {
             .chain(&self.unified)
     }
 
-    /// The root's file system with all that is mounted in it, as the host has it.
+    /// The root file system with the host's mounts in it.
     pub(super) fn take_root(&mut self, path: &Path) -> io::Result<OwnedFd> {
         self.root.take().map_or_else(|| open_root(path), Ok)
     }
 
-    /// What the mount of this index shows.
+    /// The source of the bind mount with this index.
     pub(super) fn take_bind(
         &mut self,
         index: usize,
@@ -125,7 +125,7 @@ impl Sources {
     }
 }
 
-/// What the host mounts there later arrives, nothing goes the other way.
+/// Later mounts of the host appear here; none propagate back.
 fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(CWD, path)?;
     set_attributes(&tree, Attributes::propagating(libc::MS_SLAVE, true))?;
@@ -137,7 +137,7 @@ fn private(mount: OwnedFd) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// The source of a mount. Only where the mount asks to share do its mounts arrive on the host.
+/// The source of a mount. Mounts propagate to the host only if the mount is shared.
 fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
     let recursive = options.bind == Some(true);
     let source = mount.source().as_ref().filter(|s| s.is_absolute());

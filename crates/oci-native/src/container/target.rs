@@ -19,10 +19,10 @@ use rustix::{
     io::Errno,
 };
 
-/// As many as the kernel follows in one path (`MAXSYMLINKS` in linux/namei.h).
+/// The kernel's limit for one path (`MAXSYMLINKS` in linux/namei.h).
 const MAX_LINKS: usize = 40;
 
-/// What is to be at a place.
+/// What a path should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
     Directory,
@@ -45,7 +45,7 @@ fn open(
     )
 }
 
-/// Opens a place, if it is there.
+/// Opens a path, if it exists.
 pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     match open(root, path, OFlags::empty(), ResolveFlags::empty()) {
         Ok(fd) => Ok(Some(fd)),

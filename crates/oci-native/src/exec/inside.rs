@@ -39,7 +39,7 @@ pub(super) fn run(
     born: &Shared,
 ) -> ! {
     let _end = EndsHere;
-    // What the caller logs to is closed here, and its descriptor's number may be another's soon.
+    // The caller's log is closed here, and its descriptor number may be reused.
     let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     let Ok(kept) = Kept::only(preserve_fds, descriptors, init, leaves) else {
         fork::exit(1)
@@ -56,7 +56,7 @@ pub(super) fn run(
     fork::exit(1)
 }
 
-/// All that is open, beside what is to be preserved.
+/// All open descriptors, except those to be preserved.
 struct Kept {
     report: OwnedFd,
     inside: Inside,
@@ -138,7 +138,7 @@ impl Inside {
             change_root(job.init.pid).map_err(step("chroot"))?;
         }
         if !now.is_empty() {
-            // The pid namespace is that of children only.
+            // The pid namespace only affects children.
             move_into_thread_name_spaces(init.as_fd(), now).map_err(|e| step("setns")(e.into()))?;
         }
         attributes::set_personality(job.personality).map_err(step("personality"))?;

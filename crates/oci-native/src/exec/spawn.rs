@@ -20,7 +20,7 @@ use crate::{
     process::birth::{self, Shared},
 };
 
-/// A process that was made, or what is going to make it: that then ends.
+/// The new process, or the one that makes it and then ends.
 #[derive(Debug)]
 pub(crate) struct Made {
     first: Option<Pid>,
@@ -36,12 +36,12 @@ impl Made {
         }
     }
 
-    /// What prepares a process that is to join a pid namespace.
+    /// The process that prepares one that is to join a pid namespace.
     pub(super) fn before(&self) -> Option<Pid> {
         self.first.filter(|_| self.born.is_some())
     }
 
-    /// The process that executes the program; once that is so, or it has failed.
+    /// The pid of the process that executes the program, once known.
     pub(crate) fn pid(&self) -> Option<i32> {
         let pid = match &self.born {
             Some(born) => born.pid(),

@@ -71,12 +71,12 @@ impl Shared {
         unsafe { self.0.as_ref() }
     }
 
-    /// The process that was made, as the one that made it numbers it.
+    /// The pid of the new process, in its maker's namespace.
     pub(crate) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(self.numbers().pid.load(Ordering::SeqCst).max(0))
     }
 
-    /// Where a [`Clone`] puts that.
+    /// Where a [`Clone`] writes that pid.
     pub(crate) fn pid_at(&self) -> &AtomicI32 {
         &self.numbers().pid
     }
@@ -146,7 +146,7 @@ pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
         })
     };
     let may_trace = |thread: &Path| {
-        // Of one that has ended meanwhile nothing is known, and nothing to be feared.
+        // A process that has ended meanwhile is no danger.
         let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
         let sets = status
             .lines()
@@ -170,7 +170,7 @@ pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether a pid namespace, given its file, was made in another one or in one below that.
+/// Whether a pid namespace (its file) is below another one.
 #[allow(unsafe_code, reason = "rustix has no ioctl of nsfs")]
 fn is_below(file: &Path, namespace: &Stat) -> bool {
     /// ioctl_nsfs(2)

@@ -40,7 +40,7 @@ pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {
 
 /// Entering it takes two steps.
 pub(crate) struct Cwd {
-    /// Only its user may enter it.
+    /// Root could not enter it; its user may.
     later: bool,
 }
 
@@ -60,7 +60,7 @@ impl Cwd {
             rustix::process::chdir(process.cwd()).map_err(|e| failed(process, e))?;
         }
         let path = rustix::process::getcwd(Vec::new()).map_err(|e| failed(process, e))?;
-        // The kernel says "(unreachable)/…" of a directory that is not below this process's root.
+        // Outside of the root the kernel's path begins with "(unreachable)/".
         if path.to_bytes().first() == Some(&b'/') {
             Ok(())
         } else {

@@ -9,7 +9,7 @@ use oci_spec::runtime::User;
 pub(crate) fn assume(user: &User) -> io::Result<()> {
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     set_ids(user.uid(), user.gid(), groups)?;
-    // Another user than root keeps what it may have, but has to take it.
+    // A user other than root keeps permitted capabilities, but must make them effective.
     capabilities::reset_effective(create_syscall().as_ref()).map_err(io::Error::other)
 }
 
@@ -35,7 +35,7 @@ fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
             Err(io::Error::last_os_error())
         }
     };
-    // SAFETY: this process has one thread; the list of groups is as long as is said.
+    // SAFETY: this process has one thread; the list of groups has the length that is passed.
     unsafe {
         // A namespace whose setgroups is denied (rootless) allows no list, not even an empty one.
         if !groups.is_empty() || libc::getgroups(0, std::ptr::null_mut()) > 0 {

@@ -76,7 +76,7 @@ pub fn run_worker_if_asked() {
 /// Gives the descriptors to be preserved their numbers, from 3 on.
 #[allow(unsafe_code, reason = "a descriptor is given a number of our choice")]
 fn place_preserved(descriptors: Vec<OwnedFd>) -> io::Result<()> {
-    // Out of the way first: one may sit on another's number.
+    // Moved up first: one may have another's number.
     let moved = descriptors
         .iter()
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 200))
@@ -95,7 +95,7 @@ fn place_preserved(descriptors: Vec<OwnedFd>) -> io::Result<()> {
 /// Does the job and exits; never returns, so that the caller's code drops and flushes nothing.
 pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedFd, caller: Pid) -> ! {
     let _end = EndsHere;
-    // What would log, or tell of a panic, does so on descriptors that are the container's by now.
+    // Logs and panic messages would go to descriptors that are the container's by now.
     let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     std::panic::set_hook(Box::new(|_| {}));
     forget_environment();

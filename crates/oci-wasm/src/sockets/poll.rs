@@ -89,7 +89,7 @@ pub(super) fn is_ours(subscriptions: &[Subscription], sockets: &Sockets) -> bool
     any_socket || (!subscriptions.is_empty() && subscriptions.iter().all(is_clock))
 }
 
-/// Waits for the first of the subscriptions, and tells of all that have happened by then.
+/// Waits for the first of the subscriptions; returns all that have happened.
 pub(super) async fn poll(
     memory: &mut Memory<'_>,
     host: &mut Host,
