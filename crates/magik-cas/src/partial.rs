@@ -67,7 +67,7 @@ impl Partial {
     /// Puts it where it belongs.
     pub(crate) fn persist(mut self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
-        // There is nothing at its path any more that would have to be removed.
+        // Its path no longer exists, so there is nothing to remove.
         self.keep = true;
         Ok(())
     }
@@ -95,7 +95,7 @@ pub(crate) fn expire(dir: &Path, age: Duration) -> Result<u64> {
         {
             continue;
         }
-        // What is gone or taken by now is not ours to remove.
+        // A file that is gone or locked by now is not removed.
         if let Ok(lock) = File::open(entry.path())
             && lock.try_lock().is_ok()
             && fs::remove_file(entry.path()).is_ok()

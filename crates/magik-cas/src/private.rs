@@ -51,7 +51,7 @@ pub enum NotPrivate {
     },
 }
 
-/// What a root has of its own.
+/// The names that belong into a root.
 #[derive(Debug, Clone, Copy)]
 pub struct Contents<'a> {
     /// The names of everything that is in a root.
@@ -100,7 +100,7 @@ fn make(dir: &Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     match builder.create(dir) {
-        // A dangling link, or a file: said more clearly when it is opened.
+        // A dangling link, or a file: opening it gives a clearer error.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(Error::io(format!("create {}", dir.display()))),
     }
@@ -155,7 +155,7 @@ mod unix {
         check_owner(&stat, dir)?;
         let mode = bits(&stat);
         let is_ours = stat.st_uid == user();
-        // Root's, given to us to read: as good as its mode says.
+        // Root's directory, which we may read: its mode decides.
         if mode & OTHERS == 0 || (!is_ours && mode & WRITABLE_OR_STICKY == 0) {
             return Ok(());
         }

@@ -61,7 +61,7 @@ pub(crate) struct Hierarchy {
 }
 
 impl Layout {
-    /// Reads it off the mounts, as libcgroups does, once.
+    /// Finds it in the table of mounts, as libcgroups does.
     pub(crate) fn detect() -> io::Result<Self> {
         if is_v2(MOUNT_ROOT)? {
             return Ok(Self::V2(MOUNT_ROOT.into()));
@@ -319,7 +319,7 @@ impl<'a> Cgroup<'a> {
         self.dirs().iter().all(|dir| remove_tree(dir).is_ok())
     }
 
-    /// Kills and removes, for when there is nowhere to wait but here: undoing a failed creation.
+    /// Kills and removes, and blocks until done: for undoing a failed creation.
     pub(crate) fn destroy(&self) -> io::Result<()> {
         for _ in 0..1000 {
             if self.try_remove() {

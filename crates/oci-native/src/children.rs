@@ -44,7 +44,7 @@ struct Table {
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: i32,
-    /// Absent when the reaper tells us.
+    /// Absent if the reaper task reports the end.
     pidfd: Option<OwnedFd>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -75,7 +75,7 @@ impl Children {
         let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         let weak = Arc::downgrade(self);
         tokio::spawn(async move {
-            // Children that ended before the handler was there have sent no signal to it.
+            // Children that ended before the handler existed sent it no signal.
             while reap(&weak) {
                 if signals.recv().await.is_none() {
                     return;
@@ -165,7 +165,7 @@ fn reap(children: &Weak<Children>) -> bool {
             if table.unclaimed.len() == MAX_UNCLAIMED {
                 table.unclaimed.pop_front();
             }
-            // A pid that comes again means the earlier one was never ours to tell.
+            // A pid that is reused: no caller waits for the earlier status.
             table.unclaimed.retain(|(p, _)| *p != pid);
             table.unclaimed.push_back((pid, exit));
         }

@@ -29,7 +29,7 @@ pub(crate) fn above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
     }
     let moved = rustix::io::fcntl_dupfd_cloexec(&fd, first)?;
     if fd.as_raw_fd() >= 3 {
-        // A number to be preserved, of which this is the caller's descriptor.
+        // A number to be preserved, which is the caller's descriptor.
         std::mem::forget(fd);
     }
     Ok(moved)
@@ -55,7 +55,7 @@ fn close_range(first: RawFd, last: RawFd) {
     }
 }
 
-/// What is to be preserved must survive execve.
+/// Preserved descriptors must survive execve.
 #[allow(unsafe_code, reason = "the descriptors are known by number only")]
 fn inherit_preserved(first: RawFd) {
     for number in 3..first.min(1024) {

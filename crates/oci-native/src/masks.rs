@@ -14,7 +14,7 @@ use rustix::{fs::OFlags, mount::MountAttrFlags};
 
 use crate::process::streams::is_null;
 
-/// The paths, as the container names them.
+/// The paths in the container.
 #[derive(Debug)]
 pub(crate) struct Masks {
     masked: Vec<PathBuf>,
@@ -78,7 +78,7 @@ fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     attach(&clone, &target)
 }
 
-/// What lies over masked paths.
+/// The files that are mounted over masked paths.
 struct Cover {
     /// The container's own, checked to be the null device (CVE-2025-31133).
     null: OwnedFd,

@@ -112,7 +112,7 @@ pub(crate) struct RunnerJob {
     arguments: Vec<String>,
 }
 
-/// How to execute a runner, where its descriptors have their final numbers.
+/// How to execute a runner whose descriptors have their final numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerCommand {
     /// What is executed.

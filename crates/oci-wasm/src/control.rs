@@ -21,7 +21,7 @@ use wasmtime::Engine;
 /// After how much fuel a program comes back to its gate: some milliseconds.
 pub(crate) const YIELD_FUEL: u64 = 10_000_000;
 
-/// Why a program that has not ended is ended.
+/// Why a running program is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// A signal that cannot be refused; its number is what the exit code tells.
@@ -30,7 +30,7 @@ pub(crate) enum Verdict {
     Deadline,
 }
 
-/// The reins of one container.
+/// The shared state that ends and pauses one container.
 #[derive(Debug)]
 pub(crate) struct Control {
     engine: &'static Engine,
@@ -61,7 +61,7 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers that the container was asked to end; nothing in WASI would tell a program.
+    /// Remembers that the container was asked to end; WASI cannot tell the program.
     pub(crate) fn ask(&self, signal: i32) {
         self.asked.send_if_modified(|asked| match asked {
             Some(_) => false,
@@ -103,7 +103,7 @@ impl Control {
         self.state().paused
     }
 
-    /// Has every program of the container come to its gate.
+    /// Makes every program of the container return to its gate.
     fn call_back(&self) {
         self.engine.increment_epoch();
         for (_, waker) in std::mem::take(&mut self.state().waiting) {
@@ -115,7 +115,7 @@ impl Control {
 /// A program, polled as its container's [`Control`] allows.
 pub(crate) struct Gate<F> {
     control: Arc<Control>,
-    /// Of all programs of the container; and of this one.
+    /// The yields of all programs of the container, and of this one.
     yields: Arc<AtomicU64>,
     own_yields: u64,
     place: u64,

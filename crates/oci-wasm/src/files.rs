@@ -87,7 +87,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What is not there is for opening to say; a link that is not followed cannot be opened.
+/// A missing file fails at opening; a link that is not followed cannot be opened.
 fn may_be_opened(kind: Option<u8>) -> bool {
     matches!(kind, None | Some(DIRECTORY | REGULAR_FILE | SYMBOLIC_LINK))
 }

@@ -48,7 +48,7 @@ const TURN: Duration = Duration::from_millis(10);
 /// After how many turns of programs a thread looks for what came in; tokio's own is 61.
 const TURNS_PER_LOOK: u32 = 8;
 
-/// How long the threads get to let go when the container is over.
+/// How long the threads may take to stop when the container has ended.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// A container that answers requests.
@@ -242,7 +242,7 @@ async fn accept(
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                // It goes on by itself.
+                // It runs on its own.
                 drop(tokio::spawn(connection(
                     stream,
                     service.clone(),

@@ -20,7 +20,7 @@ const WASM_ANNOTATION: &str = "module.wasm.image/variant";
 enum Kind {
     Native,
     Krun,
-    /// A native container whose program is WebAssembly; or may be, as a look at it says.
+    /// A native container whose program is, or may be, WebAssembly.
     Wasm {
         only_modules: bool,
     },
@@ -51,7 +51,7 @@ impl Kind {
         if super::krun::is_one(root, id) {
             return Self::Krun;
         }
-        // One that runs WebAssembly is like any other once it is there.
+        // Once created, one that runs WebAssembly is like any other.
         let _ = (root, id);
         Self::Native
     }
@@ -108,7 +108,7 @@ impl Backend {
             Kind::Krun => krun(globals, &root)?,
             Kind::Wasm { only_modules } => native(globals, &root, bundle.map(|b| (b, only_modules)))?,
         };
-        // One thread, and it is this one: the native backend forks.
+        // Only this thread: the native backend forks.
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -121,7 +121,7 @@ impl Backend {
         })
     }
 
-    /// Where a container's files are seen from here.
+    /// The path of a container's root from here.
     pub(super) fn root_of(&self, state: &ContainerState) -> Option<PathBuf> {
         if self.in_guest {
             return super::show::rootfs(&state.bundle).map(PathBuf::from);

@@ -38,9 +38,9 @@ use serde::Deserialize;
 
 use super::sibling;
 
-/// The binary that knows machines.
+/// The binary that runs machines.
 const BINARY: &str = "magikrun-vm";
-/// What it is asked to do.
+/// Its first arguments.
 const PREPARE: &str = "container-prepare";
 const EXEC: &str = "container-exec";
 const SIGNAL: &str = "container-signal";
@@ -79,10 +79,10 @@ enum Report {
 #[derive(Debug)]
 pub(super) struct KrunRuntime {
     root: PathBuf,
-    /// Where it is known which machines boot here.
+    /// The directory with the results of probing machines.
     state: PathBuf,
     native: NativeRuntime,
-    /// What carries programs that `exec` has started.
+    /// The processes that carry programs of `exec`.
     children: Mutex<HashMap<i32, Child>>,
 }
 
@@ -92,7 +92,7 @@ pub(super) fn is_one(root: &Path, id: &ContainerId) -> bool {
 }
 
 impl KrunRuntime {
-    /// Containers below `root`, which `native` has, too.
+    /// For containers below `root`, which is also `native`'s.
     pub(super) fn new(native: NativeRuntime, root: PathBuf, state: PathBuf) -> Self {
         Self {
             native,

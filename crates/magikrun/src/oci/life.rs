@@ -245,7 +245,7 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
     Ok(code(backend.block_on(runtime.wait_exec(id, pid))?))
 }
 
-/// 127 and 126 as a shell says that a program is missing or cannot be run, else what runc says.
+/// 127 and 126 as in a shell (program missing, or not executable), else runc's code.
 fn failure_code(error: &anyhow::Error, otherwise: u8) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::CannotExecute { failure, .. }) => failure.exit_code(),

@@ -148,7 +148,7 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         let verdict: Vec<Instruction> = match (rule.access, rule.allow) {
             (0, _) => continue,
             (ALL, allow) => answer(allow).to_vec(),
-            // What is allowed needs no other rule; if that is all, so it is.
+            // Allowed accesses need no other rule; if all are, the program allows.
             (access, true) => [
                 instruction(code::AND, WANTED, 0, 0, ALL & !access),
                 instruction(code::JUMP_UNLESS_EQUAL, WANTED, 0, 2, 0),
@@ -194,7 +194,7 @@ pub fn restrict(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
         return Err(io::Error::other(format!("more than {MAX_RULES} device rules")));
     }
     let given: Vec<Rule> = rules.iter().filter_map(Rule::of).collect();
-    // Without a rule nothing is restricted; and what allows everything last need not be asked.
+    // No program if there is no rule, or if the last one allows everything.
     if given.last().is_none_or(|last| last.allow && last.is_for_all()) {
         return Ok(());
     }
@@ -263,7 +263,7 @@ fn attach(cgroup: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     }
     const BPF_PROG_ATTACH: i32 = 8;
     const BPF_CGROUP_DEVICE: u32 = 6;
-    /// Those of cgroups above and below count, too.
+    /// Programs of cgroups above and below are run, too.
     const BPF_F_ALLOW_MULTI: u32 = 2;
     let attributes = Attributes {
         target: cgroup.as_raw_fd(),
@@ -299,7 +299,7 @@ mod tests {
     const WRITE: u32 = 4;
     const MKNOD: u32 = 1;
 
-    /// What the kernel would answer.
+    /// The kernel's answer, as the test computes it.
     #[allow(
         clippy::cast_sign_loss,
         clippy::cast_possible_truncation,
@@ -373,7 +373,7 @@ mod tests {
             {"allow": false, "access": "x"},
         ]);
         assert!(run(&compiled(&odd), CHAR, 1, 3, READ | WRITE));
-        // What comes before a rule for everything is never asked.
+        // Rules before one for everything have no effect.
         let last = compiled(&serde_json::json!([
             {"allow": true, "type": "c", "major": 1, "access": "rwm"}, {"allow": false, "access": "rwm"},
         ]));

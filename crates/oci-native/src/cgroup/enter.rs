@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, Layout};
 
-/// Where a process of a container belongs.
+/// The cgroup of a container, for a process to enter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Entry {
     /// The directory to be born in.

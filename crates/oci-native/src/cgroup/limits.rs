@@ -168,7 +168,7 @@ impl Writes {
         });
     }
 
-    /// Writes what is there and not 0, which stands for "as it is".
+    /// Writes a value that is given and not 0: 0 means "unchanged".
     fn set<T: std::fmt::Display + Default + PartialEq>(
         &mut self,
         controller: &'static str,
@@ -250,7 +250,7 @@ impl Writes {
         }
     }
 
-    /// Without a rule nothing is restricted, and allowing what is allowed can only fail.
+    /// Without a rule nothing is written: allowing what is allowed can only fail.
     fn devices(&mut self, rules: &[LinuxDeviceCgroup]) {
         for rule in rules {
             let file = if rule.allow() {

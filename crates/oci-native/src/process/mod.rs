@@ -33,7 +33,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// As the container names it: `process.args[0]`.
+    /// Its name in the spec: `process.args[0]`.
     pub(crate) fn name(process: &Process) -> &str {
         process.args().iter().flatten().next().map_or("", String::as_str)
     }
@@ -45,7 +45,7 @@ impl Program {
     }
 }
 
-/// Each variable once: of several of one name the last is meant, as with runc.
+/// Each variable once: of several with one name the last counts, as in runc.
 fn environment(process: &Process) -> Vec<String> {
     let pairs = process.env().iter().flatten().filter_map(|v| v.split_once('='));
     let each: BTreeMap<&str, &str> = pairs.collect();

@@ -36,13 +36,13 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     Failure::Executable(why)
 }
 
-/// Where programs are looked for; of several the last one is meant.
+/// The search path; of several variables the last one counts.
 pub(crate) fn search_path(environment: &[String]) -> &str {
     let given = environment.iter().rev().find_map(|v| v.strip_prefix("PATH="));
     given.unwrap_or(DEFAULT_PATH)
 }
 
-/// As execvp finds it, but saying why not.
+/// As execvp, but with the reason for a failure.
 pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, CannotExecute> {
     let check = |program: &Path| -> io::Result<()> {
         if fs::metadata(program)?.is_dir() {
@@ -76,10 +76,10 @@ pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, CannotExec
     })
 }
 
-/// From the kernel's answer. Its words are those that engines look for.
+/// From the kernel's error; engines look for these words.
 fn because(program: &str, error: &io::Error) -> CannotExecute {
     let mut reason = os_reason(error);
-    // The kernel says EACCES of a directory, and so does runc; access(2) does not.
+    // For a directory the kernel and runc report EACCES; access(2) does not.
     if error.raw_os_error() == Some(libc::EISDIR) {
         reason = format!("permission denied: {reason}");
     }

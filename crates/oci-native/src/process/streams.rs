@@ -54,9 +54,9 @@ pub(crate) fn reopen_null(root: BorrowedFd<'_>) -> io::Result<()> {
         rustix::stdio::stderr(),
     ];
     let null = streams.map(is_null);
-    // Looked at before it is opened: opening another device can do something.
+    // Checked before it is opened: opening another device can have effects.
     let look = || open_inside(root, "/dev/null".as_ref(), OFlags::PATH | OFlags::NOFOLLOW);
-    // A container without devices keeps what it was given.
+    // A container without devices keeps the given streams.
     if !null.contains(&true) || !look().is_ok_and(is_null) {
         return Ok(());
     }

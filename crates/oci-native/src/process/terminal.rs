@@ -31,7 +31,7 @@ impl Terminal {
     /// Makes one with the container's devpts. Its size is set before the program runs.
     pub(crate) fn new(root: BorrowedFd<'_>, process: &Process, owner: Option<u32>) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NOCTTY;
-        // Looked at before it is opened: opening another device can do something.
+        // Checked before it is opened: opening another device can have effects.
         verify(&open_inside(root, "/dev/ptmx".as_ref(), OFlags::PATH)?)?;
         let master = open_inside(root, "/dev/ptmx".as_ref(), flags)?;
         verify(&master)?;
