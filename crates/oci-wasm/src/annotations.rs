@@ -13,8 +13,8 @@ pub const DEADLINE: &str = "magikrun.dev/wasm.deadline-seconds";
 /// `LISTEN_FDS_START` the first. Default: none.
 pub const LISTEN: &str = "magikrun.dev/wasm.listen";
 
-/// Where the container may connect or send to, separated by commas: `[tcp:|udp:]HOST:PORT`. HOST:
-/// an address, a network (`10.0.0.0/8`), or a name that is looked up at creation. PORT may be `*`.
+/// Where the container may connect or send to, with commas: `[tcp:|udp:]HOST:PORT`. HOST: address,
+/// network (`10.0.0.0/8`), or a name, looked up at creation; PORT may be `*`. Default: nowhere.
 pub const ALLOW_OUTBOUND: &str = "magikrun.dev/wasm.allow-outbound";
 
 /// How many requests a `wasi:http/proxy` container answers at a time. Default:

@@ -1,4 +1,4 @@
-//! Device rules on cgroup v2: a BPF program that the kernel runs for each access.
+//! Device rules on cgroup v2: a BPF program for each access (`BPF_PROG_TYPE_CGROUP_DEVICE`).
 //!
 //! libcgroups can make one only with libbpf. A rule is a few comparisons.
 

@@ -1,4 +1,4 @@
-//! The container's `/dev`: nodes, links, terminal ("Default Devices", "Default Filesystems").
+//! The container's `/dev` (runtime-spec, "Default Devices" and "Default Filesystems").
 
 use std::{
     io,
