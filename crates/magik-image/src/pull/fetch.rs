@@ -20,7 +20,7 @@ use crate::{
     platform::{self, Platform},
     registry::{Fetch, Problem, Registry, Wanted},
     store::{Layer, layers_of, oci_digest},
-    unpack::{Publish, Source, StagedLayer, Work},
+    unpack::{Placement, Source, StagedLayer, Work},
 };
 
 /// One pull from one registry.
@@ -86,7 +86,7 @@ impl Fetched {
                             .push(self.unpack[index].digest);
                     },
                 };
-                store.unpack_layers(image.name(), &self.unpack, &work, Publish::AtOnce)?;
+                store.unpack_layers(image.name(), &self.unpack, &work, Placement::AtOnce)?;
             }
             Ok((image, unpacked))
         })
@@ -348,7 +348,7 @@ impl<'a> Pull<'a> {
                     let _ = done.send(layers[index].digest);
                 },
             };
-            store.unpack_layers(name, &layers, &work, Publish::Later)
+            store.unpack_layers(name, &layers, &work, Placement::Later)
         });
         unpacked.await.unwrap_or_else(|error| {
             if followed.iter().any(|blob| blob.was_missed()) {

@@ -42,7 +42,7 @@ pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use remove::{names, remove_tree};
-pub(crate) use staged::{Publish, StagedLayer, Work};
+pub(crate) use staged::{Placement, StagedLayer, Work};
 pub(crate) use stream::{ArchiveStream, Compression, Exceeded, decompress};
 
 /// The name of a layer's tree in its directory.
@@ -109,7 +109,7 @@ impl ImageStore {
                 source: &|_| Source::Store,
                 done: &|_| {},
             };
-            self.unpack_layers(image.name(), layers, &work, Publish::AtOnce)?;
+            self.unpack_layers(image.name(), layers, &work, Placement::AtOnce)?;
         }
         Ok(trees.into_iter().rev().collect())
     }

@@ -35,7 +35,7 @@ impl StagedLayer {
 
 /// When a complete layer is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Publish {
+pub(crate) enum Placement {
     /// It appears; another process that unpacks it is waited for.
     AtOnce,
     /// It is kept aside. A held lock is not waited for: waiting with the locks of lower layers
@@ -58,12 +58,12 @@ impl ImageStore {
         image: String,
         layers: &[Layer],
         work: &Work<'_>,
-        publish: Publish,
+        placement: Placement,
     ) -> Result<Vec<StagedLayer>> {
         let rootfs = RootfsBudget::new(image, self.limits());
         let mut locks: Vec<Mutex<Option<fs::File>>> = Vec::new();
         let mut count = layers.len();
-        if publish == Publish::Later {
+        if placement == Placement::Later {
             for layer in layers {
                 match try_lock_file(&self.layer_sibling(layer, LOCK_SUFFIX))? {
                     Some(lock) => locks.push(Mutex::new(Some(lock))),
@@ -104,7 +104,7 @@ impl ImageStore {
                 _lock: lock,
             };
             (work.done)(index);
-            if publish == Publish::AtOnce {
+            if placement == Placement::AtOnce {
                 self.sync_layers(&layer.temp.0)?;
                 layer.publish()?;
                 self.sync_layer_names()?;
