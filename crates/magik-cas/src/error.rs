@@ -30,7 +30,7 @@ pub enum Error {
         /// The bytes written.
         found: u64,
     },
-    /// More bytes were written than the cap given to `begin`, or a blob to be read is larger than the caller allows.
+    /// More bytes than the cap given to `begin`, or than a reader of a blob allows.
     #[error("content is larger than {cap} bytes, which is the limit")]
     TooLarge {
         /// The cap in bytes.

@@ -1,12 +1,12 @@
-//! A content-addressed store: blobs by the digest of their bytes, in a directory that several processes share.
+//! A content-addressed store: blobs by the digest of their bytes, in a directory that several
+//! processes share.
 //!
-//! - [`Store::begin`] starts a streaming ingest. Nothing appears under a digest until its bytes hash to it, and no
-//!   reader, in this process or another, ever sees part of a blob.
+//! - [`Store::begin`] starts a streaming ingest. Nothing appears under a digest until its bytes
+//!   hash to it, and no reader, in this process or another, ever sees part of a blob.
 //! - [`Store::resume`] goes on with an ingest that was cut short, in this process or another.
-//! - [`Store::open_blob`] reads, [`Store::open_verified`] reads and checks, [`Store::verify`] finds damage.
-//! - [`Store::lease`] keeps every blob while it is held; [`Store::gc`] removes what is not live
-//!   once nobody holds a lease. [`locking`] has the protocol, [`mod@format`] what lies on disk,
-//!   [`private`] how others are kept out.
+//! - [`Store::open_blob`] reads, [`Store::open_verified`] checks; [`Store::verify`] reports damage.
+//! - [`Store::lease`] keeps every blob while it is held. Without leases [`Store::gc`] removes what
+//!   is not live. See [`locking`], [`mod@format`] (what lies on disk), [`private`] (other users).
 //!
 //! The crate knows nothing of images, and it is no database: a blob is a file. Its interface is
 //! blocking `std::io`; [`Store`] is `Send + Sync` and cheap to clone. It is tested on Linux; its

@@ -2,26 +2,26 @@
 //!
 //! One lock file, `<root>/blobs/lock`, and `flock(2)` on it:
 //!
-//! | who | lock | while |
-//! |---|---|---|
-//! | a [`Lease`]: whoever needs blobs to stay | shared | from before the blobs are looked up until something durable makes them live |
-//! | a [`Writer`](crate::Writer), a [`Staged`](crate::Staged) blob | shared (each has a lease of its own) | from `begin` until it is published or dropped |
-//! | [`Exclusive`]: garbage collection and removal | exclusive | while it decides and removes |
-//! | readers | none | an open file outlives its name |
+//! - A [`Lease`] holds it shared, from before blobs are looked up until a durable record makes them
+//!   live.
+//! - A [`Writer`](crate::Writer) or [`Staged`](crate::Staged) blob holds it shared (by a lease of
+//!   its own), from `begin` until it is published or dropped.
+//! - [`Exclusive`] holds it exclusively, while garbage collection or removal decides and removes.
+//! - Readers hold no lock: an open file stays readable without its name.
 //!
 //! From that follows:
-//! - **gc never takes a blob being used.** A blob that was there when a lease was taken, or came later, stays until the
-//!   lease is dropped. What is live must be worked out *after* the exclusive lock is held, which [`Exclusive`] makes
-//!   natural: whoever recorded a root while holding a lease has done so before.
-//! - **Temporary files need no owner's mark.** A writer has a shared lock, so under the exclusive one no ingest is under way, and
-//!   every `tmp/ingest-*` and `tmp/partial-*` is what a dead process left behind. The kernel releases the locks of a process however it
-//!   ends, so there is no stale lock and no pid to be reused.
-//! - Ingests, readers and leases never wait for each other; they wait for gc, which only unlinks and is short. gc waits for
-//!   leases: hold one as long as an operation lasts, not as long as a container runs. What must stay for
-//!   longer belongs in the caller's roots.
+//! - **gc never takes a blob being used.** A blob that was there when a lease was taken, or came
+//!   later, stays until the lease is dropped. What is live must be computed *after* the exclusive
+//!   lock is held ([`Exclusive`]): a process that records a root under a lease has then done so.
+//! - **Temporary files need no owner's mark.** Writers hold shared locks, so under the exclusive
+//!   one every `tmp/ingest-*` and `tmp/partial-*` is of a dead process. The kernel releases the
+//!   locks of a process however it ends: there are no stale locks, and pids do not matter.
+//! - Ingests, readers and leases never wait for each other; they wait for gc, which only unlinks
+//!   and is short. gc waits for leases: hold one for an operation, not for a container's life. What
+//!   must stay for longer belongs in the caller's roots.
 //!
-//! `flock` belongs to the open file description. Each guard opens the file anew, so guards of one process are as
-//! independent as those of different ones: a thread that asks for [`Exclusive`] while it holds a [`Lease`] waits for ever.
+//! `flock` belongs to the open file description. Each guard opens the file anew, so guards of one
+//! process are independent: a thread that asks for [`Exclusive`] with a [`Lease`] waits for ever.
 
 use std::{
     fs::{File, TryLockError},
@@ -32,7 +32,7 @@ use std::{
 
 use crate::{BlobInfo, Digest, Error, Result, Store, partial, private, store::PREFIX};
 
-/// Keeps every blob of the store for as long as it, or a clone of it, lives; see [the protocol](self).
+/// Keeps every blob of the store while it, or a clone of it, lives; see [the protocol](self).
 #[derive(Debug, Clone)]
 pub struct Lease {
     _lock: Arc<File>,
@@ -48,7 +48,7 @@ impl Lease {
     }
 }
 
-/// The right to remove blobs: nobody else holds a [`Lease`] or is writing; see [the protocol](self).
+/// The right to remove blobs: there is no [`Lease`] and no writer; see [the protocol](self).
 #[derive(Debug)]
 pub struct Exclusive<'a> {
     store: &'a Store,

@@ -1,8 +1,8 @@
-//! Ingests that can be gone on with, by a later process too.
+//! Ingests that can be resumed, by a later process too.
 //!
-//! What has arrived of a blob whose digest is known beforehand lies in `tmp/partial-<algorithm>-<hex>`, locked (`flock`) by whoever
-//! writes it. Nothing vouches for it but its name: whoever goes on with it hashes it first, so that the digest at the end is one
-//! of all bytes.
+//! What has arrived of a blob with a known digest lies in `tmp/partial-<algorithm>-<hex>`, under
+//! its writer's `flock`. It is not trusted: it is hashed again first, so that the digest at the end
+//! covers all bytes.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -67,7 +67,7 @@ impl Partial {
     /// Puts it where it belongs.
     pub(crate) fn persist(mut self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
-        // There is nothing at its path any more that would have to be removed.
+        // Its path no longer exists, so there is nothing to remove.
         self.keep = true;
         Ok(())
     }
@@ -83,7 +83,7 @@ impl Drop for Partial {
     }
 }
 
-/// Removes the partial blobs that nobody writes and that are older than `age`; says how many.
+/// Removes the partial blobs without a writer that are older than `age`; says how many.
 pub(crate) fn expire(dir: &Path, age: Duration) -> Result<u64> {
     let context = || format!("list {}", dir.display());
     let mut removed = 0;
@@ -95,7 +95,7 @@ pub(crate) fn expire(dir: &Path, age: Duration) -> Result<u64> {
         {
             continue;
         }
-        // What is gone or taken by now is not ours to remove.
+        // A file that is gone or locked by now is not removed.
         if let Ok(lock) = File::open(entry.path())
             && lock.try_lock().is_ok()
             && fs::remove_file(entry.path()).is_ok()

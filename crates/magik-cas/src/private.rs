@@ -1,11 +1,11 @@
 //! Directories and lock files that no other user can open.
 //!
-//! Whoever can open a lock file can hold its lock for ever, and whoever can write to a directory of
-//! the store can put there what we take for ours. So a store's directories are for their owner
-//! only, whether this process makes them or finds them:
+//! A process that can open a lock file can hold its lock for ever. One that can write to a
+//! directory of the store can forge its files. So a store's directories are for their owner only,
+//! whether this process makes them or finds them:
 //!
 //! - They are opened without following a link in the last component, and judged by descriptor.
-//! - They belong to this process's user, or to root. Those of anybody else are refused.
+//! - They belong to this process's user, or to root. Those of other users are refused.
 //! - Group and others have no access: what is ours and open to them is closed (`chmod 0700`). A
 //!   [`root`] that holds what is not ours is refused instead: `--root /tmp` must not close `/tmp`.
 //! - A lock file that others could have opened before it was closed is replaced by a new one.
@@ -31,7 +31,7 @@ pub enum NotPrivate {
     /// It is a file or the like where a directory is needed, or the reverse.
     #[error("is not {0}")]
     Kind(&'static str),
-    /// It belongs to somebody else, who could change it at any time.
+    /// It belongs to another user, who could change it at any time.
     #[error(
         "belongs to user {owner}, not to user {user}, who runs this, or to root; use a directory of your own"
     )]
@@ -51,7 +51,7 @@ pub enum NotPrivate {
     },
 }
 
-/// What a root has of its own.
+/// The names that belong into a root.
 #[derive(Debug, Clone, Copy)]
 pub struct Contents<'a> {
     /// The names of everything that is in a root.
@@ -63,9 +63,9 @@ pub struct Contents<'a> {
 /// Makes the directory that everything else lies below, and those above it, or checks and closes
 /// the one that is there.
 ///
-/// One that is open to others is closed only if it is known to be nobody's but ours: it has nothing
-/// that is not of its own, and if others may write to it, nothing but what is there first. A new
-/// file system, mode 1777, is such a one; `/tmp` is not.
+/// One that is open to others is closed only if it is certainly ours: it has nothing that is not of
+/// its own, and if others may write to it, nothing but what is there first. A new file system, mode
+/// 1777, is such a one; `/tmp` is not.
 ///
 /// # Errors
 /// [`Error::NotPrivate`], or [`Error::Io`].
@@ -100,7 +100,7 @@ fn make(dir: &Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     match builder.create(dir) {
-        // A dangling link, or a file: said more clearly when it is opened.
+        // A dangling link, or a file: opening it gives a clearer error.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(Error::io(format!("create {}", dir.display()))),
     }
@@ -155,7 +155,7 @@ mod unix {
         check_owner(&stat, dir)?;
         let mode = bits(&stat);
         let is_ours = stat.st_uid == user();
-        // Root's, given to us to read: as good as its mode says.
+        // Root's directory, which we may read: its mode decides.
         if mode & OTHERS == 0 || (!is_ours && mode & WRITABLE_OR_STICKY == 0) {
             return Ok(());
         }
@@ -178,8 +178,8 @@ mod unix {
         if !was_open_to_others(&file, path)? {
             return Ok(file);
         }
-        // Somebody else may have it open, and hold its lock until the end of days. One at a time
-        // puts a new one in its place; the guard has been nobody's but ours from its beginning.
+        // Another user may have it open and hold its lock for ever. One process at a time replaces
+        // it; the guard has always been ours alone.
         let guard = open_lock(&path.with_file_name(GUARD))?;
         let context = || format!("lock {}", path.display());
         guard.lock().map_err(Error::io(context()))?;

@@ -67,8 +67,8 @@ impl Seek for Blob {
     }
 }
 
-/// Reads and hashes; where the source ends, the digest must be the expected one, or the read fails with
-/// [`io::ErrorKind::InvalidData`] (an [`Error::Damaged`] inside). Until then nothing of what was read has been verified.
+/// Reads and hashes. If the digest is wrong at the end, the read fails with
+/// [`io::ErrorKind::InvalidData`] (an [`Error::Damaged`] inside). Until then nothing is verified.
 #[derive(Debug)]
 pub struct VerifiedReader<R> {
     inner: R,

@@ -38,8 +38,8 @@ pub enum Durability {
     /// `fsync` of every blob and of its directory before and after the rename.
     #[default]
     Full,
-    /// None: after a power failure a blob may be empty, which [`Store::verify`] and verified reads find. For tests and
-    /// for stores that can be filled again.
+    /// None: after a power failure a blob may be empty, which [`Store::verify`] and verified reads
+    /// find. For tests and for stores that can be filled again.
     None,
 }
 
@@ -98,7 +98,7 @@ impl Store {
     /// there is closed to other users, see [`private`].
     ///
     /// # Errors
-    /// [`Error::NotPrivate`] if a directory is another user's or shared, [`Error::Io`] if one cannot be made.
+    /// [`Error::NotPrivate`]: a directory is another user's or shared; or [`Error::Io`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
         private::root(root, CONTENTS)?;
@@ -133,8 +133,8 @@ impl Store {
         &self.root
     }
 
-    /// The directory of temporary files, on the same file system as the blobs. Others may put files of their own there, under
-    /// names that do not start with `ingest-`.
+    /// The directory of temporary files, on the same file system as the blobs. Others may put files
+    /// of their own there, under names that do not start with `ingest-`.
     #[must_use]
     pub fn tmp_dir(&self) -> PathBuf {
         self.root.join("tmp")
@@ -155,7 +155,7 @@ impl Store {
         self.root.join("blobs/lock")
     }
 
-    /// Keeps every blob until the lease is dropped; waits for a garbage collection that is under way.
+    /// Keeps every blob until the lease is dropped; waits for a running garbage collection.
     ///
     /// # Errors
     /// [`Error::Io`] if the lock file cannot be opened.
@@ -163,7 +163,7 @@ impl Store {
         Lease::take(&self.lock_path())
     }
 
-    /// Waits until nobody holds a lease or is writing, and keeps others from it. Do not hold a lease of your own.
+    /// Waits until no lease and no writer is left, and blocks others; do not hold a lease.
     ///
     /// # Errors
     /// [`Error::Io`] if the lock file cannot be opened.
@@ -187,7 +187,7 @@ impl Store {
         self.begin_under(&self.lease()?, algorithm, cap)
     }
 
-    /// As [`begin`](Self::begin), sharing a lease of this store: one descriptor less for each of many ingests at once.
+    /// As [`begin`](Self::begin), sharing a lease of this store, which saves a descriptor each.
     ///
     /// # Errors
     /// [`Error::Io`] if no temporary file can be made.
@@ -195,9 +195,9 @@ impl Store {
         Writer::begin(self, lease.clone(), algorithm, cap)
     }
 
-    /// Starts the ingest of a blob whose digest is known, with whatever an earlier one of the same blob left: what is there is
-    /// hashed, and [`Writer::size`] says how much it is. What this one leaves, if it ends early, the next goes on with, until a
-    /// sweep removes it. While another is writing the same blob, this is a [`begin`](Self::begin).
+    /// Starts the ingest of a blob with a known digest, from what earlier ones left: that is
+    /// hashed, and [`Writer::size`] is its length. If this one ends early, its part stays for the
+    /// next, until a sweep. While the blob has another writer, this is a [`begin`](Self::begin).
     ///
     /// # Errors
     /// [`Error::Io`] if no file can be made or read.
@@ -205,7 +205,7 @@ impl Store {
         Writer::resume(self, self.lease()?, digest, cap)
     }
 
-    /// Removes what [`resume`](Self::resume) would go on with but has not for `age`; says how many files.
+    /// Removes what no [`resume`](Self::resume) took up for `age`; says how many files.
     ///
     /// # Errors
     /// [`Error::Io`] if they cannot be listed.
@@ -285,7 +285,7 @@ impl Store {
     /// Reads a whole blob and throws it away.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Damaged`] if its bytes do not hash to its name, or [`Error::Io`].
+    /// [`Error::NotFound`], [`Error::Damaged`] if the digest is wrong, or [`Error::Io`].
     pub fn check(&self, digest: &Digest) -> Result<()> {
         let file = self.open_blob(digest)?.into_file();
         let mut buffer = vec![0; crate::reader::BUFFER];
@@ -336,9 +336,9 @@ impl Store {
         self.exclusive()?.remove(digest)
     }
 
-    /// Waits for leases, then removes every blob that `is_live` does not want and what dead processes left in `tmp`.
+    /// Waits for leases; removes blobs that are not `is_live`, and dead processes' files in `tmp`.
     ///
-    /// `is_live` is first called when the store is exclusively ours; work out the roots then, not before.
+    /// Compute the roots when `is_live` is first called: only then the store is exclusive.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system refuses.
@@ -349,7 +349,7 @@ impl Store {
     /// Reads every blob and says which are damaged. Holds a lease while it does.
     ///
     /// # Errors
-    /// [`Error::Io`] if the store cannot be listed; what is wrong with a single blob is in the answer.
+    /// [`Error::Io`] if the store cannot be listed. The answer has the errors of single blobs.
     pub fn verify(&self) -> Result<Vec<Damage>> {
         let _lease = self.lease()?;
         let mut damage = Vec::new();

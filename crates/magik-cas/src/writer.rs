@@ -15,7 +15,7 @@ use crate::{
 
 /// Where the bytes go until they have a name.
 #[derive(Debug)]
-enum Place {
+enum IngestFile {
     /// A file that is removed unless it is published.
     Temporary(NamedTempFile),
     /// The same, closed: an archive may hold thousands of blobs.
@@ -24,7 +24,7 @@ enum Place {
     Partial(Partial),
 }
 
-impl Place {
+impl IngestFile {
     fn path(&self) -> &Path {
         match self {
             Self::Temporary(file) => file.path(),
@@ -63,11 +63,11 @@ impl Place {
     }
 }
 
-/// An ingest under way. Dropped without [`commit`](Self::commit), it leaves nothing, unless it comes from [`Store::resume`].
+/// An ingest. Without [`commit`](Self::commit) it leaves nothing, unless from [`Store::resume`].
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    place: Place,
+    file: IngestFile,
     hasher: Hasher,
     size: u64,
     cap: u64,
@@ -84,7 +84,7 @@ impl Writer {
             .map_err(Error::io(format!("create a file in {}", dir.display())))?;
         Ok(Self {
             store: store.clone(),
-            place: Place::Temporary(temp),
+            file: IngestFile::Temporary(temp),
             hasher: algorithm.hasher(),
             size: 0,
             cap,
@@ -101,7 +101,7 @@ impl Writer {
         let size = take_in(partial.file(), cap, &mut hasher).map_err(Error::io(context))?;
         Ok(Self {
             store: store.clone(),
-            place: Place::Partial(partial),
+            file: IngestFile::Partial(partial),
             hasher,
             size,
             cap,
@@ -118,29 +118,29 @@ impl Writer {
     /// Where it is being written. What is read there has not been verified.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.place.path()
+        self.file.path()
     }
 
-    /// What was written is of no use: nothing is kept for [`Store::resume`].
+    /// Throws away what was written: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
-        self.place.discard();
+        self.file.discard();
     }
 
     /// Takes `bytes` in.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if they would exceed the cap (nothing of them is written), or [`Error::Io`].
+    /// [`Error::TooLarge`] if they exceed the cap (none are written), or [`Error::Io`].
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let size = self.size.saturating_add(bytes.len() as u64);
         if size > self.cap {
             return Err(Error::TooLarge { cap: self.cap });
         }
-        let written = self.place.write_all(bytes);
+        let written = self.file.write_all(bytes);
         if let Err(source) = written {
-            // A full disk is no place to keep half a blob, and how much of it was written is not known.
-            self.place.discard();
+            // A full disk should keep no partial blob, whose valid length is unknown.
+            self.file.discard();
             return Err(Error::Io {
-                context: format!("write {}", self.place.path().display()),
+                context: format!("write {}", self.file.path().display()),
                 source,
             });
         }
@@ -169,8 +169,8 @@ impl Writer {
     /// Checks what was written and publishes it under `expected`, durably if the store is.
     ///
     /// # Errors
-    /// [`Error::SizeMismatch`], [`Error::DigestMismatch`] (also if `expected` is of another algorithm than the one
-    /// given to [`Store::begin`]), or [`Error::Io`]; nothing is left in any of these cases.
+    /// [`Error::SizeMismatch`], [`Error::DigestMismatch`] (also for another algorithm than in
+    /// [`Store::begin`]), or [`Error::Io`]; each leaves nothing.
     pub fn commit(self, expected: &Digest, size: Option<u64>) -> Result<BlobInfo> {
         self.finish_as(expected, size)?.publish()
     }
@@ -181,7 +181,7 @@ impl Writer {
     /// As [`commit`](Self::commit).
     pub fn finish_as(mut self, expected: &Digest, size: Option<u64>) -> Result<Staged> {
         if let Some(size) = size.filter(|s| *s != self.size) {
-            self.place.discard();
+            self.file.discard();
             return Err(Error::SizeMismatch {
                 expected: *expected,
                 size,
@@ -190,7 +190,7 @@ impl Writer {
         }
         let mut staged = self.finish()?;
         if staged.info.digest != *expected {
-            staged.place.discard();
+            staged.file.discard();
             return Err(Error::DigestMismatch {
                 expected: *expected,
                 found: Box::new(staged.info.digest),
@@ -199,27 +199,27 @@ impl Writer {
         Ok(staged)
     }
 
-    /// Ends the ingest under whatever the bytes hash to, without publishing it yet.
+    /// Ends the ingest under the digest of its bytes, without publishing it yet.
     ///
     /// # Errors
     /// [`Error::Io`] if the bytes cannot be made durable.
     pub fn finish(self) -> Result<Staged> {
         let Self {
             store,
-            place,
+            file,
             hasher,
             size,
             lease,
             ..
         } = self;
-        // Hashing has been done on the way; the slow part comes only for content that is what it should be.
+        // The digest is known by now; the slow part follows only for correct content.
         let info = BlobInfo {
             digest: hasher.finish(),
             size,
         };
         Ok(Staged {
             store,
-            place: place.close(),
+            file: file.close(),
             info,
             _lease: lease,
         })
@@ -257,14 +257,14 @@ impl Write for Writer {
     }
 }
 
-/// A complete blob of known digest that nobody sees yet. Dropped without [`publish`](Self::publish), it leaves nothing, unless its
-/// writer comes from [`Store::resume`].
+/// A complete blob of known digest that is not visible yet. Dropped without
+/// [`publish`](Self::publish), it leaves nothing, unless its writer comes from [`Store::resume`].
 ///
 /// Useful where several blobs should appear together or not at all.
 #[derive(Debug)]
 pub struct Staged {
     store: Store,
-    place: Place,
+    file: IngestFile,
     info: BlobInfo,
     _lease: Lease,
 }
@@ -281,37 +281,37 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(&self) -> Result<File> {
-        let path = self.place.path();
+        let path = self.file.path();
         File::open(path).map_err(Error::io(format!("open {}", path.display())))
     }
 
-    /// It is of no use: nothing is kept for [`Store::resume`].
+    /// Throws it away: nothing is kept for [`Store::resume`].
     pub fn discard(mut self) {
-        self.place.discard();
+        self.file.discard();
     }
 
-    /// Puts it into its place, durably if the store is. One that is there already is replaced by the same bytes.
+    /// Puts it into its place, durably if the store is. An existing one has the same bytes.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system refuses.
     pub fn publish(self) -> Result<BlobInfo> {
         if self.store.durability() == Durability::Full {
-            let file = File::options().write(true).open(self.place.path());
+            let file = File::options().write(true).open(self.file.path());
             file.and_then(|f| f.sync_all())
-                .map_err(Error::io(format!("sync {}", self.place.path().display())))?;
+                .map_err(Error::io(format!("sync {}", self.file.path().display())))?;
         }
         self.publish_synced()
     }
 
-    /// As [`publish`](Self::publish) for bytes that have been made durable already: with one `syncfs` for many blobs, for
-    /// example.
+    /// As [`publish`](Self::publish) for bytes that are durable already, for example after one
+    /// `syncfs` for many blobs.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system refuses.
     pub fn publish_synced(self) -> Result<BlobInfo> {
         let Self {
             store,
-            place,
+            file,
             info,
             _lease,
         } = self;
@@ -329,8 +329,7 @@ impl Staged {
                 });
             }
         };
-        place
-            .persist(&path)
+        file.persist(&path)
             .map_err(Error::io(format!("rename to {}", path.display())))?;
         if store.durability() == Durability::Full {
             sync_dir(dir)?;

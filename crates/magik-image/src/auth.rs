@@ -6,8 +6,8 @@
 //! 3. `${XDG_CONFIG_HOME:-~/.config}/containers/auth.json`;
 //! 4. `${DOCKER_CONFIG:-~/.docker}/config.json`.
 //!
-//! In a file, a credential helper for the registry (`credHelpers`) comes before `auths`, whose most specific key counts
-//! (`registry/namespace/repository`, …, `registry`; containers-auth.json(5)), and the general helper (`credsStore`) comes last.
+//! Within a file the order is: the registry's credential helper (`credHelpers`), the most specific
+//! key of `auths` (`registry/namespace/repository`, …; containers-auth.json(5)), `credsStore`.
 
 mod helper;
 

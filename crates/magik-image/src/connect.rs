@@ -24,8 +24,8 @@ pub struct ConnectOptions {
     pub auth: AuthSource,
     /// Mirrors, and registries that are elsewhere, insecure or blocked.
     pub registries: RegistriesSource,
-    /// A directory with `*.crt` (authorities to trust besides the system's), `*.cert` and `*.key` (who we are); absent: as for
-    /// podman, `certs.d/HOST:PORT` in `~/.config/containers`, `/etc/containers` or `/etc/docker`, whichever is there.
+    /// A directory with `*.crt` (authorities besides the system's), `*.cert` and `*.key` (ours).
+    /// Default: `certs.d/HOST:PORT` in `~/.config/containers`, `/etc/containers`, `/etc/docker`.
     pub certificates: Option<PathBuf>,
     /// How long the whole transfer may take.
     pub timeout: Duration,

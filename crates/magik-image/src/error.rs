@@ -18,7 +18,7 @@ use crate::{
 /// The result of an image operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with an image; every message says what, where and, if it is not plain, what to do.
+/// What can go wrong with an image; every message says what, where and, if needed, what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,9 +1,9 @@
-//! OCI images: from a registry, a layout or an archive into a local store, and from there to unpacked layers and
-//! runtime bundles.
+//! OCI images: from a registry, a layout or an archive into a local store, and from there to
+//! unpacked layers and runtime bundles.
 //!
-//! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images below one data root.
-//! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack; [`ImageStore::unpack_flat`]
-//!   makes one flat root filesystem.
+//! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images.
+//! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack;
+//!   [`ImageStore::unpack_flat`] makes one flat root filesystem.
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
 //! - [`limits`] bounds everything that comes from outside, while it streams.
 //!

@@ -1,7 +1,7 @@
 //! The bounds on everything an image brings along.
 //!
-//! Sizes are in bytes and hold for compressed as well as for decompressed data. They are enforced while the data
-//! streams, so nothing larger is ever held or written.
+//! Sizes are in bytes and hold for compressed as well as for decompressed data. They are enforced
+//! while the data streams, so nothing larger is ever held or written.
 
 /// The largest layer, compressed and decompressed: 512 MiB.
 pub const MAX_LAYER_SIZE: u64 = 512 << 20;
@@ -11,14 +11,14 @@ pub const MAX_ROOTFS_SIZE: u64 = 4 << 30;
 pub const MAX_LAYERS: usize = 128;
 /// The most entries of a layer, counting directories that the layer only implies.
 pub const MAX_FILES_PER_LAYER: u64 = 100_000;
-/// The most memory that the names of a layer's entries and the attributes of its directories may take, which have to be kept
-/// until its end: 64 MiB.
+/// The most memory for the names of a layer's entries and its directories' attributes, which are
+/// kept until its end: 64 MiB.
 pub const MAX_NAMES_SIZE: u64 = 64 << 20;
 /// The largest image manifest or index: 1 MiB.
 pub const MAX_MANIFEST_SIZE: u64 = 1 << 20;
 /// The largest image configuration: 1 MiB.
 pub const MAX_CONFIG_SIZE: u64 = 1 << 20;
-/// The largest extended header (long name, PAX records) of one archive entry: 1 MiB, as Go's `archive/tar` has it.
+/// The largest extended header (long name, PAX records) of an entry: 1 MiB, as in Go's `tar`.
 pub const MAX_TAR_HEADER_SIZE: u64 = 1 << 20;
 /// The most entries of an archive that is imported. `docker save` writes four for each layer.
 pub const MAX_ARCHIVE_ENTRIES: usize = 10_000;

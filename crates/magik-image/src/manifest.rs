@@ -1,14 +1,14 @@
-//! Reading manifests, indexes and configurations: pure functions over bytes that nobody vouches for.
+//! Reading manifests, indexes and configurations: pure functions over untrusted bytes.
 //!
-//! What is refused here, by name:
-//! - documents past [`Limits::max_manifest_size`] and [`Limits::max_config_size`], more than [`Limits::max_layers`] layers, layers
-//!   that say they are past [`Limits::max_layer_size`] or together past [`Limits::max_rootfs_size`];
-//! - documents that are both a manifest and an index, or whose media type is not what they were fetched as
-//!   (CVE-2021-41190: two readers of the same bytes must not see two images);
-//! - docker's schema 1, encrypted layers, artifacts that are no images;
-//! - digests that are none, sizes that are negative or no numbers.
+//! Refused by name are:
+//! - documents past [`Limits::max_manifest_size`] and [`Limits::max_config_size`], more than
+//!   [`Limits::max_layers`] layers, layers whose stated sizes exceed [`Limits::max_layer_size`] or
+//!   together [`Limits::max_rootfs_size`];
+//! - documents that are manifest and index, or of another media type than fetched (CVE-2021-41190:
+//!   two readers of the same bytes must not see two images);
+//! - docker's schema 1, encrypted layers, artifacts that are no images, invalid digests and sizes.
 //!
-//! `urls` of layers are never read: following them means requests to wherever an image says (CVE-2020-15157).
+//! `urls` of layers are never read: an image must not cause requests (CVE-2020-15157).
 
 use magik_cas::{Digest, InvalidDigest};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
@@ -36,7 +36,7 @@ const CONFIG_TYPES: [&str; 2] = [
     "application/vnd.docker.container.image.v1+json",
 ];
 
-/// What layers are; whether and how they are compressed is seen in their first bytes, as containerd does it.
+/// Layers' types; their compression is seen in their first bytes, as containerd does it.
 const LAYER_TYPES: [&str; 4] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -80,8 +80,8 @@ pub fn parse_manifest(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<
     }
 }
 
-/// Reads a manifest or an index whose bytes hash to `digest`, which is what errors call it; `fetched_as` is the media type
-/// of the descriptor or response that led to it. Every digest in a manifest is one that the blob store knows.
+/// Reads a manifest or an index of this `digest`, which errors name; `fetched_as` is the media type
+/// of its descriptor or response. Digests in a manifest are ones that the blob store knows.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooMany`], or [`Error::InvalidDocument`], which names the field.
@@ -244,7 +244,7 @@ fn check_digest(descriptor: &Descriptor) -> Result<Digest, InvalidDigest> {
     descriptor.digest().as_ref().parse()
 }
 
-/// Reads the configuration of an image or artifact, whose bytes hash to `digest`, as its manifest says what it is.
+/// Reads the configuration of an image or artifact with this `digest`, of its manifest's type.
 ///
 /// # Errors
 /// As [`parse_config`].

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use oci_spec::image::{Descriptor, ImageConfiguration};
 use serde::{Deserialize, Serialize};
 
-/// An operating system, an architecture and perhaps a variant of it, in Go's names: `linux/arm64`, `linux/arm/v7`.
+/// Operating system, architecture and perhaps variant, as in Go: `linux/arm64`, `linux/arm/v7`.
 ///
 /// ```
 /// use magik_image::platform::Platform;
@@ -49,7 +49,7 @@ impl Platform {
         }
     }
 
-    /// What containers on this machine run: always Linux, in a virtual machine where the host is something else.
+    /// What containers on this machine run: always Linux, on other hosts in a virtual machine.
     #[must_use]
     pub fn host() -> Self {
         Self::new("linux", std::env::consts::ARCH, None)
@@ -93,7 +93,7 @@ impl Platform {
         match (self.architecture.as_str(), self.variant(), image.variant()) {
             // An older ARM's programs run on a newer one; the newest of them is best.
             ("arm", Some(have), Some(needs)) => version(have)?.checked_sub(version(needs)?),
-            // Where the variant of the machine was not said, the plain image and, for want of it, v8 of arm64 serve.
+            // Without a variant of the machine, the plain image serves, else v8 of arm64.
             (_, Some(_), None) => Some(100),
             _ => None,
         }
@@ -178,8 +178,8 @@ pub struct NoImageForPlatform {
     pub offered: String,
 }
 
-/// Chooses the best image of an index for `wanted`; of equals the first, as the image-spec says. An entry that does not say
-/// what it is for serves only where nothing else does: its configuration will tell.
+/// Chooses the best image of an index for `wanted`; of equals the first (image-spec). An entry
+/// without a platform is the last choice: its configuration will tell.
 ///
 /// # Errors
 /// [`NoImageForPlatform`] lists what there is.
@@ -220,13 +220,13 @@ pub fn choose<'a>(
     })
 }
 
-/// Checks that an image's configuration is for `wanted`: an index may lie, and a manifest without an index says nothing.
+/// Checks that an image's configuration is for `wanted`: an index may lie or be missing.
 ///
 /// # Errors
 /// [`NoImageForPlatform`] names both.
 pub fn check(config: &ImageConfiguration, wanted: &Platform) -> Result<(), NoImageForPlatform> {
     let is = Platform::from(config);
-    // Builders often leave the variant out of the configuration, or fill it in where the index has none.
+    // Builders often leave the variant out of the configuration or of the index.
     let same = is.os == wanted.os && is.architecture == wanted.architecture;
     if same || is.is_wasm() {
         return Ok(());

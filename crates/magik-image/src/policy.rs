@@ -1,23 +1,23 @@
 //! Which images may be used: containers-policy.json(5), as podman and skopeo read it.
 //!
-//! The file is `~/.config/containers/policy.json` if there is one, else `/etc/containers/policy.json`. **Without a file everything is
-//! accepted**: docker and containerd have no such policy at all, and a machine that nobody has set up for containers has no
-//! opinion to be asked for; podman, whose package brings the file, refuses. One that exists and cannot be read, or
-//! holds a key or a value that is not known, refuses everything: a policy that is half understood is none.
+//! The file is `~/.config/containers/policy.json`, else `/etc/containers/policy.json`. **Without a
+//! file everything is accepted**, as in docker and containerd, which have no such policy. (podman
+//! refuses, but its package brings the file.) A file that cannot be read, or has an unknown key or
+//! value, refuses everything.
 //!
-//! It is asked before an image is pulled, imported, loaded or used by a pod, by where it comes from:
+//! It is applied before an image is pulled, imported, loaded or used by a pod, by its source:
 //!
-//! | source | transport | scopes, the most specific first |
-//! |---|---|---|
-//! | a registry | `docker` | `HOST/REPOSITORY:TAG` or `…@DIGEST`, the repository, each namespace above it, the host, `*.DOMAIN` |
-//! | `oci:DIR` | `oci` | the directory, absolute, and each above it |
-//! | `oci-archive:FILE` | `oci-archive` | the file, absolute, and each directory above it |
-//! | `docker-archive:FILE` | `docker-archive` | none |
+//! - a registry, transport `docker`: `HOST/REPOSITORY:TAG` or `…@DIGEST`, the repository, each
+//!   namespace above it, the host, `*.DOMAIN`;
+//! - `oci:DIR`, transport `oci`: the absolute directory, and each above it;
+//! - `oci-archive:FILE`, transport `oci-archive`: the absolute file, and each directory above it;
+//! - `docker-archive:FILE`, transport `docker-archive`: no scopes.
 //!
-//! then the transport's own default (the scope `""`), then `default`. Mirrors do not matter: the name that is asked for does.
+//! The most specific scope counts, then the transport's default (`""`), then `default`. It is the
+//! name that was asked for, not a mirror's.
 //!
-//! `insecureAcceptAnything` and `reject` are carried out. `signedBy` and `sigstoreSigned` ask for signatures, which are not
-//! checked here: what falls under them is refused.
+//! `insecureAcceptAnything` and `reject` are carried out. `signedBy` and `sigstoreSigned` refuse:
+//! signatures are not checked here.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! Pushing images to a registry.
 //!
-//! Blobs that the registry has are not sent again; the others are streamed from the store, several at a time, and hashed by
-//! the registry, which refuses what was damaged here. The manifest comes last, so a push that fails leaves no image of
-//! that name behind.
+//! Blobs that the registry has are not sent again. The others are streamed from the store, several
+//! at a time; the registry checks their digests. The manifest comes last, so a push that fails
+//! leaves no image of that name behind.
 
 use std::time::Duration;
 
@@ -38,11 +38,11 @@ impl Default for PushOptions {
 }
 
 impl ImageStore {
-    /// Sends an image to a registry under the name `target`, which has a tag and no digest, and returns the digest of its
-    /// manifest there, which is the same as here.
+    /// Sends an image to a registry under the name `target`, which has a tag and no digest; returns
+    /// the digest of its manifest, the same as here.
     ///
     /// # Errors
-    /// [`Error::Registry`] names image, registry and problem; [`Error::Cas`] a blob that is missing here.
+    /// [`Error::Registry`] names image, registry and problem; [`Error::Cas`] a missing blob.
     pub async fn push(
         &self,
         image: &Image,

@@ -21,9 +21,9 @@ const LEGACY_REGISTRY: &str = "index.docker.io";
 
 /// A normalised image reference: registry, repository, and a tag, a digest or both.
 ///
-/// The grammar is that of distribution's `reference` package. A name whose first part holds no `.`, no `:` and is not
-/// `localhost` is one of Docker Hub; a name without tag and digest means the tag `latest`. With both, the digest decides
-/// what is pulled and the tag is what the image is called.
+/// The grammar is that of distribution's `reference` package. A name whose first part holds no `.`,
+/// no `:` and is not `localhost` is one of Docker Hub; a name without tag and digest means
+/// `latest`. With both, the digest decides what is pulled and the tag is the image's name.
 ///
 /// ```
 /// use magik_image::Reference;
@@ -217,7 +217,7 @@ impl FromStr for Reference {
     }
 }
 
-/// Whether the first part of a name is a registry and not a Docker Hub user (`reference.splitDockerDomain`).
+/// Whether the first part is a registry, not a Docker Hub user (`reference.splitDockerDomain`).
 fn names_a_registry(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase)
 }

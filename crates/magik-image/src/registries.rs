@@ -1,15 +1,15 @@
-//! Where registries are: mirrors, other locations, blocked and insecure ones, as containers-registries.conf(5) has it.
+//! Registries: mirrors, locations, blocked and insecure ones (containers-registries.conf(5)).
 //!
-//! The file is `CONTAINERS_REGISTRIES_CONF`, else `~/.config/containers/registries.conf` if there is one, else
-//! `/etc/containers/registries.conf`; with the last (and with the first), the `*.conf` in `/etc/containers/registries.conf.d` and
-//! `~/.config/containers/registries.conf.d` come after it, in the order of their names, each `[[registry]]` replacing one of the same
-//! prefix. No file at all is no error.
+//! The file is `CONTAINERS_REGISTRIES_CONF`, else `~/.config/containers/registries.conf`, else
+//! `/etc/containers/registries.conf`. With the first or the last, the `*.conf` in
+//! `/etc/containers/registries.conf.d` and `~/.config/containers/registries.conf.d` follow in the
+//! order of their names; a `[[registry]]` replaces one of the same prefix. No file is no error.
 //!
-//! Understood are `[[registry]]` with `prefix` (also `*.example.com`), `location`, `insecure`, `blocked`, `mirror` (`location`,
-//! `insecure`, `pull-from-mirror`) and `mirror-by-digest-only`. A file of version 1 and values of the wrong type are refused. What
-//! only concerns short names is not followed, and said so in the log where it would make a difference: a short name is Docker
-//! Hub's (see [`Reference`]), whatever machine it is used on. Other keys are named in the log and otherwise ignored, as
-//! podman does.
+//! Supported are `[[registry]]` with `prefix` (also `*.example.com`), `location`, `insecure`,
+//! `blocked`, `mirror` (`location`, `insecure`, `pull-from-mirror`) and `mirror-by-digest-only`.
+//! Version 1 files and wrong types are refused. Settings of short names are not followed, and
+//! logged where they matter: a short name is Docker Hub's ([`Reference`]). Other keys are logged
+//! and ignored, as in podman.
 
 mod parse;
 
@@ -81,11 +81,11 @@ enum PullFrom {
 pub struct Endpoint {
     /// The image, as it is called there.
     pub reference: Reference,
-    /// Whether plain HTTP and certificates that nobody vouches for will do.
+    /// Whether plain HTTP and untrusted certificates are allowed.
     pub insecure: bool,
 }
 
-/// Why an image is not to be had, whatever a registry says.
+/// Why an image is not available, independent of the registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
@@ -97,7 +97,7 @@ pub enum Unavailable {
         /// The `prefix` that does.
         prefix: String,
     },
-    /// What a `location` makes of the name is none.
+    /// A `location` makes an invalid name.
     #[error("{image}: registries.conf moves {prefix} to {location:?}, which gives no image name: {reason}")]
     Location {
         /// The image.
@@ -115,8 +115,8 @@ impl RegistriesSource {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// [`RegistriesError`] for a file that cannot be read or is not understood; one that does not exist is an error only if it was
-    /// named.
+    /// [`RegistriesError`] for a file that cannot be read or is not understood; a missing one only
+    /// if it was named.
     pub fn load(&self) -> Result<Registries, RegistriesError> {
         match self {
             Self::Given(registries) => Ok(registries.clone()),
@@ -314,7 +314,7 @@ impl Registries {
 fn matched(prefix: &str, name: &str) -> Option<usize> {
     let ends = |len: usize| matches!(name[len..].bytes().next(), None | Some(b'/' | b':' | b'@'));
     if let Some(domain) = prefix.strip_prefix('*') {
-        // `*.example.com` is every host below example.com, whatever its port.
+        // `*.example.com` is every host below example.com, with any port.
         let host = name.split(['/', ':']).next().unwrap_or(name);
         return (host.len() > domain.len() && host.ends_with(domain)).then_some(host.len());
     }

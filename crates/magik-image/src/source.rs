@@ -6,12 +6,12 @@ use crate::reference::{InvalidReference, Reference};
 
 /// A place an image is pulled or loaded from, as the command line names it.
 ///
-/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` and `docker-archive:FILE[:NAME]` are local; everything else, with or
-/// without `docker://` before it, is a name at a registry. The path ends at its first colon, as it does for skopeo.
+/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` and `docker-archive:FILE[:NAME]` are local; others are
+/// names at a registry, perhaps after `docker://`. A path ends at its first colon, as in skopeo.
 ///
 /// ```
 /// use magik_image::ImageSource;
-/// assert_eq!("busybox".parse::<ImageSource>().unwrap().to_string(), "docker.io/library/busybox:latest");
+/// assert_eq!("a/b".parse::<ImageSource>().unwrap().to_string(), "docker.io/a/b:latest");
 /// assert!(matches!("oci:/tmp/x:v1".parse().unwrap(), ImageSource::OciDir { tag: Some(_), .. }));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,8 +1,8 @@
 //! WebAssembly as an OCI artifact, and bare files of it.
 //!
-//! An artifact is a manifest whose configuration is of type [`CONFIG_TYPE`] and whose only layer is the module itself, as the
-//! CNCF's [TAG Runtime](https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/) has it, or `wasm-to-oci` had
-//! it before. It is read as an image with one file, [`MODULE`], which is its entrypoint: whatever works with images works with it.
+//! An artifact is a manifest with a configuration of type [`CONFIG_TYPE`] and the module as its
+//! only layer (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>), or in the
+//! older form of `wasm-to-oci`. It is an image with one file, [`MODULE`], its entrypoint.
 
 use std::{
     fs::File,
@@ -33,7 +33,7 @@ const OLD_LAYER_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";
 
 /// The first bytes of a module or component.
 const MAGIC: &[u8; 4] = b"\0asm";
-/// The largest text that is translated into a module, in bytes: the translation holds several times as much.
+/// The largest text to translate into a module, in bytes: that takes several times the memory.
 const MAX_TEXT_SIZE: u64 = 16 << 20;
 
 /// As far as it matters; fields that are not here are for tools.
@@ -134,11 +134,11 @@ pub fn is_module_file(file: &Path) -> io::Result<bool> {
             .any(|begin| text.starts_with(begin)))
 }
 
-/// Makes an image of a bare file: a module or component, or its text. It is an artifact as registries keep them, named as
-/// `name` says, or kept by its id.
+/// Makes an image of a bare file: a module or component, or its text. It is an artifact as in
+/// registries, with this `name`, or kept by its id.
 ///
 /// # Errors
-/// [`Error::InvalidArchive`] if it is none or its text has mistakes, [`Error::TooLarge`], or [`Error::Io`].
+/// [`Error::InvalidArchive`], [`Error::TooLarge`], or [`Error::Io`].
 pub fn load(store: &ImageStore, file: &Path, name: Option<&Reference>) -> Result<Image> {
     let context = || format!("read {}", file.display());
     let limit = store.limits().max_layer_size;
@@ -243,7 +243,7 @@ fn invalid(file: &Path, reason: String) -> Error {
 }
 
 impl Image {
-    /// Whether it is for a WebAssembly runtime: an artifact, or an image for a platform such as `wasi/wasm`.
+    /// Whether it is for a WebAssembly runtime: an artifact, or of a platform as `wasi/wasm`.
     #[must_use]
     pub fn is_wasm(&self) -> bool {
         crate::platform::Platform::from(&self.config).is_wasm()

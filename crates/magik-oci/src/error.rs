@@ -14,9 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ExecFailure {
-    /// There is no such file, or none of that name in `PATH`; or a script's interpreter, or a program's loader, is missing.
+    /// No such file, none in `PATH`, or a script's interpreter or a program's loader is missing.
     NotFound,
-    /// The file exists, and may not be executed: its mode, its file system, or that it is a directory.
+    /// The file exists but may not be executed: its mode, file system, or it is a directory.
     Denied,
     /// The file is no program that this machine can execute.
     NotExecutable,
@@ -43,8 +43,8 @@ impl ExecFailure {
         }
     }
 
-    /// The exit code of a command that could not execute its program (POSIX, "Exit Status for Commands"): 127 if there is
-    /// none, else 126.
+    /// The exit code of a command that could not execute its program (POSIX, "Exit Status for
+    /// Commands"): 127 if there is none, else 126.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         if self == Self::NotFound { 127 } else { 126 }
@@ -63,23 +63,23 @@ fn is_no_program(_: i32) -> bool {
     false
 }
 
-/// What can go wrong in a runtime operation; every variant names the container it is about where there is one.
+/// What can go wrong in a runtime operation; every variant names its container, if there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The id is not one.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
-    /// No container of that id exists. Callers such as containerd look for the words "does not exist".
+    /// There is no such container. containerd and others look for "does not exist".
     #[error("container {0} does not exist")]
     NotFound(ContainerId),
     /// A container of that id exists.
     #[error("container {0} already exists")]
     AlreadyExists(ContainerId),
-    /// The operation is not allowed in the state the container is in (runtime-spec, "Operations").
+    /// The operation is not allowed in the container's state (runtime-spec, "Operations").
     ///
-    /// Of a container that has ended, callers look for runc's words "container not running": containerd's shim, CRI-O and
-    /// podman then take a `kill` that came too late for one that was not needed.
+    /// For an ended container, callers look for runc's words "container not running". containerd's
+    /// shim, CRI-O and podman then treat a `kill` that came too late as done.
     #[error("{}cannot {operation} container {id} in state {status}", not_running(operation, *status))]
     WrongState {
         /// The container.

@@ -7,8 +7,8 @@ pub const MAX_CONTAINER_ID_LEN: usize = 128;
 
 /// A container id that is safe to use as a file name and as a cgroup name.
 ///
-/// The same alphabet as runc's: ASCII letters, digits, `_`, `+`, `-` and `.`; it starts with a letter, a digit
-/// or `_`, so neither `.`, `..` nor an option can be meant by it.
+/// The same alphabet as runc's: ASCII letters, digits, `_`, `+`, `-` and `.`. It starts with a
+/// letter, a digit or `_`, so it is never `.`, `..` or an option.
 ///
 /// ```
 /// use magik_oci::ContainerId;

@@ -9,7 +9,7 @@ pub type OwnedStream = std::os::windows::io::OwnedHandle;
 
 /// The three standard streams of a container's first process, or of an exec'd one.
 ///
-/// `None` is `/dev/null`. The descriptors are consumed: the runtime gives them to the process and closes its own copies.
+/// `None` is `/dev/null`. The runtime passes the descriptors on and closes its own copies.
 #[derive(Debug, Default)]
 pub struct Stdio {
     /// Standard input.
@@ -25,8 +25,8 @@ pub struct Stdio {
 pub enum ExecIo {
     /// Three separate streams.
     Pipes(Stdio),
-    /// A new pseudo-terminal of the container; the runtime sends its master over this connected unix socket
-    /// (SCM_RIGHTS, as runc's `--console-socket` does).
+    /// A new pseudo-terminal of the container; the runtime sends its master over this connected
+    /// unix socket (SCM_RIGHTS, as runc's `--console-socket` does).
     Terminal {
         /// The connected socket the master is sent over.
         console: OwnedStream,

@@ -1,7 +1,7 @@
 //! What every container runtime of magikrun has in common.
 //!
-//! - [`OciRuntime`]: the operations of the OCI runtime-spec, plus exec, pause, update and stats, as one async trait.
-//!   `oci-native`, `oci-krun` and `oci-wasm` implement it; `magik-infra` supervises pods through it and nothing else.
+//! - [`OciRuntime`]: the operations of the OCI runtime-spec, plus exec, pause, update and stats.
+//!   `oci-native` and `oci-wasm` implement it; `magik-infra` supervises pods through it only.
 //! - [`ContainerId`]: validated before any state is touched.
 //! - [`ContainerState`], [`Exit`], [`Stats`]: what a runtime answers.
 //! - [`Platform`]: what this host can run, and why not.

@@ -57,8 +57,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Tries everything, which takes a few milliseconds and leaves nothing behind. It blocks; it may be called from any
-    /// thread of any process.
+    /// Tries everything, which takes a few milliseconds and leaves nothing behind. It blocks; it
+    /// may be called from any thread of any process.
     ///
     /// ```
     /// let platform = magik_oci::Platform::detect();

@@ -16,7 +16,7 @@ use crate::{ContainerId, ContainerState, ExecIo, Exit, OwnedStream, Result, Sign
 pub struct CreateOptions {
     /// A file that gets the first process's pid, written before `create` returns.
     pub pid_file: Option<PathBuf>,
-    /// A connected unix socket that gets the master of the container's terminal; needs `process.terminal`.
+    /// A connected unix socket for the terminal's master; needs `process.terminal`.
     pub console: Option<OwnedStream>,
     /// How many descriptors from 3 on the process inherits.
     pub preserve_fds: u32,
@@ -38,10 +38,10 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
 }
 
-/// A container runtime for single containers (runtime-spec "Operations", and what runc's callers expect beside them).
+/// A runtime for single containers (runtime-spec "Operations", and what runc's callers expect).
 ///
-/// A container made by one process can be started, inspected and deleted by another; state lies under the runtime's root.
-/// No operation leaves anything of a container that it failed to create.
+/// A container made by one process can be started, inspected and deleted by another; state lies
+/// under the runtime's root. No operation leaves anything of a container that it failed to create.
 #[async_trait]
 pub trait OciRuntime: Send + Sync + Debug {
     /// The backend's name: `native`, `krun` or `wasm`.
@@ -62,17 +62,17 @@ pub trait OciRuntime: Send + Sync + Debug {
     /// The container's present state.
     async fn state(&self, id: &ContainerId) -> Result<ContainerState>;
 
-    /// Waits until the container's first process has ended. Only the process that created the container learns the
-    /// exit code; for others it is [`Error::Unsupported`](crate::Error::Unsupported).
+    /// Waits for the end of the container's first process. Only its creator gets the exit code; for
+    /// others it is [`Error::Unsupported`](crate::Error::Unsupported).
     async fn wait(&self, id: &ContainerId) -> Result<Exit>;
 
     /// Sends a signal to the first process, or to every process of the container.
     async fn kill(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()>;
 
-    /// Removes a stopped container; with `force` a living one is killed first, and an unknown one is no error.
+    /// Removes a stopped container. `force` first kills a living one, and accepts an unknown one.
     async fn delete(&self, id: &ContainerId, force: bool) -> Result<()>;
 
-    /// Starts another process in a running container, inside the whole of its sandbox, and returns its pid.
+    /// Starts another process in the whole sandbox of a running container; returns its pid.
     async fn exec(
         &self,
         id: &ContainerId,

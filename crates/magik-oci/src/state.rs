@@ -44,7 +44,7 @@ pub struct ContainerState {
     pub id: ContainerId,
     /// Where it is in its life.
     pub status: Status,
-    /// Its first process, as the host's pid; absent once stopped, and where there is no process (WASM).
+    /// Its first process, as the host's pid; absent when stopped or without a process (WASM).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// The bundle's absolute path.

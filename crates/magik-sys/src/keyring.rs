@@ -1,4 +1,4 @@
-//! A session keyring of a process's own: the keys of whoever started it are not the pod's
+//! A session keyring of a process's own: the keys of the process's caller are not the pod's
 //! (keyrings(7)).
 
 use std::io;
@@ -10,8 +10,8 @@ const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
 /// between fork and execve.
 ///
 /// # Errors
-/// The kernel has keyrings, and this process still has the caller's. Where a filter on system calls
-/// refuses keyctl(2), whatever is started here cannot use keys either, and all is well.
+/// The kernel has keyrings, and this process still has the caller's. It is no error if a filter
+/// refuses keyctl(2): children cannot use keys then, either.
 #[allow(unsafe_code, reason = "neither std nor rustix has keyctl")]
 pub fn own_keyring() -> io::Result<()> {
     let anonymous = std::ptr::null::<libc::c_char>();

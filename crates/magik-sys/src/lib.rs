@@ -1,12 +1,11 @@
-//! What a container runtime asks of the Linux kernel that neither std nor rustix has, each in one
-//! place.
+//! System calls that a container runtime needs and neither std nor rustix has, each in one place.
 //!
 //! This crate is below all others of the project and knows nothing of containers. Most of the
 //! project's `unsafe` is here.
 //!
-//! - Processes: making them ([`clone`]), executing programs ([`program`]) that nobody can write to ([`seal`]), knowing a
-//!   process again ([`process`]), keys that are not shared ([`own_keyring`]), and
-//!   filters on system calls ([`seccomp`]).
+//! - Processes: making them ([`clone`]), executing programs ([`program`]) that no process can write
+//!   to ([`seal`]), knowing a process again ([`process`]), keys that are not shared
+//!   ([`own_keyring`]), and filters on system calls ([`seccomp`]).
 //! - Mounts: by descriptor ([`mount`]), and the table of them ([`mountinfo`]).
 //! - Directory trees, and their removal ([`tree`]).
 //! - Control groups: where they are, and their removal ([`cgroup`]).

@@ -16,8 +16,8 @@ pub fn raise_loopback() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    // SAFETY: the descriptor is open, and the request is a valid ifreq whose name ends with NUL; SIOCGIFFLAGS fills its
-    // flags, which are then the active member of the union. The kind of request is an int in musl, a long elsewhere.
+    // SAFETY: the descriptor is open; the request is an ifreq, its name ends with NUL; SIOCGIFFLAGS
+    // fills its flags, then the union's active member. The request is a long, in musl an int.
     unsafe {
         if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) < 0 {
             return Err(io::Error::last_os_error());

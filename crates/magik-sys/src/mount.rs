@@ -139,7 +139,7 @@ pub fn new_mount(kind: &str, options: &[FsOption], attributes: MountAttrFlags) -
     finish(&begin(kind, options)?, attributes)
 }
 
-/// A file system in the making (fsopen(2)).
+/// A file system that is being configured (fsopen(2)).
 ///
 /// # Errors
 /// The kernel's.
@@ -181,7 +181,7 @@ fn explained(context: &OwnedFd, e: io::Error) -> io::Error {
     }
 }
 
-/// A copy of what is at a place, mounted nowhere yet: a bind mount in the making.
+/// A copy of the mount at a path, not attached yet: the first half of a bind mount.
 ///
 /// # Errors
 /// The kernel's.

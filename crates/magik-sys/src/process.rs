@@ -89,7 +89,7 @@ impl Process {
     reason = "rustix's Signal has no safe way to name a real-time signal"
 )]
 pub fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<bool> {
-    // SAFETY: the descriptor is open for the call, and the kernel validates the signal; no memory is passed.
+    // SAFETY: the descriptor is open; the kernel validates the signal; no memory is passed.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
@@ -128,7 +128,7 @@ struct Stat {
 }
 
 fn stat(pid: i32) -> io::Result<Stat> {
-    // The command's name may hold anything, parentheses included; the kernel caps the line far below this.
+    // The command's name may hold any byte, also parentheses; the line is far shorter.
     let mut text = [0_u8; 1024];
     let mut file = fs::File::open(format!("/proc/{pid}/stat"))?;
     let n = file.read(&mut text)?;
@@ -144,7 +144,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { state, start_time })
 }
 
-/// Whether this process has one thread only, so that a plain fork leaves no lock held by a thread that is not there.
+/// Whether this process has one thread only, so that a plain fork copies no held lock.
 pub fn is_single_threaded() -> bool {
     // Each thread is a directory below task: "." and ".." and one link per thread.
     fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)

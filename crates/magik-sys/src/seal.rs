@@ -1,9 +1,9 @@
 //! Keeping containers from writing to the binary that starts them (CVE-2019-5736).
 //!
-//! A container that makes its runtime execute `/proc/self/exe` inside of it, or finds a runtime's process in a shared pid
-//! namespace, can open that process's `/proc/PID/exe` and, once nothing executes it any more, write to the host's binary.
-//! runc copies itself into a sealed memfd on every call; here the binary is executed from a read-only clone of its mount,
-//! which is never attached anywhere and costs a few system calls.
+//! If the runtime executes `/proc/self/exe` in a container, or shares its pid namespace, the
+//! container can open the runtime's `/proc/PID/exe` and write to the host's binary once nothing
+//! executes it. runc copies itself into a sealed memfd on every call; here the binary is executed
+//! from a read-only clone of its mount, which is attached nowhere and costs a few system calls.
 
 use std::{
     ffi::CString,
@@ -32,14 +32,14 @@ pub struct SealError {
     source: io::Error,
 }
 
-/// Executes this process's own binary again, once, from a read-only mount; does nothing where it is on one already.
+/// Executes this process's binary again, once, from a read-only mount, unless it is on one.
 ///
-/// Arguments, environment and open descriptors stay as they are. Call it at the very beginning of `main`, before there
-/// are threads. It returns only when there is nothing to do or when it failed.
+/// Arguments, environment and open descriptors stay as they are. Call it first in `main`, before
+/// there are threads. It returns only when there is nothing to do or when it failed.
 ///
 /// # Errors
-/// [`SealError`] without `CAP_SYS_ADMIN`, or before Linux 5.12. A caller that starts containers of users who are root in
-/// them should refuse to go on.
+/// [`SealError`] without `CAP_SYS_ADMIN`, or before Linux 5.12. A caller that starts containers
+/// whose users are root in them should refuse to go on.
 pub fn seal_self_exe() -> Result<(), SealError> {
     let failed = |step| {
         move |e: rustix::io::Errno| SealError {
@@ -66,7 +66,7 @@ pub fn seal_self_exe() -> Result<(), SealError> {
     })
 }
 
-/// A binary on a read-only clone of its mount that is attached nowhere; what executes it (by execveat) is sealed.
+/// A binary on a read-only clone of its mount, attached nowhere; to be executed by execveat.
 ///
 /// # Errors
 /// [`SealError`] as for [`seal_self_exe`].

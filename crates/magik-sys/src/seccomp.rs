@@ -38,7 +38,7 @@ pub fn load(filter: &[Instruction], flags: u32) -> io::Result<Option<OwnedFd>> {
     };
     match i32::try_from(answer) {
         Ok(0) => Ok(None),
-        // SAFETY: with the flag the answer is a new descriptor, which nobody else owns. It is
+        // SAFETY: with the flag the answer is a new descriptor, which has no other owner. It is
         // close-on-exec.
         Ok(fd) if fd > 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
         _ => Err(io::Error::last_os_error()),

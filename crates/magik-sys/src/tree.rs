@@ -1,4 +1,4 @@
-//! Directory trees of somebody else's: every step is by descriptor, and follows no symbolic link.
+//! Directory trees of other users: each step is by descriptor, and follows no symbolic link.
 
 mod copy;
 mod remove;

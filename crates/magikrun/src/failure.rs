@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use crate::output::{self, StdoutClosed};
 
-/// magikrun's own failure in a command that otherwise passes a program's exit code on (as podman and docker have it).
+/// magikrun's own failure in a command that else exits with its program's code, as in docker.
 pub const OWN_FAILURE: u8 = 125;
 /// A command line that makes no sense.
 pub const USAGE: u8 = 2;
@@ -27,7 +27,7 @@ impl std::error::Error for WithCode {}
 /// Gives an error an exit code other than 1.
 pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();
-    // The innermost decision stands: whoever knew more decided first.
+    // The innermost decision stands: it is the most specific.
     if error.is::<WithCode>() || error.is::<StdoutClosed>() {
         error
     } else {
@@ -49,13 +49,13 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(error.downcast_ref::<WithCode>().map_or(1, |e| e.code))
 }
 
-/// Prints one line to standard error; there is nobody to tell when that fails.
+/// Prints one line to standard error; if that fails, it cannot be reported.
 pub fn print(message: impl fmt::Display) {
     let text = format!("magikrun: {message}");
     let _ = output::write_stderr(format!("{}\n", output::printable(&text)).as_bytes());
 }
 
-/// The error and its causes in one line. Many errors' texts end with their source's: those are said once.
+/// The error and its causes in one line; a text that ends with its source's says that once.
 pub fn chain(error: &anyhow::Error) -> String {
     error
         .chain()

@@ -1,8 +1,8 @@
 //! The binary `magikrun`: the OCI runtime's command line, and the way to every other command.
 //!
-//! Container engines start it several times per container, so it is small: what it does not need itself is in
-//! [`ENGINE_BINARY`] beside it, which it becomes for the pod, image and system commands. What both say to a user, and how,
-//! is here too: [`failure`], [`output`], [`roots`].
+//! Container engines start it several times per container, so it is small. For the pod, image and
+//! system commands it becomes [`ENGINE_BINARY`], which lies beside it. Both use the user's messages
+//! and directories here: [`failure`], [`output`], [`roots`].
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod engine;

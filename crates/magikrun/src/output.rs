@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-/// Whoever read our standard output went away (`magikrun … | head`): not an error worth a message.
+/// The reader of our standard output has gone (`magikrun … | head`): not worth a message.
 #[derive(Debug)]
 pub struct StdoutClosed;
 
@@ -83,8 +83,8 @@ pub fn fields<const N: usize>(fields: [(&str, Option<String>); N]) -> String {
         .collect()
 }
 
-/// Text from an image, a manifest or a guest made safe for a terminal and for a single line: control characters become
-/// spaces, so no escape sequence and no forged line gets through.
+/// Text from an image, a manifest or a guest made safe for a terminal and for a single line:
+/// control characters become spaces, so no escape sequence and no forged line gets through.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         text.replace(char::is_control, " ").into()

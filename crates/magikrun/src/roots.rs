@@ -1,4 +1,4 @@
-//! Where magikrun keeps things: `--root` and `--state-dir`, and what they are when nobody says.
+//! magikrun's directories: `--root` and `--state-dir`, and their defaults.
 
 use std::{
     env,
@@ -60,7 +60,7 @@ fn default_state_root(root: bool, get: impl Fn(&str) -> Option<OsString>) -> Res
     if root {
         return Ok("/run/magikrun".into());
     }
-    // No fallback below /tmp: whoever makes the directory first would own our sockets.
+    // No fallback below /tmp: another user could make it first and own our sockets.
     match xdg("XDG_RUNTIME_DIR", &get) {
         Some(base) => Ok(base.join("magikrun")),
         None => bail!("state root: XDG_RUNTIME_DIR is not set: give --state-dir DIR"),

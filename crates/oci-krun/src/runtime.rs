@@ -1,6 +1,6 @@
 //! The runtime: native containers whose program is [`PROGRAM`].
 //!
-//! `<root>/.krun/<id>/` is the machine's; that it is there tells such a container from others.
+//! `<root>/.krun/<id>/` is the machine's directory; only these containers have one.
 
 use std::{
     collections::HashMap,
@@ -43,7 +43,7 @@ const KILL_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct KrunRuntime {
     root: PathBuf,
-    /// Where it is known which machines boot here.
+    /// The directory with the results of probing machines.
     state: PathBuf,
     native: NativeRuntime,
     /// [`PROGRAM`], if it is installed.
@@ -176,7 +176,7 @@ struct Reserved {
 }
 
 impl Reserved {
-    /// `None`: there is one already, which may be of a container, or of one that is being made.
+    /// `None`: it exists, for a container that exists or is being made.
     fn new(dir: &Path) -> io::Result<Option<Self>> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);
@@ -204,7 +204,7 @@ impl Drop for Reserved {
     }
 }
 
-/// `None`: somebody else has it.
+/// `None`: another process has it.
 fn lock(dir: &Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty())?;
@@ -215,7 +215,7 @@ fn lock(dir: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Reads what is said of a program; `None`: nothing was, and nobody will. `process` is whose end is waited for, too.
+/// Reads the report; `None`: the writer closed without one. The end of `process` is awaited, too.
 fn read_report(pipe: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Option<Report>> {
     let mut line = Vec::new();
     loop {
@@ -236,7 +236,7 @@ fn read_report(pipe: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Option<R
         if line.ends_with(b"\n") {
             return Ok(Some(serde_json::from_slice(&line)?));
         }
-        // A pipe by name has no writer before there is one, too: then only the process's end counts.
+        // A named pipe without a writer also reads as ended: then only the process's end counts.
         if ended || (read == 0 && process.is_none()) || line.len() as u64 > MAX_ANSWER_SIZE {
             return Ok(None);
         }
@@ -303,7 +303,7 @@ impl OciRuntime for KrunRuntime {
         let named = || Error::io(dir.display().to_string());
         let mut reserved = match Reserved::new(&dir).map_err(named())? {
             Some(reserved) => reserved,
-            // Left by somebody who was killed, unless it is being made now.
+            // Left by a process that was killed, unless it is being made now.
             None if lock(&dir).map_err(named())?.is_some() => {
                 fs::remove_dir_all(&dir).map_err(named())?;
                 let again = Reserved::new(&dir).map_err(named())?;
@@ -346,7 +346,7 @@ impl OciRuntime for KrunRuntime {
 
     async fn kill(&self, id: &ContainerId, signal: Signal, all: bool) -> Result<()> {
         let state = self.native.state(id).await?;
-        // Before it runs there is no machine, and nobody in a frozen one listens.
+        // Before it runs there is no machine, and a frozen one does not answer.
         let Some(pid) = state.pid.filter(|_| state.status == Status::Running) else {
             return self.native.kill(id, signal, false).await;
         };
@@ -354,7 +354,7 @@ impl OciRuntime for KrunRuntime {
         if signal != Signal::KILL {
             return sent;
         }
-        // The guest's programs end first, so that nothing they wrote is lost; if not, the machine ends.
+        // The guest's programs end first, so that their output is kept; if not, the machine ends.
         let obeyed =
             sent.is_ok() && wait_for_end(pid, KILL_TIME).map_err(Error::io("waiting for the machine"))?;
         match self.native.kill(id, signal, false).await {
@@ -390,7 +390,7 @@ impl OciRuntime for KrunRuntime {
         self.running(id, "exec").await?;
         let broken = || Error::io(format!("exec in container {id}"));
         let json = serde_json::to_vec(process).map_err(|e| broken()(e.into()))?;
-        // What the other program is to inherit is not closed when it is executed; this process has one thread.
+        // Without close-on-exec, for the other program to inherit; this process has one thread.
         let memory = rustix::fs::memfd_create("process", MemfdFlags::empty());
         let mut document = fs::File::from(memory.map_err(|e| broken()(e.into()))?);
         document.write_all(&json).map_err(broken())?;

@@ -1,7 +1,7 @@
 //! A container's control group, read and written directly.
 //!
-//! libcgroups makes cgroups and applies limits; everything else is here, because its v1 manager reads mountinfo once per
-//! controller each time it is made, and its `remove` kills whatever lies under the path it is given.
+//! libcgroups only applies limits on v2. The rest is here: its v1 manager reads mountinfo once per
+//! controller, and its `remove` kills whatever is below its path.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use magik_sys::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The v1 controllers libcgroups puts a container in; a hierarchy is mounted under the name of its controller.
+/// The v1 controllers that hold a container; a hierarchy's mount point has its controller's name.
 const V1_CONTROLLERS: [&str; 12] = [
     "cpu",
     "cpuacct",
@@ -41,7 +41,7 @@ const V1_CONTROLLERS: [&str; 12] = [
     "net_cls",
     "freezer",
 ];
-/// How long the kernel may take to freeze a container, or to let go of killed processes.
+/// How long the kernel may take to freeze a container, or to remove killed processes.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// How this host arranges its cgroups.
@@ -61,7 +61,7 @@ pub(crate) struct Hierarchy {
 }
 
 impl Layout {
-    /// Reads it off the mounts, as libcgroups does, once.
+    /// Finds it in the table of mounts, as libcgroups does.
     pub(crate) fn detect() -> io::Result<Self> {
         if is_v2(MOUNT_ROOT)? {
             return Ok(Self::V2(MOUNT_ROOT.into()));
@@ -94,7 +94,7 @@ fn parse_v1_mounts(table: &[u8]) -> Vec<Hierarchy> {
             .map(str::to_owned)
             .collect::<Vec<_>>();
         controllers.retain(|o| V1_CONTROLLERS.contains(&o.as_str()));
-        // libcgroups finds a hierarchy by the last component of its mount point: one mounted elsewhere is not used.
+        // As in libcgroups, the last component of a mount point names the hierarchy.
         let name = mount.point.file_name()?.to_str()?;
         let known = name.split(',').any(|n| controllers.iter().any(|c| c == n));
         // A hierarchy may be mounted many times: for a chroot with a `/sys` of its own, say.
@@ -126,11 +126,11 @@ pub(crate) enum PathError {
     Occupied,
 }
 
-/// Makes a cgroup path absolute and canonical, refusing those below which something else must not be killed:
-/// the root, anything with `..`, and the cgroup of this process or of what it lives in.
+/// Makes a cgroup path absolute and canonical. Refused are the root, anything with `..`, and the
+/// cgroup of this process or one above it: what is below them must not be killed.
 ///
-/// `slice:prefix:name` is systemd's form only where systemd makes the cgroups; everywhere else it is a name like any other,
-/// as in runc and crun. containerd gives such a path for every pod whose parent is called `….slice`.
+/// `slice:prefix:name` is an ordinary name here, as in runc and crun without systemd's cgroups.
+/// containerd gives such a path for every pod whose parent is called `….slice`.
 ///
 /// `own` holds the paths of `/proc/self/cgroup`.
 pub(crate) fn check_path(path: &Path, own: &[PathBuf]) -> Result<PathBuf, PathError> {
@@ -199,8 +199,8 @@ impl<'a> Cgroup<'a> {
         self.pids_everywhere().map(|pids| !pids.is_empty())
     }
 
-    /// The pids in it and below. In v1 a container's processes are in the same cgroup of every hierarchy, so the first
-    /// that exists answers for all.
+    /// The pids in it and below. In v1 a container's processes are in the same cgroup of every
+    /// hierarchy, so the first hierarchy that has it is enough.
     pub(crate) fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = BTreeSet::new();
         if let Some(dir) = self.dirs().into_iter().find(|d| d.is_dir()) {
@@ -243,8 +243,8 @@ impl<'a> Cgroup<'a> {
         let word = words[usize::from(frozen)];
         let until = Instant::now() + SETTLE;
         loop {
-            // In v1 a process that forks while the kernel freezes can leave it FREEZING for good: writing again helps
-            // (kernel documentation, freezer-subsystem).
+            // In v1 a process that forks during freezing can leave the state FREEZING for good.
+            // Writing again helps (kernel documentation, freezer-subsystem).
             fs::write(&file, word)?;
             let settled = match self.layout {
                 Layout::V2(root) => {
@@ -267,8 +267,8 @@ impl<'a> Cgroup<'a> {
         }
     }
 
-    /// Sends a signal to every process. One that forks meanwhile is caught by the next round, which SIGKILL needs; any
-    /// other signal is sent once to each.
+    /// Sends a signal to every process. SIGKILL also reaches processes that are forked meanwhile;
+    /// any other signal is sent once to each.
     pub(crate) fn signal_all(&self, signal: i32) -> io::Result<()> {
         if let (Layout::V2(root), libc::SIGKILL) = (self.layout, signal) {
             match fs::write(self.below(root).join("cgroup.kill"), "1") {
@@ -292,7 +292,7 @@ impl<'a> Cgroup<'a> {
         Ok(())
     }
 
-    /// Kills whatever runs in it and waits until that has ended.
+    /// Kills every process in it and waits until all have ended.
     pub(crate) async fn kill(&self) -> io::Result<()> {
         let until = Instant::now() + SETTLE;
         let mut pause = Duration::from_micros(200);
@@ -319,7 +319,7 @@ impl<'a> Cgroup<'a> {
         self.dirs().iter().all(|dir| remove_tree(dir).is_ok())
     }
 
-    /// Kills and removes, for when there is nowhere to wait but here: undoing a failed creation.
+    /// Kills and removes, and blocks until done: for undoing a failed creation.
     pub(crate) fn destroy(&self) -> io::Result<()> {
         for _ in 0..1000 {
             if self.try_remove() {
@@ -341,7 +341,7 @@ impl<'a> Cgroup<'a> {
             loop {
                 match remove_tree(&dir) {
                     Ok(()) => break,
-                    // A process that has just ended is let go of a moment later.
+                    // The cgroup loses a process a moment after its end.
                     Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trap_09_refuses_cgroups_below_which_others_live() {
+    fn refuses_cgroups_below_which_others_live() {
         let own = [PathBuf::from("/"), PathBuf::from("/user.slice/session-1.scope")];
         let check = |p: &str| check_path(Path::new(p), &own);
         for root in ["", "/", "//", ".", "/./"] {

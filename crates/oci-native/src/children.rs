@@ -1,9 +1,9 @@
 //! Waiting for children: containers' inits and exec'd processes, whose parent this process is.
 //!
-//! Two ways, chosen when the runtime is built. By default only our own children are waited for, through pidfds, so that a
-//! program's other children stay its own business. As PID 1 of a pod (`reap_orphans`) one task reaps every child there is,
-//! hands its status to whoever asks for that pid, and keeps the last statuses nobody has asked for yet: a container may
-//! end before its creator has learnt its pid.
+//! There are two ways, chosen when the runtime is built. By default only our own children are
+//! waited for, through pidfds, so that the program can wait for its others. As PID 1 of a pod
+//! (`reap_orphans`) one task reaps every child and hands its status to the caller that waits for
+//! it. Unclaimed statuses are kept: a container may end before its creator knows its pid.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use magik_sys::process::watch_readable;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 use tokio::sync::watch;
 
-/// How many statuses of unknown pids are kept; each pod container leaves one or two helpers behind while it is made.
+/// How many statuses of unknown pids are kept. Making a container leaves one or two helpers.
 const MAX_UNCLAIMED: usize = 1024;
 
 /// The children of this process that matter to a runtime.
@@ -44,7 +44,7 @@ struct Table {
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: i32,
-    /// Absent when the reaper tells us.
+    /// Absent if the reaper task reports the end.
     pidfd: Option<OwnedFd>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -75,7 +75,7 @@ impl Children {
         let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
         let weak = Arc::downgrade(self);
         tokio::spawn(async move {
-            // Children that ended before the handler was there have sent no signal to it.
+            // Children that ended before the handler existed sent it no signal.
             while reap(&weak) {
                 if signals.recv().await.is_none() {
                     return;
@@ -114,8 +114,8 @@ impl Children {
         Ok(())
     }
 
-    /// Takes note of an exec'd process, and reaps it as soon as it ends, whether anybody asks or not: the init of its pid
-    /// namespace cannot end before (zap_pid_ns_processes in the kernel waits for every process to be reaped).
+    /// Takes note of an exec'd process, and reaps it when it ends, even without a waiter. Else its
+    /// pid namespace's init could not end: it waits for all (zap_pid_ns_processes in the kernel).
     pub(crate) fn adopt_exec(&self, pid: i32) -> io::Result<()> {
         let child = self.adopt(pid)?;
         self.table().execs.insert(pid, child.clone());
@@ -165,7 +165,7 @@ fn reap(children: &Weak<Children>) -> bool {
             if table.unclaimed.len() == MAX_UNCLAIMED {
                 table.unclaimed.pop_front();
             }
-            // A pid that comes again means the earlier one was never ours to tell.
+            // A pid that is reused: no caller waits for the earlier status.
             table.unclaimed.retain(|(p, _)| *p != pid);
             table.unclaimed.push_back((pid, exit));
         }

@@ -125,7 +125,7 @@ impl NativeRuntime {
             .adopt_container(id, process.pid)
             .map_err(Error::io(format!("watching container {id}")))?;
         if let Some(resources) = &resources {
-            // Not before all that makes the container has left its cgroup, or is about to: limits are for the container.
+            // After all makers have left the cgroup: limits are for the container.
             self.cgroup(&record.cgroup)?
                 .limit(resources)
                 .map_err(|e| failed(Failure::Other(e)))?;
@@ -149,7 +149,7 @@ impl NativeRuntime {
         })
     }
 
-    /// A cgroup that systemd makes: none of the hosts that this runs on today can have one.
+    /// The error for a cgroup that systemd should make, which is not supported.
     fn check_systemd(&self) -> Result<()> {
         let why = match self.layout()? {
             cgroup::Layout::V1(_) => "it is there on cgroup v2 only; leave --systemd-cgroup out",
@@ -163,8 +163,8 @@ impl NativeRuntime {
     }
 }
 
-/// Removes what a creation has made so far, unless it is told that it succeeded. Synchronous: it also runs when the
-/// future is dropped.
+/// Removes what a creation has made so far, unless it is told that it succeeded. Synchronous: it
+/// also runs when the future is dropped.
 struct Undo<'a> {
     runtime: &'a NativeRuntime,
     cgroup: Option<PathBuf>,
@@ -199,8 +199,8 @@ impl Drop for Undo<'_> {
     }
 }
 
-/// Kills the process whose pid the worker wrote to a file, and reaps it where that is ours to do. It is a child of this
-/// process, so its pid cannot have become another's.
+/// Kills the process whose pid the worker wrote to a file, and reaps it if no other task does. It
+/// is a child of this process, so its pid cannot have become another's.
 fn kill_recorded(pid_file: &Path, reaped_elsewhere: bool) {
     let Some(pid) = fs::read_to_string(pid_file)
         .ok()

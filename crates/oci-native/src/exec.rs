@@ -1,7 +1,7 @@
 //! `exec`: another process in a running container.
 //!
-//! [`spawn`] makes one child in the container's cgroup, which enters the container and executes the program ([`inside`]). A
-//! process with several threads cannot fork so: its worker does, and the child becomes its own all the same.
+//! [`spawn`] makes one child in the container's cgroup, which enters the container and executes the
+//! program ([`inside`]). If this process has several threads, its worker forks for it.
 
 mod inside;
 mod spawn;
@@ -29,7 +29,7 @@ use crate::{
     worker,
 };
 
-/// The most that is read of why a program could not be executed, in bytes.
+/// The longest error report that is read, in bytes.
 const MAX_FAILURE_SIZE: u64 = 64 << 10;
 
 impl NativeRuntime {
@@ -45,7 +45,7 @@ impl NativeRuntime {
             .children
             .ensure_reaping()
             .map_err(Error::io("watching for children"))?;
-        // Held until the process is inside: deleting the container meanwhile would miss it.
+        // Held until the process is inside, so that a delete does not miss it.
         let locked = config.store.lock(id).await?;
         let record = locked.read()?;
         let status = self.status(&record)?;
@@ -122,13 +122,13 @@ impl NativeRuntime {
             };
             let answer = worker::run(&config.children, &config.helper, request, descriptors).await?;
             match answer {
-                // What prepared it was reaped with the worker.
+                // The preparing process was reaped with the worker.
                 Ok(done) => started.made = done.process.map(|process| Made::known(process.pid)),
                 Err(failure) => return Ok(Err(failure)),
             }
         }
         let mut answer = Vec::new();
-        // Its end comes when execve closes the child's descriptor, or the child has died.
+        // Ends when execve closes the child's descriptor, or the child has died.
         report.take(MAX_FAILURE_SIZE).read_to_end(&mut answer).await?;
         if !answer.is_empty() {
             return Ok(Err(serde_json::from_slice(&answer).map_err(io::Error::other)?));
@@ -182,7 +182,7 @@ impl NativeRuntime {
     }
 }
 
-/// What an exec'd process is to be, all of it.
+/// The complete description of an exec'd process.
 fn complete(id: &ContainerId, process: &Process, spec: &Spec) -> Result<Process> {
     let own = spec
         .process()
@@ -215,15 +215,15 @@ fn namespaces(spec: &Spec) -> ThreadNameSpaceType {
     listed.unwrap_or_default().iter().map(|n| flag(n.typ())).collect()
 }
 
-/// A process that has not executed its program yet: killed, and reaped where that is ours to do, unless it is kept. It is
-/// a child of this process, so its pid cannot have become another's.
+/// A process that has not executed its program yet. Unless kept it is killed, and reaped if no
+/// other task does. It is a child of this process, so its pid cannot have become another's.
 struct Started {
     made: Option<Made>,
     reaped_elsewhere: bool,
 }
 
 impl Started {
-    /// The process that executes the program; what prepared it, if that was another, has ended.
+    /// The process that executes the program; a separate preparing process has ended.
     fn keep(mut self) -> Option<i32> {
         let made = self.made.take()?;
         if let (Some(before), false) = (made.before(), self.reaped_elsewhere) {
@@ -242,7 +242,7 @@ impl Drop for Started {
                 let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
             }
         };
-        // First what may still make the other.
+        // First the process that may still make the other.
         made.before().into_iter().for_each(kill);
         made.pid().and_then(Pid::from_raw).into_iter().for_each(kill);
     }

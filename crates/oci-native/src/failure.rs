@@ -1,4 +1,4 @@
-//! Why a container, or a process in one, could not be made, in a form that passes between processes.
+//! Why a container or a process could not be made, in a form that passes between processes.
 
 use magik_oci::{ContainerId, Error, ExecFailure};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ impl Failure {
         Self::Other(text.replace('\0', ""))
     }
 
-    /// As the runtime's caller is told it.
+    /// As the error for the runtime's caller.
     pub(crate) fn of_container(self, id: &ContainerId, operation: &'static str) -> Error {
         match self {
             Self::Executable(why) => Error::CannotExecute {

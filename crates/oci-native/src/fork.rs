@@ -1,4 +1,4 @@
-//! What a forked process does first: it leaves behind what it has of the process it was.
+//! The first steps of a forked process: dropping what it has of its parent.
 
 use std::{
     io,
@@ -29,7 +29,7 @@ pub(crate) fn above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
     }
     let moved = rustix::io::fcntl_dupfd_cloexec(&fd, first)?;
     if fd.as_raw_fd() >= 3 {
-        // A number to be preserved, of which this is the caller's descriptor.
+        // A number to be preserved, which is the caller's descriptor.
         std::mem::forget(fd);
     }
     Ok(moved)
@@ -50,12 +50,12 @@ pub(crate) fn close_others(first: RawFd, mut keep: Vec<RawFd>) {
 #[allow(unsafe_code, reason = "rustix has no close_range")]
 fn close_range(first: RawFd, last: RawFd) {
     if first <= last {
-        // SAFETY: the descriptors belong to objects of the caller's that this process never touches again.
+        // SAFETY: the descriptors are the caller's; this process never touches them again.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     }
 }
 
-/// What is to be preserved must survive execve.
+/// Preserved descriptors must survive execve.
 #[allow(unsafe_code, reason = "the descriptors are known by number only")]
 fn inherit_preserved(first: RawFd) {
     for number in 3..first.min(1024) {
@@ -65,15 +65,15 @@ fn inherit_preserved(first: RawFd) {
     }
 }
 
-/// Overwrites the variables that this process was started with: whoever may look into a process that it makes would find them
-/// in its memory, and in `/proc/PID/environ`, until it executes another program.
+/// Overwrites this process's environment: else the container could read it in the memory and the
+/// `/proc/PID/environ` of each child, until the child executes another program.
 #[allow(unsafe_code, reason = "they are known by address only")]
 pub(crate) fn forget_environment() {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
     }
-    // SAFETY: this process is a copy with one thread, nobody in it reads variables any more, and the array ends with a null
-    // pointer; its strings are the kernel's, or the C library's, and may be written to.
+    // SAFETY: this process is a copy with one thread and reads no variables any more; the array
+    // ends with a null pointer; its strings are the kernel's or the C library's, and writable.
     unsafe {
         let mut variable = environ;
         while !variable.is_null() && !(*variable).is_null() {
@@ -91,7 +91,7 @@ pub(crate) struct Mask(libc::sigset_t);
 #[allow(unsafe_code, reason = "rustix has no signal masks")]
 pub(crate) fn block_signals() -> Mask {
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: sigfillset initialises `all`, sigprocmask initialises `before`; neither fails with these arguments.
+    // SAFETY: sigfillset initialises `all`, sigprocmask `before`; neither can fail here.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -106,13 +106,13 @@ pub(crate) fn restore_signals(mask: &Mask) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
 }
 
-/// Every signal to its default, nothing blocked. Without `sigpipe` that one is ignored: hooks need not read what they are
-/// told. Executing a program undoes that.
+/// Sets every signal to its default and unblocks all. Without `sigpipe` SIGPIPE is ignored: hooks
+/// need not read their input. Executing a program undoes that.
 #[allow(unsafe_code, reason = "rustix has no signal dispositions")]
 pub(crate) fn reset_signals(sigpipe: bool) {
     for signal in 1..=64 {
-        // The kernel's own structure, handler first, all else zero: the C library refuses signals 32 and 33, which can
-        // be ignored all the same.
+        // The kernel's own structure, handler first, all else zero: the C library refuses signals
+        // 32 and 33, which can be ignored all the same.
         let handler = if signal == libc::SIGPIPE && !sigpipe {
             libc::SIG_IGN
         } else {
@@ -120,8 +120,8 @@ pub(crate) fn reset_signals(sigpipe: bool) {
         };
         let action = [handler, 0, 0, 0];
         let none = std::ptr::null_mut::<usize>();
-        // SAFETY: the kernel reads one structure, no larger than the array, and writes none; neither disposition runs
-        // code of ours. SIGKILL and SIGSTOP are an error.
+        // SAFETY: the kernel reads one structure, no larger than the array, and writes none;
+        // neither disposition runs code of ours. SIGKILL and SIGSTOP are an error.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), none, 8_usize) };
     }
     let mut none = MaybeUninit::uninit();
@@ -132,7 +132,7 @@ pub(crate) fn reset_signals(sigpipe: bool) {
     }
 }
 
-/// Ends the process when it is dropped, in place of unwinding into the code of whoever was forked.
+/// Ends the process when it is dropped, so that it never unwinds into its parent's code.
 #[derive(Debug)]
 pub(crate) struct EndsHere;
 

@@ -21,10 +21,10 @@ use crate::{
     seccomp::Filter,
 };
 
-/// A job and the circumstances.
+/// A job and its settings.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
-    /// The process that asks: its end is the worker's.
+    /// The calling process; the worker ends with it.
     pub(crate) caller: i32,
     /// How many descriptors from 3 on the container inherits.
     pub(crate) preserve_fds: u32,
@@ -49,7 +49,7 @@ pub(crate) struct CreateJob {
     pub(crate) id: String,
     /// The container's directory.
     pub(crate) dir: PathBuf,
-    /// The bundle's, which hooks are told.
+    /// The bundle's directory, for hooks.
     pub(crate) bundle: PathBuf,
     /// With an absolute `root.path`.
     pub(crate) spec: Spec,
@@ -59,9 +59,9 @@ pub(crate) struct CreateJob {
     /// Whether it gets a session keyring of its own.
     pub(crate) new_keyring: bool,
     pub(crate) filter: Option<Filter>,
-    /// What is executed instead of a program of the container's.
+    /// A program of the host that is executed instead of the container's.
     pub(crate) runner: Option<RunnerJob>,
-    /// Whose the standard streams become, as the host numbers users.
+    /// The streams' new owner, as a user id of the host.
     pub(crate) owner: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct ExecJob {
     pub(crate) filter: Option<Filter>,
     /// Whether it gets a session keyring of its own.
     pub(crate) new_keyring: bool,
-    /// Whose the standard streams become, as the host numbers users.
+    /// The streams' new owner, as a user id of the host.
     pub(crate) owner: Option<u32>,
     pub(crate) personality: Option<LinuxPersonalityDomain>,
     /// How many descriptors from 3 on it inherits.
@@ -90,7 +90,7 @@ impl ExecJob {
         ThreadNameSpaceType::from_bits_retain(self.namespaces)
     }
 
-    /// Whether the container has pids of its own, which the process becomes one of last.
+    /// Whether the process joins a pid namespace, which is its last step.
     pub(crate) fn joins_pid(&self) -> bool {
         self.namespaces().contains(ThreadNameSpaceType::PROCESS_ID)
     }
@@ -110,7 +110,7 @@ pub(crate) struct HooksJob {
 /// What a worker answers.
 pub(crate) type Answer = std::result::Result<Done, Failure>;
 
-/// A job well done.
+/// The result of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Done {
     /// The process that was started.
@@ -126,12 +126,12 @@ pub(crate) struct Descriptors {
     pub(crate) console: Option<OwnedFd>,
     /// Where an exec'd process says why it could not be executed.
     pub(crate) report: Option<OwnedFd>,
-    /// What is executed instead of a program of the container's.
+    /// A program of the host that is executed instead of the container's.
     pub(crate) runner: Vec<OwnedFd>,
 }
 
 impl Descriptors {
-    /// With a terminal there are no streams: until the terminal is there, the container has the worker's `/dev/null`.
+    /// With a terminal there are no streams; until it is there, they are `/dev/null`.
     pub(crate) fn new(stdio: Stdio, console: Option<OwnedFd>) -> Result<Self> {
         if console.is_some() {
             return Ok(Self {

@@ -1,19 +1,19 @@
 //! Linux containers as an [`OciRuntime`](magik_oci::OciRuntime).
 //!
-//! [`NativeRuntime`] is for a pod's init (one thread, PID 1), for an OCI command line (one operation per process) and for
-//! programs with many threads alike:
+//! [`NativeRuntime`] is for a pod's init (one thread, PID 1), for an OCI command line (one
+//! operation per process) and for programs with many threads:
 //!
-//! - A container is made in one short-lived **worker** (`worker`): a plain fork of a process with one thread, else a re-exec
-//!   of a helper binary, whose `main` begins with [`run_worker_if_asked`]. The worker prepares and clones the container's
-//!   process, whose parent is the process that asked (`container`, which says what always holds). `exec` takes the same last
-//!   steps (`process`).
-//! - What does not fork (start, kill, delete, pause, stats, …) is done here, on files of `/proc` and cgroups (`cgroup`).
-//! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written atomically, and a
-//!   process is known by pid *and* start time.
+//! - A short-lived **worker** (`worker`) makes a container. It is a fork of a process with one
+//!   thread, else a re-exec of a helper binary, whose `main` begins with [`run_worker_if_asked`].
+//!   The worker prepares and clones the container's process, whose parent is the caller
+//!   (`container` states the invariants). `exec` takes the same last steps (`process`).
+//! - Operations without a fork (start, kill, delete, pause, stats, …) use `/proc` and cgroups
+//!   (`cgroup`).
+//! - A container's **state** lies under `<root>/<id>/` (`store`): one lock per container, written
+//!   atomically. A process is identified by pid *and* start time.
 //!
-//! The kernel's calls are in `magik-sys`. From youki's libcontainer and libcgroups come
-//! capabilities, hooks, network devices, memory policies, the spec's validator and cgroup v2's
-//! limits.
+//! The kernel's calls are in `magik-sys`. youki's libcontainer and libcgroups provide capabilities,
+//! hooks, network devices, memory policies, the spec's validator and cgroup v2's limits.
 //!
 //! A pod's init, or a command line, calls [`seal_self_exe`] first, so that no container can write to the binary that
 //! started it (CVE-2019-5736).

@@ -41,10 +41,10 @@ fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Err
 }
 
 impl NativeRuntime {
-    /// What is the case now, whatever anybody has recorded: the process's existence, the freezer, the exec fifo.
+    /// The status now, not as recorded: from the process, the freezer and the exec fifo.
     pub(crate) fn status(&self, record: &Record) -> Result<Status> {
         let Some(init) = record.init else {
-            // Whoever creates it holds the lock; a record without an init that nobody creates is a creation cut short.
+            // A creator holds the lock; without it and an init, a creation was cut short.
             let creating = self.config.store.is_locked(&record.id)?;
             return Ok(if creating {
                 Status::Creating
@@ -75,7 +75,7 @@ impl NativeRuntime {
         }
         let failed_io = |step: &str| Error::io(format!("starting container {id}: {step}"));
         let mut init = say_start(&locked).await.map_err(failed_io("start socket"))?;
-        // The answer may take as long as a startContainer hook does; killing and deleting must be possible meanwhile.
+        // A startContainer hook may delay the answer; kill and delete must work meanwhile.
         drop(locked);
 
         let mut answer = Vec::new();
@@ -128,7 +128,7 @@ impl NativeRuntime {
         let sent = Error::io(format!("sending signal {} to container {id}", signal.0));
         let cgroup = self.cgroup(&record.cgroup)?;
         if all {
-            // Also of a stopped container: without a pid namespace of its own, others outlive its init.
+            // Also of a stopped container: in a shared pid namespace processes outlive its init.
             cgroup.signal_all(signal.0).map_err(sent)?;
         } else {
             let init = record
@@ -139,7 +139,7 @@ impl NativeRuntime {
                 return Err(wrong_state(id, "kill", Status::Stopped));
             }
         }
-        // A v1 freezer keeps even SIGKILL waiting. Any other signal waits for resume, and the container stays paused.
+        // A v1 freezer delays even SIGKILL. Other signals wait, and the container stays paused.
         if status == Status::Paused && signal == Signal::KILL {
             cgroup
                 .freeze(false)
@@ -191,7 +191,7 @@ impl NativeRuntime {
         if alive.is_some() && cgroup.is_frozen().map_err(in_use())? {
             cgroup.freeze(false).await.map_err(in_use())?;
         }
-        // Reaping it is nobody else's: without that it stays a zombie as long as this process lives.
+        // Only we can reap it: else it stays a zombie as long as this process lives.
         if let Some(child) = child {
             let gone = tokio::time::timeout(DEATH, child.wait()).await;
             gone.map_err(|e| in_use()(e.into()))?.map_err(in_use())?;
@@ -205,8 +205,8 @@ impl NativeRuntime {
         cgroup.remove().await.map_err(in_use())
     }
 
-    /// A container whose record cannot be read: cut short while it was created, or damaged. What is known is its id, so
-    /// its default cgroup, and perhaps its spec.
+    /// A container whose record cannot be read: cut short while it was created, or damaged. Its id
+    /// is known, so its default cgroup, and perhaps its spec.
     async fn delete_damaged(&self, locked: Locked) -> Result<()> {
         let id = locked.id().clone();
         let own = paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
@@ -274,7 +274,7 @@ impl NativeRuntime {
                 Ok((status, record)) => states.push(record.state(status)),
                 // Deleted since.
                 Err(Error::NotFound(_)) => {}
-                // Shown all the same: somebody has to delete it.
+                // Listed all the same, so that it can be deleted.
                 Err(e) => {
                     tracing::warn!(container = %id, error = %e, "unreadable state");
                     states.push(ContainerState {
@@ -341,7 +341,7 @@ enum HookKind {
     Poststop,
 }
 
-/// Whether the init still waits for `start`: it holds the exec fifo open for reading, so opening it for writing succeeds.
+/// Whether the init waits for `start`: if so it reads the exec fifo, and opening to write succeeds.
 fn waits_for_start(dir: &Path) -> bool {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::open(dir.join(EXEC_FIFO), flags, Mode::empty()).is_ok()

@@ -1,6 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 //!
-//! All are done in one pass by descriptor, on the finished root, before anything of the container's runs.
+//! All are set in one pass by descriptor, on the finished root, before the container runs.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use rustix::{fs::OFlags, mount::MountAttrFlags};
 
 use crate::process::streams::is_null;
 
-/// The paths, as the container names them.
+/// The paths in the container.
 #[derive(Debug)]
 pub(crate) struct Masks {
     masked: Vec<PathBuf>,
@@ -78,7 +78,7 @@ fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     attach(&clone, &target)
 }
 
-/// What lies over masked paths.
+/// The files that are mounted over masked paths.
 struct Cover {
     /// The container's own, checked to be the null device (CVE-2025-31133).
     null: OwnedFd,
@@ -107,7 +107,7 @@ impl Cover {
         let source = match &self.empty {
             _ if !is_dir => &self.null,
             Some(mounted) => mounted,
-            // Mounted before it is cloned: kernels before 6.15 clone nothing that is mounted nowhere.
+            // Mounted before it is cloned: before 6.15 only what is mounted can be cloned.
             None => {
                 let empty = new_mount("tmpfs", &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?;
                 attach(&empty, &target)?;

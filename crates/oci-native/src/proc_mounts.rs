@@ -1,7 +1,7 @@
 //! No mount may cover parts of the container's `/proc` (CVE-2019-16884, CVE-2025-52881).
 //!
-//! The runtime writes there (labels, sysctls, masks), and a mount of the bundle's over it would redirect those writes.
-//! libcontainer 0.7 checks mounts of type proc and sysfs only.
+//! The runtime writes there (labels, sysctls, masks), and a mount of the bundle's over it would
+//! redirect those writes. libcontainer 0.7 checks mounts of type proc and sysfs only.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ pub(crate) const ALLOWED: [&str; 10] = [
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 const PROC_MAGIC: i128 = 0x9fa0;
 
-/// The first mount of the spec that lies over `/proc` or in it and may not; `root.path` is absolute.
+/// The first mount over or in `/proc` that is not allowed; `root.path` is absolute.
 pub(crate) fn forbidden(spec: &Spec) -> Option<&Path> {
     let rootfs = spec.root().as_ref()?.path();
     let mounts = spec.mounts().as_deref().unwrap_or_default();

@@ -1,14 +1,14 @@
-//! A program of the host's in place of one from the container's file system.
+//! A program of the host in place of one from the container's file system.
 //!
-//! A WebAssembly module is run by a program that no image has. The container is an ordinary one in all else, so the program
-//! is started inside of it, confined as any other; and from descriptors, so that nothing of it is in the container's file
-//! system and nothing of the container's is taken for a part of it: the dynamic loader is executed by number, and is told
-//! its libraries by number, too ([`Runner`]).
+//! A WebAssembly module is run by a program that no image has. Otherwise the container is an
+//! ordinary one. The program starts inside it, confined as any other, from descriptors: no file of
+//! it is in the container's file system, and none of the container's files is used for it. The
+//! dynamic loader is executed by descriptor and gets its libraries by descriptor ([`Runner`]).
 //!
-//! It also gets the container's root without what is mounted in it ([`RootView`]): a program that it gives files to must not
-//! reach `/proc/self/mem`, which is the runner.
+//! It also gets the container's root without the mounts in it ([`RootView`]): a program that it
+//! gives files to must not reach `/proc/self/mem`, the runner's memory.
 //!
-//! What the container could open again through `/proc/<pid>/fd` is on read-only mounts (CVE-2019-5736, `seal`).
+//! What `/proc/<pid>/fd` can open again is on read-only mounts (CVE-2019-5736, `seal`).
 
 use std::{
     io,
@@ -24,8 +24,8 @@ use magik_sys::{
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
-/// Before each of the container's variables in the runner's environment: they are the program's, and no dynamic loader's,
-/// C library's or runner's own.
+/// Stands before each of the container's variables in the runner's environment: they are for the
+/// program, not for the dynamic loader, the C library or the runner.
 pub const ENVIRONMENT_MARK: char = '_';
 
 /// What a runner consists of; the descriptors may have been opened with `O_PATH`.
@@ -39,13 +39,13 @@ pub struct RunnerFiles {
     pub libraries: Vec<OwnedFd>,
 }
 
-/// A program of the host's that is executed as a container's, with what it needs from the host.
+/// A program of the host that is executed as a container's, with what it needs from the host.
 ///
-/// Its arguments are those given to [`Runner::new`], then a list of numbers separated by commas of the descriptors it
-/// [inherits](Runner::inherit) for its use and, last of these, of a socket that the container's root arrives at, a directory on a
-/// mount of its own without anything mounted below it; then such a list of those it was started from, which it should close, then
-/// the container's `process.args`. Its environment is the container's, each variable with a [mark](ENVIRONMENT_MARK)
-/// before it. It needs `/proc` in the container.
+/// Its arguments: those of [`Runner::new`]; the comma-separated numbers of the descriptors it
+/// [inherits](Runner::inherit), the last of which is a socket that delivers the container's root, a
+/// directory on a mount of its own without mounts below; the numbers of those it was started from,
+/// to be closed; the container's `process.args`. Its environment is the container's, each variable
+/// with a [mark](ENVIRONMENT_MARK). It needs `/proc` in the container.
 #[derive(Debug)]
 pub struct Runner {
     files: RunnerFiles,
@@ -57,8 +57,8 @@ impl Runner {
     /// A runner with its first arguments.
     ///
     /// # Errors
-    /// Its files cannot be protected from the container. Whoever may not mount starts it unprotected, from files that
-    /// another user had better own.
+    /// Its files cannot be protected from the container. Without the right to mount it starts
+    /// unprotected; its files should then belong to another user.
     pub fn new(files: RunnerFiles, arguments: Vec<String>) -> Result<Self, SealError> {
         let seal = |fd: OwnedFd| match seal_file(fd.as_fd()) {
             // Only root could mount, and only root's containers could write to root's files.
@@ -76,14 +76,14 @@ impl Runner {
         })
     }
 
-    /// Gives it a descriptor. The container can do with it whatever its flags allow.
+    /// Gives it a descriptor. The container can use it as its flags allow.
     #[must_use]
     pub fn inherit(mut self, fd: OwnedFd) -> Self {
         self.inputs.push(fd);
         self
     }
 
-    /// For one container: what its worker is told, and the descriptors that go with it.
+    /// For one container: the message to its worker, and the descriptors with it.
     pub(crate) fn for_worker(&self) -> io::Result<(RunnerJob, Vec<OwnedFd>)> {
         let RunnerFiles {
             binary,
@@ -104,7 +104,7 @@ impl Runner {
     }
 }
 
-/// What a worker is told about a runner. Its descriptors: the program, its loader if it has one, its libraries, its inputs.
+/// What a worker is told about a runner. Descriptors: program, loader if any, libraries, inputs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunnerJob {
     dynamic: bool,
@@ -112,7 +112,7 @@ pub(crate) struct RunnerJob {
     arguments: Vec<String>,
 }
 
-/// How to execute a runner, where its descriptors have their final numbers.
+/// How to execute a runner whose descriptors have their final numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerCommand {
     /// What is executed.
@@ -179,7 +179,7 @@ impl RunnerCommand {
     )]
     pub(crate) fn let_inherit(&self) -> io::Result<()> {
         for number in &self.inherited {
-            // SAFETY: borrowed for one call; the worker that owns them keeps them open until the container has its copies.
+            // SAFETY: borrowed for one call; the worker keeps it open for the container's copy.
             let fd = unsafe { BorrowedFd::borrow_raw(*number) };
             fcntl_setfd(fd, FdFlags::empty())?;
         }

@@ -25,8 +25,8 @@ pub const DEFAULT_CGROUP_ROOT: &str = "/magikrun";
 
 /// Linux containers; see the [crate's documentation](crate).
 ///
-/// Cloning it is cheap, and clones share what they know of their children. Its operations need a tokio runtime with I/O
-/// and time enabled.
+/// Cloning it is cheap, and clones share what they know of their children. Its operations need a
+/// tokio runtime with I/O and time enabled.
 ///
 /// ```no_run
 /// # async fn run() -> magik_oci::Result<()> {
@@ -35,7 +35,7 @@ pub const DEFAULT_CGROUP_ROOT: &str = "/magikrun";
 ///
 /// let runtime = NativeRuntime::builder("/run/example".into()).build();
 /// let id = "web".parse()?;
-/// runtime.create(&id, "/path/to/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
+/// runtime.create(&id, "/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
 /// runtime.start(&id).await?;
 /// let exit = runtime.wait(&id).await?;
 /// runtime.delete(&id, false).await?;
@@ -121,54 +121,54 @@ pub struct NativeRuntimeBuilder {
 }
 
 impl NativeRuntimeBuilder {
-    /// The binary that workers of a process with several threads are started from; its `main` begins with
-    /// [`run_worker_if_asked`](crate::run_worker_if_asked). Default: `/proc/self/exe`, this process's own.
+    /// The binary that starts workers of a process with several threads; its `main` begins with
+    /// [`run_worker_if_asked`](crate::run_worker_if_asked). Default: `/proc/self/exe`.
     #[must_use]
     pub fn helper(mut self, helper: PathBuf) -> Self {
         self.helper = helper;
         self
     }
 
-    /// The cgroup below which containers go whose bundle names none, as `<root>/<id>`. Default: [`DEFAULT_CGROUP_ROOT`].
+    /// The parent of default cgroups, `<root>/<id>`. Default: [`DEFAULT_CGROUP_ROOT`].
     #[must_use]
     pub fn cgroup_root(mut self, cgroup_root: impl Into<PathBuf>) -> Self {
         self.cgroup_root = cgroup_root.into();
         self
     }
 
-    /// Has systemd make the cgroups: a bundle's `cgroupsPath` is then of the form `slice:prefix:name`. Cgroup v2 only.
+    /// Systemd makes the cgroups: `cgroupsPath` is then `slice:prefix:name`. Not supported yet.
     #[must_use]
     pub fn systemd_cgroup(mut self, systemd: bool) -> Self {
         self.systemd = systemd;
         self
     }
 
-    /// The directory in which compiled seccomp filters are kept, at most 64 of them; only this user may be able to write
-    /// to it. Default: `<root>/.filters`. Runtimes may share one.
+    /// The directory for compiled seccomp filters, at most 64; only this user may have write
+    /// access. Default: `<root>/.filters`. Runtimes may share one.
     #[must_use]
     pub fn filters(mut self, directory: PathBuf) -> Self {
         self.filters = Some(directory);
         self
     }
 
-    /// Reaps every child of this process, not only containers: for PID 1 of a pod, which inherits orphans. No other part
-    /// of the process can then wait for children of its own.
+    /// Reaps every child of this process, not only containers: for PID 1 of a pod, which inherits
+    /// orphans. No other part of the process can then wait for children of its own.
     #[must_use]
     pub fn reap_orphans(mut self, reap_orphans: bool) -> Self {
         self.reap_orphans = reap_orphans;
         self
     }
 
-    /// Has the containers that this runtime creates run by a program of the host's. What is executed in one later (`exec`) is
-    /// still a program of its own.
+    /// Runs this runtime's new containers with a program of the host. `exec` still executes
+    /// programs of the container.
     #[must_use]
     pub fn runner(mut self, runner: Runner) -> Self {
         self.runner = Some(runner);
         self
     }
 
-    /// Gives every container, and every process that is executed in one, a new session keyring (keyrings(7)): the keys of
-    /// whoever started it are not theirs. Default: they have the caller's.
+    /// Gives every container and exec'd process a new session keyring (keyrings(7)), without the
+    /// caller's keys. Default: the caller's keyring.
     #[must_use]
     pub fn new_keyrings(mut self, new_keyrings: bool) -> Self {
         self.new_keyrings = new_keyrings;

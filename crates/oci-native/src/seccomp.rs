@@ -1,7 +1,7 @@
 //! Seccomp filters, compiled once.
 //!
-//! libseccomp needs some milliseconds to make a BPF program of a profile such as podman's. The program depends on nothing
-//! but the profile, the machine and libseccomp's version, so it is kept, and loading it is one system call.
+//! libseccomp needs some milliseconds to compile a profile such as podman's. The program depends
+//! only on the profile, the machine and libseccomp's version, so it is kept; loading is one call.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 /// Part of every key: changes when the same profile would be compiled differently.
 const FORMAT: u32 = 2;
-/// How many filters are kept; when there are more, all are dropped and made again as they are needed.
+/// How many filters are kept. When there are more, all are removed.
 const MAX_KEPT: usize = 64;
 /// `BPF_MAXINSNS`: no program the kernel takes has more instructions.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -53,8 +53,8 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`. A filter that notifies gives the descriptor of
-    /// its listener.
+    /// Loads it into this thread, which needs no_new_privs or `CAP_SYS_ADMIN`. A filter that
+    /// notifies returns the descriptor of its listener.
     pub(crate) fn load(&self) -> io::Result<Option<OwnedFd>> {
         seccomp::load(&self.instructions(), self.flags)
     }
@@ -89,7 +89,7 @@ impl Filter {
             .read(true)
             .custom_flags(libc::O_NOFOLLOW)
             .open(file)?;
-        // Only what this user wrote: whoever could plant a filter could take one away.
+        // Only files of this user: another's could be a filter that allows all.
         if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -187,8 +187,8 @@ fn key(profile: &LinuxSeccomp) -> Result<String, ProfileError> {
     Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// As runc translates a profile: names libseccomp does not know are left out, as are rules that say what
-/// the default says already.
+/// Translates a profile as runc does: names that libseccomp does not know are left out, as are
+/// rules that repeat the default.
 fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
     let failed = |e: libseccomp::error::SeccompError| ProfileError(e.to_string());
     let asks = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
@@ -218,7 +218,7 @@ fn compile(profile: &LinuxSeccomp) -> Result<Filter, ProfileError> {
             continue;
         }
         let comparisons: Vec<_> = rule.args().iter().flatten().map(comparison).collect();
-        // libseccomp compares an argument once per rule; as runc does, several comparisons of one become rules of their own.
+        // libseccomp compares an argument once per rule; as in runc, more become more rules.
         let mut indexes = HashSet::new();
         let apart = !rule.args().iter().flatten().all(|a| indexes.insert(a.index()));
         for syscall in rule.names().iter().filter_map(|n| ScmpSyscall::from_name(n).ok()) {
@@ -283,7 +283,7 @@ fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
             LinuxSeccompOperator::ScmpCmpMaskedEq => ScmpCompareOp::MaskedEqual(0),
         },
     );
-    // The spec's `value` is the mask and `valueTwo` what the masked argument is compared with (seccomp_rule_add(3)).
+    // The spec's `value` is the mask, `valueTwo` the datum (seccomp_rule_add(3)).
     if let ScmpCompareOp::MaskedEqual(mask) = &mut operator {
         *mask = operand;
         operand = arg.value_two().unwrap_or(0);
@@ -401,7 +401,7 @@ mod tests {
             let rule = serde_json::json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": args});
             profile(serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]}))
         };
-        // Compared with 0 under the mask: the mask is an operand of the program (BPF_ALU | BPF_AND | BPF_K is 0x54).
+        // Compared with 0 under the mask (BPF_ALU | BPF_AND | BPF_K is 0x54).
         let filter = compile(&rule(0x7E02_0000, 0)).unwrap();
         let masks = filter.program.chunks_exact(INSTRUCTION).filter(|i| i[0] == 0x54);
         assert!(

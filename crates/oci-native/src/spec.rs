@@ -74,7 +74,7 @@ fn doubled<T: PartialEq>(mut all: impl Iterator<Item = T> + Clone) -> bool {
     })
 }
 
-/// Checks a bundle's spec. `cgroup_root` is where a container goes whose spec names no cgroup; `own` are this process's cgroups.
+/// Checks a bundle's spec. `cgroup_root`: default cgroup's parent; `own`: this process's cgroups.
 pub(crate) fn prepare(
     id: &ContainerId,
     bundle: &Path,
@@ -162,8 +162,8 @@ pub(crate) fn cgroup_refused(bundle: &Path, path: &Path, why: &PathError) -> Err
     )
 }
 
-/// Fills what an exec'd process does not say from the container's own process, as runc does: exec stays inside the whole
-/// of the sandbox.
+/// Takes what an exec'd process does not say from the container's own process, as runc does: exec
+/// keeps the whole sandbox.
 pub(crate) fn inherit(process: &Process, container: &Process) -> Process {
     let mut process = process.clone();
     if process.capabilities().is_none() {

@@ -1,16 +1,16 @@
 //! What is kept of a container: `<root>/<id>/`.
 //!
 //! ```text
-//! <root>/<id>/record.json   pid, start time, cgroup, bundle; replaced by rename, never rewritten in place
+//! <root>/<id>/record.json   pid, start time, cgroup, bundle; replaced by rename
 //!             config.json   the runtime spec the container was made from
 //!             seccomp.bpf   the compiled filter, if it has one
-//!             exec.fifo     held open for reading by the container's init until it has executed its program
+//!             exec.fifo     open for reading in the init until it executes its program
 //!             start.sock    through which the init is told to execute it
 //!             init.pid      the init's pid while it is made
 //! ```
 //!
-//! The lock of a container is an flock of its directory: it needs no file of its own, and vanishes with its holder.
-//! A container whose record cannot be read can still be deleted.
+//! The lock of a container is an flock of its directory: it needs no file of its own, and vanishes
+//! with its holder. A container whose record cannot be read can still be deleted.
 
 use std::{
     collections::HashMap,
@@ -102,7 +102,7 @@ impl Store {
             }
             Err(e) => return Err(Error::io(format!("creating {}", dir.display()))(e)),
         }
-        // Somebody who deletes whatever is there may be quicker: then it is theirs, and our reservation is over.
+        // A concurrent delete may be quicker: then our reservation is over.
         match self.try_lock(id)? {
             Some(locked) => Ok(locked),
             None => Err(Error::AlreadyExists(id.clone())),
@@ -122,7 +122,7 @@ impl Store {
         }
     }
 
-    /// `None` when somebody else has it.
+    /// `None` when another process has it.
     fn try_lock(&self, id: &ContainerId) -> Result<Option<Locked>> {
         let dir = self.dir(id);
         let failed = |e: rustix::io::Errno| Error::io(format!("locking {}", dir.display()))(e.into());
@@ -151,7 +151,7 @@ impl Store {
         }
     }
 
-    /// Whether somebody holds the lock.
+    /// Whether a process holds the lock.
     pub(crate) fn is_locked(&self, id: &ContainerId) -> Result<bool> {
         Ok(self.try_lock(id)?.is_none())
     }
@@ -230,7 +230,7 @@ impl Locked {
         read_record(&self.dir, &self.id)
     }
 
-    /// Replaces the record: whoever reads it sees the old one or the new one, whatever ends this process meanwhile.
+    /// Replaces the record: readers see the old or the new one, even if this process is killed.
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
         let new = self.dir.join("record.json.new");
         let bytes = serde_json::to_vec(record).unwrap_or_default();
@@ -250,7 +250,7 @@ impl Locked {
     }
 }
 
-/// Writes a pid to a file. Whoever waits for it to appear finds the whole pid in it.
+/// Writes a pid to a file. When the file appears, it holds the whole pid.
 ///
 /// # Errors
 /// It cannot be written.

@@ -132,22 +132,18 @@ async fn compare_with_runc(test: &str, no_new_privileges: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_03_exec_keeps_the_whole_sandbox_as_runc_does() {
-    compare_with_runc("trap_03_exec_keeps_the_whole_sandbox_as_runc_does", true).await;
+async fn exec_keeps_the_whole_sandbox_as_runc_does() {
+    compare_with_runc("exec_keeps_the_whole_sandbox_as_runc_does", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_03_exec_loads_the_filter_without_no_new_privileges_too() {
-    compare_with_runc(
-        "trap_03_exec_loads_the_filter_without_no_new_privileges_too",
-        false,
-    )
-    .await;
+async fn exec_loads_the_filter_without_no_new_privileges_too() {
+    compare_with_runc("exec_loads_the_filter_without_no_new_privileges_too", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_03_exec_joins_the_containers_cgroup_and_namespaces() {
-    if !can_run("trap_03_exec_joins_the_containers_cgroup_and_namespaces") {
+async fn exec_joins_the_containers_cgroup_and_namespaces() {
+    if !can_run("exec_joins_the_containers_cgroup_and_namespaces") {
         return;
     }
     let f = Fixture::new("exec sleep 1000");

@@ -21,12 +21,12 @@ const TESTS: &[(&str, fn())] = &[
         one_process_creates_and_another_starts_and_deletes,
     ),
     (
-        "trap_08_a_created_container_holds_nothing_of_a_forking_creator",
-        trap_08_a_created_container_holds_nothing,
+        "a_created_container_holds_nothing_of_a_forking_creator",
+        a_created_container_holds_nothing,
     ),
     (
-        "trap_11_create_does_not_change_its_caller",
-        trap_11_create_does_not_change_its_caller,
+        "create_does_not_change_its_caller",
+        create_does_not_change_its_caller,
     ),
     (
         "a_pods_init_reaps_orphans_and_loses_no_exit",
@@ -129,7 +129,7 @@ fn one_process_creates_and_another_starts_and_deletes() {
     f.assert_nothing_left();
 }
 
-fn trap_08_a_created_container_holds_nothing() {
+fn a_created_container_holds_nothing() {
     let f = Fixture::new("exec sleep 1000");
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     block_on(async {
@@ -141,7 +141,7 @@ fn trap_08_a_created_container_holds_nothing() {
     f.assert_nothing_left();
 }
 
-fn trap_11_create_does_not_change_its_caller() {
+fn create_does_not_change_its_caller() {
     let f = Fixture::with("cat /proc/self/oom_score_adj", |c| {
         c["process"]["oomScoreAdj"] = json!(500);
     });

@@ -9,8 +9,8 @@ use magik_oci::{CreateOptions, Error, Exit, OciRuntime, Signal, Status, Stdio};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn trap_01_many_threads_run_containers_at_once() {
-    if !can_run("trap_01_many_threads_run_containers_at_once") {
+async fn many_threads_run_containers_at_once() {
+    if !can_run("many_threads_run_containers_at_once") {
         return;
     }
     let cwd = std::env::current_dir().unwrap();
@@ -32,8 +32,8 @@ async fn trap_01_many_threads_run_containers_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_02_the_end_of_a_fast_program_is_not_missed() {
-    if !can_run("trap_02_the_end_of_a_fast_program_is_not_missed") {
+async fn the_end_of_a_fast_program_is_not_missed() {
+    if !can_run("the_end_of_a_fast_program_is_not_missed") {
         return;
     }
     let f = Fixture::new("exit 4");
@@ -53,8 +53,8 @@ async fn trap_02_the_end_of_a_fast_program_is_not_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_04_a_signal_to_a_paused_container_leaves_it_paused() {
-    if !can_run("trap_04_a_signal_to_a_paused_container_leaves_it_paused") {
+async fn a_signal_to_a_paused_container_leaves_it_paused() {
+    if !can_run("a_signal_to_a_paused_container_leaves_it_paused") {
         return;
     }
     let f = Fixture::new("trap 'exit 5' TERM; : >/up; while :; do sleep 0.05; done");
@@ -96,8 +96,8 @@ async fn trap_04_a_signal_to_a_paused_container_leaves_it_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_05_a_signalled_exec_gives_128_and_the_signal() {
-    if !can_run("trap_05_a_signalled_exec_gives_128_and_the_signal") {
+async fn a_signalled_exec_gives_128_and_the_signal() {
+    if !can_run("a_signalled_exec_gives_128_and_the_signal") {
         return;
     }
     let f = Fixture::new("exec sleep 1000");
@@ -108,8 +108,8 @@ async fn trap_05_a_signalled_exec_gives_128_and_the_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_06_a_failed_create_leaves_nothing() {
-    if !can_run("trap_06_a_failed_create_leaves_nothing") {
+async fn a_failed_create_leaves_nothing() {
+    if !can_run("a_failed_create_leaves_nothing") {
         return;
     }
     let children = || {
@@ -156,8 +156,8 @@ async fn trap_06_a_failed_create_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_07_the_default_cgroup_is_below_our_own_root() {
-    if !can_run("trap_07_the_default_cgroup_is_below_our_own_root") {
+async fn the_default_cgroup_is_below_our_own_root() {
+    if !can_run("the_default_cgroup_is_below_our_own_root") {
         return;
     }
     let f = Fixture::new("exec sleep 1000");
@@ -173,8 +173,8 @@ async fn trap_07_the_default_cgroup_is_below_our_own_root() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_08_a_created_container_holds_nothing_of_its_creator() {
-    if !can_run("trap_08_a_created_container_holds_nothing_of_its_creator") {
+async fn a_created_container_holds_nothing_of_its_creator() {
+    if !can_run("a_created_container_holds_nothing_of_its_creator") {
         return;
     }
     let f = Fixture::new("exec sleep 1000");
@@ -204,8 +204,8 @@ async fn trap_08_a_created_container_holds_nothing_of_its_creator() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_09_a_cgroup_that_is_not_the_containers_is_refused_and_spared() {
-    if !can_run("trap_09_a_cgroup_that_is_not_the_containers_is_refused_and_spared") {
+async fn a_cgroup_that_is_not_the_containers_is_refused_and_spared() {
+    if !can_run("a_cgroup_that_is_not_the_containers_is_refused_and_spared") {
         return;
     }
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -250,8 +250,8 @@ async fn trap_09_a_cgroup_that_is_not_the_containers_is_refused_and_spared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_10_neither_damaged_state_nor_a_reused_pid_misleads() {
-    if !can_run("trap_10_neither_damaged_state_nor_a_reused_pid_misleads") {
+async fn neither_damaged_state_nor_a_reused_pid_misleads() {
+    if !can_run("neither_damaged_state_nor_a_reused_pid_misleads") {
         return;
     }
     let f = Fixture::new("exec sleep 1000");
@@ -293,8 +293,8 @@ async fn trap_10_neither_damaged_state_nor_a_reused_pid_misleads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_11_a_program_needs_no_path_variable() {
-    if !can_run("trap_11_a_program_needs_no_path_variable") {
+async fn a_program_needs_no_path_variable() {
+    if !can_run("a_program_needs_no_path_variable") {
         return;
     }
     let f = Fixture::with("echo ${PATH-none}", |c| c["process"]["env"] = json!(["A=b"]));
@@ -303,8 +303,8 @@ async fn trap_11_a_program_needs_no_path_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_11_a_failing_poststop_hook_does_not_stop_delete() {
-    if !can_run("trap_11_a_failing_poststop_hook_does_not_stop_delete") {
+async fn a_failing_poststop_hook_does_not_stop_delete() {
+    if !can_run("a_failing_poststop_hook_does_not_stop_delete") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -324,8 +324,8 @@ async fn trap_11_a_failing_poststop_hook_does_not_stop_delete() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_11_a_user_namespace_needs_no_systemd() {
-    if !can_run("trap_11_a_user_namespace_needs_no_systemd") {
+async fn a_user_namespace_needs_no_systemd() {
+    if !can_run("a_user_namespace_needs_no_systemd") {
         return;
     }
     let f = Fixture::with("cat /proc/self/uid_map", |c| {

@@ -5,10 +5,10 @@
 //! <cache>/<SHA-256>.cwasm       the machine code (wasmtime's ELF)
 //! <cache>/tmp…                  being written
 //! ```
-//! The key is the SHA-256 of the module and a hash of all that compiled code depends on. Both files are renamed into place,
-//! the code first, so a crash leaves at most something that is not found. Machine code is run as it is read: so the
-//! directory must belong to this user (or root) and nobody else may write to it, the same holds for each file, and its hash
-//! is compared before wasmtime sees it.
+//! The key is the SHA-256 of the module and a hash of everything that compiled code depends on.
+//! Both files are renamed into place, the code first: a crash leaves at most a file that is not
+//! found. Machine code is run as it is. So the directory and the files must belong to this user (or
+//! root), no one else may write to them, and the hash is checked before wasmtime sees the code.
 
 use std::{
     ffi::OsStr,
@@ -37,7 +37,7 @@ impl Cache {
         Self { directory }
     }
 
-    /// The machine code of `key`, whole and ours; `None` if there is none, or none that can be trusted.
+    /// The machine code of `key`, complete and verified; `None` without one that can be trusted.
     pub(crate) fn get(&self, key: &str) -> Result<Option<File>, LoadError> {
         match check_directory(&self.directory) {
             Err(LoadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -96,7 +96,7 @@ impl Cache {
         self.prune(MAX_CACHE_SIZE, &path).map_err(io)
     }
 
-    /// Removes the code used longest ago until what is left has at most `size` bytes; never `newest`.
+    /// Removes the least recently used code down to `size` bytes; never `newest`.
     fn prune(&self, size: u64, newest: &Path) -> io::Result<()> {
         let mut codes: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.directory)? {

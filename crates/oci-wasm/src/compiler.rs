@@ -1,8 +1,8 @@
 //! Compilation in a process of its own.
 //!
-//! wasmtime can neither be stopped while it compiles nor be told how much memory to use, and what it compiles is a
-//! stranger's. So a helper (usually this same binary) is started with the module as its standard input and the
-//! result's file as its standard output; it limits its own memory, and is killed when it takes too long.
+//! wasmtime cannot be stopped while it compiles, has no memory limit, and compiles untrusted code.
+//! So a helper (usually this same binary) is started with the module as its standard input and the
+//! result's file as its standard output. It limits its memory, and is killed after a timeout.
 
 use std::{
     fs::File,
@@ -77,7 +77,7 @@ impl Compiler {
         let talk = async {
             let mut message = Vec::new();
             if let Some(stderr) = stderr {
-                // Whatever cannot be read does not matter: the status is what counts.
+                // What cannot be read does not matter: the status counts.
                 let _ = stderr.take(LONGEST_MESSAGE).read_to_end(&mut message).await;
             }
             (message, child.wait().await)
@@ -118,7 +118,7 @@ pub fn run_compiler_if_asked() {
     let code = match compile(&args) {
         Ok(()) => 0,
         Err(message) => {
-            // Nobody is left to be told if this fails.
+            // On failure no reader is left to tell.
             let _ = writeln!(std::io::stderr(), "{message}");
             INVALID
         }
@@ -153,7 +153,7 @@ fn compile(args: &[String]) -> Result<(), String> {
         .map_err(|e| format!("writing the result: {e}"))
 }
 
-/// Limits what this process can do to the machine. Where there are no such limits, time is still limited by the parent.
+/// Limits this process's use of the machine. Without such limits the parent still limits the time.
 #[cfg(unix)]
 fn confine(memory: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -19,7 +19,7 @@ use wasmtime_wasi::I32Exit;
 use crate::{
     control::{Control, Gate, Verdict},
     error::one_line,
-    host::{Host, Surroundings},
+    host::{Host, ProgramSetup},
     http::Server,
     limiter::{LimitReached, Usage},
     network::Listening,
@@ -34,7 +34,7 @@ const THREAD_STACK: usize = 512 * 1024;
 /// How long `start` waits for instantiation, which may run code of the program's.
 const INSTANTIATION: Duration = Duration::from_secs(5);
 
-/// After how long a killed program counts as ended that is stuck in a call of the system's (a terminal that is held).
+/// After this time a killed program that is stuck in a system call counts as ended.
 const STUCK: Duration = Duration::from_secs(2);
 
 /// The exit code of a program that trapped: that of an aborted process.
@@ -69,7 +69,7 @@ pub(crate) struct Container {
 pub(crate) struct Ready {
     pub(crate) linked: Linked,
     pub(crate) engine: &'static Engine,
-    pub(crate) surroundings: Surroundings,
+    pub(crate) setup: ProgramSetup,
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) http_concurrency: usize,
     /// Dropped when the container has ended.
@@ -79,7 +79,7 @@ pub(crate) struct Ready {
 impl std::fmt::Debug for Ready {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ready")
-            .field("surroundings", &self.surroundings)
+            .field("setup", &self.setup)
             .field("listeners", &self.listeners)
             .finish_non_exhaustive()
     }
@@ -98,7 +98,7 @@ pub(crate) struct Made {
 
 impl Container {
     pub(crate) fn new(made: Made) -> Self {
-        let surroundings = &made.ready.surroundings;
+        let setup = &made.ready.setup;
         Self {
             id: made.id,
             bundle: made.bundle,
@@ -106,8 +106,8 @@ impl Container {
             annotations: made.annotations,
             created: made.created,
             control: Arc::new(Control::new(made.ready.engine)),
-            usage: surroundings.usage.clone(),
-            metered: surroundings.fuel.is_some(),
+            usage: setup.usage.clone(),
+            metered: setup.fuel.is_some(),
             deadline: made.deadline,
             ready: Mutex::new(Some(made.ready)),
             ended: watch::Sender::new(None),
@@ -180,7 +180,7 @@ impl Container {
         let Ready {
             linked,
             engine,
-            surroundings,
+            setup,
             listeners,
             http_concurrency,
             listening,
@@ -188,7 +188,7 @@ impl Container {
         self.usage.thread_begins();
         let mut ending = Ending {
             container: self,
-            streams: Some(surroundings.streams.clone()),
+            streams: Some(setup.streams.clone()),
             listening: Some(listening),
             ended: None,
         };
@@ -196,13 +196,13 @@ impl Container {
             Linked::Proxy(pre) => Server {
                 pre,
                 engine,
-                surroundings,
+                setup,
                 concurrency: http_concurrency,
                 control: self.control.clone(),
                 deadline: self.deadline,
             }
             .run(&self.id, listeners, started),
-            linked => handle.block_on(self.run(linked, engine, &surroundings, listeners, started)),
+            linked => handle.block_on(self.run(linked, engine, &setup, listeners, started)),
         });
     }
 
@@ -211,12 +211,12 @@ impl Container {
         &self,
         linked: Linked,
         engine: &Engine,
-        surroundings: &Surroundings,
+        setup: &ProgramSetup,
         listeners: Vec<TcpListener>,
         started: oneshot::Sender<Result<(), String>>,
     ) -> Ended {
-        let store = Sockets::new(listeners, !surroundings.directories.is_empty())
-            .and_then(|sockets| surroundings.store(engine, sockets));
+        let store = Sockets::new(listeners, !setup.directories.is_empty())
+            .and_then(|sockets| setup.store(engine, sockets));
         let mut store = match store {
             Ok(store) => store,
             Err(error) => {
@@ -227,10 +227,10 @@ impl Container {
         };
         let program = call(&linked, &mut store, started);
         let result = Gate::new(self.control.clone(), self.usage.yields.clone(), program).await;
-        if let (Some(fuel), Ok(left)) = (surroundings.fuel, store.get_fuel()) {
+        if let (Some(fuel), Ok(left)) = (setup.fuel, store.get_fuel()) {
             self.usage.ended(fuel - left);
         }
-        Ended::new(result, surroundings, self.deadline)
+        Ended::new(result, setup, self.deadline)
     }
 
     /// Sends a signal, as far as there is anything like that here.
@@ -246,8 +246,8 @@ impl Container {
         }
     }
 
-    /// Ends the container. Of one that had been asked to end before, the exit code says so (143 after SIGTERM): nothing
-    /// else would have ended it, for WASI has no signals.
+    /// Ends the container. If it was asked to end before, the exit code says so (143 after
+    /// SIGTERM): WASI has no signals, so only this ends it.
     fn kill(self: &Arc<Self>) {
         let signal = self.control.asked().borrow().unwrap_or(SIGKILL);
         self.control.end(Verdict::Killed(signal));
@@ -274,7 +274,7 @@ impl Container {
         if let (Some(message), Some(streams)) = (&ended.message, &streams) {
             streams.say(message);
         }
-        // The streams are closed before anybody learns of the end: whoever reads them sees all of it.
+        // The streams close before the end is reported: their readers see everything.
         drop(streams);
         self.ended.send_if_modified(|current| match current {
             Some(_) => false,
@@ -286,9 +286,9 @@ impl Container {
     }
 }
 
-/// The end of a container's thread, which whoever waits for the container hears of in any case: also where the thread panics. That
-/// is so where panics unwind; where they abort, as in magikrun's own release builds, a defect of the runtime ends the process,
-/// and with it the pod.
+/// The end of a container's thread, which is reported to all that wait for the container, even when
+/// the thread panics and unwinds. Where panics abort, as in magikrun's release builds, a defect of
+/// the runtime ends the process, and with it the pod.
 struct Ending<'a> {
     container: &'a Container,
     streams: Option<Streams>,
@@ -317,7 +317,7 @@ async fn call(
     started: oneshot::Sender<Result<(), String>>,
 ) -> wasmtime::Result<i32> {
     let instantiated = |error: Option<&wasmtime::Error>| {
-        // Whoever started it may have gone.
+        // The caller may have gone.
         let _ = started.send(match error {
             // A start function that exits, or meets a limit, is a program that ran.
             Some(e) if !e.is::<I32Exit>() && !e.is::<LimitReached>() && !e.is::<Trap>() => Err(one_line(e)),
@@ -381,7 +381,7 @@ impl Ended {
 
     fn new(
         result: Result<wasmtime::Result<i32>, Verdict>,
-        surroundings: &Surroundings,
+        setup: &ProgramSetup,
         deadline: Option<Duration>,
     ) -> Self {
         match result {
@@ -391,7 +391,7 @@ impl Ended {
                 // As a process's: what a parent sees of it is its lowest byte.
                 Some(I32Exit(code)) => Self::exited(code & 0xff),
                 None => {
-                    let (reason, message) = explain(&error, surroundings.fuel);
+                    let (reason, message) = explain(&error, setup.fuel);
                     Self::trapped(reason, &message)
                 }
             },

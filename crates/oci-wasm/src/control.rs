@@ -1,9 +1,9 @@
 //! Stopping and pausing what runs.
 //!
-//! A program is a future; it is polled through a [`Gate`], which lets nothing through while its container is paused, and drops
-//! the program when its container is to end. For a program that computes to come back to its gate, wasmtime yields: by
-//! itself every [`YIELD_FUEL`] units of fuel, else when the epoch moves, which happens only when somebody is to be
-//! stopped. Nothing ticks while nothing happens.
+//! A program is a future. A [`Gate`] polls it: it lets nothing through while the container is
+//! paused, and drops the program to end it. A program that computes returns to its gate because
+//! wasmtime yields: every [`YIELD_FUEL`] units of fuel, or else when the epoch moves, which happens
+//! only to interrupt a program. No timer runs otherwise.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use wasmtime::Engine;
 /// After how much fuel a program comes back to its gate: some milliseconds.
 pub(crate) const YIELD_FUEL: u64 = 10_000_000;
 
-/// Why a program that has not ended is ended.
+/// Why a running program is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// A signal that cannot be refused; its number is what the exit code tells.
@@ -30,7 +30,7 @@ pub(crate) enum Verdict {
     Deadline,
 }
 
-/// The reins of one container.
+/// The shared state that ends and pauses one container.
 #[derive(Debug)]
 pub(crate) struct Control {
     engine: &'static Engine,
@@ -61,7 +61,7 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers that the container was asked to end; nothing in WASI would tell a program.
+    /// Remembers that the container was asked to end; WASI cannot tell the program.
     pub(crate) fn ask(&self, signal: i32) {
         self.asked.send_if_modified(|asked| match asked {
             Some(_) => false,
@@ -103,7 +103,7 @@ impl Control {
         self.state().paused
     }
 
-    /// Has every program of the container come to its gate.
+    /// Makes every program of the container return to its gate.
     fn call_back(&self) {
         self.engine.increment_epoch();
         for (_, waker) in std::mem::take(&mut self.state().waiting) {
@@ -115,7 +115,7 @@ impl Control {
 /// A program, polled as its container's [`Control`] allows.
 pub(crate) struct Gate<F> {
     control: Arc<Control>,
-    /// Of all programs of the container; and of this one.
+    /// The yields of all programs of the container, and of this one.
     yields: Arc<AtomicU64>,
     own_yields: u64,
     place: u64,
@@ -123,7 +123,7 @@ pub(crate) struct Gate<F> {
 }
 
 impl<F: Future> Gate<F> {
-    /// `yields` counts how often the container's running programs came back without waiting for anything.
+    /// `yields` counts the returns of running programs that waited for nothing.
     pub(crate) fn new(control: Arc<Control>, yields: Arc<AtomicU64>, program: F) -> Self {
         let place = {
             let mut state = control.state();
@@ -180,7 +180,7 @@ impl<F> Drop for Gate<F> {
     }
 }
 
-/// A waker that knows whether it was woken while its future was polled: so does wasmtime when it yields.
+/// A waker that knows whether it was woken while its future was polled, as wasmtime's yield does.
 struct YieldCounter {
     waker: Waker,
     woken: AtomicBool,

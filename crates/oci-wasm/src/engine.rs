@@ -10,7 +10,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllo
 
 use crate::{LoadError, limits::MAX_WASM_STACK, program::Linkers};
 
-/// Stack of the fiber a program runs on: its own share and as much again for what it calls in the host.
+/// Stack of a program's fiber: its own part, and as much for its calls into the host.
 const FIBER_STACK: usize = 2 * MAX_WASM_STACK;
 
 /// Slots of a pool that serves requests: no container answers more at a time.
@@ -22,9 +22,9 @@ pub(crate) const POOL_MEMORY: usize = 4 * 1024 * 1024 * 1024;
 /// How a program is interrupted; decided when it is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Metering {
-    /// Every instruction is counted: the program stops when its fuel is used up, and can be interrupted on the way.
+    /// Every instruction is counted: the program stops without fuel, and can be interrupted.
     Fuel,
-    /// Loops and calls look at a clock, which moves when somebody is to be interrupted.
+    /// Loops and calls look at a clock, which moves to interrupt programs.
     Epochs,
 }
 
@@ -58,9 +58,9 @@ fn config(metering: Metering) -> Config {
         .epoch_interruption(metering == Metering::Epochs)
         .max_wasm_stack(MAX_WASM_STACK)
         .async_stack_size(FIBER_STACK)
-        // A guest's stack is not the next guest's to read, should the compiler ever be wrong about an uninitialised slot.
+        // A guest must not read an earlier guest's stack through an uninitialised slot.
         .async_stack_zeroing(true)
-        // The whole of 32 bits is reserved and guarded, so that accesses need no check and memories never move.
+        // All 4 GiB are reserved and guarded: no access checks, and memories never move.
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .guard_before_linear_memory(true)
@@ -128,7 +128,7 @@ pub(crate) fn compiling(metering: Metering) -> Result<Engine, LoadError> {
     Engine::new(&config).map_err(|e| LoadError::engine(&e))
 }
 
-/// What tells compiled code of one engine from that of another: wasmtime's version and settings, and the processor.
+/// Tells compiled code of engines apart: wasmtime's version and settings, and the processor.
 pub(crate) fn compatibility(metering: Metering) -> Result<&'static str, LoadError> {
     static HASHES: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
     let slot = &HASHES[usize::from(metering == Metering::Epochs)];
@@ -180,7 +180,7 @@ mod tests {
         );
     }
 
-    /// A module that keeps a secret: in its memory, up to where that has grown, in a table, a global and its stack.
+    /// A module that keeps a secret: in its grown memory, in a table, a global and its stack.
     const KEEPER: &str = r#"(module
         (memory (export "memory") 1 1024) (table (export "table") 4 funcref) (global $g (mut i64) (i64.const 0))
         (func $f) (elem declare func $f)
@@ -189,7 +189,7 @@ mod tests {
             (memory.fill (i32.const 0) (i32.const 0xa5) (i32.const 16777216))
             (table.set (i32.const 1) (ref.func $f))
             (global.set $g (i64.const 42))))"#;
-    /// One that looks for a secret: it gives the number of bytes that are not zero, and finds a function where it put none.
+    /// Looks for a secret: returns the number of non-zero bytes, and finds foreign functions.
     const SEEKER: &str = r#"(module
         (memory (export "memory") 1 1024) (table (export "table") 4 funcref) (global $g (mut i64) (i64.const 0))
         (func (export "beyond") (result i32) (i32.load (i32.const 16777212)))
@@ -228,7 +228,7 @@ mod tests {
             (store, instance)
         };
         let (keeper, seeker) = (module(KEEPER), module(SEEKER));
-        // All slots but one are taken: whoever comes next gets what was left.
+        // All slots but one are taken: the next program gets that one.
         let mut others = Vec::new();
         for _ in 1..POOL_SLOTS {
             others.push(instance(&seeker).await);

@@ -1,8 +1,8 @@
-//! What a program may open: files and directories, by themselves or through links.
+//! What a program may open: files and directories, directly or through links.
 //!
-//! A device or a pipe that an image or a volume has is the host's: reading it may hold the program's thread for ever, and opening it
-//! alone may do something. wasmtime-wasi opens whatever there is, so its functions that open have these in front of them, which
-//! look first, and look again at what was opened.
+//! A device or a pipe of an image or a volume is the host's: opening it may have effects, and
+//! reading it may block the program's thread for ever. wasmtime-wasi opens every kind of file. So
+//! the open functions here run before its own; they check before and after opening.
 
 use wasmtime::{Caller, Linker, component};
 use wasmtime_wasi::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 const MODULE: &str = "wasi_snapshot_preview1";
-/// As wasmtime-wasi has it in its linker; programs import whatever version of 0.2 they were made for.
+/// As wasmtime-wasi has it in its linker; programs import the version of 0.2 they were made for.
 const TYPES: &str = "wasi:filesystem/types@0.2.12";
 const OPEN_AT: &str = "[method]descriptor.open-at";
 
@@ -87,7 +87,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What is not there is for opening to say; a link that is not followed cannot be opened.
+/// A missing file fails at opening; a link that is not followed cannot be opened.
 fn may_be_opened(kind: Option<u8>) -> bool {
     matches!(kind, None | Some(DIRECTORY | REGULAR_FILE | SYMBOLIC_LINK))
 }

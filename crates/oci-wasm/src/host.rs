@@ -26,7 +26,7 @@ pub(crate) struct Directory {
 
 /// All that a program is given; the same for every store of a container.
 #[derive(Debug)]
-pub(crate) struct Surroundings {
+pub(crate) struct ProgramSetup {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: String,
@@ -60,7 +60,7 @@ struct Hooks {
     network: Arc<Network>,
 }
 
-impl Surroundings {
+impl ProgramSetup {
     /// A store for one program, with its limits. `sockets` are what a preview 1 module listens on.
     pub(crate) fn store(&self, engine: &Engine, sockets: Sockets) -> io::Result<Store<Host>> {
         let mut store = Store::new(engine, self.host(sockets)?);
@@ -127,7 +127,7 @@ impl Surroundings {
 impl Host {
     /// A store that nothing runs in.
     pub(crate) fn empty(engine: &Engine) -> Option<Store<Self>> {
-        let surroundings = Surroundings {
+        let setup = ProgramSetup {
             args: Vec::new(),
             env: Vec::new(),
             cwd: "/".to_owned(),
@@ -138,7 +138,7 @@ impl Host {
             fuel: None,
         };
         let sockets = Sockets::default();
-        Some(Store::new(engine, surroundings.host(sockets).ok()?))
+        Some(Store::new(engine, setup.host(sockets).ok()?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Serving `wasi:http/proxy`: an instance for every request, as many at a time as the container may have.
+//! Serving `wasi:http/proxy`: an instance per request, as many at a time as the container may have.
 
 use std::{
     net,
@@ -28,12 +28,12 @@ use wasmtime_wasi_http::{
 use crate::{
     container::{Ended, explain},
     control::{Control, Gate},
-    host::{Host, Surroundings},
+    host::{Host, ProgramSetup},
     limits::HTTP_REQUEST_TIMEOUT,
     sockets::Sockets,
 };
 
-/// Connections for each request that may be answered at a time; what comes beyond waits to be accepted.
+/// Connections for each concurrent request; more wait to be accepted.
 const CONNECTIONS_PER_REQUEST: usize = 4;
 
 /// The most threads that answer requests.
@@ -48,14 +48,14 @@ const TURN: Duration = Duration::from_millis(10);
 /// After how many turns of programs a thread looks for what came in; tokio's own is 61.
 const TURNS_PER_LOOK: u32 = 8;
 
-/// How long the threads get to let go when the container is over.
+/// How long the threads may take to stop when the container has ended.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// A container that answers requests.
 pub(crate) struct Server {
     pub(crate) pre: ProxyPre<Host>,
     pub(crate) engine: &'static Engine,
-    pub(crate) surroundings: Surroundings,
+    pub(crate) setup: ProgramSetup,
     pub(crate) concurrency: usize,
     pub(crate) control: Arc<Control>,
     pub(crate) deadline: Option<Duration>,
@@ -65,14 +65,14 @@ pub(crate) struct Server {
 struct Service {
     pre: ProxyPre<Host>,
     engine: &'static Engine,
-    surroundings: Surroundings,
+    setup: ProgramSetup,
     control: Arc<Control>,
     requests: Arc<Semaphore>,
     turns: Arc<Turns>,
 }
 
-/// Without fuel a program yields only when the epoch moves. It moves while requests are being answered, by a thread of its own:
-/// those of the runtime may all be in programs.
+/// Without fuel a program yields only when the epoch moves. A thread of its own moves it while
+/// requests are answered: the runtime's threads may all be in programs.
 #[derive(Debug, Default)]
 struct Turns {
     state: Mutex<Taking>,
@@ -132,14 +132,14 @@ impl Drop for Over {
 }
 
 impl Server {
-    /// Serves until the container is ended, or has answered everybody after it was asked to end.
+    /// Serves until the container ends, or all are answered after it was asked to end.
     pub(crate) fn run(
         self,
         id: &ContainerId,
         listeners: Vec<net::TcpListener>,
         started: oneshot::Sender<Result<(), String>>,
     ) -> Ended {
-        let usage = self.surroundings.usage.clone();
+        let usage = self.setup.usage.clone();
         let (begin, end) = (usage.clone(), usage);
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
@@ -187,13 +187,13 @@ impl Server {
         let service = Arc::new(Service {
             pre: self.pre,
             engine: self.engine,
-            surroundings: self.surroundings,
+            setup: self.setup,
             control: self.control,
             requests: Arc::new(Semaphore::new(self.concurrency)),
             turns: Arc::default(),
         });
         let _over = Over(service.turns.clone());
-        if service.surroundings.fuel.is_none() {
+        if service.setup.fuel.is_none() {
             let (turns, engine) = (service.turns.clone(), service.engine);
             let thread = std::thread::Builder::new()
                 .name("wasm-turns".to_owned())
@@ -242,7 +242,7 @@ async fn accept(
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                // It goes on by itself.
+                // It runs on its own.
                 drop(tokio::spawn(connection(
                     stream,
                     service.clone(),
@@ -251,7 +251,7 @@ async fn accept(
                 )));
             }
             Err(error) => {
-                // Out of descriptors, or the client has gone again: neither is this container's end.
+                // No descriptors, or the client has gone: the container goes on.
                 tracing::debug!(%error, "cannot accept");
                 tokio::time::sleep(TURN).await;
             }
@@ -313,7 +313,7 @@ impl Service {
         let bad = |_| (StatusCode::BAD_REQUEST, "not a request this server answers");
         let (sender, receiver) = oneshot::channel();
         let mut store = self
-            .surroundings
+            .setup
             .store(self.engine, Sockets::default())
             .map_err(|error| {
                 self.say(&error.to_string());
@@ -339,18 +339,18 @@ impl Service {
             };
             let gate = Gate::new(
                 service.control.clone(),
-                service.surroundings.usage.yields.clone(),
+                service.setup.usage.yields.clone(),
                 tokio::time::timeout(HTTP_REQUEST_TIMEOUT, program),
             );
             let result = gate.await;
             drop(turn);
-            if let (Some(fuel), Ok(left)) = (service.surroundings.fuel, store.get_fuel()) {
-                service.surroundings.usage.ended(fuel - left);
+            if let (Some(fuel), Ok(left)) = (service.setup.fuel, store.get_fuel()) {
+                service.setup.usage.ended(fuel - left);
             }
             match result {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    let (reason, message) = explain(&error, service.surroundings.fuel);
+                    let (reason, message) = explain(&error, service.setup.fuel);
                     service.say(&format!("{reason}: {message}"));
                 }
                 Ok(Err(_)) => service.say(&format!(
@@ -377,6 +377,6 @@ impl Service {
 
     /// A line on the container's standard error.
     fn say(&self, line: &str) {
-        self.surroundings.streams.say(line);
+        self.setup.streams.say(line);
     }
 }

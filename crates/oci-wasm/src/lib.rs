@@ -1,21 +1,21 @@
 //! WebAssembly containers as an [`OciRuntime`](magik_oci::OciRuntime), over wasmtime.
 //!
-//! [`WasmtimeRuntime`] keeps every container it creates in its own process: there is no process per container, and none
-//! that another process could start or delete. A pod is one process with one runtime in it.
+//! [`WasmtimeRuntime`] keeps its containers in its own process: there is no process per container,
+//! and other processes cannot start or delete them. A pod is one process with one runtime in it.
 //!
-//! - **Programs** ([`Loader`]): core modules of WASI preview 1 and components of preview 2, `wasi:cli/command` or
-//!   `wasi:http/proxy`. wasmtime 48 calls its preview 3 "experimental, unstable and incomplete" and gives it no security
-//!   fixes, so it is not here.
-//! - **Compilation** happens in a process of its own with limits on time and memory, because wasmtime can neither cancel it
-//!   nor bound it. Its results are kept in a cache that only this user can write; machine code that comes from
-//!   anywhere else is refused. A binary that uses this crate calls [`run_compiler_if_asked`] first thing in its `main`.
-//! - **What a program may do**: read and write below its root and its mounts (read-only where the bundle says so), use
-//!   its three streams, clocks and random numbers, and of the network what its [annotations] list. Nothing else.
-//! - **What a program may use**: fuel, wall-clock time, memory, tables, instances and stack ([limits]); every limit ends it
-//!   with an [`ExitReason`](magik_oci::ExitReason) and a last line on its standard error that names the limit.
+//! - **Programs** ([`Loader`]): core modules of WASI preview 1 and components of preview 2,
+//!   `wasi:cli/command` or `wasi:http/proxy`. wasmtime 48 calls its preview 3 "experimental,
+//!   unstable and incomplete" and gives it no security fixes, so it is not here.
+//! - **Compilation**: a process of its own compiles, with limits on time and memory, which wasmtime
+//!   does not have. Only this user can write its cache; other machine code is refused. A binary
+//!   with this crate calls [`run_compiler_if_asked`] first in `main`.
+//! - **Access**: a program reads and writes below its root and mounts (unless read-only), uses its
+//!   three streams, clocks, random numbers, and the network that its [annotations] list. No more.
+//! - **Limits**: fuel, wall-clock time, memory, tables, instances and stack ([limits]). Each ends
+//!   the program with an [`ExitReason`](magik_oci::ExitReason) and a last line on standard error.
 //!
-//! A program can also be that of a native container: another runtime makes the container, and a process in it that was started
-//! by [`run_sandboxed_if_asked`] runs the program (Linux).
+//! A native container can also run a program: another runtime makes the container, and a process in
+//! it that calls [`run_sandboxed_if_asked`] runs the program (Linux).
 //!
 //! Each container has a thread of its own, so a program that computes holds up nobody but itself. Fuel (on by default)
 //! makes code run about 1.4 times as long, epochs (with fuel switched off) about 1.2 times.

@@ -68,7 +68,7 @@ impl Usage {
         self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
-    /// Fuel used: exact once a program has ended, until then to within what it uses between two yields.
+    /// Fuel used: exact after the end, before it up to the last yield.
     pub(crate) fn fuel(&self) -> u64 {
         let running = self
             .yields
@@ -168,8 +168,8 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // What the module itself rules out is refused to it as WebAssembly says; what the container rules out ends it, as the
-        // kernel ends a process: few programs survive a failed allocation, and some go on with address 0.
+        // A module's own maximum is refused as WebAssembly says. The container's limit ends the
+        // program, as the kernel does: few handle a failed allocation, and some use address 0.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }

@@ -5,15 +5,15 @@ use std::time::Duration;
 /// The largest module or component in bytes; larger files are refused before they are read.
 pub const MAX_WASM_MODULE_SIZE: u64 = 256 * 1024 * 1024;
 
-/// The fuel a container has unless its [annotation](crate::annotations::FUEL) says otherwise; roughly one unit for each
-/// instruction. Of a `wasi:http/proxy` container, what each request has.
+/// A container's fuel without an [annotation](crate::annotations::FUEL); roughly one unit for each
+/// instruction. In a `wasi:http/proxy` container each request has it.
 pub const DEFAULT_WASM_FUEL: u64 = 1_000_000_000;
 
 /// The most memory a container has whose bundle names no limit: what 32 bits can address.
 pub const DEFAULT_WASM_MEMORY: u64 = 4 * 1024 * 1024 * 1024;
 
-/// How deep calls may nest, in bytes of machine stack. (C programs keep most of their variables in a second stack in linear
-/// memory, whose size their linker chose.)
+/// How deep calls may nest, in bytes of machine stack. (C programs keep most of their variables in
+/// a second stack in linear memory, whose size their linker chose.)
 pub const MAX_WASM_STACK: usize = 1024 * 1024;
 
 /// The most elements all tables of a container have together; each takes 8 bytes or 16.

@@ -24,10 +24,10 @@ use crate::{
 /// How WebAssembly begins.
 const MAGIC: &[u8] = b"\0asm";
 
-/// Loads programs: compiled once, found in the cache from then on.
+/// Loads programs: compiled once, then found in the cache.
 ///
-/// Cloning is cheap; clones share the programs in memory. A launcher calls [`prepare`](Self::prepare), so that the process
-/// that runs the program need not be able to start a compiler.
+/// Cloning is cheap; clones share the programs in memory. After [`prepare`](Self::prepare) the
+/// process that runs the program does not need to start a compiler.
 #[derive(Debug, Clone)]
 pub struct Loader {
     shared: Arc<Shared>,
@@ -74,8 +74,8 @@ pub(crate) enum Code {
 }
 
 impl Loader {
-    /// A loader whose compiled programs are kept in `cache`, a directory that only this user may write to; it is created
-    /// when needed.
+    /// A loader whose compiled programs are kept in `cache`, a directory that only this user may
+    /// write to; it is created when needed.
     #[must_use]
     pub fn builder(cache: PathBuf) -> LoaderBuilder {
         LoaderBuilder {
@@ -88,14 +88,14 @@ impl Loader {
         }
     }
 
-    /// Sees to it that the program in the file at `path` is compiled for `metering`, and says what it is.
+    /// Compiles the program in the file at `path` for `metering` if needed; returns its kind.
     ///
     /// # Errors
     /// [`LoadError`], in one line, if it is not a program this runtime starts.
     pub async fn prepare(&self, path: &Path, metering: Metering) -> Result<World, LoadError> {
         let file = File::open(path).map_err(LoadError::io(format!("opening {}", path.display())))?;
         let program = self.load(file, metering, Allocation::OnDemand).await?;
-        // Linking says what is wrong with it before anybody relies on it.
+        // Linking finds what is wrong with it early.
         program.link(false)?;
         program.world()
     }
@@ -177,7 +177,7 @@ impl Loader {
             return Ok(program);
         }
         let _one = compiling.lock().await;
-        // Whoever was before us may have compiled the same.
+        // Another process may have compiled the same.
         if let Some(program) = cached()? {
             return Ok(program);
         }
@@ -220,7 +220,7 @@ impl LoaderBuilder {
         self
     }
 
-    /// The address space a compilation may use in bytes, on systems that can limit it. Default: [`COMPILE_MEMORY`].
+    /// The address space of a compilation, where limited. Default: [`COMPILE_MEMORY`].
     #[must_use]
     pub fn compile_memory(mut self, bytes: u64) -> Self {
         self.compiler.memory = bytes;
@@ -241,7 +241,7 @@ impl LoaderBuilder {
     }
 }
 
-/// Takes bytes through all that a file goes through, without a file, a cache or another process: for fuzzing.
+/// Loads bytes like a file, but without a file, a cache or another process: for fuzzing.
 ///
 /// # Errors
 /// As [`Loader::prepare`].
@@ -351,9 +351,9 @@ pub(crate) fn deserialize(
 ) -> Result<Program, LoadError> {
     let running = engine::running(metering, allocation)?;
     let engine = &running.engine;
-    // Why it is safe, for both: the file was written by our own compiler process and has not changed since. It is either the
-    // open temporary file that the compiler just wrote, or was taken from the cache, which checked owner, mode and hash; and
-    // nobody else may write to the directory or the file while it is mapped.
+    // Safe for both: the file was written by our own compiler process and has not changed since. It
+    // is the compiler's open temporary file, or comes from the cache, which checked owner, mode and
+    // hash; and no one else may write to the directory or the file while it is mapped.
     let code = match kind {
         // SAFETY: as above.
         Kind::Module => unsafe { Module::deserialize_open_file(engine, code) }.map(Code::Module),

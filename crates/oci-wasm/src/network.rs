@@ -119,7 +119,7 @@ impl Network {
     }
 
     pub(crate) fn uses(&self, protocol: Protocol) -> bool {
-        // Other containers' ports may appear at any time, so sockets are there; they reach nothing that is not allowed.
+        // Other containers' ports may appear later: sockets exist, and reach what is allowed.
         protocol == Protocol::Tcp
             || self.listen.iter().any(|l| l.protocol == protocol)
             || self
@@ -261,7 +261,7 @@ fn parse_network(text: &str) -> Option<Host> {
     Some(Host::Network(address, bits))
 }
 
-/// A host name: letters, digits and hyphens between dots, and not only digits (which some resolvers take as an address).
+/// A host name: letters, digits and hyphens between dots. Digits only are taken as an address.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253

@@ -242,7 +242,7 @@ fn component_imports(component: &Component, error: &wasmtime::Error) -> LoadErro
     named(imports.into_iter().filter(|i| !known(i)), error)
 }
 
-/// The unknown imports by name, or wasmtime's own words where all of them are known and one is of the wrong type.
+/// The unknown imports by name, or wasmtime's error if all are known and one has the wrong type.
 fn named(unknown: impl Iterator<Item = String>, error: &wasmtime::Error) -> LoadError {
     let unknown: Vec<String> = unknown.collect();
     if unknown.is_empty() {

@@ -20,7 +20,7 @@ use crate::{
     annotations::{ALLOW_OUTBOUND, LISTEN},
     container::{Container, Ended, Made, Ready},
     engine::Allocation,
-    host::Surroundings,
+    host::ProgramSetup,
     limiter::Usage,
     limits::DEFAULT_WASM_MEMORY,
     loader::Program,
@@ -32,8 +32,8 @@ use crate::{
 
 /// WebAssembly containers in this process; see the [crate's documentation](crate).
 ///
-/// Cloning it is cheap, and clones share their containers. Its operations need a tokio runtime with I/O and time enabled,
-/// which must go on running while containers do.
+/// Cloning it is cheap, and clones share their containers. Its operations need a tokio runtime with
+/// I/O and time enabled, which must keep running while containers do.
 ///
 /// ```no_run
 /// # async fn run() -> magik_oci::Result<()> {
@@ -43,7 +43,7 @@ use crate::{
 /// let loader = Loader::builder("/var/lib/example/wasm-cache".into()).build();
 /// let runtime = WasmtimeRuntime::builder(loader).build();
 /// let id = "web".parse()?;
-/// runtime.create(&id, "/path/to/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
+/// runtime.create(&id, "/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
 /// runtime.start(&id).await?;
 /// let exit = runtime.wait(&id).await?;
 /// runtime.delete(&id, false).await?;
@@ -72,7 +72,7 @@ pub struct WasmtimeRuntimeBuilder {
 }
 
 impl WasmtimeRuntimeBuilder {
-    /// The memory of a container whose bundle names no limit, in bytes. Default: [`DEFAULT_WASM_MEMORY`].
+    /// Memory in bytes without a limit in the bundle. Default: [`DEFAULT_WASM_MEMORY`].
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = bytes;
@@ -103,9 +103,9 @@ impl WasmtimeRuntime {
         }
     }
 
-    /// Does what [`create`](OciRuntime::create) does, and forgets the container: what is wrong with it is said, and its
-    /// program is compiled and stays loaded, so that a process that gives up its rights afterwards needs neither a
-    /// compiler nor to write to the cache.
+    /// Does what [`create`](OciRuntime::create) does, and then forgets the container. Problems are
+    /// reported, and the program is compiled and stays loaded. So a process that then gives up its
+    /// rights needs neither a compiler nor write access to the cache.
     ///
     /// # Errors
     /// As `create`.
@@ -114,7 +114,7 @@ impl WasmtimeRuntime {
         container.await.map(drop)
     }
 
-    /// Why a container ended that did not end of itself, in one line; also the last line of its standard error.
+    /// Why a container was ended, in one line; also the last line of its standard error.
     ///
     /// # Errors
     /// There is no such container.
@@ -214,7 +214,7 @@ impl WasmtimeRuntime {
                 linked,
                 engine: &program.running.engine,
                 listening: self.shared.loopback.add(&network.listen),
-                surroundings: Surroundings {
+                setup: ProgramSetup {
                     args: bundle.args,
                     env: bundle.env,
                     cwd: bundle.cwd,
@@ -247,7 +247,7 @@ impl WasmtimeRuntime {
     async fn end(ended: &mut watch::Receiver<Option<Ended>>) -> Exit {
         match ended.wait_for(Option::is_some).await {
             Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
-            // The container is held by whoever waits for it, so its sender is there.
+            // The waiter holds the container, so its sender is there.
             Err(_) => Exit::exited(255),
         }
     }

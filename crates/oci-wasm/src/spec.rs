@@ -82,13 +82,13 @@ impl Bundle {
         Self::read(&spec, directory, env, directories)
     }
 
-    /// Reads the bundle of a container that another runtime makes, and whose directories the program finds in it.
+    /// Reads the bundle of another runtime's container, in which the program finds its directories.
     #[cfg(target_os = "linux")]
     pub(crate) fn of_native(directory: &Path) -> Result<Self, Refusal> {
         Self::read(&read(directory)?, directory, &[], Vec::new())
     }
 
-    /// Whether a dynamic loader that starts in the root would load something from it into whatever it starts (ld.so(8)).
+    /// Whether a dynamic loader in the root would load more into each program there (ld.so(8)).
     #[cfg(target_os = "linux")]
     pub(crate) fn preloads(directory: &Path) -> Result<bool, String> {
         let rootfs = directory.join(root(&read(directory)?)?.path());
@@ -164,8 +164,8 @@ fn text(field: &str, path: &Path) -> Result<String, String> {
         .ok_or_else(|| format!("{field} is not UTF-8"))
 }
 
-/// Opens the program below the root, looked up as a shell would: in the working directory and along `PATH` if its name has
-/// no slash.
+/// Opens the program below the root. It is looked up as in a shell: in the working directory, and
+/// along `PATH` if its name has no slash.
 fn open_program(rootfs: &Path, program: &str, cwd: &str, env: &[(String, String)]) -> Result<File, Refusal> {
     let path = env
         .iter()
@@ -216,7 +216,7 @@ fn open_beneath(root: &Path, path: &Path) -> std::io::Result<File> {
     Ok(openat(CWD, same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
-/// Opens a file below `root`. Nothing runs in the root yet that could change it between look-up and opening.
+/// Opens a file below `root`. Nothing runs in the root yet that could change it meanwhile.
 #[cfg(not(target_os = "linux"))]
 fn open_beneath(root: &Path, path: &Path) -> std::io::Result<File> {
     let root = root.canonicalize()?;

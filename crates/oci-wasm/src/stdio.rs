@@ -1,7 +1,7 @@
 //! A container's standard streams.
 //!
-//! Pipes and sockets are used without blocking, so that a program that waits for one can still be ended. Everything else
-//! (files, terminals; on Windows all) is read and written in place, on the container's own thread.
+//! Pipes and sockets are non-blocking, so that a program that waits for one can be ended. Others
+//! (files, terminals; on Windows all) block the container's own thread.
 
 use std::{
     fs::File,
@@ -65,7 +65,7 @@ impl Streams {
         })
     }
 
-    /// Streams that others may use at the same time: their descriptions are left as they are, so every one of them blocks.
+    /// Shared streams: their descriptions are left as they are, so every one of them blocks.
     #[cfg(target_os = "linux")]
     pub(crate) fn blocking(stdio: Stdio) -> Self {
         let stream = |stream: OwnedStream| Stream::Blocking(Arc::new(File::from(stream)));
@@ -148,7 +148,7 @@ mod pipe {
         pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
             let flags = rustix::fs::fcntl_getfl(&fd)?;
             rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-            // SAFETY: an `OwnedFd` is one descriptor from here until it is dropped, by the `AsyncFd` itself.
+            // SAFETY: an `OwnedFd` is one descriptor until the `AsyncFd` itself drops it.
             let fd = unsafe { AsyncFd::register(fd) }?;
             Ok(Self(Arc::new(fd)))
         }

@@ -17,7 +17,7 @@ const CONSOLE_TIME: Duration = Duration::from_secs(5);
 /// Writes a line to the console.
 pub(crate) fn say(message: &str) {
     let line = format!("vminit: {message}\n");
-    // There is nobody else to tell.
+    // There is no other place to report to.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 

@@ -22,8 +22,8 @@ const PLAIN: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-/// Puts this process on a root of its own, a tmpfs, with the share it was booted from at [`SHARE`], and mounts what every
-/// Linux program expects. Says whether this process's own file is sealed: on a mount that nobody writes to.
+/// Moves this process to a new root, a tmpfs, with the boot share at [`SHARE`] and the mounts of
+/// every Linux system. Returns whether its own file is sealed: on a read-only mount.
 ///
 /// # Errors
 /// Names the mount that failed.
@@ -46,7 +46,7 @@ pub(crate) fn own_root() -> io::Result<bool> {
     }
     let sealed = !is_initramfs()?;
     if !sealed {
-        // The first root cannot be left (Documentation/filesystems/ramfs-rootfs-initramfs.rst): the new one goes over it.
+        // The first root stays (Documentation/filesystems/ramfs-rootfs-initramfs.rst), covered.
         mount_bind_recursive("/", new.join("share")).map_err(named("mount the share"))?;
         rustix::process::chdir(new).map_err(named("enter the new root"))?;
         mount_move(".", "/").map_err(named("move the new root"))?;
@@ -55,7 +55,7 @@ pub(crate) fn own_root() -> io::Result<bool> {
         rustix::process::pivot_root(new, new.join("share")).map_err(named("change the root"))?;
     }
     rustix::process::chdir("/").map_err(named("enter the new root"))?;
-    // Some monitors' shares are writable, and libkrun's init has no file system that could be asked whether it is.
+    // Some monitors' shares are writable; libkrun's init has no file system to check.
     let read_only = MountFlags::BIND | MountFlags::RDONLY;
     mount_remount("/share", read_only, "").map_err(named("make the share read-only"))?;
     mount("proc", "/proc", "proc", PLAIN, None).map_err(named("mount /proc"))?;

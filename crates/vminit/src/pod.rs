@@ -12,7 +12,7 @@ use crate::{dial::Dialer, machine, mounts};
 const RUNTIME_ROOT: &str = "/run/oci";
 /// Where the pod init keeps what on a host is the pod's state directory.
 const STATE: &str = "/run/state";
-/// Logs are carried to the host as they are written: what the guest keeps of each is only what may still be under way.
+/// Logs are carried to the host as they are written; the guest keeps only what is under way.
 const MAX_LOG_SIZE: u64 = 1 << 20;
 /// How long the host may take to fetch the pod's last words.
 const LAST_WORDS: Duration = Duration::from_secs(60);
@@ -57,13 +57,13 @@ pub(crate) fn run() -> io::Result<()> {
             .map_err(|e| io::Error::new(e.kind(), format!("dial the host: {e}")))?;
         machine::set_clock(welcome)?;
         let outcome = PodInit::new(Arc::new(runtime), StateDir::new(state), options)
-            // Whoever launched it is gone, and the machine goes with it.
+            // The launcher has ended, and the machine ends with it.
             .committed_when(|_| false)
             .shared_processes(config.shared_processes.then(|| PROCESSES.into()))
             .run(launch, dialer)
             .await?;
         if !matches!(outcome, PodOutcome::Abandoned) {
-            // The connections are still served: the host reads the end of the logs, and then takes the machine away.
+            // The host still reads the end of the logs, and then ends the machine.
             tokio::time::sleep(LAST_WORDS).await;
         }
         Ok(())

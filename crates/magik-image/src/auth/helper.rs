@@ -1,4 +1,4 @@
-//! Credential helpers: programs `docker-credential-<name>` that keep secrets elsewhere (docker/docker-credential-helpers).
+//! Credential helpers: programs `docker-credential-<name>` (docker/docker-credential-helpers).
 
 use std::{ffi::OsStr, process::Stdio, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{AuthError, Credential};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The most that is read of a helper's answer, in bytes.
 const MAX_ANSWER: u64 = 256 * 1024;
-/// What every helper prints when it knows nothing of the server (`credentials.NewErrCredentialsNotFound`).
+/// What every helper prints for an unknown server (`credentials.NewErrCredentialsNotFound`).
 const NOT_FOUND: &str = "credentials not found in native keychain";
 /// The user name that says the secret is an identity token.
 const TOKEN_USER: &str = "<token>";

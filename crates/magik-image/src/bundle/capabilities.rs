@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capabilities, Capability};
 
 use super::{BundleError, ContainerSettings};
 
-/// What a container has unless its settings say otherwise: podman's set, that is docker's and containerd's without
+/// The default capabilities of a container: podman's set, that is docker's and containerd's without
 /// `AUDIT_WRITE`, `MKNOD` and `NET_RAW`.
 pub const DEFAULT_CAPABILITIES: [Capability; 11] = [
     Capability::Chown,

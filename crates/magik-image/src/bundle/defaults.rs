@@ -1,11 +1,11 @@
-//! The mounts, hidden paths and devices of every container made from an image, as podman and containerd have them.
+//! The default mounts, hidden paths and devices of containers, as podman and containerd have them.
 
 use oci_spec::runtime::{LinuxDevice, Mount, MountBuilder};
 
 use super::BundleError;
 
-/// Hidden behind an empty file or directory: podman's list (containers/common), and `/proc/interrupts`, whose counters
-/// tell what others type and load, and which docker hides since 28. The runtime skips what does not exist.
+/// Hidden behind an empty file or directory: podman's list (containers/common), and
+/// `/proc/interrupts`, whose counters reveal others' input (docker hides it since 28).
 pub(super) const MASKED_PATHS: [&str; 13] = [
     "/proc/acpi",
     "/proc/interrupts",
@@ -80,7 +80,7 @@ pub(super) fn mounts(privileged: bool) -> Result<Vec<Mount>, BundleError> {
 /// The host's device nodes, for a privileged container; without those the runtime makes itself.
 #[cfg(target_os = "linux")]
 pub(super) fn host_devices() -> Result<Vec<LinuxDevice>, BundleError> {
-    /// Made by every runtime (runtime-spec, "Default Devices"), or belonging to a mount of the container's own.
+    /// Made by every runtime (runtime-spec, "Default Devices"), or part of a standard mount.
     const OWN: [&str; 13] = [
         "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd",
         ".udev",

@@ -1,7 +1,7 @@
 //! The host's security modules: which AppArmor profile and which SELinux label a container gets.
 //!
-//! Without the module a setting has no effect, but for a profile that is asked for by name: whoever
-//! names one relies on it.
+//! Without the module a setting has no effect. Only a profile that is asked for by name is then an
+//! error, because the user relies on it.
 
 use std::{fs::File, io, path::Path};
 

@@ -1,8 +1,8 @@
-//! Looking a file up in layers that nobody has mounted, as overlayfs would show it.
+//! Looking a file up in layers that are not mounted, as overlayfs would show it.
 //!
-//! The path is walked component by component with descriptors, no component is ever followed by the kernel
-//! (`O_NOFOLLOW`), and `..` goes back along the directories that were walked: nothing in the layers can lead outside of
-//! them.
+//! The path is walked component by component with descriptors. The kernel never follows a link in
+//! it (`O_NOFOLLOW`), and `..` goes back along the walked directories: nothing in the layers can
+//! lead outside of them.
 
 use std::{
     collections::VecDeque,
@@ -38,8 +38,8 @@ enum Entry {
 /// Opens the regular file at `path`, from the root of `layers` (uppermost first).
 ///
 /// # Errors
-/// `NotFound` if the merged tree has no such file; `InvalidInput` if it is no regular file or symbolic links go in circles or
-/// too deep; else what the kernel said.
+/// `NotFound` if the merged tree has no such file; `InvalidInput` if it is no regular file, or has
+/// a loop or too many symbolic links; else the kernel's error.
 pub(super) fn open(layers: &[PathBuf], path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = layers
@@ -90,8 +90,8 @@ fn prepend(todo: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Finds `name` as overlayfs does: the uppermost layer that has it decides, and directories are merged down to one that
-/// is opaque or covered by something else (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
+/// Finds `name` as overlayfs does: the uppermost layer that has it decides, and directories merge
+/// down to an opaque or covering one (Documentation/filesystems/overlayfs.rst).
 fn lookup(directory: &[OwnedFd], name: &OsStr) -> io::Result<Entry> {
     let mut merged = Merged::new();
     for layer in directory {
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn an_opaque_directory_hides_those_below() {
         let layers = Layers::new(&[&[("etc/hosts", "x")], &[("etc/passwd", "x")]]);
-        // The test's file system may not take user xattrs (tmpfs before 6.6); then there is nothing to test.
+        // Some file systems have no user xattrs (tmpfs before 6.6): nothing to test.
         if rustix::fs::setxattr(
             layers.1[0].join("etc"),
             "user.overlay.opaque",

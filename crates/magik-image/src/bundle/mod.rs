@@ -1,11 +1,11 @@
-//! The runtime bundle: the one place that builds a runtime spec, from an image's configuration and a container's settings.
+//! The runtime bundle: the one place that builds a runtime spec.
 //!
-//! - [`runtime_spec`] decides everything: program, environment, user, mounts, namespaces, and the default security of
-//!   containers made from images (capabilities, seccomp, masked paths, `no_new_privs`) as podman and containerd have it.
+//! - [`runtime_spec`] decides everything: program, environment, user, mounts, namespaces, and the
+//!   default security (capabilities, seccomp, masked paths, `no_new_privs`) as in podman.
 //! - [`write_bundle`] writes it as `config.json`.
-//! - [`resolve_user`] looks a user up in the image's `/etc/passwd` and `/etc/group`, across layers that nobody mounted.
+//! - [`resolve_user`] looks up users in the image's files, across layers that are not mounted.
 //!
-//! Everything in an image configuration is hostile; so are the files of its root file system.
+//! The image's configuration is hostile, and so are the files of its root file system.
 
 mod capabilities;
 mod defaults;

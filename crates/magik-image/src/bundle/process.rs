@@ -1,4 +1,4 @@
-//! Program, environment and working directory, as Kubernetes composes them from image and container.
+//! Program, environment and working directory, composed of image and container as in Kubernetes.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -29,7 +29,7 @@ pub(super) fn args(image: Option<&Config>, settings: &ContainerSettings) -> Resu
     Ok(args)
 }
 
-/// The image's variables, then the settings', each name once, at its first place and with its last value.
+/// The image's variables, then the settings'; each name at its first place, with its last value.
 pub(super) fn env(
     image: Option<&Config>,
     settings: &ContainerSettings,

@@ -92,13 +92,13 @@ struct Condition {
     min_kernel: Option<String>,
 }
 
-/// A machine's names: the kernel's and Go's, which is the profile's, and what no kernel of it ever had.
+/// A machine's names: the kernel's, Go's (as in the profile), and calls it never had.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
     arch: Arch,
     go_arch: &'static str,
-    /// Names in the profile that are not system calls of the machine or its 32-bit modes; the runtime would look up each
-    /// of them in vain (libseccomp 2.5, `seccomp_syscall_resolve_name_arch`).
+    /// Names in the profile that are no system calls of the machine or its 32-bit modes: saves the
+    /// runtime useless lookups (libseccomp 2.5, `seccomp_syscall_resolve_name_arch`).
     unknown: &'static [&'static str],
 }
 
@@ -204,10 +204,10 @@ pub(super) fn document(
 
 /// Reads the profile `name`, a relative path below `dir` (Kubernetes' `localhostProfile`).
 ///
-/// No link and no `..` leads out of `dir`, at most [`MAX_SECCOMP_PROFILE_SIZE`] bytes are read.
+/// No link and no `..` leads out of `dir`; [`MAX_SECCOMP_PROFILE_SIZE`] is the limit.
 ///
 /// # Errors
-/// [`BundleError::Field`] if the name is no relative path, [`BundleError::Io`] if the file cannot be read.
+/// [`BundleError::Field`]: the name is no relative path; [`BundleError::Io`]: it cannot be read.
 pub fn load_seccomp_profile(dir: &Path, name: &str) -> Result<SeccompProfile, BundleError> {
     let relative = Path::new(name);
     let normal = |part| matches!(part, Component::Normal(_));
@@ -259,7 +259,7 @@ impl Profile {
         capabilities: &Capabilities,
     ) -> Result<LinuxSeccomp, oci_spec::OciSpecError> {
         let mut architectures = self.architectures.clone();
-        // As in docker, the map goes before the list where it has the machine.
+        // As in docker, the map counts before the list if it has the machine.
         if let Some(map) = self.arch_map.iter().find(|map| map.architecture == machine.arch) {
             architectures = vec![machine.arch];
             architectures.extend(map.sub_architectures.iter().flatten());
@@ -331,7 +331,7 @@ fn rules(
             .chain(&rule.name)
             .filter(|name| !machine.unknown.contains(&name.as_str()))
             .cloned();
-        // Rules with arguments are alternatives: two of them may be merged only if they are the same.
+        // Rules with arguments are alternatives: only equal ones may be merged.
         let same = merged.iter_mut().find(|other| {
             (other.action, other.errno, &other.args) == (rule.action, rule.errno_ret, &args)
                 && (args.is_empty() || (rule.name.is_none() && other.names == rule.names))

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 
 use oci_spec::runtime::LinuxSeccomp;
 
-/// The limit on processes and threads where nobody says otherwise; podman's default.
+/// The default limit on processes and threads; podman's default.
 pub const DEFAULT_PIDS_LIMIT: i64 = 2048;
 
 /// The settings of one container, beside its image.
 ///
 /// ```
 /// use magik_image::bundle::ContainerSettings;
-/// let settings = ContainerSettings { args: Some(vec!["--version".into()]), ..ContainerSettings::default() };
+/// let settings = ContainerSettings { args: Some(vec![]), ..ContainerSettings::default() };
 /// assert_eq!(settings.rootfs_path.to_str(), Some("rootfs"));
 /// ```
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct ContainerSettings {
     pub command: Option<Vec<String>>,
     /// Replaces the image's command (Kubernetes `args`).
     pub args: Option<Vec<String>>,
-    /// Added to the image's variables; replaces those of the same name. Of equal names the last counts.
+    /// Added to the image's variables; replaces equal names. The last of equal ones counts.
     pub env: Vec<(String, String)>,
     /// Replaces the image's working directory; absolute.
     pub cwd: Option<PathBuf>,
@@ -31,13 +31,13 @@ pub struct ContainerSettings {
     pub run_as_non_root: bool,
     /// Added to the user's groups.
     pub supplemental_groups: Vec<u32>,
-    /// Whether the user has no groups but its primary one and `supplemental_groups`, whatever
-    /// `/etc/group` says.
+    /// Whether the user only has its primary group and `supplemental_groups`, and none from
+    /// `/etc/group`.
     pub strict_supplemental_groups: bool,
-    /// Where `/etc/passwd` and `/etc/group` are looked up: the layers uppermost first, or one flat rootfs. With none, a
-    /// user given by name is an error.
+    /// Where `/etc/passwd` and `/etc/group` are looked up: the layers uppermost first, or one flat
+    /// rootfs. With none, a user given by name is an error.
     pub rootfs_layers: Vec<PathBuf>,
-    /// The host name. Set by the runtime if [`Namespaces::uts`] is new; put into `HOSTNAME` in any case.
+    /// The host name. Set by the runtime if [`Namespaces::uts`] is new; always in `HOSTNAME`.
     pub hostname: Option<String>,
     /// `root.path`: absolute, or relative to the bundle. Default `rootfs`.
     pub rootfs_path: PathBuf,
@@ -47,20 +47,20 @@ pub struct ContainerSettings {
     pub terminal: bool,
     /// All capabilities the host has, its devices, no seccomp filter, nothing masked or read-only.
     pub privileged: bool,
-    /// Added to [the default capabilities](super::DEFAULT_CAPABILITIES): `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
+    /// Added to [the default](super::DEFAULT_CAPABILITIES): `NET_ADMIN`, `CAP_NET_ADMIN`, `ALL`.
     pub add_capabilities: Vec<String>,
     /// Removed from them: as above. What is both added and dropped is added, as Kubernetes has it.
     pub drop_capabilities: Vec<String>,
-    /// `no_new_privs`; the inverse of Kubernetes' `allowPrivilegeEscalation`. Absent: set, unless the container is
-    /// privileged.
+    /// `no_new_privs`; the inverse of Kubernetes' `allowPrivilegeEscalation`. Absent: set, unless
+    /// the container is privileged.
     pub no_new_privs: Option<bool>,
-    /// Mounts, in this order, after the standard ones. One whose target is that of a standard mount replaces it.
+    /// Mounts after the standard ones, in order; one with the target of a standard one replaces it.
     pub mounts: Vec<MountSetting>,
     /// Limits.
     pub resources: Resources,
     /// Which namespaces are new; the others are inherited.
     pub namespaces: Namespaces,
-    /// The user namespace that the container joins, with the pod's other namespaces in it; absent: its users are the host's.
+    /// The user namespace to join, with the pod's other namespaces; absent: the host's users.
     pub user_namespace: Option<UserNamespace>,
     /// The process namespace that the container joins; then [`Namespaces::pid`] is `false`.
     pub process_namespace: Option<ProcessNamespace>,
@@ -201,8 +201,8 @@ pub struct Resources {
     pub memory_limit: Option<u64>,
     /// Thousandths of a processor per second of real time, enforced in periods of 100 ms.
     pub cpu_millis: Option<u64>,
-    /// The weight against others when processors are short, 2 to 262144 (cgroup v1 `cpu.shares`; 1024 is one
-    /// processor's worth in Kubernetes).
+    /// The weight against others when processors are short, 2 to 262144 (cgroup v1 `cpu.shares`;
+    /// 1024 is one processor's worth in Kubernetes).
     pub cpu_shares: Option<u64>,
     /// Processes and threads; absent: [`DEFAULT_PIDS_LIMIT`]; -1: unlimited.
     pub pids_limit: Option<i64>,
@@ -286,7 +286,7 @@ pub enum SeccompProfile {
 /// The AppArmor profile of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AppArmorProfile {
-    /// Whatever the runtime itself has.
+    /// The runtime's own.
     #[default]
     Unset,
     /// A default profile for containers: `magikrun-default`, or that of docker, containerd or

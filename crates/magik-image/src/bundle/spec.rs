@@ -32,11 +32,11 @@ const MIN_CPU_QUOTA_US: u64 = 1000;
 
 /// Builds the runtime spec of a container of `image`.
 ///
-/// Program and arguments follow Kubernetes: `command` replaces the entrypoint and drops the image's command, `args`
-/// replaces the command. What neither says is as podman has it; see [`ContainerSettings`].
+/// As in Kubernetes, `command` replaces the entrypoint and drops the image's command, `args`
+/// replaces the command. Other defaults are podman's; see [`ContainerSettings`].
 ///
 /// # Errors
-/// [`BundleError`] names the field of the settings or of the image's configuration that no container can have.
+/// [`BundleError`] names the invalid field of the settings or the image's configuration.
 pub fn runtime_spec(image: &ImageConfiguration, settings: &ContainerSettings) -> Result<Spec, BundleError> {
     let config = image.config().as_ref();
     let user = user(
@@ -217,7 +217,7 @@ fn namespaces(settings: &ContainerSettings) -> Result<Vec<oci_spec::runtime::Lin
     new.chain(joined).collect()
 }
 
-/// What a joined user namespace maps already: the runtime is told whose the streams become.
+/// The maps of a joined user namespace: from them the runtime knows the streams' owner.
 fn id_mappings(settings: &ContainerSettings) -> Result<Option<Vec<LinuxIdMapping>>, OciSpecError> {
     let mapping = settings.user_namespace.as_ref().map(|users| {
         LinuxIdMappingBuilder::default()

@@ -11,7 +11,7 @@ use crate::bounded;
 /// The largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 pub const MAX_USER_FILE_SIZE: u64 = 1024 * 1024;
 
-/// The largest id: some programs read ids as signed numbers (moby's `user` package has the same bound).
+/// The largest id: some programs read ids as signed (moby's `user` package has the same bound).
 const MAX_ID: u32 = i32::MAX as u32;
 
 /// The most groups a process can have (`NGROUPS_MAX`).
@@ -29,8 +29,8 @@ pub struct User {
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// The supplementary groups: the primary one (without it a process could shed group permissions that deny it
-    /// something, CVE-2022-2995) and those that `/etc/group` lists the user in.
+    /// The supplementary groups: the primary one (without it a process could shed group permissions
+    /// that deny it something, CVE-2022-2995) and those that `/etc/group` lists the user in.
     pub additional_gids: Vec<u32>,
     /// The home directory; `/` where the image does not say.
     pub home: String,
@@ -38,12 +38,12 @@ pub struct User {
 
 /// Resolves `USER[:GROUP]`, each a number or a name, by the image's files.
 ///
-/// `layers` are the unpacked layers, uppermost first, or one flat root file system. Numbers need no entry in the files; an
-/// empty user is root. As in docker a number is never a name, the group is the user's own where none is given, and 0 for a
-/// number that the image does not know.
+/// `layers` are unpacked layers, uppermost first, or one flat root. Numbers need no entry in the
+/// files; an empty user is root. As in docker a number is never a name. The default group is the
+/// user's own, and 0 for an unknown number.
 ///
 /// # Errors
-/// [`BundleError::UnknownUser`] for a name that is not in its file, [`BundleError::ImageFile`] for a file that cannot be read.
+/// [`BundleError::UnknownUser`], or [`BundleError::ImageFile`] if a file cannot be read.
 pub fn resolve_user(layers: &[PathBuf], user: &str) -> Result<User, BundleError> {
     let (user, group) = user.split_once(':').unwrap_or((user, ""));
     let user = if user.is_empty() { "0" } else { user };
@@ -272,7 +272,7 @@ mod tests {
             "18446744073709551616",
             "1000:4294967296",
             &enormous,
-            // Entries that hold such numbers are none.
+            // Entries with such numbers are ignored.
             "a",
             "b",
             "c",

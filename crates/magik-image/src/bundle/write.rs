@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 
 use super::BundleError;
 
-/// Writes `spec` as `dir/config.json`, which appears whole or not at all; `dir` is made if it does not exist.
+/// Writes `spec` as `dir/config.json`, which appears complete or not at all; makes `dir`.
 ///
 /// # Errors
 /// [`BundleError::Io`] names the file.
@@ -15,7 +15,7 @@ pub fn write_bundle(dir: &Path, spec: &Spec) -> Result<(), BundleError> {
     let write = || {
         std::fs::create_dir_all(dir)?;
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        // Not fsynced: a bundle that a crash of the host cuts short belongs to a container that is gone, too.
+        // Not fsynced: if the host crashes, the container is gone, too.
         file.write_all(&serde_json::to_vec(spec)?)?;
         file.persist(&path)?;
         Ok(())

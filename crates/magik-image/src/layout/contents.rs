@@ -18,8 +18,8 @@ use crate::{
 /// How many links may lead from a name to a file: podman writes one.
 const MAX_LINKS: usize = 8;
 
-/// What an archive holds. Its regular files lie in the store's `tmp`, each under the digest of its bytes; nothing else of
-/// the archive touches the disk, and all of it is gone when this is dropped.
+/// What an archive holds. Its regular files lie in the store's `tmp`, each under its digest.
+/// Nothing else of the archive is written, and dropping this removes everything.
 #[derive(Debug)]
 pub(super) struct Contents {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl Contents {
             links: HashMap::new(),
             _lease: lease.clone(),
         };
-        // An archive holds compressed layers and little else, or plain ones, which the same limit is for.
+        // An archive holds little but layers, for which the same limit is.
         let stream = ArchiveStream::new(file, Algorithm::Sha256, limits.max_rootfs_size);
         let mut archive = Archive::new(stream.map_err(broken)?, MAX_TAR_HEADER_SIZE);
         let mut count = 0;
@@ -182,7 +182,7 @@ pub(super) fn stage(mut writer: Writer, source: impl Read, what: &str) -> Result
     }
 }
 
-/// Opens a file that someone else names: nothing that blocks, such as a pipe, and nothing that has no end.
+/// Opens a file of a foreign name: no file that blocks, such as a pipe, and none without end.
 pub(super) fn open_regular(path: &Path) -> Result<File> {
     let context = || format!("open {}", path.display());
     let mut options = File::options();
@@ -213,7 +213,7 @@ fn text_path(raw: &[u8]) -> Result<String, String> {
     String::from_utf8(clean).map_err(|_| "a file name is not UTF-8".to_owned())
 }
 
-/// What a link means, as a path from the archive's root; `None` if it leads out of it, so that the name means nothing.
+/// A link's target as a path from the archive's root; `None` (ignored) if it leads outside.
 fn link_target(name: &str, target: &[u8], relative: bool) -> Option<String> {
     let target = std::str::from_utf8(target).ok()?;
     let mut path: Vec<&str> = Vec::new();

@@ -176,7 +176,7 @@ fn layer(contents: &Contents, name: &str, diff_id: &str) -> Result<(Descriptor, 
         .map_err(Error::io(format!("read layer {name:?}")))?;
     let media_type = match Compression::detect(&start) {
         Compression::None => {
-            // What is not compressed has been hashed already: no need to wait for the unpacking to find a wrong one.
+            // An uncompressed layer is hashed already, so a wrong one is found before unpacking.
             if let Ok(expected) = diff_id.parse::<Digest>()
                 && expected.algorithm() == info.digest.algorithm()
                 && expected != info.digest
@@ -195,7 +195,7 @@ fn layer(contents: &Contents, name: &str, diff_id: &str) -> Result<(Descriptor, 
     Ok((descriptor(media_type, &info.digest, info.size)?, info.digest))
 }
 
-/// A configuration is called `<digest>.json`, or `blobs/sha256/<digest>`; a name that is a digest must be its own.
+/// A configuration is called `<digest>.json` or `blobs/sha256/<digest>`; the digest must be right.
 fn check_name(path: &Path, name: &str, found: &Digest) -> Result<()> {
     let base = name.rsplit('/').next().unwrap_or(name);
     let base = base.strip_suffix(".json").unwrap_or(base);

@@ -1,7 +1,7 @@
 //! Images in files: `oci:` directories, `oci-archive:` and `docker-archive:` tar files, in and out.
 //!
-//! Every blob is hashed on its way in, whatever its name says; nothing is published before all of an image is there and
-//! its documents have been checked. Archives may be gzip'd or zstd'd as a whole, as `docker load` takes them.
+//! Every blob is hashed on its way in; an image is published when all of it is there and checked.
+//! Archives may be gzip'd or zstd'd as a whole, as `docker load` takes them.
 
 mod contents;
 mod docker;
@@ -26,8 +26,8 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// What to import and what to call it.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
-    /// Which image: of a layout, the `org.opencontainers.image.ref.name` in its index; of a docker archive, one of its `RepoTags`.
-    /// Without it, a layout must hold one image; of a docker archive, all are imported.
+    /// Which image: a layout's `org.opencontainers.image.ref.name`, or one of a docker archive's
+    /// `RepoTags`. Default: the layout's only image, or all of a docker archive.
     pub tag: Option<String>,
     /// Which of several platforms.
     pub platform: Platform,
@@ -50,11 +50,11 @@ impl Default for ImportOptions {
 
 /// Imports an image from an OCI image layout in a directory.
 ///
-/// It is named as the options say, or as its annotations do; an image without a full name is kept by its id.
+/// Its name is from the options or its annotations; without a full name it is kept by its id.
 ///
 /// # Errors
-/// [`Error::InvalidArchive`] if the directory is no layout or does not hold the image, [`Error::Cas`] if a blob is not what its
-/// name says, [`Error::InvalidDocument`], [`Error::TooLarge`] and [`Error::TooMany`] for what is refused, or [`Error::Io`].
+/// [`Error::InvalidArchive`] for no layout or no image, [`Error::Cas`] for a wrong blob,
+/// [`Error::InvalidDocument`], [`Error::TooLarge`], [`Error::TooMany`], or [`Error::Io`].
 pub fn import_oci_dir(store: &ImageStore, dir: &Path, options: &ImportOptions) -> Result<Image> {
     options.signature_policy.check(&ImageSource::OciDir {
         path: dir.to_owned(),
@@ -78,10 +78,10 @@ pub fn import_oci_archive(store: &ImageStore, file: &Path, options: &ImportOptio
     )
 }
 
-/// Imports images from what `docker save`, `podman save` and `skopeo copy … docker-archive:` write.
+/// Imports images from what `docker save`, `podman save` and `skopeo copy docker-archive:` write.
 ///
-/// Layers are kept as they are, mostly uncompressed; an OCI manifest is made for them. Images get all the names that the
-/// archive gives them, or that of the options: an image with several names is returned once for each.
+/// Layers are kept as they are, mostly uncompressed; an OCI manifest is made for them. The names
+/// are the archive's, or the options'. An image is returned once for each of its names.
 ///
 /// # Errors
 /// As [`import_oci_dir`].
@@ -90,8 +90,8 @@ pub fn import_docker_archive(store: &ImageStore, file: &Path, options: &ImportOp
     docker::import(store, file, Contents::read(store, file)?, options)
 }
 
-/// Imports from a tar file of either kind; one that is both, as `docker save` writes it since 25.0, is read as docker's. A bare
-/// WebAssembly file, binary or text, becomes an image of one module ([`wasm::load`](crate::wasm::load)).
+/// Imports from a tar file of either kind; one that is both (`docker save` since 25.0) is docker's.
+/// A bare WebAssembly file becomes an image of one module ([`wasm::load`](crate::wasm::load)).
 ///
 /// # Errors
 /// As [`import_oci_dir`].

@@ -25,7 +25,7 @@ pub(super) const LAYOUT_FILE: &str = "oci-layout";
 pub(super) const INDEX_FILE: &str = "index.json";
 pub(super) const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// A layout, wherever it lies.
+/// A layout in a directory or an archive.
 pub(super) trait Layout {
     /// `index.json` or `oci-layout`.
     fn document(&self, name: &str, limit: u64) -> Result<Vec<u8>>;

@@ -36,8 +36,8 @@ pub enum SaveFormat {
     DockerArchive,
 }
 
-/// Saves an image to `destination`. An archive appears when it is complete, replacing a file of that name; a
-/// layout that is there keeps its other images.
+/// Saves an image to `destination`. An archive appears when it is complete, replacing a file of
+/// that name; a layout that is there keeps its other images.
 ///
 /// # Errors
 /// [`Error::Cas`] if a blob is missing or damaged, or [`Error::Io`].
@@ -98,7 +98,7 @@ pub fn write_archive(
     written.map_err(Error::io("write the archive"))
 }
 
-/// The descriptor of an image for a layout's index, with its names as docker and containerd put them there.
+/// The descriptor of an image for a layout's index, with its names as in docker and containerd.
 fn index_entry(image: &Image) -> Descriptor {
     let mut entry = image.descriptor().clone();
     if let Some(reference) = &image.reference {
@@ -123,7 +123,7 @@ fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
         .manifests(manifests)
         .build()
         .map_err(|e| invalid(e.to_string()))?;
-    // oci-spec keeps annotations in no order; a value has its keys sorted, and the same image gives the same bytes.
+    // oci-spec's annotations have no order; a value sorts its keys, so the bytes stay the same.
     serde_json::to_value(index)
         .and_then(|sorted| serde_json::to_vec(&sorted))
         .map_err(|e| invalid(e.to_string()))

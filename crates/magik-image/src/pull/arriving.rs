@@ -1,8 +1,8 @@
 //! A blob that is read while it arrives.
 //!
-//! What is downloaded goes to a file, and whoever unpacks it reads that file, as far as it has come. So a slow reader never makes
-//! the network wait, layers that wait for those below them do not stop their own downloads, and memory is no matter of how
-//! far the two are apart: what is in between lies in the page cache, or on the disk.
+//! The download is written to a file, and the unpacking reads that file as far as it has come. So a
+//! slow reader never blocks the network, a layer that waits for lower ones goes on downloading, and
+//! memory stays bounded: the data in between lies in the page cache, or on the disk.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ struct State {
     path: Option<PathBuf>,
     written: u64,
     end: Option<End>,
-    /// Somebody could not read on.
+    /// A reader could not go on.
     missed: bool,
 }
 
@@ -60,14 +60,14 @@ impl Arriving {
         self.change(|state| state.end = Some(End::Whole));
     }
 
-    /// Whoever waits for more waits in vain. A blob that is complete stays so.
+    /// Tells waiting readers that no more comes. A blob that is complete stays so.
     pub(crate) fn fail(&self) {
         self.change(|state| {
             state.end.get_or_insert(End::Failed);
         });
     }
 
-    /// Whether somebody who reads it could not go on: what became of that is no fault of the reader's.
+    /// Whether a reader could not go on: an error of its own is then a consequence.
     pub(crate) fn was_missed(&self) -> bool {
         self.state().missed
     }
@@ -139,7 +139,7 @@ impl Follower {
     }
 }
 
-/// Whoever is dropped before the blobs are whole leaves nobody waiting.
+/// When it is dropped, all that wait for its blobs are told.
 #[derive(Debug)]
 pub(crate) struct FailOnDrop(pub(crate) Vec<Arc<Arriving>>);
 

@@ -1,4 +1,4 @@
-//! One pull from one place: everything that the store does not have, checked, and not seen by anybody yet.
+//! One pull from one place: all that the store lacks, checked, and not visible yet.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ pub(super) struct Pull<'a> {
     options: &'a PullOptions,
     /// Why it fails: the first error is the cause, those after it come from being stopped.
     cause: Mutex<Option<Error>>,
-    /// What came of it for whoever was reading what did not arrive: it may be known first, and is told if there is nothing else.
+    /// A reader's error that follows from missing data; reported if there is no other error.
     consequence: Mutex<Option<Error>>,
 }
 
@@ -129,8 +129,8 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// Fetches everything that the store does not have. `place` is what the image is called at this registry, `image` what it
-    /// is called here. With `resume`, large blobs begin with what an earlier pull has left, and it is noted if there was any.
+    /// Fetches all that the store lacks. `place` is the image's name at this registry, `image`
+    /// here. With `resume`, large blobs begin with what an earlier pull left, which is noted.
     pub(super) async fn fetch(
         &self,
         place: &Reference,
@@ -239,8 +239,8 @@ impl<'a> Pull<'a> {
         .map_err(|e| self.registry.answered(e))
     }
 
-    /// All layers in parallel, downloaded and, those of `unpack`, unpacked. The first failure stops the others, and this returns
-    /// when they have stopped.
+    /// All layers in parallel: downloaded and, those of `unpack`, unpacked. The first failure stops
+    /// the others, and this returns when they have stopped.
     async fn layers(
         &self,
         manifest: &ImageManifest,
@@ -263,12 +263,12 @@ impl<'a> Pull<'a> {
             }
             wanted.push((layer, follow));
         }
-        // However this ends, nobody is left waiting for a blob that will not come.
+        // However this ends, no reader waits for a blob that will not come.
         let never_waiting = FailOnDrop(arriving.values().cloned().collect());
         let (done, unpacked) = mpsc::unbounded_channel();
         let unpacking = self.unpack(image, unpack, arriving, done);
 
-        // Owned and boxed: else the compiler does not see that the future is `Send` (rust-lang/rust#64552).
+        // Boxed, so that the compiler sees the future is `Send` (rust-lang/rust#64552).
         let downloads =
             futures_util::stream::iter(wanted).map(|(layer, follow)| -> BoxFuture<'_, Option<Staged>> {
                 Box::pin(self.layer(layer, follow, resume))
@@ -344,7 +344,7 @@ impl<'a> Pull<'a> {
                     None => Source::Store,
                 },
                 done: &|index| {
-                    // Nobody listens to a pull that has been given up.
+                    // A pull that was given up has no listener.
                     let _ = done.send(layers[index].digest);
                 },
             };

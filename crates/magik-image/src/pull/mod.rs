@@ -1,18 +1,18 @@
 //! Pulling images.
 //!
-//! **One pass.** A layer is hashed and written to a file while it arrives, and decompressed, hashed again (its diff id) and unpacked
-//! while it is written. Layers do so in parallel, each with a few buffers of a fixed size.
+//! **One pass.** While a layer arrives it is hashed and written to a file; while that is written it
+//! is decompressed, hashed again (its diff id) and unpacked. Layers do so in parallel.
 //!
-//! **Whole or not at all.** Blobs lie in files of their own and layers in directories of their own until every blob has its size
-//! and digest and every layer its diff id; only then do they appear in the store and the image gets its name. A pull that
-//! is refused leaves nothing.
+//! **All or nothing.** Blobs and layers lie apart until every blob has its size and digest and
+//! every layer its diff id; only then they appear in the store and the image gets its name. A
+//! refused pull leaves nothing.
 //!
-//! **A pull that is cut short** - the connection broke for good, time was up, the process was killed - leaves what has arrived
-//! of large blobs (from 1 MiB on) for the next pull of them, which hashes it and asks for the rest. It belongs to no image:
-//! [`prune`](ImageStore::prune) removes it at once, the next pull when it is a day old.
+//! **A pull that is cut short** (connection lost, time up, killed) leaves what has arrived of large
+//! blobs, from 1 MiB on. The next pull hashes it and asks for the rest. It belongs to no image:
+//! [`prune`](ImageStore::prune) removes it at once, a pull when it is a day old.
 //!
-//! **A registry that has too much to do** (429, 502, 503, 504) or breaks a connection is asked again, after growing pauses with
-//! some randomness in them, or as long as it asks for (`Retry-After`, up to [`MAX_RETRY_AFTER`](crate::registry::MAX_RETRY_AFTER)).
+//! **A busy registry** (408, 429, 500, 502-504) or a broken connection is retried, after growing
+//! random pauses or `Retry-After` (up to [`MAX_RETRY_AFTER`](crate::registry::MAX_RETRY_AFTER)).
 
 #[cfg(feature = "registry")]
 mod arriving;
@@ -62,7 +62,7 @@ pub struct PullOptions {
     pub policy: PullPolicy,
     /// Which image of an index; absent: the one for this machine.
     pub platform: Option<Platform>,
-    /// Unpack layers from registries while they arrive, so that [`ImageStore::unpack`] finds them done. Only on Linux.
+    /// Unpack layers from registries while they arrive, for [`ImageStore::unpack`]. Only on Linux.
     pub unpack: bool,
     /// Which images may be used.
     pub signature_policy: PolicySource,
@@ -127,13 +127,13 @@ pub trait Progress: Send + Sync {
     fn event(&self, event: Event);
 }
 
-/// Nobody wants to know.
+/// No progress is shown.
 impl Progress for () {
     fn event(&self, _: Event) {}
 }
 
 impl ImageStore {
-    /// Brings an image into the store, from a registry or from a local layout or archive, and returns it.
+    /// Brings an image into the store, from a registry, a layout or an archive, and returns it.
     ///
     /// # Errors
     /// [`Error::Registry`] names image, registry and problem; [`Error::InvalidDocument`] and its
@@ -147,7 +147,7 @@ impl ImageStore {
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Image> {
-        // Also for an image that is there already: a policy that has become stricter holds for it as well.
+        // Also for images that are there: the policy may be stricter now.
         let (policy, asked) = (options.signature_policy.clone(), source.clone());
         blocking(move || Ok(policy.check(&asked)?)).await?;
         match source {
@@ -201,7 +201,7 @@ impl ImageStore {
             let (store, name) = (self.clone(), reference.clone());
             let present = blocking(move || store.get(&name)).await?;
             match present {
-                // Another platform's image is not the one that is asked for.
+                // An image of another platform does not count.
                 Some(image)
                     if options.platform.is_none() || platform::check(&image.config, &wanted).is_ok() =>
                 {

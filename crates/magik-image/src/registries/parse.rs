@@ -50,7 +50,7 @@ struct RawMirror {
 /// Keys that concern short names only, which are Docker Hub's here, or nothing that we have.
 const WITHOUT_MEANING: &[&str] = &["short-name-mode", "aliases", "additional-layer-store-auth-helper"];
 
-/// The entries of a file, and what should be said about it.
+/// The entries of a file, and warnings about it.
 pub(super) fn entries(text: &str) -> Result<(Vec<Entry>, Vec<String>), String> {
     let file: File = toml::from_str(text).map_err(|e| one_line(&e.to_string()))?;
     let mut remarks = Vec::new();

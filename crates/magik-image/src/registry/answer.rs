@@ -10,7 +10,7 @@ use crate::{Error, Result};
 const MAX_ERROR_BODY: usize = 16 * 1024;
 
 impl Registry {
-    /// Turns an answer that is none into an error, reading no more of it than a message needs.
+    /// Turns an unsuccessful answer into an error; reads only what its message needs.
     pub(super) async fn successful(&self, what: &str, response: Response) -> Result<Response> {
         let status = response.status();
         if status.is_success() {

@@ -11,8 +11,8 @@ use crate::{Error, Result, pull::Arriving};
 
 /// How many pieces of the network's size wait between the network and the disk.
 const IN_FLIGHT: usize = 16;
-/// Blobs from this size on are gone on with where an earlier pull stopped, in bytes: for smaller ones it is not worth a file that
-/// stays.
+/// Blobs from this size on, in bytes, are resumed where an earlier pull stopped; smaller ones are
+/// not worth a file.
 pub(crate) const RESUMED_FROM: u64 = 1 << 20;
 
 /// A blob that a manifest names.
@@ -32,7 +32,7 @@ pub(crate) struct Fetch<'a> {
     pub store: &'a Store,
     /// Whether to begin with what an earlier pull left.
     pub resume: bool,
-    /// Whoever reads it meanwhile.
+    /// Its concurrent reader.
     pub arriving: Option<std::sync::Arc<Arriving>>,
     /// Hears how many bytes there are.
     pub received: &'a (dyn Fn(u64) + Sync),
@@ -52,8 +52,8 @@ enum Piece {
 impl Registry {
     /// Downloads a blob into a verified file that is not yet part of the store.
     ///
-    /// Never more than the size that the manifest says is taken. A connection that breaks is replaced by one for the rest. When
-    /// this returns, early or not, no task of it is left.
+    /// It takes at most the manifest's size. A broken connection is replaced by one for the rest.
+    /// When this returns, early or not, no task of it is left.
     pub(crate) async fn blob(&self, wanted: &Wanted, fetch: Fetch<'_>) -> Result<Staged> {
         let writer = {
             let (store, digest, size) = (fetch.store.clone(), wanted.digest, wanted.size);
@@ -81,7 +81,7 @@ impl Registry {
         drop(disk.pieces);
         let written = disk.writing.await.map_err(|e| Error::Task(e.to_string()))?;
         match (arrived, written) {
-            // The writer ended first: its error is the cause, and the other only that nobody listens.
+            // The writer ended first: its error is the cause of the other.
             (_, Err(written)) => Err(self.refused(wanted, written)),
             (Err(arrived), _) => Err(arrived),
             (Ok(()), Ok(Some(staged))) => Ok(staged),
@@ -89,7 +89,7 @@ impl Registry {
         }
     }
 
-    /// Sends the bytes from `total` on to the disk, over as many connections as it takes, as long as each brings something.
+    /// Writes the bytes from `total` on, over several connections, while each brings something.
     async fn receive(
         &self,
         wanted: &Wanted,
@@ -129,7 +129,7 @@ impl Registry {
     ) -> Result<()> {
         let (response, from) = self.blob_response(wanted, *total).await?;
         let mut stream = response.bytes_stream();
-        // A registry that knows no ranges sends what is there already, which is thrown away: the digest is one of all bytes.
+        // Without ranges a registry sends all; the known part is skipped.
         let mut at = from;
         while let Some(chunk) = self.wait(&wanted.what, stream.next()).await? {
             let mut chunk = chunk.map_err(|e| self.broken(&wanted.what, &e))?;
@@ -156,8 +156,8 @@ impl Registry {
         Ok(())
     }
 
-    /// The answer that holds the blob from `total` on, and where it really begins: at 0 if the registry has no ranges, or others than
-    /// it is asked for.
+    /// The answer that holds the blob from `total` on, and where it really begins: at 0 if the
+    /// registry ignores the range.
     async fn blob_response(&self, wanted: &Wanted, total: u64) -> Result<(Response, u64)> {
         let path = format!("blobs/{}", wanted.digest);
         if total > 0 {
@@ -238,7 +238,7 @@ impl Disk {
         let (digest, size) = (wanted.digest, wanted.size);
         let writing = tokio::task::spawn_blocking(move || {
             let written = write(writer, &digest, size, receiver, arriving.as_deref());
-            // A failure is told to who follows by whoever is told its cause: the one must not be known before the other.
+            // On failure the cause is reported first, and then the readers are told.
             if let (Some(arriving), Ok(Some(_))) = (arriving, &written) {
                 arriving.complete();
             }

@@ -46,7 +46,7 @@ pub(crate) struct Fetched {
 }
 
 impl Registry {
-    /// Finds out how to talk to a registry; nothing is asked of it yet, unless it may or may not speak TLS.
+    /// Finds out how to talk to a registry. Sends no request unless TLS is in question.
     pub(crate) async fn connect(
         endpoint: &Endpoint,
         connection: Connection,
@@ -109,8 +109,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Whether the registry speaks as it is spoken to. A TLS server answers a plain request with 400 (Go's, nginx) or hangs
-    /// up; a plain one cannot answer a handshake.
+    /// Whether the registry understands this protocol. A TLS server answers a plain request with
+    /// 400 (Go's, nginx) or hangs up; a plain one cannot answer a handshake.
     async fn understands(&self) -> Result<bool> {
         let ping = self
             .base
@@ -121,15 +121,15 @@ impl Registry {
             .await?
         {
             Ok(response) => Ok(!self.is_plain() || response.status() != StatusCode::BAD_REQUEST),
-            // Nobody is there: the other way would not be understood either.
+            // No server is there: the other protocol would fail, too.
             Err(e) => Ok(self.is_plain() && e.is_connect()),
         }
     }
 
-    /// Fetches a manifest or index by tag or digest: at most `limit` bytes, and those that the digest names.
+    /// Fetches a manifest or index by tag or digest: at most `limit` bytes, with that digest.
     ///
-    /// A digest in `Docker-Content-Digest` is checked as well; it is the registry's own word for a tag, and a proxy that
-    /// sends something else is found out.
+    /// A digest in `Docker-Content-Digest` is checked as well: it shows when a proxy sends another
+    /// document for a tag.
     pub(crate) async fn manifest(&self, tag_or_digest: &str, limit: u64) -> Result<Fetched> {
         let what = format!("manifest {tag_or_digest}");
         self.retried(&what, || {
@@ -191,7 +191,7 @@ impl Registry {
         made.map_err(|e| self.error(set_up(error::chain(&e))))
     }
 
-    /// Sends a request, with authorization once the registry has asked for it. Anything but success is an error.
+    /// Sends a request, with authorization once asked for it. Only success is no error.
     pub(super) async fn send(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Response> {
         let again = request.try_clone();
         let sent_with = self.authorization.read().await.clone();
@@ -297,7 +297,7 @@ impl Registry {
         })
     }
 
-    /// Runs an attempt again where the problem may pass. Boxed, not `AsyncFn`: nothing says that what that returns is `Send`.
+    /// Retries an attempt on passing problems. Boxed: `AsyncFn` results are not known to be `Send`.
     pub(super) async fn retried<'a, T>(
         &self,
         what: &str,
@@ -346,7 +346,7 @@ impl Registry {
         failure(&self.reference, problem)
     }
 
-    /// A document that is none, as an answer of this registry.
+    /// The error for an invalid document from this registry.
     pub(crate) fn answered(&self, error: Error) -> Error {
         match error {
             Error::InvalidDocument { document, reason } => self.protocol(&document, reason),

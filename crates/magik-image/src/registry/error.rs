@@ -123,7 +123,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// Whether what has arrived of a blob by then may be gone on with later.
+    /// Whether the part of a blob that has arrived may be resumed later.
     pub(crate) fn is_interruption(&self) -> bool {
         self.is_transient() || matches!(self, Self::Stalled { .. } | Self::TimedOut { .. })
     }

@@ -18,11 +18,11 @@ use crate::bounded;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most redirects that are followed for one request: a registry, a storage service, and some slack.
+/// The most redirects of one request: a registry, a storage service, and some slack.
 const MAX_REDIRECTS: usize = 5;
 /// The largest certificate or key file, in bytes.
 const MAX_CERT_SIZE: u64 = 1024 * 1024;
-/// Where certificates for a registry are, below its name and port, as for podman; the first directory that exists counts.
+/// Podman's directories of certificates, by registry and port; the first that exists counts.
 const CERT_DIRS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
 
 pub(super) const USER_AGENT: &str = concat!("magikrun/", env!("CARGO_PKG_VERSION"));
@@ -74,7 +74,7 @@ impl Reach {
     }
 }
 
-/// What of the world a registry may send us to: what is public, and what is as near as the registry itself.
+/// Where a registry may send us: to public addresses, and to those as near as the registry.
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
     /// The registry's host, without port and brackets.
@@ -101,8 +101,8 @@ impl Guard {
         self.near.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether to go to `address`; else, why not. A registry on this machine may send us into its own network, one in a
-    /// private network not to this machine.
+    /// Whether to go to `address`; else, why not. A registry on this machine may send us into its
+    /// own network, one in a private network not to this machine.
     fn allows(&self, address: IpAddr) -> Result<(), String> {
         let reach = Reach::of(address);
         let near = self.near();
@@ -120,7 +120,7 @@ impl Guard {
         ))
     }
 
-    /// Whether to go to an address that is written as one; names are looked at when they are looked up.
+    /// Whether to go to a URL with a literal address; names are checked when they are resolved.
     pub(super) fn allows_url(&self, url: &Url) -> Result<(), String> {
         match url.host_str().map(|host| bare(host).parse::<IpAddr>()) {
             Some(Ok(address)) => self.allows(address),
@@ -200,7 +200,7 @@ fn bare(host: &str) -> &str {
 pub(super) struct Trust {
     /// Over TLS: then nothing makes us step down from it.
     pub tls: bool,
-    /// Whatever certificate is shown.
+    /// Accept any certificate.
     pub any_certificate: bool,
 }
 
@@ -212,8 +212,8 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads `*.crt` (authorities, besides the system's), and the first `*.cert` with its `*.key` (who we are) from `given`, or from
-    /// where podman looks for those of `host`.
+    /// Reads `*.crt` (authorities, besides the system's), and the first `*.cert` with its `*.key`
+    /// (ours) from `given`, or from podman's directory for `host`.
     pub(super) fn load(given: Option<&Path>, host: &str) -> Result<Self, String> {
         let dir = match given {
             Some(dir) => Some(dir.to_owned()),
@@ -268,8 +268,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Where redirects of a request lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Redirects {
-    /// To wherever the guard allows: storage services. reqwest keeps the `Authorization` header
-    /// from other hosts and ports.
+    /// To all that the guard allows: storage services. reqwest does not send the `Authorization`
+    /// header to other hosts and ports.
     ToOthers,
     /// To the same scheme, host and port only. After a 307 or 308 a request is sent again with its
     /// body, which no client strips of the secrets in it.
@@ -373,12 +373,12 @@ fn client(
     builder.build()
 }
 
-/// rustls takes its cryptography from one provider per process: `ring`, unless the program has chosen another.
+/// rustls has one cryptography provider per process: `ring`, unless the program chose another.
 pub(super) fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // An error says that somebody else was faster, which is as good.
+            // An error says that another thread was faster, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
     });

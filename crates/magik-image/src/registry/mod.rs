@@ -1,9 +1,9 @@
 //! Talking to registries (OCI distribution-spec 1.1).
 //!
-//! A registry is not trusted: every body is counted while it streams, every wait has an end, and credentials go to the
-//! registry and to its token server only, never over plain HTTP where the registry speaks HTTPS. It may send us elsewhere for a
-//! blob, but no nearer than it is itself: what is on this machine, on this link or in a private network is nothing that a
-//! registry out in the world may make us ask.
+//! A registry is not trusted: every body is counted while it streams, every wait has an end.
+//! Credentials go to the registry and its token server only, and never over plain HTTP if the
+//! registry speaks HTTPS. It may redirect us for a blob, but no nearer than it is itself: a public
+//! registry must not make us send requests to this machine, this link or a private network.
 
 mod answer;
 mod blob;
@@ -48,7 +48,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn after(limit: Duration) -> Self {
-        // A limit that no clock reaches is none; a century will do.
+        // No limit: a century, which every clock can hold.
         let century = Duration::from_secs(100 * 365 * 24 * 3600);
         Self {
             at: Instant::now() + limit.min(century),
@@ -65,7 +65,7 @@ fn host(reference: &Reference) -> &str {
     }
 }
 
-/// Whether a registry is this very machine: then plain HTTP is what one expects, as docker and podman have it.
+/// Whether a registry is this very machine: then plain HTTP is used, as in docker and podman.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or(v6),

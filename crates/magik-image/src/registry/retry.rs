@@ -7,12 +7,12 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::Problem;
 
-/// The first pause; each is three times the one before, and up to twice that at random, so that those who were turned away
-/// together do not come back together.
+/// The first pause. Each is three times the one before, plus up to its length at random, so that
+/// rejected clients do not come back together.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How often something is tried again.
 const ATTEMPTS: usize = 3;
-/// The longest wait that a registry may ask for (`Retry-After`); for more, the pull ends and says so.
+/// The longest wait that a registry may ask for (`Retry-After`); longer ones end the pull.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The pauses before the attempts that are left.

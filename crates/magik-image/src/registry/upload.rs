@@ -50,7 +50,7 @@ impl Registry {
         let what = format!("upload of blob {digest}");
         self.retried(&what, || {
             Box::pin(async {
-                // A session of its own for each attempt: what an earlier one has got is not to be trusted.
+                // A new session for each attempt: an earlier one's data is not trusted.
                 let request = self.request(Method::POST, "blobs/uploads/")?;
                 let session = self
                     .send(&what, request.header(header::CONTENT_LENGTH, 0))

@@ -1,12 +1,12 @@
-//! The programs that WebAssembly pods have compiled: `<root>/wasm-cache`, which `oci-wasm` writes.
+//! The compiled programs of WebAssembly pods: `<root>/wasm-cache`, which `oci-wasm` writes.
 //!
 //! ```text
-//! <root>/wasm-cache/<module>-<settings>   64 hexadecimal digits, which name the machine code; <module> is the SHA-256 of what it was
-//!                                         made from
+//! <root>/wasm-cache/<module>-<settings>   64 hexadecimal digits, which name the machine code;
+//!                                         <module> is the SHA-256 of the source
 //! <root>/wasm-cache/<digits>.cwasm        the machine code
 //! <root>/wasm-cache/tmp…                  being written
 //! ```
-//! A program is needed as long as its module is: that is a blob (of an artifact), or a file in a layer.
+//! A program is needed as long as its module is: a blob (of an artifact), or a file in a layer.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +27,7 @@ use crate::{Error, Result, unpack};
 
 const DIRECTORY: &str = "wasm-cache";
 const CODE_SUFFIX: &str = ".cwasm";
-/// What is younger, and not known to be of a module that is gone, may be that of a compiler at work.
+/// Younger files, unless their module is known to be gone, may be of a running compiler.
 const YOUNG: Duration = Duration::from_secs(3600);
 
 /// What was removed.
@@ -39,7 +39,7 @@ pub(super) struct Compiled {
 }
 
 impl ImageStore {
-    /// Removes the compiled programs whose modules no image and no lease has any more. The caller holds [`magik_cas::Exclusive`].
+    /// Removes programs whose modules no image or lease has. Hold [`magik_cas::Exclusive`].
     pub(super) fn prune_compiled(&self, live: &Live) -> Result<Compiled> {
         let dir = self.root().join(DIRECTORY);
         let context = || format!("remove compiled programs from {}", dir.display());
@@ -57,7 +57,7 @@ impl ImageStore {
         remove(&cache, &names, &gone).map_err(Error::io(context()))
     }
 
-    /// Which of these modules nobody has.
+    /// Which of these modules no image or lease has.
     fn gone<'a>(&self, modules: impl Iterator<Item = &'a str>, live: &Live) -> Result<HashSet<String>> {
         let mut gone: HashSet<String> = modules.map(str::to_owned).collect();
         // An artifact's module is its blob, and the chain of its layers begins and ends with it.

@@ -6,7 +6,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use super::{ImageStore, record::Record};
 use crate::{Error, Reference, Result};
 
-/// An image whose manifest and configuration have been read, verified and checked against the limits.
+/// An image whose manifest and configuration have been read, verified and checked for limits.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Its name, unless it is kept by id only.

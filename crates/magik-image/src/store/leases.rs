@@ -28,7 +28,7 @@ pub(crate) struct LeaseFile {
 }
 
 impl ImageStore {
-    /// Adds an image's layers to a lease, which is made if need be. The caller holds a [`magik_cas::Lease`].
+    /// Adds an image's layers to a lease, made if missing. Hold a [`magik_cas::Lease`].
     pub(crate) fn add_to_lease(&self, name: &str, image: &Image) -> Result<()> {
         let path = self.lease_path(name)?;
         let context = || format!("write lease {}", path.display());
@@ -41,7 +41,7 @@ impl ImageStore {
             return Ok(());
         }
         let text = serde_json::to_vec(&lease).map_err(Error::io(context()))?;
-        // Not synced: a lease protects what a running pod uses, and no pod outlives a power failure.
+        // Not synced: a lease protects a running pod, which no power failure leaves.
         let write = || -> io::Result<()> {
             let tmp = self.cas().tmp_dir();
             let mut temp = tempfile::Builder::new()
@@ -106,7 +106,7 @@ impl ImageStore {
                 });
             }
         }
-        // It was complete when it was renamed into place, so only a power failure can have torn it, and that ended its pod.
+        // It was renamed when complete: only a power failure can tear it, which ended its pod.
         if text.is_empty() {
             return Ok(None);
         }

@@ -29,7 +29,7 @@ pub use verify::Damage;
 pub(crate) use image::layers_of;
 pub(crate) use image::oci_digest;
 
-/// Images below one data root, shared by any number of processes; [`mod@format`] says what lies where. Clones share it.
+/// Images below one data root, shared by all processes; see [`mod@format`]. Clones share it.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -50,18 +50,18 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store below `data_root`, creating what is missing. The data root is for its owner
-    /// only (0700), whether it is made or found; see [`magik_cas::private`].
+    /// Opens the store below `data_root`; creates what is missing. The data root is closed to other
+    /// users (0700); see [`magik_cas::private`].
     ///
     /// # Errors
-    /// [`Error::Cas`] if a directory cannot be made or could be another user's to use, [`Error::StoreVersion`] if the store was written by a later magikrun.
+    /// [`Error::Cas`]: a directory fails or may be another user's; [`Error::StoreVersion`].
     pub fn open(data_root: &Path) -> Result<Self> {
         let cas = magik_cas::Store::open(data_root)?;
         for dir in ["images", "layers", "leases"] {
             private::directory(&data_root.join(dir))?;
         }
         version::check(data_root, cas.tmp_dir().as_ref())?;
-        // Paths into the store end up in mounts and bundles, which other processes use from other directories.
+        // Mounts and bundles hold these paths; their users have other working directories.
         let root = data_root
             .canonicalize()
             .map_err(Error::io(format!("resolve {}", data_root.display())))?;
@@ -91,7 +91,7 @@ impl ImageStore {
         self
     }
 
-    /// The same store with another durability: [`Durability::None`] leaves out every `fsync` and `syncfs`.
+    /// The same store with another durability: [`Durability::None`] never syncs.
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.cas = self.cas.with_durability(durability);
@@ -116,10 +116,10 @@ impl ImageStore {
         self.root.join("leases")
     }
 
-    /// The image of that name, or `None` if there is none, or if some of its blobs are missing and it must be pulled again.
+    /// The image of that name; `None` if there is none, or blobs of it are missing.
     ///
     /// # Errors
-    /// [`Error::InvalidDocument`] if its manifest or configuration is refused, [`Error::Cas`] if they are damaged, or [`Error::Io`].
+    /// [`Error::InvalidDocument`] for a refused document, [`Error::Cas`], or [`Error::Io`].
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>> {
         match self.read_record(&record::key(reference))? {
             Some(record) => self.load_if_complete(&record),
@@ -127,8 +127,8 @@ impl ImageStore {
         }
     }
 
-    /// The image that `text` means: a reference, the digest of a manifest or configuration, or the first digits (four or
-    /// more) of an image id.
+    /// The image that `text` means: a reference, the digest of a manifest or configuration, or the
+    /// first digits (four or more) of an image id.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ambiguous`], and as [`get`](Self::get).
@@ -160,12 +160,12 @@ impl ImageStore {
         found.ok_or_else(|| Error::NotFound(text.to_owned()))
     }
 
-    /// Names a manifest whose configuration and layers are in the store, replacing what had the name before.
+    /// Names a manifest whose blobs are in the store; replaces the name's former manifest.
     ///
-    /// Hold a [`magik_cas::Lease`] from before the blobs were looked up or written until this returns.
+    /// Hold a [`magik_cas::Lease`] from before the blobs were looked up until this returns.
     ///
     /// # Errors
-    /// [`Error::Cas`] if a blob is missing, [`Error::InvalidDocument`] if a document is refused, or [`Error::Io`].
+    /// [`Error::Cas`] (blob missing), [`Error::InvalidDocument`], or [`Error::Io`].
     pub fn tag(&self, reference: &Reference, manifest: &Descriptor) -> Result<Image> {
         self.record(Some(reference), manifest)
     }
@@ -210,7 +210,7 @@ impl ImageStore {
     /// Every complete image, in the order of their names; those without one come first.
     ///
     /// # Errors
-    /// [`Error::Io`] if the store cannot be read. Images that are incomplete or refused are left out and logged.
+    /// [`Error::Io`]. Images that are incomplete or refused are left out and logged.
     pub fn list(&self) -> Result<Vec<Image>> {
         let mut images = Vec::new();
         for record in self.read_records()? {

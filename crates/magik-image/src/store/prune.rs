@@ -1,4 +1,4 @@
-//! Removing what nobody needs.
+//! Removing what is not needed any more.
 
 use std::{collections::HashSet, fs};
 
@@ -28,17 +28,17 @@ pub struct PruneReport {
     pub programs: u64,
     /// How many leftovers of processes that died.
     pub leftovers: u64,
-    /// The bytes of all of them: blobs as stored, layers by their files' content, programs by their machine code.
+    /// The bytes of all: blobs as stored, layers' file contents, programs' machine code.
     pub bytes: u64,
 }
 
 impl ImageStore {
-    /// Removes blobs that no image needs, unpacked layers and compiled programs that neither an image nor a lease needs, and what
-    /// dead processes left. Waits until nobody imports, pulls or unpacks.
+    /// Removes blobs that no image needs, layers and programs that no image or lease needs, and
+    /// files of dead processes. Waits for imports, pulls and unpacks.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Cas`], or [`Error::InvalidDocument`] if a lease is malformed. An image whose documents cannot be
-    /// read is incomplete; what is left of it is garbage.
+    /// [`Error::Io`], [`Error::Cas`], or [`Error::InvalidDocument`] if a lease is malformed. An
+    /// image whose documents cannot be read is incomplete, and its rest is garbage.
     pub fn prune(&self, options: PruneOptions) -> Result<PruneReport> {
         let exclusive = self.cas().exclusive()?;
         let leased = self.leased()?;
@@ -68,8 +68,8 @@ impl ImageStore {
         Ok(report)
     }
 
-    /// Every image whose documents are there. Unlike `list`, it fails where the reason may be a passing one: what is left
-    /// out here is removed.
+    /// Every image whose documents are there. Unlike `list`, it fails if the reason may pass: what
+    /// is left out here is removed.
     pub(super) fn prunable(&self) -> Result<Vec<super::Image>> {
         let mut images = Vec::new();
         for record in self.read_records()? {

@@ -13,7 +13,7 @@ use crate::{Error, Result, unpack};
 pub struct RemoveReport {
     /// The names that were removed.
     pub images: Vec<String>,
-    /// The names of leases (a pod's is its id) that use one of the images: its layers stay until they are released.
+    /// The leases (a pod's is its id) that use an image, whose layers stay until their release.
     pub used_by: Vec<String>,
     /// How many blobs were removed.
     pub blobs: u64,
@@ -21,9 +21,9 @@ pub struct RemoveReport {
     pub layers: u64,
     /// How many compiled programs of WebAssembly were removed.
     pub programs: u64,
-    /// The bytes of all of them: blobs as stored, layers by their files' content, programs by their machine code.
+    /// The bytes of all: blobs as stored, layers' file contents, programs' machine code.
     pub bytes: u64,
-    /// Somebody was pulling, importing or unpacking: what is not needed any more is left to [`ImageStore::prune`].
+    /// A pull, import or unpack was running: the rest is left to [`ImageStore::prune`].
     pub deferred: bool,
 }
 
@@ -47,9 +47,9 @@ impl Live {
 }
 
 impl ImageStore {
-    /// Removes the names of these images and, of their blobs, unpacked layers and compiled programs, those that no other
-    /// image and no lease needs. Does not wait for those who are pulling: what cannot be told from what they need is left to
-    /// [`prune`](Self::prune).
+    /// Removes the names of these images and those of their blobs, layers and compiled programs
+    /// that no other image and no lease needs. It does not wait for pulls: what they may need is
+    /// left to [`prune`](Self::prune).
     ///
     /// # Errors
     /// [`Error::NotFound`] if a name is gone, [`Error::Io`], or [`Error::Cas`].
@@ -76,7 +76,7 @@ impl ImageStore {
         for image in images {
             gone.add(image)?;
         }
-        // Only now: whoever recorded an image while holding a lease has done so.
+        // Only now: images recorded under a lease are there.
         let mut live = Live {
             layers: self.leased()?.layers.into_iter().collect(),
             ..Live::default()
@@ -103,8 +103,8 @@ impl ImageStore {
         Ok(report)
     }
 
-    /// The blobs that images need: whoever keeps something made from blobs, compiled modules for example, may drop what was made from
-    /// others. Hold [`magik_cas::Exclusive`] if what is not among them now must not become live meanwhile.
+    /// The blobs that images need. Anything made from other blobs, such as compiled modules, may be
+    /// dropped. Hold [`magik_cas::Exclusive`] so that others do not become live.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Cas`].
@@ -127,8 +127,8 @@ impl ImageStore {
         Err(Error::NotFound(reference.to_string()))
     }
 
-    /// Removes the name of an image that [`list`](Self::list) or [`find`](Self::find) gave, whether it has one or is kept by its
-    /// id. Its blobs and layers stay until [`prune`](Self::prune).
+    /// Removes the name (or id) of an image from [`list`](Self::list) or [`find`](Self::find). Its
+    /// blobs and layers stay until [`prune`](Self::prune).
     ///
     /// # Errors
     /// [`Error::NotFound`], or [`Error::Io`].
@@ -143,8 +143,8 @@ impl ImageStore {
         Err(Error::NotFound(image.name()))
     }
 
-    /// Removes an unpacked layer by the name of its directory, and says how large it was; `None` if it is not there. The caller holds
-    /// [`magik_cas::Exclusive`].
+    /// Removes an unpacked layer by its directory's name; returns its size, `None` if it is not
+    /// there. The caller holds [`magik_cas::Exclusive`].
     pub(super) fn remove_layer(&self, name: &str) -> Result<Option<u64>> {
         let path = self.layers_dir().join(name);
         if fs::symlink_metadata(&path).is_err() {

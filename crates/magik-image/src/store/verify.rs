@@ -41,7 +41,7 @@ pub enum Damage {
 }
 
 impl ImageStore {
-    /// Reads every blob, every image's documents and every unpacked layer's description, and says what is damaged.
+    /// Reads all blobs, images' documents and layers' descriptions; says what is damaged.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Cas`] if the store cannot be read at all.
@@ -102,8 +102,8 @@ impl ImageStore {
         Ok(damage)
     }
 
-    /// Removes the damaged blobs that [`verify`](Self::verify) found, so that the next pull fetches them. Waits until nobody
-    /// imports, pulls or unpacks. Says how many were removed.
+    /// Removes the damaged blobs that [`verify`](Self::verify) found, so that the next pull fetches
+    /// them; returns how many. Waits for imports, pulls and unpacks.
     ///
     /// # Errors
     /// [`Error::Cas`] if a blob cannot be removed.

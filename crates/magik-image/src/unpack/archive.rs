@@ -1,8 +1,8 @@
-//! Reading tar archives that nobody vouches for: POSIX ustar and pax, GNU's long names and sparse files, and what came before.
+//! Reading untrusted tar archives: ustar, pax, GNU's long names and sparse files, and older ones.
 //!
-//! Readers that disagree on where a member ends see different files in one archive (CVE-2025-62518, CVE-2026-33055). So an
-//! archive on which they could disagree is refused by name, not interpreted: a size that a pax record and the header state
-//! differently, content after a member that has none, a record or a long name given twice, a zero block in the middle.
+//! Readers that disagree on a member's end see different files (CVE-2025-62518, CVE-2026-33055). So
+//! such archives are refused by name: sizes of pax record and header that differ, content where
+//! none can be, a record or a long name given twice, a zero block in the middle.
 
 use std::io::{self, BufRead, Read};
 
@@ -12,7 +12,7 @@ use super::{
     sparse::{self, Segment},
 };
 
-/// The largest size that a header's own field can hold in octal; past it, pax writers fill the field as they like.
+/// The largest size of a header's own octal field; above it, pax writers fill it as they like.
 const MAX_OCTAL_SIZE: u64 = 0o777_7777_7777;
 
 /// What an archive says of one of its members. Nothing of it has been checked but the form.
@@ -232,7 +232,7 @@ impl<R: BufRead> Archive<R> {
         Ok(Some(block))
     }
 
-    /// The next header, `None` at the end of the archive: two zero blocks, or the end of the stream.
+    /// The next header; `None` after two zero blocks or at the end of the stream.
     fn header(&mut self) -> io::Result<Option<Header>> {
         let Some(block) = self.block()? else {
             return Ok(None);
@@ -419,7 +419,7 @@ fn fill<R: BufRead>(stream: &mut R) -> io::Result<&[u8]> {
     loop {
         match stream.fill_buf() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // A second call gives what is buffered; the borrow checker does not let the first one's result out of the loop.
+            // Called again for the borrow checker: it returns what is buffered.
             Ok(_) => return stream.fill_buf(),
             Err(e) => return Err(e),
         }

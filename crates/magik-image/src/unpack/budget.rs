@@ -6,7 +6,7 @@ use magik_cas::Digest;
 
 use crate::{Error, Limits, Result};
 
-/// The bytes that an image's root filesystem may still take in; shared by the layers that are unpacked at the same time.
+/// The bytes left for an image's root filesystem; shared by layers that are unpacked together.
 #[derive(Debug)]
 pub(super) struct RootfsBudget {
     left: AtomicU64,
@@ -95,8 +95,8 @@ impl<'a> Budget<'a> {
         })
     }
 
-    /// Counts file content before it is written. The layer's own limit matters only for sparse files, which are longer
-    /// than what the archive holds of them.
+    /// Counts file content before it is written. The layer's own limit matters only for sparse
+    /// files, which are longer than their part of the archive.
     pub(super) fn content(&mut self, bytes: u64) -> Result<()> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.limits.max_layer_size {

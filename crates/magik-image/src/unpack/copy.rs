@@ -1,7 +1,7 @@
-//! The tree that overlayfs would make of layers, as a copy: for hosts where it cannot be mounted.
+//! A copy of the tree that overlayfs would make of layers: for hosts without overlay mounts.
 //!
-//! Directories are gone through by their paths and not by descending: a layer can nest them deeper than a process has stack or
-//! descriptors. Every path is opened beneath its root and through no symbolic link, as in [`extract`](super::extract).
+//! Directories are visited by path, not by descending: layers can nest them deeper than a stack
+//! allows. Paths are opened below the root and through no link, as in [`extract`](super::extract).
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -21,19 +21,19 @@ use super::{
     entry::{Kind, Metadata, is_kept, split},
     extract::open_root,
     metadata::{self, Identity, is_opaque},
-    place::resolve,
+    open_dir::resolve,
     remove::names,
 };
 use crate::{Error, ImageStore, Result};
 
 impl ImageStore {
-    /// Copies what overlayfs would show of these directories of unpacked layers, the **uppermost first**, to `dir`, which must
-    /// not exist. Where the file system can share the content of files (`FICLONE`: btrfs, XFS), the copy takes up no space
-    /// for it.
+    /// Copies what overlayfs would show of these directories of unpacked layers, the **uppermost
+    /// first**, to `dir`, which must not exist. Where the file system can share file contents
+    /// (`FICLONE`: btrfs, XFS), the copy takes no space for them.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the files have more bytes than [`max_rootfs_size`](crate::Limits::max_rootfs_size), or
-    /// [`Error::Io`]. Nothing is left then.
+    /// [`Error::TooLarge`] if the files have more bytes than
+    /// [`max_rootfs_size`](crate::Limits::max_rootfs_size), or [`Error::Io`]. Nothing is left then.
     pub fn copy_layers(&self, layers: &[PathBuf], dir: &Path) -> Result<()> {
         let context = || format!("copy layers to {}", dir.display());
         std::fs::create_dir(dir).map_err(Error::io(context()))?;
@@ -128,7 +128,7 @@ impl Copier {
             made.extend(directory.layers.first().map(|layer| (directory.path, *layer)));
             todo.extend(children);
         }
-        // Those below first: every entry made in a directory changes its times, and its mode may forbid making any.
+        // Deepest first: new entries change a directory's times, and its mode may forbid them.
         for (path, layer) in made.into_iter().rev() {
             self.finish(&path, layer).map_err(|fault| (path, fault))?;
         }
@@ -251,7 +251,7 @@ impl Copier {
     }
 }
 
-/// A character device 0:0 (Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories").
+/// A character device 0:0 (Documentation/filesystems/overlayfs.rst, "whiteouts").
 fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
@@ -271,7 +271,7 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     [directory, separator, name].concat()
 }
 
-/// Lets a new file have the content of another without copying it; `false` if this file system cannot (ioctl_ficlone(2)).
+/// Shares a file's content with a new one; `false` if not supported here (ioctl_ficlone(2)).
 fn share(source: &File, target: &File) -> Result<bool, Errno> {
     match fs::ioctl_ficlone(target, source) {
         Ok(()) => Ok(true),
@@ -300,7 +300,7 @@ fn copy_content(source: &File, mut target: &File, size: u64, dense: bool) -> io:
     Ok(fs::ftruncate(target, size)?)
 }
 
-/// Where content begins and ends, from `at` on; at the file's end if there is none.
+/// The next part with content from `at` on: its begin and end, or the file's end.
 fn next_data(source: &File, at: u64, size: u64) -> Result<(u64, u64), Errno> {
     match fs::seek(source, SeekFrom::Data(at)) {
         Ok(data) => Ok((data, fs::seek(source, SeekFrom::Hole(data))?.min(size))),

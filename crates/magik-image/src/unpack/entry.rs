@@ -6,7 +6,7 @@ use super::{archive::Member, header::MemberKind};
 
 /// The longest name in a directory (Linux' `NAME_MAX`), in bytes.
 const MAX_NAME: usize = 255;
-/// The longest path, and the longest target of a symbolic link (Linux' `PATH_MAX` without its NUL), in bytes.
+/// The longest path or target of a symbolic link, in bytes (Linux' `PATH_MAX` without its NUL).
 pub(super) const MAX_PATH: usize = 4095;
 /// The largest extended attribute (Linux' `XATTR_SIZE_MAX`), in bytes.
 const MAX_XATTR: usize = 65536;
@@ -72,7 +72,7 @@ impl Metadata {
 /// An entry.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Its path below the layer's root: no leading or trailing `/`, no `.` or `..`; empty for the root itself.
+    /// Its path below the root: no leading or trailing `/`, `.` or `..`; empty for the root.
     pub(super) path: Vec<u8>,
     pub(super) kind: Kind,
     pub(super) metadata: Metadata,
@@ -116,7 +116,7 @@ impl Entry {
             }
             MemberKind::Fifo => Kind::Fifo,
             MemberKind::CharDevice => match device(member.device)? {
-                // The same thing would be a file in a flat root filesystem and the absence of one in an overlay.
+                // It would be a file in a flat root, but no file in an overlay.
                 0 => return Err("character device 0:0, which is a whiteout to overlayfs".into()),
                 device => Kind::CharDevice(device),
             },
@@ -156,8 +156,8 @@ fn symlink_target(target: Vec<u8>) -> Result<Vec<u8>, Refused> {
     Ok(target)
 }
 
-/// Splits off what is relative to the root, refusing what names something outside. An absolute path is one below the
-/// root, as for every other tool that reads layers.
+/// A path relative to the root; one that leads outside is refused. An absolute path is one below
+/// the root, as for every other tool that reads layers.
 pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, String> {
     if raw.is_empty() {
         return Err("empty path".to_owned());
@@ -197,7 +197,7 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// What a path says if it is a whiteout's.
 fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
-    // Whatever lies below one of aufs' own directories is aufs' own.
+    // All below aufs' own directories is aufs' own.
     if path
         .split(|b| *b == b'/')
         .any(|c| c.starts_with(AUFS) && c != OPAQUE)
@@ -227,8 +227,8 @@ fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
     }
 }
 
-/// Which extended attributes of an archive are set: those that belong to the file. overlayfs' own would let a layer reach
-/// behind the others, and the rest of `security.` (labels, IMA) is the host's policy.
+/// Which extended attributes of an archive are set: the file's. overlayfs' own would let a layer
+/// change others, and the rest of `security.` (labels, IMA) is the host's policy.
 pub(super) fn is_kept(name: &[u8]) -> bool {
     if name.contains(&0) || name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         return false;

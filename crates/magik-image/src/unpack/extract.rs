@@ -1,12 +1,12 @@
 //! Writing a layer's entries below a directory.
 //!
-//! Nothing here joins paths as text and hands them to the kernel. The directory that an entry goes into is opened by
-//! [`place`](super::place) with `openat2(2)`, beneath the root and through no symbolic link; the entry is then made by name in that
-//! directory, exclusively. (CVE-2019-14271, CVE-2021-41091 and their kin came from doing it by hand.)
+//! No path is joined as text. [`open_dir`](super::open_dir) opens the entry's directory
+//! with `openat2(2)`, beneath the root and through no symbolic link. The entry is then made by name
+//! in it, exclusively. (CVE-2019-14271, CVE-2021-41091 and others come from doing this by hand.)
 //!
-//! The result is that of unpacking all layers, one after the other, into one directory, in both of its forms: a flat tree, or one
-//! tree for each layer that overlayfs merges. So a whiteout means what lower layers have, wherever it stands among the
-//! entries; a directory that an entry only implies is as it was; a path through a lower layer's symbolic link goes where it leads.
+//! The result is that of unpacking all layers, in order, into one directory. There are two forms: a
+//! flat tree, or a tree per layer for overlayfs. So a whiteout means lower layers only, wherever it
+//! stands; an implied directory is as it was; a lower layer's symbolic link is followed.
 
 use std::{
     cell::OnceCell,
@@ -29,7 +29,7 @@ use super::{
     entry::{Entry, Kind, Metadata, split},
     lower::Lower,
     metadata::{self, Identity},
-    place::{Place, join, resolve},
+    open_dir::{Dir, join, resolve},
     remove::remove_at,
 };
 use crate::Error;
@@ -90,11 +90,11 @@ pub(super) struct Extractor<'a> {
     trees: LowerTrees<'a>,
     lower: OnceCell<Lower>,
     /// The directory of the last entry: archives list a directory's entries one after the other.
-    pub(super) parent: Option<(Vec<u8>, Rc<Place>)>,
-    /// What becomes of directories; set at the end, because every entry made in one changes its times, and its mode may forbid
-    /// making any.
+    pub(super) parent: Option<(Vec<u8>, Rc<Dir>)>,
+    /// The directories' metadata, set at the end: every entry made in one changes its times, and
+    /// its mode may forbid new entries.
     pub(super) directories: BTreeMap<Vec<u8>, Planned>,
-    /// Directories that hide what lower layers have in them; in the flat form that has been removed from them.
+    /// Directories that hide lower layers' entries; the flat form has removed these.
     pub(super) opaque: BTreeSet<Vec<u8>>,
     /// Overlay form: the whiteouts made.
     pub(super) hidden: BTreeSet<Vec<u8>>,
@@ -119,7 +119,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Writes a layer into `root`, over the layers below it; `lowest`: there are none.
+    /// Writes a layer into `root`, over the layers below it; `lowest`: no layer is below.
     pub(super) fn flat(root: OwnedFd, lowest: bool) -> Self {
         let mut extractor = Self::overlay(root, &|| Ok(Vec::new()));
         extractor.whiteouts = Whiteouts::Apply;
@@ -149,22 +149,22 @@ impl<'a> Extractor<'a> {
             (Kind::Whiteout, Whiteouts::Overlay) => self.hide(&path, budget),
             (Kind::Whiteout, Whiteouts::Apply) => self.remove_lower(&path, budget),
             (Kind::Opaque, _) => {
-                let place = self.place(&path, budget)?;
-                self.hide_all_in(&place.path)
+                let dir = self.open_dir(&path, budget)?;
+                self.hide_all_in(&dir.path)
             }
             (Kind::Directory, _) => self.directory(&path, metadata, budget),
             (kind, _) => self.leaf(&path, &kind, &metadata, content, budget),
         }
     }
 
-    /// Sets what was left for the end. Says whether attributes of overlayfs had to be written in their `user.` form.
+    /// Does the final steps. Returns whether overlayfs' attributes needed the `user.` form.
     pub(super) fn finish(mut self) -> Result<bool, (Vec<u8>, Fault)> {
         if self.whiteouts == Whiteouts::Overlay {
             self.finish_root().map_err(|e| (Vec::new(), e))?;
             self.drop_idle_whiteouts()?;
         }
         let mut user_xattr = false;
-        // The deepest first: setting one's times must come after those below it, and its mode may forbid going there.
+        // The deepest first: new entries change the times, and the mode may forbid access.
         for (path, planned) in std::mem::take(&mut self.directories).into_iter().rev() {
             let opaque = self.whiteouts == Whiteouts::Overlay && self.opaque.contains(&path);
             let set = || -> io::Result<bool> {
@@ -203,27 +203,27 @@ impl<'a> Extractor<'a> {
                 .sum(),
         )?;
         if path.is_empty() {
-            let place = self.place(b"", budget)?;
-            self.plan(place.path.clone(), metadata);
+            let dir = self.open_dir(b"", budget)?;
+            self.plan(dir.path.clone(), metadata);
             return Ok(());
         }
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
-        match fs::mkdirat(&place.fd, name, Mode::RWXU) {
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
+        match fs::mkdirat(&dir.fd, name, Mode::RWXU) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
-                let there = fs::statat(&place.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let there = fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
                     if self.whiteouts == Whiteouts::Apply {
                         let fd = resolve(&self.root, &path, OFlags::PATH)?;
                         self.touch(&path, fd.as_fd())?;
                     }
                 } else {
-                    self.clear(&place, &path)?;
-                    fs::mkdirat(&place.fd, name, Mode::RWXU)?;
+                    self.clear(&dir, &path)?;
+                    fs::mkdirat(&dir.fd, name, Mode::RWXU)?;
                     if self.whiteouts == Whiteouts::Overlay {
-                        // Whatever was there hid what lower layers have.
+                        // The former entry hid what lower layers have.
                         self.opaque.insert(path.clone());
                     }
                 }
@@ -254,16 +254,16 @@ impl<'a> Extractor<'a> {
             Kind::Hardlink(target) => Some(self.link_target(target, budget)?),
             _ => None,
         };
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
         if target.as_ref().is_some_and(|(_, target)| *target == path) {
             return Err(Fault::Refused("hard link to itself".to_owned()));
         }
-        let target = target.as_ref().map(|(place, path)| (&**place, split(path).1));
-        let made = match self.make(&place, name, kind, target) {
+        let target = target.as_ref().map(|(dir, path)| (&**dir, split(path).1));
+        let made = match self.make(&dir, name, kind, target) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.clear(&place, &path)?;
-                self.make(&place, name, kind, target)?
+                self.clear(&dir, &path)?;
+                self.make(&dir, name, kind, target)?
             }
             other => other?,
         };
@@ -272,7 +272,7 @@ impl<'a> Extractor<'a> {
                 copy(fd.as_fd(), content, budget)?;
                 metadata::set(fd.as_fd(), metadata, self.identity)?;
             }
-            Made::Special => metadata::set_at(place.fd.as_fd(), name, kind, metadata, self.identity)?,
+            Made::Special => metadata::set_at(dir.fd.as_fd(), name, kind, metadata, self.identity)?,
             Made::Done => {}
         }
         self.note_made(&path);
@@ -280,7 +280,7 @@ impl<'a> Extractor<'a> {
     }
 
     /// The file of this layer that a hard link means: its directory and its path.
-    fn link_target(&mut self, target: &[u8], budget: &mut Budget<'_>) -> Result<(Rc<Place>, Vec<u8>)> {
+    fn link_target(&mut self, target: &[u8], budget: &mut Budget<'_>) -> Result<(Rc<Dir>, Vec<u8>)> {
         let no_target = || {
             let shown = String::from_utf8_lossy(target);
             Fault::Refused(format!("hard link to {shown:?}, which is not in this layer"))
@@ -290,9 +290,9 @@ impl<'a> Extractor<'a> {
             return Err(directory());
         }
         let (parent, name) = split(target);
-        let place = self.existing_place(parent, budget)?.ok_or_else(no_target)?;
-        let path = join(&place.path, name)?;
-        let there = match fs::statat(&place.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let dir = self.existing_dir(parent, budget)?.ok_or_else(no_target)?;
+        let path = join(&dir.path, name)?;
+        let there = match fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Err(no_target()),
             there => there?,
         };
@@ -300,13 +300,13 @@ impl<'a> Extractor<'a> {
             FileType::Directory => Err(directory()),
             FileType::CharacterDevice if there.st_rdev == 0 => Err(no_target()),
             _ if self.whiteouts == Whiteouts::Apply && !self.made.contains(&path) => Err(no_target()),
-            _ => Ok((place, path)),
+            _ => Ok((dir, path)),
         }
     }
 
-    fn make(&self, place: &Place, name: &[u8], kind: &Kind, target: Option<(&Place, &[u8])>) -> Result<Made> {
+    fn make(&self, dir: &Dir, name: &[u8], kind: &Kind, target: Option<(&Dir, &[u8])>) -> Result<Made> {
         let privileged = self.identity.is_root();
-        let fd = &place.fd;
+        let fd = &dir.fd;
         let node = |file_type, device| match fs::mknodat(fd, name, file_type, Mode::RUSR | Mode::WUSR, device)
         {
             Ok(()) => Ok(Made::Special),
@@ -348,9 +348,9 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Removes whatever is at `path`, in `place`, and forgets it.
-    pub(super) fn clear(&mut self, place: &Place, path: &[u8]) -> Result<()> {
-        remove_at(place.fd.as_fd(), split(path).1)?;
+    /// Removes the entry at `path`, in `dir`, if there is one, and forgets it.
+    pub(super) fn clear(&mut self, dir: &Dir, path: &[u8]) -> Result<()> {
+        remove_at(dir.fd.as_fd(), split(path).1)?;
         self.forget(path);
         Ok(())
     }

@@ -9,7 +9,7 @@ use rustix::{
 
 use super::{
     extract::{Fault, open_root},
-    place::{join, resolve},
+    open_dir::{join, resolve},
     remove::names,
 };
 

@@ -12,11 +12,11 @@ use super::{
 use crate::{Error, Image, ImageStore, Result};
 
 impl ImageStore {
-    /// Unpacks an image into one flat root filesystem in `dir`, which must be empty or not exist, carrying out its whiteouts.
+    /// Unpacks an image into one flat root in `dir`, which is empty or absent; applies whiteouts.
     ///
     /// # Errors
-    /// As [`unpack`](Self::unpack), and [`Error::Io`] if `dir` is not empty. Nothing is left in `dir` then, and if it did not exist, it
-    /// does not.
+    /// As [`unpack`](Self::unpack), and [`Error::Io`] if `dir` is not empty. `dir` is left as it
+    /// was, empty or absent.
     pub fn unpack_flat(&self, image: &Image, dir: &Path) -> Result<()> {
         let context = || format!("unpack image {} to {}", image.name(), dir.display());
         let created = match fs::create_dir(dir) {

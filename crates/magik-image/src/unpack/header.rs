@@ -1,4 +1,4 @@
-//! The headers of tar archives: blocks of fixed fields (pax(1), "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format").
+//! The headers of tar archives (pax(1), "ustar Interchange Format"; GNU tar, "Basic Tar Format").
 
 use std::io;
 
@@ -96,7 +96,7 @@ impl Header {
         u64::try_from(number).map_err(|_| malformed(format!("{what} {number} is negative")))
     }
 
-    /// A number: octal digits between blanks, or GNU's two's complement with the first bit set. A blank field is 0.
+    /// Octal digits between blanks, or GNU's two's complement with the first bit set; blank is 0.
     pub(super) fn number(&self, what: &str, offset: usize, length: usize) -> io::Result<i64> {
         let field = self.field(offset, length);
         let bad = || malformed(format!("{what} is no number"));

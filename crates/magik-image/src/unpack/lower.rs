@@ -25,7 +25,7 @@ pub(super) struct Lower {
 #[derive(Debug)]
 struct Tree {
     root: OwnedFd,
-    /// The last directory that was not there: nothing below it is, and many paths in a row are looked up below one.
+    /// The last missing directory: nothing below it exists, and lookups come in runs.
     absent: Vec<u8>,
 }
 

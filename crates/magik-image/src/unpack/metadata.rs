@@ -17,13 +17,13 @@ use rustix::{
 
 use super::entry::{Kind, Metadata, is_kept};
 
-/// overlayfs' mark of a directory that hides those below it, for mounts by the superuser and by others (`userxattr`).
+/// overlayfs' mark of an opaque directory, for mounts by the superuser and with `userxattr`.
 const OPAQUE: &str = "trusted.overlay.opaque";
 const OPAQUE_USER: &str = "user.overlay.opaque";
 /// The access list that a directory gives to what is made in it (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
-/// The longest value of an attribute, and the longest list of names (Linux' `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`), in bytes.
+/// The longest attribute and list of names, in bytes (Linux' `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_ATTRIBUTE: usize = 65536;
 
 /// Who writes: decides whether owners can be set, and which need not be.
@@ -52,7 +52,7 @@ impl Identity {
     }
 }
 
-/// Sets everything of an open file or directory. In this order: changing the owner clears setuid bits and capabilities.
+/// Sets all of an open file or directory, owner first: that clears setuid bits and capabilities.
 pub(super) fn set(fd: BorrowedFd<'_>, metadata: &Metadata, identity: Identity) -> io::Result<()> {
     if let Some((uid, gid)) = identity.owner(metadata) {
         fs::fchown(fd, Some(uid), Some(gid))?;
@@ -68,7 +68,7 @@ pub(super) fn set(fd: BorrowedFd<'_>, metadata: &Metadata, identity: Identity) -
     Ok(())
 }
 
-/// The same for what cannot be opened for it: links, pipes and devices, named in the directory they were just made in.
+/// The same by name in the directory, for what cannot be opened: links, pipes and devices.
 pub(super) fn set_at(
     dir: BorrowedFd<'_>,
     name: &[u8],
@@ -97,16 +97,16 @@ pub(super) fn set_at(
     Ok(())
 }
 
-/// A path for calls about attributes, which take no directory before Linux 6.13: that is named by its descriptor, and the last name is
-/// not followed by those that begin with `l`.
+/// A path for calls on attributes, which take no directory before Linux 6.13: the directory by its
+/// descriptor, and a name that `l…` calls do not follow.
 fn path_of(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     path.push(OsStr::from_bytes(name));
     path
 }
 
-/// A file system or an owner without the right to it may not keep an attribute; that is no reason not to have the file, as
-/// other runtimes see it, too.
+/// A file system, or an owner without the right, may not keep an attribute. The file is still made,
+/// as in other runtimes.
 fn tolerate(name: &[u8], result: Result<(), Errno>) -> io::Result<()> {
     match result {
         Err(error @ (Errno::OPNOTSUPP | Errno::PERM)) => {
@@ -114,7 +114,7 @@ fn tolerate(name: &[u8], result: Result<(), Errno>) -> io::Result<()> {
             Ok(())
         }
         Err(error) => {
-            // Without its number: it is the layer's fault, not the disk's, though ENOSPC is among them.
+            // Without the number: ENOSPC here is the layer's fault, not the disk's.
             let name = String::from_utf8_lossy(name);
             Err(io::Error::other(format!("extended attribute {name:?}: {error}")))
         }
@@ -134,7 +134,7 @@ fn times(metadata: &Metadata) -> Timestamps {
     }
 }
 
-/// Marks a directory as hiding those below it; `true` if that had to be in the form for mounts with `userxattr`.
+/// Marks a directory opaque; `true` if that needed the form for mounts with `userxattr`.
 pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
     match fs::fsetxattr(fd, OPAQUE, b"y", XattrFlags::empty()) {
         Ok(()) => Ok(false),
@@ -146,7 +146,7 @@ pub(super) fn set_opaque(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// What is to be said of a file or directory that is there already.
+/// The metadata of an existing file or directory.
 pub(super) fn of_open(fd: BorrowedFd<'_>) -> io::Result<Metadata> {
     let stat = fs::fstat(fd)?;
     of(
@@ -204,8 +204,8 @@ pub(super) fn replace(dir: BorrowedFd<'_>, metadata: &Metadata, identity: Identi
     set(dir, metadata, identity)
 }
 
-/// Keeps an existing directory from giving its group or its default access list to what is made in it; both are set again with
-/// the rest of its metadata.
+/// Keeps an existing directory from passing its group or default access list to new entries; both
+/// are set again with its other metadata.
 pub(super) fn suspend_inheritance(
     dir: BorrowedFd<'_>,
     metadata: &Metadata,

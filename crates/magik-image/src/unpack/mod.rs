@@ -14,8 +14,8 @@ mod info;
 mod lower;
 mod metadata;
 mod module;
+mod open_dir;
 mod pax;
-mod place;
 mod remove;
 mod schedule;
 mod sparse;
@@ -71,19 +71,19 @@ pub(crate) enum Source {
 const SHOWN_NAME: usize = 200;
 
 impl ImageStore {
-    /// Unpacks the layers of an image that are not unpacked yet, and returns the directories of all, the **uppermost first**, as
-    /// overlayfs' `lowerdir` wants them.
+    /// Unpacks the layers of an image that are not unpacked yet, and returns all directories, the
+    /// **uppermost first**, as overlayfs' `lowerdir` wants them.
     ///
-    /// The layers stay until the lease of that name is [released](Self::release), whatever [`prune`](Self::prune)
-    /// does; a lease holds the layers of any number of images. Unpacking an image again is cheap. Processes that unpack
-    /// the same layer wait for each other, different layers are unpacked at the same time.
+    /// The layers stay until the lease of that name is [released](Self::release), despite
+    /// [`prune`](Self::prune). A lease holds layers of any number of images. Unpacking again is
+    /// cheap. Processes wait for each other on the same layer only.
     ///
-    /// If the future is dropped, the layers under way are still completed in the background.
+    /// If the future is dropped, the layers under way are still completed.
     ///
     /// # Errors
-    /// [`Error::InvalidLayer`], [`Error::InvalidEntry`] and [`Error::DiffIdMismatch`] for what is wrong with a layer,
-    /// [`Error::TooLarge`] and [`Error::TooMany`] for limits, [`Error::Cas`] if a blob is missing or damaged, or [`Error::Io`].
-    /// Layers that were complete by then remain, nothing of the others does. The lease remains; release it.
+    /// [`Error::InvalidLayer`], [`Error::InvalidEntry`], [`Error::DiffIdMismatch`],
+    /// [`Error::TooLarge`], [`Error::TooMany`], [`Error::Cas`] or [`Error::Io`]. Complete layers
+    /// remain, nothing of others. The lease remains; release it.
     pub async fn unpack(&self, image: &Image, lease: &str) -> Result<Vec<PathBuf>> {
         let (store, image, lease) = (self.clone(), image.clone(), lease.to_owned());
         let task = tokio::task::spawn_blocking(move || store.unpack_blocking(&image, &lease));
@@ -109,7 +109,7 @@ impl ImageStore {
             .iter()
             .map(|l| self.layer_dir(&l.chain_id).join(TREE))
             .collect();
-        // A layer's chain id stands for all below it, so what is there has been within the limits together.
+        // The chain id covers all lower layers, so together they kept the limits.
         if !trees.iter().all(|tree| tree.is_dir()) {
             let work = Work {
                 source: &|_| Source::Store,
@@ -130,8 +130,8 @@ impl ImageStore {
         self.layer_dir(&layer.chain_id).join(TREE).is_dir()
     }
 
-    /// Unpacks one layer to `dir`, which does not exist; `lower` waits for the layers below and says where their trees are, the
-    /// uppermost first.
+    /// Unpacks one layer to `dir`, which does not exist; `lower` waits for the layers below and
+    /// returns their trees, the uppermost first.
     fn unpack_into(
         &self,
         layer: &Layer,
@@ -253,7 +253,7 @@ fn fault_of(layer: &Layer, fault: Fault, name: &str) -> Error {
             entry: name.to_owned(),
             reason,
         },
-        // Errors of the decompressor and of the archive have no number, those of the file system do.
+        // Errors of decompressor and archive have no number, unlike the file system's.
         Fault::Io(e) if e.raw_os_error().is_none() => broken(layer, &e),
         Fault::Io(source) => Error::Io {
             context: format!("layer {}: entry {name:?}", layer.digest),
@@ -274,7 +274,7 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(SHOWN_NAME).collect()
 }
 
-/// A tree that is removed unless it has been renamed by then.
+/// A tree that is removed on drop, unless it has been renamed.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 

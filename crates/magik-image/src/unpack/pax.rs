@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::sparse::{self, Segment};
 
-/// Schilling's prefix of extended attributes, which everybody uses.
+/// Schilling's prefix of extended attributes, the usual one.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 const SPARSE: &[u8] = b"GNU.sparse.";
 
@@ -43,8 +43,8 @@ impl Records {
         Ok(records)
     }
 
-    /// Records for all entries that follow: some readers heed them, some do not. Refused where that makes a difference in what
-    /// files there are.
+    /// Records for all later entries, which only some readers apply. Refused where that changes the
+    /// set of files.
     pub(super) fn check_global(&self) -> Result<(), String> {
         let meant = |key: &&Vec<u8>| {
             matches!(key.as_slice(), b"path" | b"linkpath" | b"size") || key.starts_with(SPARSE)
@@ -61,7 +61,7 @@ impl Records {
         }
     }
 
-    /// A record; one without a value means that there is none.
+    /// A record; without a value it deletes an earlier one.
     pub(super) fn text(&self, key: &str) -> Option<&[u8]> {
         self.records
             .get(key.as_bytes())
@@ -170,7 +170,7 @@ pub(super) fn c_string(field: &[u8]) -> Vec<u8> {
     field[..end].to_vec()
 }
 
-/// A long name without the NULs that end it. Others stay in it: some readers would end it there, and it is refused for that.
+/// A long name without final NULs. Inner ones stay, and are refused: readers differ on them.
 pub(super) fn long_name(mut text: Vec<u8>) -> Vec<u8> {
     while text.last() == Some(&0) {
         text.pop();

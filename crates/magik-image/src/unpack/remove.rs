@@ -27,10 +27,10 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes what is called `name` in `parent`, with all that is in it.
+/// Removes `name` in `parent`, with all that is in it.
 ///
-/// A layer can nest directories deeper than a process has stack or descriptors. So this does not descend: whatever
-/// directory it finds two levels down is moved up to the first.
+/// A layer can nest directories deeper than a process has stack or descriptors. So this does not
+/// descend: a directory two levels down is moved up to the first.
 pub(super) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match fs::unlinkat(parent, name, AtFlags::empty()) {
         // EPERM is what POSIX, and some file systems, say of a directory.
@@ -83,7 +83,7 @@ fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<rustix::fd:
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match fs::openat(parent, name, flags, Mode::empty()) {
         Ok(fd) if rustix::process::geteuid().is_root() => Ok(fd),
-        // A layer's directories have whatever modes the image wants; their owner may change that.
+        // A layer's directories may have any mode; their owner may change it.
         Ok(_) | Err(Errno::ACCESS) => {
             fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
             Ok(fs::openat(parent, name, flags, Mode::empty())?)

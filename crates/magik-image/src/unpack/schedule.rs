@@ -44,8 +44,8 @@ impl Progress {
 
 /// Calls `work` for 0 to `count` - 1, in threads; returns the first error.
 ///
-/// Indices are handed out in ascending order, and a call may wait only for lower ones: so the lowest that is not done is
-/// always being worked on, here and in other processes, and nobody waits in a circle.
+/// Indices start in ascending order, and a call may wait only for lower ones. So the lowest
+/// unfinished one is always being worked on, in all processes, and there is no deadlock.
 pub(super) fn in_order(count: usize, work: impl Fn(usize, &Progress) -> Result<()> + Sync) -> Result<()> {
     let progress = Progress {
         state: Mutex::new(State {

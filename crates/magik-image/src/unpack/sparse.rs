@@ -12,7 +12,7 @@ pub(super) struct Segment {
     pub(super) length: u64,
 }
 
-/// Checks that a map is of ascending parts of a file of `size` bytes, of which the archive holds `stored`.
+/// Checks a map: ascending parts of a file of `size` bytes, `stored` of them in the archive.
 pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), String> {
     if map.len() > MAX_SEGMENTS {
         return Err(format!("a sparse map of more than {MAX_SEGMENTS} segments"));

@@ -1,4 +1,4 @@
-//! Layers that are unpacked and not seen by anybody yet.
+//! Layers that are unpacked and not visible yet.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use crate::{
     store::{Layer, lock_file, try_lock_file},
 };
 
-/// A whole and verified layer beside its place, and the lock that keeps others from unpacking the same one. Dropped without
+/// A complete, verified layer beside its final path, with its lock. Dropped without
 /// [`publish`](Self::publish), it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct StagedLayer {
@@ -27,23 +27,23 @@ pub(crate) struct StagedLayer {
 }
 
 impl StagedLayer {
-    /// Puts the layer into its place. With [`Durability::Full`] its files must have been synced by then.
+    /// Moves the layer to its path. [`Durability::Full`] needs its files synced before.
     pub(crate) fn publish(self) -> Result<()> {
         fs::rename(&self.temp.0, &self.dir).map_err(Error::io(format!("rename to {}", self.dir.display())))
     }
 }
 
-/// What is to become of a layer as soon as it is whole.
+/// When a complete layer is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placement {
-    /// It appears; whoever else unpacks it is waited for.
+    /// It appears; another process that unpacks it is waited for.
     AtOnce,
-    /// It is kept aside. A lock that another holds is not waited for, because whoever waits while holding the locks of
-    /// lower layers waits in a circle: that layer and those above are left to be unpacked [`AtOnce`](Self::AtOnce) later.
+    /// It is kept aside. A held lock is not waited for: waiting with the locks of lower layers
+    /// could deadlock. That layer and those above are unpacked [`AtOnce`](Self::AtOnce) later.
     Later,
 }
 
-/// What is asked and told about layers, by their index.
+/// Callbacks about layers, by their index.
 pub(crate) struct Work<'a> {
     /// Where the blob of a layer comes from.
     pub(crate) source: &'a (dyn Fn(usize) -> Source + Sync),
@@ -89,7 +89,7 @@ impl ImageStore {
                 trees[index].get_or_init(|| dir.join(TREE));
                 return rootfs.take(LayerInfo::read(&dir)?.size);
             }
-            // The lock is ours, so whoever left this is dead.
+            // The lock is ours, so the process that left this is dead.
             let temp = Temporary(self.layer_sibling(layer, TEMP_SUFFIX));
             remove_tree(&temp.0)?;
             let lower = || {
@@ -118,7 +118,7 @@ impl ImageStore {
         Ok(staged.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes all files of the file system that `path` is on durable: one call, instead of one for each file.
+    /// Makes all files of the file system of `path` durable: one call for all.
     pub(crate) fn sync_layers(&self, path: &Path) -> Result<()> {
         if self.cas().durability() != Durability::Full {
             return Ok(());

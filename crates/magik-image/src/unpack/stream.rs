@@ -12,8 +12,8 @@ pub(crate) const BUFFER: usize = 256 << 10;
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// zstd's frames that hold no data (RFC 8878, 3.1.2) have magic numbers 0x184D2A50 to 0x184D2A5F; a layer may start with one
-/// (zstd:chunked and eStargz variants).
+/// zstd's frames without data (RFC 8878, 3.1.2) have magic numbers 0x184D2A50 to 0x184D2A5F; a
+/// layer may start with one (zstd:chunked and eStargz variants).
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 /// Why a stream is not read on although nothing is wrong with it; travels inside an [`io::Error`].
@@ -54,8 +54,8 @@ impl Refusal {
     }
 }
 
-/// What a layer's blob is compressed with, as its first bytes say. The media type is not asked: registries are full of layers
-/// that are labelled wrongly, and the diff id decides whether the content is right.
+/// A layer blob's compression, by its first bytes. Media types are not used: many registries have
+/// wrong ones, and the diff id decides whether the content is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,

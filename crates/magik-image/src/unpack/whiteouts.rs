@@ -1,6 +1,6 @@
-//! Whiteouts: what a layer says is not there.
+//! Whiteouts: what a layer hides.
 //!
-//! They mean what lower layers have, wherever they stand among a layer's entries (image-spec, layer.md, "Whiteouts").
+//! They hide lower layers' entries only, wherever they stand (image-spec, layer.md, "Whiteouts").
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use super::{
     entry::{Metadata, split},
     extract::{Extractor, Fault, Planned, Result, Whiteouts, below},
     lower::Found,
-    place::{join, resolve},
+    open_dir::{join, resolve},
     remove::remove_at,
 };
 use crate::Error;
@@ -33,8 +33,8 @@ enum Hidden {
 }
 
 impl Extractor<'_> {
-    /// What overlayfs does with roots is not what it does with other directories: it takes the merged root's attributes from the
-    /// topmost layer, and does not look at the opaque attribute there.
+    /// overlayfs treats roots differently: the merged root takes its attributes from the topmost
+    /// layer, and the opaque attribute has no effect there.
     pub(super) fn finish_root(&mut self) -> Result<()> {
         if !self.directories.contains_key(&b""[..]) {
             let metadata = match self.lower()?.look_up(b"")? {
@@ -59,7 +59,7 @@ impl Extractor<'_> {
 
     /// Hides what lower layers have in the directory at `path`.
     pub(super) fn hide_all_in(&mut self, path: &[u8]) -> Result<()> {
-        // What is in a directory that hides it is all of this layer: nothing is left to be done, however often it is asked for.
+        // All in an opaque directory is this layer's: a second time nothing is left to do.
         let already = self.hides_lower(path);
         match self.whiteouts {
             _ if already => {}
@@ -93,7 +93,7 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Removes the whiteouts that hide nothing: overlayfs shows them in a directory that no lower layer has, or that is opaque.
+    /// Removes whiteouts without effect: overlayfs shows them if no lower layer has the directory.
     pub(super) fn drop_idle_whiteouts(&mut self) -> Result<(), (Vec<u8>, Fault)> {
         for path in std::mem::take(&mut self.hidden) {
             let (parent, name) = split(&path);
@@ -114,13 +114,13 @@ impl Extractor<'_> {
     /// Overlay form: hides what lower layers have at `path`.
     pub(super) fn hide(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
-        let mut hidden = self.hide_name(&place.fd, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
+        let mut hidden = self.hide_name(&dir.fd, name)?;
         if matches!(hidden, Hidden::ByDirectory) && !self.is_made(&path) {
             // It is there only for other whiteouts.
-            self.clear(&place, &path)?;
-            hidden = self.hide_name(&place.fd, name)?;
+            self.clear(&dir, &path)?;
+            hidden = self.hide_name(&dir.fd, name)?;
         }
         match hidden {
             Hidden::Now => drop(self.hidden.insert(path)),
@@ -154,12 +154,12 @@ impl Extractor<'_> {
     /// Flat form: removes what lower layers have at `path`.
     pub(super) fn remove_lower(&mut self, path: &[u8], budget: &mut Budget<'_>) -> Result<()> {
         let (parent, name) = split(path);
-        let place = self.place(parent, budget)?;
-        let path = join(&place.path, name)?;
+        let dir = self.open_dir(parent, budget)?;
+        let path = join(&dir.path, name)?;
         if self.is_made(&path) {
             return self.hide_all_in(&path);
         }
-        match self.clear(&place, &path) {
+        match self.clear(&dir, &path) {
             Err(Fault::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

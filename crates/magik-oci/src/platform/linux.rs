@@ -48,8 +48,8 @@ pub(super) fn user_namespaces() -> Capability {
 /// Unshares in a child that does nothing else.
 #[allow(unsafe_code, reason = "there is no safe fork")]
 fn try_unshare(flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: the child makes system calls only, allocates nothing and takes no lock, so it does not matter what other
-    // threads held when it was forked; it ends with _exit.
+    // SAFETY: the child makes system calls only, allocates nothing and takes no lock, so it does
+    // not matter what other threads held when it was forked; it ends with _exit.
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -137,7 +137,7 @@ pub(super) fn overlayfs() -> Capability {
     }
 }
 
-/// Makes an overlay of two empty directories that is attached nowhere, and so is gone with its descriptor.
+/// Makes an overlay of two empty directories that is not attached; closing it removes it.
 fn try_overlay() -> Result<(), (&'static str, io::Error)> {
     let base = std::env::temp_dir().join(format!(
         "magikrun-probe-{}-{:?}",

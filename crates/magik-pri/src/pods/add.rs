@@ -5,13 +5,7 @@ use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
 use magik_infra::{ControlClient, status::PodStatus};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-use super::{
-    backend::Backend,
-    background::blocking,
-    files::{PodFiles, spec_file},
-    run::Run,
-    store::Store,
-};
+use super::{backend::Backend, background::blocking, files::PodFiles, reserve::SPEC, run::Run, store::Store};
 use crate::{ContainerSpec, Error, PodSpec, Result, RunOptions, Step, limits::MAX_CONTAINERS_PER_POD};
 
 /// A container to be added to a pod.
@@ -29,9 +23,10 @@ impl Addition {
     /// Creates the container; its program waits to be started.
     pub(crate) async fn create(self, client: &ControlClient) -> Result<PodStatus> {
         let (store, id) = (self.store.clone(), self.pod.id.clone());
-        let spec = blocking(move || read_spec(&store.paths.sandbox(&id))).await?;
+        let spec = blocking(move || read_spec(&store.paths.pod(&id))).await?;
         self.check(&spec)?;
         let run = Run {
+            busy: self.store.busy.subscribe(),
             store: self.store.clone(),
             backend: self.backend.clone(),
             spec: Arc::new(PodSpec {
@@ -112,8 +107,8 @@ impl Addition {
 }
 
 /// The specification that the pod was run with.
-fn read_spec(sandbox: &Path) -> Result<PodSpec> {
-    let path = spec_file(sandbox);
+fn read_spec(pod: &Path) -> Result<PodSpec> {
+    let path = pod.join(SPEC);
     let text = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
     let spec = serde_json::from_slice(&text).map_err(io::Error::other);
     spec.map_err(Error::io(format!("read {}", path.display())))

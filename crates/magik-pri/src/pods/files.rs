@@ -31,11 +31,6 @@ pub(crate) struct ContainerImage {
     pub(crate) layers: Vec<PathBuf>,
 }
 
-/// Where a pod's specification is kept.
-pub(crate) fn spec_file(sandbox: &Path) -> PathBuf {
-    sandbox.join("spec.json")
-}
-
 /// A pod's files, all of them below its own directories.
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
@@ -91,7 +86,6 @@ impl<'a> PodFiles<'a> {
             .map(|dir| (dir.as_path(), 0o700)),
         )?;
         self.write_etc()?;
-        self.write_spec()?;
         if self.users.is_some() {
             let places = Places::of(&sandbox);
             places
@@ -122,13 +116,6 @@ impl<'a> PodFiles<'a> {
             active_deadline_s: self.spec.active_deadline.as_ref().map(Duration::as_secs),
             ends: magik_infra::plan::PodEnd::default(),
         })
-    }
-
-    /// Keeps the pod's specification, for containers that are added to it.
-    fn write_spec(&self) -> Result<(), Failure> {
-        let path = spec_file(&self.paths.sandbox(self.id));
-        let text = serde_json::to_vec(self.spec).map_err(Failure::new)?;
-        fs::write(&path, text).map_err(Failure::io(format!("write {}", path.display())))
     }
 
     /// Writes the files of one container more, in place of what one of that name has left.

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{Error, PodSpec, Result, limits::MAX_PODS};
 
-/// The specification, for people.
-const SPEC: &str = "spec.json";
+/// The specification: for people, and for containers that are added.
+pub(crate) const SPEC: &str = "spec.json";
 
 impl Store {
     /// Takes id and name for a new pod.

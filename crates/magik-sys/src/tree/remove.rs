@@ -1,4 +1,4 @@
-//! Removing directory trees that somebody else has made.
+//! Removing directory trees that other users have made.
 
 use std::{ffi::CStr, io, os::fd::OwnedFd, path::Path};
 
@@ -14,9 +14,9 @@ const MAX_DEPTH: usize = 64;
 /// How many names are tried for what has to be moved up.
 const MAX_NAMES: u32 = 16;
 
-/// Removes a directory and what is in it; one that does not exist is no error. However deep it is
-/// nested, and whatever is renamed meanwhile: nothing outside of it is touched, as every step is by
-/// descriptor and follows no symlink.
+/// Removes a directory and what is in it; one that does not exist is no error. Nothing outside is
+/// touched, even if it is deep or parts are renamed meanwhile: every step is by descriptor and
+/// follows no symlink.
 ///
 /// # Errors
 /// Something of it cannot be removed; the message names the tree.
@@ -112,7 +112,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Under a name that nobody has there, and that nobody could have put there.
+    /// Under a name that does not exist there, and that no process could have guessed.
     fn move_up(&mut self, dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
         for _ in 0..MAX_NAMES {
             let mut number = [0; 8];

@@ -1,6 +1,6 @@
 //! The arguments of each OCI command: runc's names, options before or after the container id.
 //!
-//! Each command is a parser of its own, so that a call builds one small parser rather than all of them.
+//! Each command has a parser of its own, so that a call builds only one small parser.
 
 use std::path::PathBuf;
 
@@ -206,7 +206,7 @@ pub(super) struct ResumeArgs {
 #[derive(Debug, Default, Parser)]
 #[command(name = "magikrun update", no_binary_name = true)]
 pub(super) struct UpdateArgs {
-    /// A file with the resources as in config.json, or `-` for standard input; the other options are then ignored
+    /// A file with resources as in config.json, or `-` for stdin; other options are then ignored
     #[arg(short, long, value_name = "FILE")]
     pub(super) resources: Option<PathBuf>,
     /// Block I/O weight, 10 to 1000

@@ -20,14 +20,14 @@ const WASM_ANNOTATION: &str = "module.wasm.image/variant";
 enum Kind {
     Native,
     Krun,
-    /// A native container whose program is WebAssembly; or may be, as a look at it says.
+    /// A native container whose program is, or may be, WebAssembly.
     Wasm {
         only_modules: bool,
     },
 }
 
 impl Kind {
-    /// `--runtime`, else the annotations, else native (DESIGN, section 4).
+    /// `--runtime`, else the annotations, else native.
     fn choose(option: Option<&str>, annotation: impl Fn(&str) -> Option<String>) -> Result<Self> {
         if let Some(name) = option {
             return Self::named(name).with_context(|| format!("--runtime {name}: no such backend"));
@@ -51,7 +51,7 @@ impl Kind {
         if oci_krun::KrunRuntime::has(root, id) {
             return Self::Krun;
         }
-        // One that runs WebAssembly is like any other once it is there.
+        // Once created, one that runs WebAssembly is like any other.
         let _ = (root, id);
         Self::Native
     }
@@ -89,12 +89,12 @@ impl Backend {
 
     /// The backend of all containers that exist.
     pub(super) fn open(globals: &Globals) -> Result<Self> {
-        // What is said of new containers is checked, and has no meaning here.
+        // The options for new containers are checked; here they have no effect.
         Kind::choose(globals.runtime.as_deref(), |_| None)?;
         Self::new(globals, Kind::Native, None)
     }
 
-    /// The backend of a container that exists: what made it, whatever is said of new ones.
+    /// The backend of a container that exists: the one that made it, whatever the options say.
     pub(super) fn of(globals: &Globals, id: &ContainerId) -> Result<Self> {
         Kind::choose(globals.runtime.as_deref(), |_| None)?;
         Self::new(globals, Kind::found(&root(globals)?, id), None)
@@ -108,7 +108,7 @@ impl Backend {
             Kind::Krun => krun(globals, &root)?,
             Kind::Wasm { only_modules } => native(globals, &root, bundle.map(|b| (b, only_modules)))?,
         };
-        // One thread, and it is this one: the native backend forks.
+        // Only this thread: the native backend forks.
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -121,7 +121,7 @@ impl Backend {
         })
     }
 
-    /// Where a container's files are seen from here.
+    /// The path of a container's root from here.
     pub(super) fn root_of(&self, state: &ContainerState) -> Option<PathBuf> {
         if self.in_guest {
             return super::show::rootfs(&state.bundle).map(PathBuf::from);
@@ -173,8 +173,8 @@ fn native(globals: &Globals, root: &Path, wasm: Option<(&Path, bool)>) -> Result
     Ok(Box::new(builder.build()))
 }
 
-/// Before a process enters a container: nothing there may write to our binary through `/proc/<pid>/exe`
-/// (CVE-2019-5736).
+/// Before a process enters a container: nothing there may write to our binary through
+/// `/proc/<pid>/exe` (CVE-2019-5736).
 pub(super) fn seal() -> Result<()> {
     #[cfg(feature = "native")]
     match oci_native::seal_self_exe() {

@@ -1,7 +1,7 @@
-//! A container's cgroups as the kernel shows them: resource use in runc's form, and notice of an out-of-memory kill.
+//! A container's cgroups: resource use in runc's form, and notice of an out-of-memory kill.
 //!
-//! They are found through `/proc/<pid>/cgroup` and our own mounts, on cgroup v1, v2 and hybrids, so that nothing here
-//! depends on who made them.
+//! They are found through `/proc/<pid>/cgroup` and our own mounts, on cgroup v1, v2 and hybrids, so
+//! that nothing here depends on who made them.
 
 use std::{
     collections::BTreeMap,
@@ -417,7 +417,7 @@ mod tests {
         );
     }
 
-    /// A v2 directory as a tree of plain files: the shape of the answer, whatever this host has.
+    /// A v2 directory as a tree of plain files, so that the test needs no cgroup of this host.
     #[test]
     fn reads_v2_files_into_runcs_form() {
         let dir = tempfile::tempdir().unwrap();

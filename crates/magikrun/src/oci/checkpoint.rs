@@ -31,7 +31,7 @@ pub(super) fn checkpoint(backend: &Backend, id: &ContainerId, args: &CheckpointA
 /// `restore`.
 pub(super) fn restore(id: &ContainerId, args: &RestoreArgs) -> Result<()> {
     bail!(
-        "restore of container {id} from {}: not supported: libcontainer 0.7 can save containers but not bring them back",
+        "restore of container {id} from {}: not supported by the native backend yet",
         args.criu.image_path.display()
     )
 }

@@ -1,4 +1,4 @@
-//! `events`: resource use and out-of-memory kills as runc's stream of `{"type":…,"id":…,"data":…}` lines.
+//! `events`: resource use and out-of-memory kills as runc prints them, one JSON object a line.
 
 use std::time::{Duration, Instant};
 

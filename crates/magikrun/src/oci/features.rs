@@ -50,7 +50,7 @@ const CAPABILITIES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-/// What libcontainer 0.7 reads among mount options; the rest is handed to the file system as data.
+/// The mount options of mount(8) that are known; others are passed to the file system as data.
 const MOUNT_OPTIONS: [&str; 53] = [
     "async",
     "atime",

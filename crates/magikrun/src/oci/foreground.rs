@@ -1,4 +1,4 @@
-//! A process in the foreground: signals are passed on to it, its terminal is connected, its end is waited for.
+//! A process in the foreground: passes signals on, connects its terminal, waits for its end.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use rustix::{
 
 use super::{notify::Notify, terminal::Foreground};
 
-/// Signals that are about ourselves: children, the terminal's job control of our own writes, and those that cannot be blocked.
+/// Signals for ourselves: of children, of job control, and those that cannot be blocked.
 const OURS: [Signal; 8] = [
     Signal::SIGCHLD,
     Signal::SIGTTIN,
@@ -36,7 +36,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From here on signals wait for [`attend`]. Call it when no process that inherits the mask is made any more.
+    /// From here on signals wait for [`attend`]; a process made later would inherit the mask.
     pub(super) fn hold() -> Result<Self> {
         let mut set = SigSet::all();
         for signal in OURS {
@@ -49,8 +49,8 @@ impl Signals {
     }
 }
 
-/// Stays with the process until it has ended: passes signals on, connects its terminal, and passes on that it is
-/// ready.
+/// Stays with the process until it has ended: passes signals on, connects its terminal, and reports
+/// its readiness.
 pub(super) fn attend(
     pid: i32,
     signals: &Signals,

@@ -1,4 +1,4 @@
-//! The session keyring: a container gets its own, so that it cannot use the caller's keys (keyrings(7)).
+//! The session keyring: a container gets its own, not the caller's keys (keyrings(7)).
 
 use std::{ffi::CString, io};
 
@@ -8,7 +8,7 @@ use magik_oci::ContainerId;
 /// `KEYCTL_JOIN_SESSION_KEYRING` of keyctl(2).
 const JOIN_SESSION_KEYRING: libc::c_int = 1;
 
-/// Joins the container's session keyring, making it if need be; what we start from here on has it too.
+/// Joins the container's session keyring, made if it is missing; our children have it, too.
 #[allow(unsafe_code, reason = "no wrapper of keyctl(2) among the crates we use")]
 pub(super) fn join(id: &ContainerId) -> Result<()> {
     let name = CString::new(format!("_ses.{id}")).context("container id")?;

@@ -71,7 +71,7 @@ pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> R
         .map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
 }
 
-/// Creates the container; returns the end where the master of its terminal arrives, if that is ours.
+/// Creates the container; returns the socket for its terminal's master, if that is ours.
 fn create_with(
     backend: &Backend,
     id: &ContainerId,
@@ -140,7 +140,7 @@ fn start_and_wait(
     let pid = state
         .pid
         .with_context(|| format!("container {id} has no process"))?;
-    // The init process exists already, so it does not inherit the mask; held before start, no signal is lost.
+    // The init process exists, so it does not inherit the mask; no signal is lost before start.
     let signals = Signals::hold()?;
     let terminal = console.map(Foreground::receive).transpose()?;
     backend.block_on(runtime.start(id))?;
@@ -171,8 +171,8 @@ pub(super) fn delete(backend: &Backend, id: &ContainerId, force: bool) -> Result
     Ok(())
 }
 
-/// The descriptors to be preserved have to be there before we open any of our own, which would get their numbers and be
-/// the container's then.
+/// The preserved descriptors must be open before we open any: ours would get their numbers and pass
+/// to the container.
 pub(super) fn check_preserved(count: u32) -> Result<()> {
     let end = i32::try_from(count).ok().and_then(|n| n.checked_add(3));
     let end = end.with_context(|| format!("--preserve-fds {count}: too many"))?;
@@ -242,7 +242,7 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
     Ok(code(backend.block_on(runtime.wait_exec(id, pid))?))
 }
 
-/// 127 and 126 as a shell says that a program is missing or cannot be run, else what runc says.
+/// 127 and 126 as in a shell (program missing, or not executable), else runc's code.
 fn failure_code(error: &anyhow::Error, otherwise: u8) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::CannotExecute { failure, .. }) => failure.exit_code(),

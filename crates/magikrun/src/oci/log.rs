@@ -1,7 +1,7 @@
-//! What is said of failures, and to whom.
+//! How failures are reported, and to whom.
 //!
-//! podman reads the whole `--log` file as one JSON object, containerd reads its last line: so a command that fails
-//! writes exactly one line there and one that succeeds none, unless `--debug` asks for more.
+//! podman reads the whole `--log` file as one JSON object, containerd reads its last line. So a
+//! failed command writes exactly one line there, and one that succeeds none without `--debug`.
 
 use std::{
     fmt,
@@ -61,7 +61,7 @@ impl Log {
                 }
                 failure::print(message);
             }
-            // Nobody is left to tell when this fails.
+            // On failure no reader is left to tell.
             None if self.format == LogFormat::Json => drop(io::stderr().lock().write_all(line.as_bytes())),
             None => failure::print(message),
         }

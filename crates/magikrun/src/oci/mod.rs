@@ -1,7 +1,7 @@
-//! The OCI runtime's command line: `magikrun create|start|state|kill|delete|run|exec|…`, with runc's arguments.
+//! The OCI runtime's commands: `magikrun create|start|state|kill|delete|run|exec|…`, as in runc.
 //!
-//! podman, containerd, Docker and CRI-O call these commands several times per container, so they start fast: one thread,
-//! no parser but the command's own, and no log set up unless asked for.
+//! podman, containerd, Docker and CRI-O call these commands several times per container. So they
+//! start fast: one thread, only the command's own parser, and no log unless asked for.
 
 mod args;
 mod backend;
@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{failure, output};
 
-/// Runs the command line (without the program's name) if it is an OCI runtime's, or asks for the version.
+/// Runs the command line (without the program's name) if it is an OCI command or `--version`.
 pub(crate) fn dispatch(args: &[OsString]) -> Option<ExitCode> {
     match route::route(args) {
         Route::Other => None,
@@ -173,7 +173,7 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
     }
 }
 
-/// Parses the command's arguments and goes on with them; help is printed as clap has it, a mistake is one line.
+/// Parses the command's arguments and runs it; help is clap's, an error is one line.
 fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>) -> Result<ExitCode> {
     match T::try_parse_from(rest) {
         Ok(args) => then(args),

@@ -1,8 +1,8 @@
-//! sd_notify(3) through a container: `NOTIFY_SOCKET` of our caller becomes one of the container's, and its readiness is
-//! passed on with the pid that the caller knows.
+//! sd_notify(3) through a container: it gets a socket in place of the caller's `NOTIFY_SOCKET`, and
+//! its readiness is passed on with the pid that the caller knows.
 //!
-//! As runc has it: `create` mounts a directory at `/run/notify`, `start` listens in it, and waits until the container says
-//! that it is ready or ends.
+//! As in runc, `create` mounts a directory at `/run/notify`; `start` listens in it, and waits until
+//! the container is ready or ends.
 
 use std::{
     env,
@@ -98,7 +98,7 @@ pub(super) struct Notify {
 }
 
 impl Notify {
-    /// `start`: listens, if the container was created with a socket and the caller still wants to know.
+    /// `start`: listens, if the container has a socket and the caller still waits.
     pub(super) fn listen(root: &Path, id: &ContainerId) -> Result<Option<Self>> {
         let directory = directory(root, id);
         let (Some(callers), true) = (callers_socket(), directory.is_dir()) else {
@@ -162,7 +162,7 @@ impl AsFd for Notify {
     }
 }
 
-/// What the caller is told of a message that says `READY=1`; of others, nothing.
+/// The message to the caller after `READY=1`; `None` for other messages.
 fn translate(message: &[u8], pid: i32) -> Option<String> {
     let ready = message.split(|b| *b == b'\n').any(|line| line == b"READY=1");
     ready.then(|| format!("READY=1\nMAINPID={pid}\n"))

@@ -27,7 +27,7 @@ pub(super) fn build(args: &ExecArgs, state: &ContainerState, root: Option<&Path>
         );
     }
     let mut process = match &args.process {
-        // runc ignores the other options then; --tty and --detach are about us, not about the process.
+        // runc ignores the other options then; --tty and --detach concern us, not the process.
         Some(path) => parse(path)?,
         None => from_options(args, state, root)?,
     };

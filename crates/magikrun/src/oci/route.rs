@@ -1,5 +1,5 @@
-//! Which command lines are the OCI runtime's: decided before anything else is parsed, because these commands are run
-//! several times per container and must not pay for the parser of the others.
+//! Which command lines are the OCI runtime's. This is decided first, because these commands run
+//! several times per container and should not build the parser of the others.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -82,7 +82,7 @@ pub(crate) enum Route {
 
 /// Decides what the command line (without the program's name) is.
 ///
-/// It is ours when the first word that is no option is an OCI command, and everything before it an option we know.
+/// It is ours if its first non-option is an OCI command, and all before it are options we know.
 pub(crate) fn route(args: &[OsString]) -> Route {
     let mut globals = Globals::default();
     let mut invalid = None;

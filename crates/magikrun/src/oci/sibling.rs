@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The path of a binary that belongs beside this one, for a backend. This process's own path is not known from the kernel once it is
-/// sealed, but whoever called it knew it.
+/// The path of a backend's binary, which lies beside this one. The kernel does not know this
+/// process's own path once it is sealed, so it is taken from the arguments.
 pub(super) fn beside(binary: &str, backend: &str) -> Result<PathBuf> {
     find(binary)
         .with_context(|| format!("runtime {backend}: {binary} is not installed: it belongs beside magikrun"))

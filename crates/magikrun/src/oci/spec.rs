@@ -42,7 +42,7 @@ fn example() -> Result<Spec> {
     serde_json::from_str(EXAMPLE).context("the example config.json")
 }
 
-/// The example changed to what a user without privileges may do: own ids mapped to root, no network or cgroup of its
+/// The example for a user without privileges: own ids mapped to root, no network or cgroup of its
 /// own, and no mount that needs more ids than the one mapped.
 fn rootless(uid: u32, gid: u32) -> Result<Spec> {
     let mut spec = example()?;
@@ -81,7 +81,7 @@ fn to_root(id: u32) -> Result<LinuxIdMapping> {
         .build()?)
 }
 
-/// sysfs cannot be mounted without owning the network namespace; devpts cannot have a group that is not mapped.
+/// sysfs needs an own network namespace; devpts cannot have a group that is not mapped.
 fn without_privilege(mount: Mount) -> Result<Mount> {
     if mount.destination() == "/sys" {
         let options = ["rbind", "nosuid", "noexec", "nodev", "ro"]

@@ -125,7 +125,7 @@ impl Foreground {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::IN, self.output_open);
         interest.set(PollFlags::OUT, !self.pending.is_empty());
-        // Polled for nothing, it would report its hangup for ever.
+        // Polled for no event, it would report its hangup for ever.
         (!interest.is_empty()).then(|| PollFd::new(&self.master, interest))
     }
 
@@ -185,13 +185,13 @@ impl Foreground {
 impl Drop for Foreground {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            // Nobody is left to tell.
+            // On failure no reader is left to tell.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, saved);
         }
     }
 }
 
-/// Writes past std's buffer: the descriptor may be non-blocking, shared with whoever gave it to us.
+/// Writes past std's buffer: the descriptor may be non-blocking, shared with our caller.
 fn write_all(mut bytes: &[u8]) -> Result<()> {
     let stdout = io::stdout();
     while !bytes.is_empty() {

@@ -75,8 +75,8 @@ fn from_options(args: &UpdateArgs) -> Result<LinuxResources> {
     Ok(resources)
 }
 
-/// Docker sends every field, 0 for those that do not change; runc takes 0 the same way. An empty part is no part.
-/// `cpu.idle` is the exception: there 0 is a value.
+/// Docker sends every field, 0 for those that do not change; runc takes 0 the same way. An empty
+/// part is no part. `cpu.idle` is the exception: there 0 is a value.
 fn drop_unset(resources: &mut LinuxResources) {
     let mut memory = resources.memory().unwrap_or_default();
     memory.set_limit(memory.limit().filter(|v| *v != 0));

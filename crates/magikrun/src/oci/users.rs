@@ -1,7 +1,7 @@
 //! User and group names of a container, read from its own files.
 //!
-//! The files are the container's and so hostile: they are opened below its root by the kernel (`RESOLVE_IN_ROOT`),
-//! must be regular files, and are read up to a bound.
+//! The files are the container's and so hostile: they are opened below its root by the kernel
+//! (`RESOLVE_IN_ROOT`), must be regular files, and are read up to a bound.
 
 use std::{fs::File, io::Read as _, os::fd::OwnedFd, path::Path};
 
@@ -14,8 +14,8 @@ const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Applies `USER[:GROUP]` to `user`, with names looked up below the container's root.
 ///
-/// What looks like a number is one, and never a name: the files are the image's, and one that has a user called `4294967296`
-/// or `-1` must not choose who that is (the class of CVE-2024-40635 and CVE-2026-30892, where such a user became root).
+/// Text that looks like a number is never a name. An image could call a user `4294967296` or `-1`,
+/// and must not choose its id (as in CVE-2024-40635 and CVE-2026-30892: root).
 pub(super) fn apply(user: &mut User, text: &str, root: Option<&Path>) -> Result<()> {
     let (name, group) = match text.split_once(':') {
         Some((name, group)) => (name, Some(group)),
@@ -61,7 +61,7 @@ pub(super) fn apply(user: &mut User, text: &str, root: Option<&Path>) -> Result<
     Ok(())
 }
 
-/// Refuses ids that are none.
+/// Refuses invalid ids.
 pub(super) fn check(user: &User) -> Result<()> {
     let groups = user.additional_gids().iter().flatten();
     match [user.uid(), user.gid()]
@@ -74,7 +74,7 @@ pub(super) fn check(user: &User) -> Result<()> {
     }
 }
 
-/// `(uid_t)-1`: setresuid(2) leaves the id of whoever calls it unchanged, and that is root.
+/// `(uid_t)-1`: setresuid(2) leaves the caller's id unchanged, and that is root.
 const NO_ID: u32 = u32::MAX;
 
 /// A user or group as it was asked for.
@@ -198,7 +198,7 @@ mod tests {
         );
     }
 
-    /// The class of CVE-2024-40635 and CVE-2026-30892: what is no id, or hardly one, must not end up as root.
+    /// As CVE-2024-40635 and CVE-2026-30892: an invalid id must not become root.
     #[test]
     fn what_is_no_id_is_an_error_and_nobody_changes() {
         let dir = tempfile::tempdir().unwrap();
@@ -244,7 +244,7 @@ mod tests {
             );
         }
         assert_eq!((user.uid(), user.gid()), (1000, 1000));
-        // A name that is none of a number's is one, whatever a C library would make of it.
+        // A name that is no decimal number is a name, though a C library may differ.
         apply(&mut user, "0x10", Some(dir.path())).unwrap();
         assert_eq!(user.uid(), 0);
     }

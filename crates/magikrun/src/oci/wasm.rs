@@ -1,7 +1,7 @@
 //! Native containers whose program is WebAssembly.
 //!
-//! What there is to know about WebAssembly is in another binary, which lies beside this one. It is asked what the bundle's
-//! program is, and answers with what the container is to run instead: itself, and the program's machine code.
+//! Another binary, which lies beside this one, handles WebAssembly. It is asked about the bundle's
+//! program, and answers what the container is to run instead: itself, with the machine code.
 
 use std::{
     env, io,
@@ -40,8 +40,8 @@ struct Answer {
     arguments: Vec<String>,
 }
 
-/// What runs the program of a bundle; `None` if it is no WebAssembly and need not be (`only_modules`). `state` is the directory
-/// of the containers' state.
+/// What runs the program of a bundle; `None` if it is not WebAssembly, which `only_modules` allows.
+/// `state` is the directory of the containers' state.
 pub(super) fn runner(bundle: &Path, state: &Path, only_modules: bool) -> Result<Option<Runner>> {
     let (answer, descriptors) = ask(bundle, &cache(state)?, only_modules)?;
     if let Some(reason) = answer.refused {
@@ -91,8 +91,8 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((text, descriptors))
 }
 
-/// Where machine code is kept: with that of pods, or, for root in a user namespace, who is another user on the host, with the
-/// state.
+/// Where machine code is kept: with that of pods; for root in a user namespace, who is another user
+/// on the host, with the state.
 fn cache(state: &Path) -> Result<PathBuf> {
     let given = env::var_os("MAGIKRUN_ROOT").map(PathBuf::from);
     let user_namespace = magik_sys::process::in_user_namespace().unwrap_or(false);

@@ -1,5 +1,5 @@
-//! A helper binary that does nothing but an `oci-native` worker's part: what a multi-threaded program that cannot call
-//! `run_worker_if_asked` in its own `main` (a test harness, a language binding) names as its helper.
+//! A helper binary that only does the worker's part of `oci-native`. It is for a program with
+//! several threads that cannot call `run_worker_if_asked` in its own `main`, as a test harness.
 
 fn main() {
     #[cfg(target_os = "linux")]

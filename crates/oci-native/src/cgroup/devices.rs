@@ -1,6 +1,6 @@
-//! Device rules on cgroup v2: a BPF program that the kernel asks for each access (`BPF_PROG_TYPE_CGROUP_DEVICE`).
+//! Device rules on cgroup v2: a BPF program for each access (`BPF_PROG_TYPE_CGROUP_DEVICE`).
 //!
-//! libcgroups can make one only with libbpf. The language needed is small: a rule is a few comparisons.
+//! libcgroups can make one only with libbpf. A rule is a few comparisons.
 
 use std::{
     io,
@@ -21,8 +21,8 @@ const ALL: i32 = 7;
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
 
-/// What every container may use or make, whatever its spec says, as (type, major, minor, access); see
-/// [`super::limits`] for v1's form of it.
+/// What every container may use or make, whatever its spec says, as (type, major, minor, access);
+/// [`super::limits`] has the same for v1.
 const DEFAULTS: [(i32, Option<i32>, Option<i32>, i32); 12] = [
     (CHAR, Some(1), Some(3), ALL),
     (CHAR, Some(1), Some(5), ALL),
@@ -132,8 +132,8 @@ fn answer(allow: bool) -> [Instruction; 2] {
     ]
 }
 
-/// The program: of the rules for what is accessed the last decides, each access (read, write, mknod) for itself; without
-/// any, access is allowed, as it is in a new v1 cgroup.
+/// The program. For each access (read, write, mknod) the last rule that matches decides. If none
+/// matches, access is allowed, as in a new v1 cgroup.
 fn program(rules: &[Rule]) -> Vec<Instruction> {
     // `struct bpf_cgroup_dev_ctx`: access and type in the halves of the first word.
     let mut program = vec![
@@ -148,7 +148,7 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         let verdict: Vec<Instruction> = match (rule.access, rule.allow) {
             (0, _) => continue,
             (ALL, allow) => answer(allow).to_vec(),
-            // What is allowed needs no other rule; if that is all, so it is.
+            // Allowed accesses need no other rule; if all are, the program allows.
             (access, true) => [
                 instruction(code::AND, WANTED, 0, 0, ALL & !access),
                 instruction(code::JUMP_UNLESS_EQUAL, WANTED, 0, 2, 0),
@@ -194,7 +194,7 @@ pub fn restrict(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
         return Err(io::Error::other(format!("more than {MAX_RULES} device rules")));
     }
     let given: Vec<Rule> = rules.iter().filter_map(Rule::of).collect();
-    // Without a rule nothing is restricted; and what allows everything last need not be asked.
+    // No program if there is no rule, or if the last one allows everything.
     if given.last().is_none_or(|last| last.allow && last.is_for_all()) {
         return Ok(());
     }
@@ -241,14 +241,14 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    // A signal that arrives while the kernel verifies makes it give up with EAGAIN; libbpf tries five times, too.
+    // A signal that arrives during verification makes it fail with EAGAIN; libbpf retries, too.
     let refused = |e: &io::Error| e.kind() == io::ErrorKind::WouldBlock;
     let fd = (1..LOAD_ATTEMPTS)
         .map(|_| bpf(BPF_PROG_LOAD, &attributes))
         .find(|answer| !answer.as_ref().is_err_and(refused))
         .unwrap_or_else(|| bpf(BPF_PROG_LOAD, &attributes))?;
     #[allow(unsafe_code, reason = "the kernel returns a number")]
-    // SAFETY: a descriptor the kernel has just made, which nobody else owns.
+    // SAFETY: a descriptor the kernel has just made, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -263,7 +263,7 @@ fn attach(cgroup: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     }
     const BPF_PROG_ATTACH: i32 = 8;
     const BPF_CGROUP_DEVICE: u32 = 6;
-    /// Those of cgroups above and below count, too.
+    /// Programs of cgroups above and below are run, too.
     const BPF_F_ALLOW_MULTI: u32 = 2;
     let attributes = Attributes {
         target: cgroup.as_raw_fd(),
@@ -276,7 +276,7 @@ fn attach(cgroup: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
 
 #[allow(unsafe_code, reason = "neither rustix nor libc has bpf(2)")]
 fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
-    // SAFETY: the attributes are those of the command, as long as is said; what they point to is alive and only read.
+    // SAFETY: the attributes are the command's, of this size; what they point to is only read.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -299,7 +299,7 @@ mod tests {
     const WRITE: u32 = 4;
     const MKNOD: u32 = 1;
 
-    /// What the kernel would answer.
+    /// The kernel's answer, as the test computes it.
     #[allow(
         clippy::cast_sign_loss,
         clippy::cast_possible_truncation,
@@ -373,7 +373,7 @@ mod tests {
             {"allow": false, "access": "x"},
         ]);
         assert!(run(&compiled(&odd), CHAR, 1, 3, READ | WRITE));
-        // What comes before a rule for everything is never asked.
+        // Rules before one for everything have no effect.
         let last = compiled(&serde_json::json!([
             {"allow": true, "type": "c", "major": 1, "access": "rwm"}, {"allow": false, "access": "rwm"},
         ]));

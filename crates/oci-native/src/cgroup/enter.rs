@@ -1,8 +1,8 @@
-//! Putting another process into a container's cgroup, without the wait for the kernel that `cgroup.procs` means.
+//! Putting another process into a container's cgroup, without the wait that `cgroup.procs` causes.
 //!
-//! A write to `cgroup.procs` moves all threads of a process, which needs a lock that every fork takes, and getting it takes
-//! an RCU grace period. A process of one thread need not take it: on v1 it writes itself to `tasks`, on v2 it is born in
-//! the cgroup (`CLONE_INTO_CGROUP`).
+//! A write to `cgroup.procs` moves all threads of a process. It takes a lock that every fork needs,
+//! and that takes an RCU grace period. A process with one thread avoids it: on v1 it writes to
+//! `tasks`, on v2 it is born in the cgroup (`CLONE_INTO_CGROUP`).
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, Layout};
 
-/// Where a process of a container belongs.
+/// The cgroup of a container, for a process to enter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Entry {
     /// The directory to be born in.
@@ -48,7 +48,7 @@ impl Entry {
         let Self::V1(dirs) = self else { return Ok(()) };
         for dir in dirs {
             let tasks = dir.join("tasks");
-            // A hierarchy that was mounted later, or that libcgroups could not use, does not have the container.
+            // A hierarchy that was mounted later does not have the container.
             missing_is_none(fs::OpenOptions::new().write(true).open(&tasks))
                 .and_then(|file| file.map_or(Ok(()), |mut file| io::Write::write_all(&mut file, b"0")))
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", tasks.display())))?;

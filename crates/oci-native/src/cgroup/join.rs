@@ -1,20 +1,20 @@
 //! Making a container's cgroup and moving this process into it.
 //!
-//! libcgroups does both too, but reads the mounts a dozen times for it, in every container and every exec.
+//! libcgroups reads the mounts a dozen times for the same, in every container and every exec.
 
 use std::{fs, io, path::Path};
 
 use super::{Cgroup, Entry, Layout};
 
-/// What a process of one thread writes itself to: `cgroup.procs` is for all threads of a process, so the kernel first keeps
-/// every process from forking, and waits an RCU grace period, some milliseconds, for that.
+/// The file a process with one thread writes itself to. `cgroup.procs` moves all threads: the
+/// kernel then blocks every fork, and waits for an RCU grace period of some milliseconds.
 const TASKS: &str = "tasks";
 /// What a new cpuset needs before a process may enter it.
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 impl Cgroup<'_> {
-    /// Makes the cgroup in every hierarchy, and on v1 moves this process there, where what it forks from now on is, too. It has
-    /// one thread. On v2 the container's process is born there.
+    /// Makes the cgroup in every hierarchy. On v1 it moves this process, which has one thread, and
+    /// so its later children. On v2 the container's process is born there.
     pub(crate) fn make_and_enter(&self) -> io::Result<Entry> {
         let named = |dir: &Path, e: &io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
         match self.layout {
@@ -37,7 +37,7 @@ impl Cgroup<'_> {
         Ok(self.entry())
     }
 
-    /// Makes it and those above it, which hand their controllers down: a cgroup of v2 has those that its parent gives it.
+    /// Makes it and its parents. A v2 cgroup only has the controllers that its parent hands down.
     fn make_v2(&self, root: &Path, dir: &Path) -> io::Result<()> {
         if dir.is_dir() {
             return Ok(());
@@ -46,7 +46,7 @@ impl Cgroup<'_> {
         let mut above = root.to_owned();
         for component in dir.strip_prefix(root).map_err(io::Error::other)?.components() {
             for controller in controllers.split_whitespace() {
-                // One that cannot be handed down is missed by the limit that needs it, which says so.
+                // If this fails, the limit that needs the controller reports it.
                 let _ = fs::write(above.join("cgroup.subtree_control"), format!("+{controller}"));
             }
             above.push(component);

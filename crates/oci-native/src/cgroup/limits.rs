@@ -1,7 +1,7 @@
 //! The limits of a new container.
 //!
-//! On v2 libcgroups knows what to write, but for devices. Its v1 manager first reads the mounts a dozen times to find the hierarchies, so
-//! what it would write is here; its order and its defaults are kept.
+//! On v2 libcgroups writes all but the device rules. Its v1 manager reads the mounts a dozen times
+//! to find the hierarchies, so v1's part is here, with the same order and defaults.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use super::{Cgroup, Layout, devices};
 
 /// The most `memory.swappiness` may be.
 const MAX_SWAPPINESS: u64 = 100;
-/// What every container may use, whatever its spec says (runtime-spec, "Default Devices"), and that it may make nodes of
-/// devices it cannot use.
+/// The devices that every container may use, whatever its spec says (runtime-spec, "Default
+/// Devices"). It may also make nodes of devices that it cannot use.
 const DEFAULT_DEVICES: [&str; 12] = [
     "c 1:3 rwm",
     "c 1:5 rwm",
@@ -108,7 +108,7 @@ fn open_for_writing(dir: &Path, controller: &str, name: &str) -> io::Result<fs::
     }
 }
 
-/// What v1's controllers are to be told.
+/// The writes to v1's controllers.
 fn v1(resources: &LinuxResources) -> Result<Vec<Write>, String> {
     let mut writes = Writes::default();
     if let Some(cpu) = resources.cpu() {
@@ -168,7 +168,7 @@ impl Writes {
         });
     }
 
-    /// Writes what is there and not 0, which stands for "as it is".
+    /// Writes a value that is given and not 0: 0 means "unchanged".
     fn set<T: std::fmt::Display + Default + PartialEq>(
         &mut self,
         controller: &'static str,
@@ -202,8 +202,8 @@ impl Writes {
     }
 
     fn memory(&mut self, memory: &LinuxMemory) -> Result<(), String> {
-        // Limits of memory and swap together cannot be below that of memory alone, which is therefore set first. Kernel
-        // memory has no limit of its own since Linux 5.4.
+        // The limit of memory and swap together cannot be below that of memory, which is set first.
+        // Kernel memory has no limit of its own since Linux 5.4.
         self.set("memory", "memory.limit_in_bytes", memory.limit());
         self.set("memory", "memory.memsw.limit_in_bytes", memory.swap());
         self.set("memory", "memory.soft_limit_in_bytes", memory.reservation());
@@ -250,7 +250,7 @@ impl Writes {
         }
     }
 
-    /// Without a rule nothing is restricted, and allowing what is allowed can only fail.
+    /// Without a rule nothing is written: allowing what is allowed can only fail.
     fn devices(&mut self, rules: &[LinuxDeviceCgroup]) {
         for rule in rules {
             let file = if rule.allow() {

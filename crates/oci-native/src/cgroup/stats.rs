@@ -22,7 +22,7 @@ impl Cgroup<'_> {
             .unwrap_or(0)
     }
 
-    /// Present resource use; what a missing controller would say is 0 or `None`.
+    /// Present resource use; values of a missing controller are 0 or `None`.
     pub(crate) fn stats(&self) -> Stats {
         match self.layout {
             Layout::V2(root) => self.stats_v2(&self.below(root)),

@@ -1,4 +1,4 @@
-//! The container's process, from its birth to execve: each step needs what a later one takes away, so their order matters.
+//! The container's process from birth to execve. The order matters: steps take rights away.
 
 use std::{
     convert::Infallible,
@@ -45,7 +45,7 @@ use crate::{
     runner::{RootView, RunnerCommand},
 };
 
-/// Becomes the container, or says why not and ends. `joins`: what is joined has yet to be entered.
+/// Becomes the container, or reports why not and ends. `joins`: it must still enter namespaces.
 pub(super) fn run(mut parts: Parts<'_>, result: &Shared, joins: bool) -> ! {
     let _end = EndsHere;
     parts.close_others();
@@ -62,16 +62,16 @@ pub(super) fn run(mut parts: Parts<'_>, result: &Shared, joins: bool) -> ! {
     fork::exit(1)
 }
 
-/// All that is done before `start`, but for what confines the process.
+/// Everything before `start`, except the steps that confine the process.
 fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Failure> {
     let (job, process, linux) = (parts.job, parts.process, parts.linux);
     // The maker blocked them all for its clone.
     fork::reset_signals(false);
-    // The maker's group is waited for, and killed, as one: what only prepares the process that joins a pid namespace stays.
+    // The maker waits for its group and kills it. The preparing process stays in it.
     if parts.namespaces.joined(Kind::Pid).is_none() {
         rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
     }
-    // Whoever asked for the container has to be there until it waits for its start.
+    // The creator has to live until this process waits for its start.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     let pid = told_to_go_on(&parts.maker)?;
 
@@ -81,7 +81,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     if parts.namespaces.has(Kind::User) {
         user::become_root().map_err(step("user namespace"))?;
-        // Other credentials have cleared it.
+        // The change of credentials has cleared it.
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| step("prctl")(e.into()))?;
     }
     enter_namespaces(job, &parts.namespaces, joins)?;
@@ -89,7 +89,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
         streams::connect(&parts.stdio).map_err(step("standard streams"))?;
     }
     let (terminal, root) = make_root(parts)?;
-    // Not before hooks have run: they are the host's.
+    // After the hooks, which are the host's.
     let joins_pid = parts.namespaces.set_pid_for_children()?;
     enter_root(parts, &root)?;
 
@@ -107,7 +107,7 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     }
     drop(root);
     rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(0o022)));
-    // Only now, so that they hold back nothing that makes the container.
+    // Only now: the limits must not affect what makes the container.
     tell(&parts.maker, LIMITS)?;
     let program = assume(process, runner.is_none(), || Ok(()))?;
     labels.set()?;
@@ -120,18 +120,18 @@ fn become_container(parts: &mut Parts<'_>, joins: bool) -> Result<Contained, Fai
     })
 }
 
-/// Tells the maker how far this process is, and waits for what that does then.
+/// Reports progress to the maker, and waits for its answer.
 fn tell(maker: &OwnedFd, what: &[u8]) -> Result<i32, Failure> {
     rustix::net::send(maker, what, SendFlags::NOSIGNAL).map_err(|e| step("the maker")(e.into()))?;
     told_to_go_on(maker)
 }
 
-/// Waits for the maker, who tells this process its pid on the host.
+/// Waits for the maker, which sends this process's pid on the host.
 fn told_to_go_on(maker: &OwnedFd) -> Result<i32, Failure> {
     let mut pid = [0_u8; 4];
     match rustix::net::recv(maker, pid.as_mut_slice(), RecvFlags::empty()) {
         Ok((_, 4)) => Ok(i32::from_ne_bytes(pid)),
-        // Nobody is there any more.
+        // The maker has ended.
         _ => fork::exit(1),
     }
 }
@@ -141,7 +141,7 @@ fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Re
         namespaces.join()?;
     }
     if namespaces.makes(Kind::Cgroup) {
-        // From inside of the container's cgroup, so that it is the root of what the container sees.
+        // In the container's cgroup, which becomes the root of its cgroup namespace.
         namespaces::unshare(UnshareFlags::NEWCGROUP).map_err(step("cgroup namespace"))?;
     }
     if namespaces.makes(Kind::Network) {
@@ -158,7 +158,7 @@ fn enter_namespaces(job: &CreateJob, namespaces: &Namespaces, joins: bool) -> Re
     Ok(())
 }
 
-/// Makes the mounts and devices on the root, and all else that needs the host's file system; returns the root.
+/// Makes mounts and devices, and all else that needs the host's file system; returns the root.
 fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failure> {
     let (job, process) = (parts.job, parts.process);
     let path = spec_root(&job.spec);
@@ -177,8 +177,8 @@ fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failu
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", downstream).map_err(|e| step("making mounts private")(e.into()))?;
     let root = parts.sources.take_root(path).map_err(step("root.path"))?;
-    // Hooks find it where the bundle says. Who may not get there mounts it over their own root, which changes nothing for
-    // those that are in it already.
+    // Hooks find it where the bundle says. A process without access to that path mounts it over its
+    // own root, which changes nothing for processes that are in it already.
     let place = open(path).or_else(|_| open(Path::new("/")))?;
     attach(&root, place).map_err(step("mounting the root"))?;
     Maker::new(root.as_fd(), &parts.namespaces, &job.spec).make_all(&job.spec, &mut parts.sources)?;
@@ -198,7 +198,7 @@ fn make_root(parts: &mut Parts<'_>) -> Result<(Option<Terminal>, OwnedFd), Failu
     Ok((terminal, root))
 }
 
-/// Lets hooks of the host's see the container as it is, then runs those that belong in its namespaces.
+/// Lets the host's hooks see the container, then runs the hooks that belong inside.
 fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
     if hooks::wait_outside(job) {
         tell(maker, MOUNTED)?;
@@ -211,7 +211,7 @@ fn wait_for_hooks(job: &CreateJob, maker: &OwnedFd) -> Result<(), Failure> {
     hooks::run_inside(job, hooks, ContainerStatus::Creating, None)
 }
 
-/// Makes the container's root this process's: from here on there is no host any more.
+/// Changes to the container's root: after it, the host's files are out of reach.
 fn enter_root(parts: &Parts<'_>, root: &OwnedFd) -> Result<(), Failure> {
     let (job, linux) = (parts.job, parts.linux);
     let failed = |e: rustix::io::Errno| step("changing the root")(e.into());
@@ -252,8 +252,8 @@ fn enter_root(parts: &Parts<'_>, root: &OwnedFd) -> Result<(), Failure> {
         .map_err(step("root"))
 }
 
-/// How a program of the host's is executed in place of the container's, if one is; it gets the root without what is mounted
-/// in it.
+/// How a program of the host is executed in place of the container's, if there is one. It gets the
+/// root without the mounts in it.
 fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, RootView)>, Failure> {
     let Some(job) = &parts.job.runner else {
         return Ok(None);
@@ -261,7 +261,7 @@ fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, Ro
     let view = RootView::of(root).map_err(step("the runner's root"))?;
     let command = RunnerCommand::new(job, &parts.runner, &view)
         .ok_or_else(|| Failure::Other("a runner's descriptors are missing".into()))?;
-    // It is there by number; its libraries are found so, too.
+    // It and its libraries are found through /proc/self/fd.
     if !Path::new("/proc/self/fd").exists() {
         let name = Program::name(parts.process);
         return Err(Failure::Executable(CannotExecute::new(
@@ -275,7 +275,7 @@ fn runner(parts: &Parts<'_>, root: &OwnedFd) -> Result<Option<(RunnerCommand, Ro
 
 /// In the container, as its user, with all capabilities still effective.
 struct Contained {
-    /// As the host numbers it.
+    /// Its pid on the host.
     pid: i32,
     joins_pid: bool,
     has_terminal: bool,
@@ -283,7 +283,7 @@ struct Contained {
     runner: Option<(RunnerCommand, RootView)>,
 }
 
-/// Why the process could not be executed, and who is still there to hear it.
+/// Why the process could not be executed, and the connection to report it on.
 type Said = Option<(OwnedFd, Failure)>;
 
 impl Contained {
@@ -304,14 +304,14 @@ impl Contained {
             devices,
             ..
         } = parts;
-        // While it waits it has nothing open that the container is not to have.
+        // While it waits, only the container's own descriptors are open.
         drop((stdio, console, namespaces, sources, devices));
         let ready = || {
             set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;
             if self.has_terminal && !self.joins_pid {
                 terminal::control().map_err(step("terminal"))?;
             }
-            // Before it waits: others may join the pid namespace of a container that has yet to start.
+            // Before it waits: others may join the pid namespace before the start.
             let early = self.joins_pid && birth::joins_early(process, job.filter.as_ref(), result)?;
             let join = || {
                 if !self.joins_pid {
@@ -335,7 +335,7 @@ impl Contained {
         }
         result.set_ready();
         drop(maker);
-        // The connection is what `start` waits for: nobody else can open it, as they could a fifo that this process has.
+        // `start` uses a connection: unlike this process's fifo, no other can open it.
         let Ok(mut starter) = wait_for_start(start) else {
             return Err(None);
         };
@@ -345,7 +345,7 @@ impl Contained {
             Err(failure) => failure,
         };
         let json = serde_json::to_vec(&failure).unwrap_or_default();
-        // Nobody is left to tell if it fails.
+        // On failure no reader is left to tell.
         let _ = starter.write_all(&json);
         Err(None)
     }
@@ -370,7 +370,7 @@ impl Contained {
         if let Some((runner, _)) = &self.runner {
             runner.let_inherit().map_err(step("handing down descriptors"))?;
         }
-        // Its end, when execve closes it, says that all went well.
+        // execve closes the connection: its end means success.
         let _ = starter.write_all(&[EXECUTING]);
         Err(match &self.runner {
             None => self.program.execute(process),
@@ -387,7 +387,7 @@ impl Contained {
     }
 }
 
-/// Until somebody connects and says so.
+/// Waits until a connection says so.
 fn wait_for_start(start: UnixListener) -> io::Result<UnixStream> {
     let (mut connection, _) = start.accept()?;
     drop(start);

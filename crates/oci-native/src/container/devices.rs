@@ -1,4 +1,4 @@
-//! The container's `/dev`: device nodes, links, and the terminal (runtime-spec, "Default Devices" and "Default Filesystems").
+//! The container's `/dev` (runtime-spec, "Default Devices" and "Default Filesystems").
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use crate::{
     process::terminal::Terminal,
 };
 
-/// What every container has: name, major and minor number.
+/// The devices of every container: name, major and minor number.
 const DEFAULT: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -44,17 +44,17 @@ const DEV: &str = "/dev";
 /// A device that the container is to have.
 #[derive(Debug)]
 pub(super) struct Device {
-    /// As the container names it.
+    /// Its path in the container.
     path: std::path::PathBuf,
     kind: FileType,
     number: Dev,
     mode: u32,
     owner: (u32, u32),
-    /// The host's own, where none can be made.
+    /// The host's device, if none can be made.
     host: Option<OwnedFd>,
 }
 
-/// The devices of a spec. In a `/dev` that the bundle brings along nothing is made, as with runc.
+/// The devices of a spec. As in runc, none if the bundle mounts its own `/dev`.
 pub(super) fn of(spec: &Spec, linux: &Linux) -> Vec<Device> {
     let binds = |m: &oci_spec::runtime::Mount| super::options::Options::of(m).bind.is_some();
     let mut mounts = spec.mounts().iter().flatten();
@@ -95,7 +95,7 @@ impl Device {
         }
     }
 
-    /// Opens the host's device of the same name, for a container whose user namespace may make none.
+    /// Opens the host's device of that name, where the user namespace may make none.
     pub(super) fn open_host(&mut self) {
         self.host = clone_mount(rustix::fs::CWD, &self.path).ok();
     }
@@ -119,12 +119,12 @@ impl Device {
         match make() {
             Ok(()) => {}
             Err(Errno::EXIST) if self.is_at(&parent, name) => return Ok(()),
-            // The image's own idea of it.
+            // The image has a file of that name.
             Err(Errno::EXIST) => {
                 unlinkat(&parent, name, AtFlags::empty())?;
                 make()?;
             }
-            // Whoever may make none has the host's, where there is one.
+            // A process that may make none binds the host's, if it exists.
             Err(Errno::PERM) => {
                 let host = clone_mount(rustix::fs::CWD, &self.path)?;
                 return attach(host, open_or_make(root, &self.path, Want::File)?);
@@ -153,7 +153,7 @@ pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), Failu
         return Ok(());
     }
     if leads_elsewhere(root, DEV.as_ref()).map_err(step("/dev"))? {
-        // Where it leads something of somebody else's may be mounted by now (CVE-2026-41579).
+        // The link's target may be another's mount by now (CVE-2026-41579).
         return Err(Failure::Other("the root's /dev is a symbolic link".into()));
     }
     let before = umask(Mode::empty());
@@ -169,7 +169,7 @@ pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), Failu
 
 fn links(root: BorrowedFd<'_>) -> io::Result<()> {
     let dev = open_or_make(root, DEV.as_ref(), Want::Directory)?;
-    // What the image, or devpts of old, has there is another's multiplexer.
+    // A ptmx of the image, or of an old devpts, belongs to another devpts.
     match unlinkat(&dev, "ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e.into()),
@@ -190,7 +190,7 @@ fn links(root: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) fn show_console(root: BorrowedFd<'_>, terminal: &Terminal) -> io::Result<()> {
     let console = Path::new("/dev/console");
     let lookup = OFlags::PATH | OFlags::NOFOLLOW;
-    // A link is refused: the directory may be shared with somebody who would like the mount to be elsewhere
+    // A link is refused: another user of the directory could redirect the mount with it
     // (CVE-2025-52565).
     let there = match open_inside(root, console, lookup) {
         Ok(there) => there,

@@ -1,4 +1,4 @@
-//! The mounts of a container, made on its root in the order of the spec, before that root becomes its process's own.
+//! The container's mounts, in the order of the spec, made before the change of root.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ use crate::{
 /// The longest value that fsconfig(2) takes, in bytes.
 const MAX_VALUE: usize = 255;
 
-/// What a mount needs to know of the container.
+/// Makes a container's mounts.
 pub(super) struct Maker<'a> {
     pub(super) root: BorrowedFd<'a>,
     pub(super) namespaces: &'a Namespaces,
@@ -82,8 +82,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Where something is mounted, made if it is missing. Not the root itself, which whoever enters the container later would
-    /// leave; and nothing of the container's `/proc`, in which the runtime and the kernel's users trust (CVE-2019-16884).
+    /// Where something is mounted; made if it is missing. Not the root, which a later process would
+    /// leave; nothing in `/proc`, which the runtime and the kernel's users trust (CVE-2019-16884).
     fn target(&self, destination: &Path, want: Want, proc: bool) -> io::Result<OwnedFd> {
         let target = open_or_make(self.root, destination, want)?;
         let same = |a: &Stat, b: &Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
@@ -151,7 +151,7 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// What the file system is told: its options, where it comes from, and its SELinux label.
+    /// The file system's options, its source, and its SELinux label.
     fn told(&self, mount: &Mount, kind: &str, options: &Options) -> Vec<FsOption> {
         let value = |name: &str, value: &str| FsOption::Value(name.into(), value.into());
         let source = mount.source().as_ref().and_then(|s| s.to_str());
@@ -175,15 +175,15 @@ impl<'a> Maker<'a> {
         let data = std::ffi::CString::new(data.join(","))?;
         let none = Path::new("none");
         let source = mount.source().as_deref().unwrap_or(none);
-        // By number in the host's /proc: this process has not changed its root yet.
+        // By descriptor in the host's /proc: this process has not changed its root yet.
         let place = format!("/proc/self/fd/{}", target.as_raw_fd());
         rustix::mount::mount(source, place, kind, rustix::mount::MountFlags::empty(), &*data)?;
         self.change(mount.destination(), options)
     }
 
-    /// A procfs shows the pid namespace of whoever makes it, or since Linux 6.17 the one that is named. A process that has
-    /// yet to join one where others are makes it by name, and else has a child make it, which is there for that moment only,
-    /// and only where nobody could look into it.
+    /// A procfs shows the pid namespace of its maker, or since Linux 6.17 one that is named. To
+    /// show a namespace that is to be joined, it is made by name. Older kernels: a short-lived
+    /// child in the namespace makes it, only where no process there could look into the child.
     fn new_proc(&self, data: &[FsOption], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let make = || new_mount("proc", data, attributes);
         let Some(pids) = self.namespaces.joined(Kind::Pid) else {
@@ -199,13 +199,13 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// The container's own cgroups. v1 as all runtimes show it: a tmpfs, in it a directory per hierarchy, links for
-    /// controllers that share one.
+    /// The container's own cgroups. v1 as in all runtimes: a tmpfs with a directory per hierarchy,
+    /// and links for controllers that share one.
     fn make_cgroups(&self, destination: &Path, options: &Options, sources: &mut Sources) -> io::Result<()> {
         let target = self.target(destination, Want::Directory, false)?;
         if sources.cgroups.is_empty() {
-            // Made anew in the host's cgroup namespace it would set the options of the host's own mount (such as
-            // nsdelegate) back to their defaults.
+            // A new mount in the host's cgroup namespace would set the options of the host's own
+            // mount (such as nsdelegate) back to their defaults.
             let made = if self.namespaces.has(Kind::Cgroup) {
                 new_mount("cgroup2", &[], MountAttrFlags::empty())
             } else {
@@ -241,7 +241,7 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Has a tmpfs begin with what it covers; by descriptor, since whoever shares what is below could exchange it.
+/// Copies what a tmpfs covers into it; by descriptor, since others could exchange the path.
 fn copy(covered: &OwnedFd, made: &OwnedFd, mount: &Mount, options: &Options) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::openat(covered, ".", flags, Mode::empty())?;
@@ -281,7 +281,7 @@ fn change(mount: &OwnedFd, options: &Options) -> io::Result<()> {
     options
         .attributes()
         .try_for_each(|attributes| match set_attributes(mount, attributes) {
-            // A user namespace may not take away what its parent has set.
+            // A user namespace cannot clear flags that its parent has set.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && attributes.clear != 0 => {
                 let clear = attributes.clear & libc::MOUNT_ATTR__ATIME;
                 set_attributes(mount, Attributes { clear, ..attributes })

@@ -1,4 +1,4 @@
-//! Hooks (runtime-spec, "POSIX-platform Hooks"), and what else is done between a container's mounts and its change of root.
+//! Hooks (runtime-spec, "POSIX-platform Hooks"), and other steps between mounts and change of root.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -35,7 +35,7 @@ pub(crate) fn run(job: &HooksJob) -> Answer {
     };
     let mut state = State::new(&job.id, status, job.pid, job.bundle.clone());
     state.annotations = Some(job.annotations.clone());
-    // A poststop hook that fails does not keep the others from running (runtime-spec, "Lifecycle" 13).
+    // A failing poststop hook does not stop the others (runtime-spec, "Lifecycle" 13).
     let together = if job.stopped { 1 } else { job.hooks.len().max(1) };
     let mut first_failure = Ok(Done { process: None });
     for hooks in job.hooks.chunks(together) {
@@ -47,7 +47,7 @@ pub(crate) fn run(job: &HooksJob) -> Answer {
     first_failure
 }
 
-/// What the container's process waits for once its mounts are made: hooks of the host's, network devices.
+/// What the container's process waits for after its mounts: the host's hooks, network devices.
 pub(super) fn before_start(job: &CreateJob, pid: Pid) -> Result<(), Failure> {
     let number = pid.as_raw_nonzero().get();
     if let Some(all) = job.spec.hooks() {
@@ -67,7 +67,7 @@ pub(super) fn before_start(job: &CreateJob, pid: Pid) -> Result<(), Failure> {
     }
 }
 
-/// Gives a network device of the host's to the container, with its addresses, which the kernel takes from it on the way.
+/// Moves a host's network device into the container, with the addresses that the kernel would drop.
 fn move_device(name: &str, device: &LinuxNetDevice, pid: i32) -> Result<(), Failure> {
     let open = |path: String| {
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -97,7 +97,7 @@ fn move_device(name: &str, device: &LinuxNetDevice, pid: i32) -> Result<(), Fail
     done
 }
 
-/// Runs the hooks that belong in the container's own namespaces; without an environment of their own they get `environment`.
+/// Runs the hooks of the container's namespaces; those without an environment get `environment`.
 pub(super) fn run_inside(
     job: &CreateJob,
     hooks: Option<&Vec<Hook>>,

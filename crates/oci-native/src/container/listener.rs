@@ -1,4 +1,4 @@
-//! Who decides about the system calls that a seccomp filter notifies (runtime-spec, "listenerPath").
+//! The listener for the system calls that a seccomp filter notifies (runtime-spec, "listenerPath").
 
 use std::{
     io::Write as _,
@@ -28,7 +28,7 @@ pub(super) fn connect(linux: &Linux, filter: Option<&Filter>) -> Result<Option<O
         .map_err(|e| Failure::Other(format!("linux.seccomp.listenerPath {}: {e}", path.display())))
 }
 
-/// Hands the filter's descriptor to the listener, with what the container is.
+/// Sends the filter's descriptor and the container's state to the listener.
 pub(super) fn tell(socket: OwnedFd, filter: &OwnedFd, job: &CreateJob, pid: i32) -> Result<(), Failure> {
     let failed = |e: String| Failure::Other(format!("telling the seccomp listener: {e}"));
     let state = state(job, pid).map_err(|e| failed(e.to_string()))?;

@@ -1,17 +1,17 @@
 //! Making a container: one process prepares, one becomes the container.
 //!
-//! [`make`] runs in a worker, a process of the host's that has one thread and nothing open but what it was given. It opens
-//! whatever the container is made of ([`sources`]), makes the cgroup, and clones the container's process into its new
-//! namespaces ([`child`]): that makes the mounts on the container's root by descriptor ([`filesystems`], [`devices`]),
-//! changes to that root, gives up what the container may not have, waits for `start`, and executes the program.
+//! [`make`] runs in a worker, a host process with one thread and only the descriptors it was given.
+//! It opens the container's parts ([`sources`]), makes the cgroup, and clones the container's
+//! process into its namespaces ([`child`]). That makes the mounts on the root by descriptor
+//! ([`filesystems`], [`devices`]), changes the root, drops rights, waits for `start`, executes.
 //!
-//! What always holds:
-//! - Nothing of the container's file system is loaded, executed or resolved by a process that can still reach the host. Before
-//!   the change of root the image's files are only looked up, by the kernel and inside of the root ([`target`]); no library,
-//!   no name service and no program of the image's is used. After it there is no host any more.
-//! - No process that the container's pid namespace can see has the host's root, mounts, descriptors or capabilities. A new pid
-//!   namespace has nobody in it who could look. One that is joined is entered last ([`crate::process::birth`]).
-//! - No path of the image is resolved by its text: links lead where they would lead inside of the container.
+//! Invariants:
+//! - No file of the container is loaded, executed or resolved by a process that can reach the host.
+//!   Before the change of root the kernel looks the image's files up inside the root ([`target`]);
+//!   no library, name service or program of the image is used. After it the host is out of reach.
+//! - No process visible in the container's pid namespace has the host's root, mounts, descriptors
+//!   or capabilities: a namespace with others in it is entered last ([`crate::process::birth`]).
+//! - No path of the image is resolved by its text: links lead where they lead in the container.
 
 mod child;
 mod devices;
@@ -55,21 +55,21 @@ use crate::{
     },
 };
 
-/// Held open by the container's process, and there, as long as it waits for `start`.
+/// Exists, and is held open by the container's process, while that waits for `start`.
 pub(crate) const EXEC_FIFO: &str = "exec.fifo";
-/// The socket through which `start` says that the program is to be executed, and learns how that went.
+/// The socket through which `start` has the program executed, and gets the result.
 pub(crate) const START_SOCKET: &str = "start.sock";
-/// Where the pid of the container's process is kept until it is recorded, so that a failed creation can be cleaned up.
+/// Holds the container's pid until it is recorded, to clean up after a failed creation.
 pub(crate) const INIT_PID: &str = "init.pid";
 /// The longest message of the container's process to its maker, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
-/// What the container's process says to its maker: that the mounts are made, that it can be limited, or, as JSON, why it
-/// failed.
+/// What the container's process tells its maker: the mounts are made, it can be limited, or, as
+/// JSON, why it failed.
 const MOUNTED: &[u8] = b"mounted";
 const LIMITS: &[u8] = b"limits";
 
-/// All that the container's process is made from.
+/// Everything that the container's process needs.
 struct Parts<'a> {
     job: &'a CreateJob,
     process: &'a Process,
@@ -81,16 +81,16 @@ struct Parts<'a> {
     namespaces: Namespaces,
     sources: Sources,
     devices: Vec<Device>,
-    /// A connection to whoever listens to the seccomp filter.
+    /// A connection to the listener of the seccomp filter.
     listener: Option<OwnedFd>,
     fifo: OwnedFd,
     start: UnixListener,
-    /// To the maker, from which it is also told to go on.
+    /// The connection to the maker, which also sends the message to go on.
     maker: OwnedFd,
 }
 
 impl Parts<'_> {
-    /// Closes whatever else is open, but for what the container inherits.
+    /// Closes all other descriptors but those the container inherits.
     fn close_others(&self) {
         let runner = self.runner.iter().chain(&self.stdio).chain(&self.console);
         let mut numbers: Vec<RawFd> = runner
@@ -142,13 +142,13 @@ pub(crate) fn make(job: &CreateJob, preserve_fds: u32, descriptors: Descriptors)
         maker,
     };
     let result = Shared::new().map_err(step("shared memory"))?;
-    // What this process has in memory is not the container's, whoever it shares its pids with.
+    // This process's memory is not for processes that share its pids.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| step("prctl")(e.into()))?;
     let pid = give_birth(parts, &entry, &result)?;
     keep_pid(&job.dir, pid).map_err(step("writing the pid"))?;
     let made = raise(job, new_users, process, pid, &child);
     made.and_then(|()| {
-        // Whoever executes the program is another where it joined a pid namespace.
+        // After joining a pid namespace another process executes the program.
         let pid = result.pid().unwrap_or(pid);
         if !result.is_ready() && result.pid().is_none() {
             return Err(Failure::Other("its process ended while it was made".into()));
@@ -186,8 +186,8 @@ fn give_birth(parts: Parts<'_>, entry: &Entry, result: &Shared) -> Result<Pid, F
     outcome
 }
 
-/// Has a process that enters what is joined make the container's process: that is in the user namespace from its birth on, and
-/// could not. The intermediate is a child of this process's parent as well, so that the container's process is.
+/// Has an intermediate process enter the joined namespaces and make the container's process, which
+/// cannot enter them from its user namespace. Both are children of this process's parent.
 fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Result<Pid, Failure> {
     let failed = |e: io::Error| Failure::Other(format!("making the container's process: {e}"));
     let born = Shared::new().map_err(failed)?;
@@ -216,7 +216,7 @@ fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Resu
         }
     }
     drop(ends);
-    // The end comes with the intermediate's: what that made closes its copy at once.
+    // Ends with the intermediate: its child closes its own copy at once.
     let _ = rustix::io::read(&ended, &mut [0_u8; 1]);
     drop(parts);
     match born.pid() {
@@ -225,7 +225,7 @@ fn by_intermediate(parts: Parts<'_>, clone: &Clone<'_>, result: &Shared) -> Resu
     }
 }
 
-/// Gives the new process what only somebody outside can give, and waits until it has become the container.
+/// Gives the new process what it needs from outside, and waits until it is the container.
 ///
 /// `new_users` has the maps of a user namespace that is new.
 fn raise(
@@ -261,7 +261,7 @@ fn raise(
     }
 }
 
-/// Tells the container's process to go on, and its pid out here. If it has ended, that is seen when it is read from.
+/// Tells the container's process to go on, and its pid. If it has ended, a later read shows that.
 fn go_on(child: &OwnedFd, pid: Pid) -> Result<(), Failure> {
     let pid = pid.as_raw_nonzero().get().to_ne_bytes();
     match rustix::net::send(child, &pid, SendFlags::NOSIGNAL) {
@@ -272,11 +272,11 @@ fn go_on(child: &OwnedFd, pid: Pid) -> Result<(), Failure> {
 
 fn say(maker: &OwnedFd, failure: &Failure) {
     let json = serde_json::to_vec(failure).unwrap_or_default();
-    // Nobody is left to tell if it fails.
+    // On failure no reader is left to tell.
     let _ = rustix::net::send(maker, &json, SendFlags::NOSIGNAL);
 }
 
-/// Opened for both directions, a fifo never blocks, and has a reader and a writer as long as the init has not executed.
+/// Opened for both directions, a fifo never blocks, and has a reader until the init executes.
 fn open_fifo(dir: &Path) -> io::Result<OwnedFd> {
     let path = dir.join(EXEC_FIFO);
     rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
@@ -285,7 +285,7 @@ fn open_fifo(dir: &Path) -> io::Result<OwnedFd> {
 }
 
 fn listen(dir: &Path) -> io::Result<UnixListener> {
-    // A socket's address holds 108 bytes; by descriptor it is short wherever the directory lies.
+    // A socket's address holds 108 bytes; a path through a descriptor is short.
     let held = look_at_dir(dir)?;
     UnixListener::bind(format!("/proc/self/fd/{}/{START_SOCKET}", held.as_raw_fd()))
 }

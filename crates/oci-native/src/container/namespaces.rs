@@ -16,7 +16,7 @@ use rustix::{
 
 use crate::{failure::Failure, process::birth};
 
-/// What the spec says of namespaces; those that are joined are open.
+/// The namespaces of the spec; those to be joined are open.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     new: Vec<Kind>,
@@ -24,7 +24,7 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Opens those that are joined, as the host names them.
+    /// Opens those to be joined, by their paths on the host.
     pub(super) fn open(linux: &Linux) -> Result<Self, Failure> {
         let mut this = Self::default();
         for namespace in linux.namespaces().iter().flatten() {
@@ -58,14 +58,14 @@ impl Namespaces {
         self.makes(kind) || self.joined(kind).is_some()
     }
 
-    /// Whether some are to be entered that a process in the container's user namespace may not enter.
+    /// Whether a process in the container's user namespace could not enter some of them.
     pub(super) fn need_intermediate(&self) -> bool {
         let mut others = self.joined.iter().filter(|(kind, _)| *kind != Kind::Pid);
         self.joined(Kind::User).is_some() || self.makes(Kind::User) && others.next().is_some()
     }
 
-    /// `CLONE_NEW*` of those that the container's process is born in. The others need it to be in its cgroup, or concern
-    /// children only.
+    /// `CLONE_NEW*` of those that the container's process is born in. The others need it to be in
+    /// its cgroup, or concern children only.
     pub(super) fn born_in(&self) -> i32 {
         let flag = |kind: &Kind| match kind {
             Kind::Mount => libc::CLONE_NEWNS,
@@ -96,7 +96,7 @@ impl Namespaces {
         fs::write("/proc/self/timens_offsets", offsets)
     }
 
-    /// Enters those that are joined, the user namespace last. The pid namespace, which only concerns children, waits.
+    /// Enters the joined namespaces, user last. The pid namespace is for children, and waits.
     pub(super) fn join(&self) -> Result<(), Failure> {
         let users = |(kind, _): &&(Kind, OwnedFd)| *kind == Kind::User;
         let early = self.joined.iter().filter(|one| !users(one));
@@ -108,13 +108,13 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Has this process's children born in the pid namespace that is joined; `false` where none is.
+    /// Makes children start in the joined pid namespace; `false` if none is joined.
     pub(super) fn set_pid_for_children(&self) -> Result<bool, Failure> {
         let joined = self.joined(Kind::Pid);
         joined.map_or(Ok(false), |fd| enter(Kind::Pid, fd).map(|()| true))
     }
 
-    /// Does something while children are born in the pid namespace that is joined.
+    /// Runs `act` while children start in the joined pid namespace.
     pub(super) fn with_pid_for_children<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let own = rustix::fs::open(
             "/proc/self/ns/pid",
@@ -129,7 +129,7 @@ impl Namespaces {
         done
     }
 
-    /// Whether somebody in the pid namespace that is joined may trace any process in it.
+    /// Whether a process in the joined pid namespace may trace any process in it.
     pub(super) fn pids_are_traced(&self) -> io::Result<bool> {
         let Some(joined) = self.joined(Kind::Pid) else {
             return Ok(false);
@@ -137,7 +137,7 @@ impl Namespaces {
         birth::are_traced(&rustix::fs::fstat(joined)?)
     }
 
-    /// What is joined as a pid namespace is one: found out before anything depends on it.
+    /// Checks early that the file to be joined as a pid namespace is one.
     fn check_pid(&self) -> Result<(), Failure> {
         match self.joined(Kind::Pid).map(namespace_type) {
             None | Some(Ok(libc::CLONE_NEWPID)) => Ok(()),
@@ -191,7 +191,7 @@ pub(super) fn map_ids(
         let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
         mappings.into_iter().flatten().map(line).collect()
     };
-    // Whoever is not root may map their own group only, and only once the namespace allows no setgroups(2).
+    // Without root one can only map the own group, after setgroups(2) is denied.
     if !rustix::process::geteuid().is_root() {
         fs::write(file("setgroups"), "deny")?;
     }
@@ -212,8 +212,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?;
-    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member this ioctl reads. The kind of
-    // request is an int in musl, a long elsewhere.
+    // SAFETY: all zero is a valid `ifreq`; its name is NUL-terminated and its flags are the member
+    // this ioctl reads. The kind of request is an int in musl, a long elsewhere.
     let answer = unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
@@ -229,8 +229,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Writes sysctls through the host's own `/proc`, which no image can have prepared (CVE-2025-52881): those of a namespace are
-/// those of the namespace that the writer is in.
+/// Writes sysctls through the host's own `/proc`, which no image can have prepared
+/// (CVE-2025-52881). The namespaces that the writer is in get them.
 pub(super) fn set_sysctls(sysctls: &HashMap<String, String>) -> Result<(), Failure> {
     if sysctls.is_empty() {
         return Ok(());

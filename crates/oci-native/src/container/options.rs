@@ -3,14 +3,14 @@
 use magik_sys::mount::{Attributes, FsOption};
 use oci_spec::runtime::Mount;
 
-/// What the options of one mount say.
+/// The options of one mount.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
-    /// Shows another place; `Some(true)` with all that is mounted below it.
+    /// A bind mount; `Some(true)` includes the mounts below it.
     pub(super) bind: Option<bool>,
-    /// Changes what is mounted there already.
+    /// Changes an existing mount.
     pub(super) remount: bool,
-    /// `MOUNT_ATTR_*` of the mount itself, and those taken away.
+    /// `MOUNT_ATTR_*` to set on the mount, and those to clear.
     pub(super) set: u64,
     clear: u64,
     /// The same for it and every mount below.
@@ -22,11 +22,11 @@ pub(super) struct Options {
     pub(super) map_ids: Option<bool>,
     /// Starts with what it covers.
     pub(super) copy_up: bool,
-    /// What the file system itself is told.
+    /// The file system's own options.
     pub(super) data: Vec<FsOption>,
 }
 
-/// The bits that say when access times are kept: one of several, not one of each.
+/// The bits of one field: when access times are written.
 const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 
 impl Options {
@@ -49,7 +49,7 @@ impl Options {
             "tmpcopyup" => self.copy_up = true,
             "idmap" => self.map_ids = Some(false),
             "ridmap" => self.map_ids = Some(true),
-            // What the kernel does anyway, or what no file system cares for any more.
+            // The kernel's defaults, and options without effect.
             "defaults" | "silent" | "loud" | "mand" | "nomand" | "iversion" | "noiversion" => {}
             _ => {
                 if let Some(propagation) = propagation(option) {
@@ -70,7 +70,7 @@ impl Options {
         }
     }
 
-    /// The same, but for `rw`: what the host has mounted read-only stays so where it is shown again.
+    /// The same without `rw`: a mount that is read-only on the host stays read-only.
     pub(super) fn keeping_readonly(mut self) -> Self {
         self.clear &= !libc::MOUNT_ATTR_RDONLY;
         self.clear_all &= !libc::MOUNT_ATTR_RDONLY;
@@ -103,7 +103,7 @@ impl Options {
     }
 }
 
-/// The kernel wants the whole of a field of several bits cleared before it is set.
+/// A field of several bits must be cleared before it is set (mount_setattr(2)).
 fn clear_with(set: u64, clear: u64) -> u64 {
     if (set | clear) & ATIME == 0 {
         clear
@@ -112,7 +112,7 @@ fn clear_with(set: u64, clear: u64) -> u64 {
     }
 }
 
-/// What an option of the mount itself sets and clears.
+/// The attributes that an option sets and clears.
 fn attribute(option: &str) -> Option<(u64, u64)> {
     let on = |bit: u64| Some((bit, 0));
     let off = |bit: u64| Some((0, bit));

@@ -1,8 +1,8 @@
-//! What a container is made of that the host has: opened by the worker, before the container's process exists.
+//! What a container needs of the host, opened by the worker before the container's process exists.
 //!
-//! So nothing of the host is looked up by a process that has anything of the container's, and a container in a user namespace
-//! gets what its own root may not reach. Whoever may not clone mounts, because they have no privilege outside of a user
-//! namespace, opens nothing here: the container's process then does it in that namespace, before it changes its root.
+//! So no process that has parts of the container looks up paths of the host, and a user namespace
+//! gets what its root may not reach. A caller without the right to clone mounts opens nothing here:
+//! the container's process does it in its user namespace, before it changes its root.
 
 use std::{
     fs, io,
@@ -24,15 +24,15 @@ use rustix::{
 use super::{devices::Device, namespaces, namespaces::Namespaces, options::Options};
 use crate::{cgroup::Cgroup, failure::Failure, fork::exit, process::birth};
 
-/// Mounts that are mounted nowhere yet.
+/// Mounts that are not attached yet.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     root: Option<OwnedFd>,
-    /// One for each mount of the spec that shows another place.
+    /// One for each bind mount of the spec.
     binds: Vec<Option<OwnedFd>>,
     /// The container's own cgroup in each hierarchy of v1, by the name of the hierarchy.
     pub(super) cgroups: Vec<(String, OwnedFd)>,
-    /// The whole of v2's hierarchy.
+    /// The root of v2's hierarchy.
     pub(super) unified: Option<OwnedFd>,
 }
 
@@ -108,12 +108,12 @@ impl Sources {
             .chain(&self.unified)
     }
 
-    /// The root's file system with all that is mounted in it, as the host has it.
+    /// The root file system with the host's mounts in it.
     pub(super) fn take_root(&mut self, path: &Path) -> io::Result<OwnedFd> {
         self.root.take().map_or_else(|| open_root(path), Ok)
     }
 
-    /// What the mount of this index shows.
+    /// The source of the bind mount with this index.
     pub(super) fn take_bind(
         &mut self,
         index: usize,
@@ -125,7 +125,7 @@ impl Sources {
     }
 }
 
-/// What the host mounts there later arrives, nothing goes the other way.
+/// Later mounts of the host appear here; none propagate back.
 fn open_root(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(CWD, path)?;
     set_attributes(&tree, Attributes::propagating(libc::MS_SLAVE, true))?;
@@ -137,7 +137,7 @@ fn private(mount: OwnedFd) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// The source of a mount. Only where the mount asks to share do its mounts arrive on the host.
+/// The source of a mount. Mounts propagate to the host only if the mount is shared.
 fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
     let recursive = options.bind == Some(true);
     let source = mount.source().as_ref().filter(|s| s.is_absolute());
@@ -160,7 +160,7 @@ fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// The user namespace whose map the owners of a mount's files are shown by, and whether also below; `None` where as they are.
+/// The user namespace that maps owners of files, and whether below, too; `None`: as they are.
 fn ids(
     spec: &Spec,
     mount: &Mount,
@@ -188,14 +188,14 @@ fn ids(
     Ok(Some((user_namespace(&uids, &gids)?, all)))
 }
 
-/// A user namespace that nobody is in, for its maps.
+/// A user namespace without a process, for its maps.
 fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io::Result<OwnedFd> {
     let clone = Clone {
         flags: libc::CLONE_NEWUSER,
         ..Clone::default()
     };
     let Some(pid) = birth::fork(&clone)? else {
-        // Until it is killed, or whoever made it has ended.
+        // Until it is killed, or its maker has ended.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         std::thread::sleep(std::time::Duration::from_secs(10));
         exit(0);
@@ -213,7 +213,7 @@ fn user_namespace(uids: &Vec<LinuxIdMapping>, gids: &Vec<LinuxIdMapping>) -> io:
     opened
 }
 
-/// Hierarchies without controllers, such as systemd's: this process stays where it is in them, and so does the container.
+/// Hierarchies without controllers, such as systemd's: the container stays in this process's.
 fn named_hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let named = |line: &str| {

@@ -1,7 +1,7 @@
-//! The places of a container's root that something is mounted at, or made in.
+//! The paths of a container's root at which something is mounted or made.
 //!
-//! The image is hostile: whatever is looked up is looked up by the kernel, from the root's descriptor and never out of it
-//! (`RESOLVE_IN_ROOT`). Links of the image lead where they would lead in the container.
+//! The image is hostile. The kernel looks every path up, from the root's descriptor and never out
+//! of it (`RESOLVE_IN_ROOT`). Links lead where they would lead in the container.
 
 use std::{
     collections::VecDeque,
@@ -19,10 +19,10 @@ use rustix::{
     io::Errno,
 };
 
-/// As many as the kernel follows in one path (`MAXSYMLINKS` in linux/namei.h).
+/// The kernel's limit for one path (`MAXSYMLINKS` in linux/namei.h).
 const MAX_LINKS: usize = 40;
 
-/// What is to be at a place.
+/// What a path should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
     Directory,
@@ -45,7 +45,7 @@ fn open(
     )
 }
 
-/// Opens a place, if it is there.
+/// Opens a path, if it exists.
 pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     match open(root, path, OFlags::empty(), ResolveFlags::empty()) {
         Ok(fd) => Ok(Some(fd)),
@@ -54,7 +54,7 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Owned
     }
 }
 
-/// Whether a link of the image is part of a place: what the runtime writes to must be where it is looked for (CVE-2025-52881).
+/// Whether a link is part of a path: the runtime must write where it says (CVE-2025-52881).
 pub(super) fn leads_elsewhere(root: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
     match open(root, path, OFlags::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(_) | Err(Errno::NOENT) => Ok(false),
@@ -63,7 +63,7 @@ pub(super) fn leads_elsewhere(root: BorrowedFd<'_>, path: &Path) -> io::Result<b
     }
 }
 
-/// Opens a place, and makes what is missing of it, as runc does: also where a link of the image leads nowhere yet.
+/// Opens a path, and makes what is missing, as runc does: also where a link leads nowhere yet.
 pub(super) fn open_or_make(root: BorrowedFd<'_>, path: &Path, want: Want) -> io::Result<OwnedFd> {
     match find(root, path)? {
         Some(fd) => Ok(fd),
@@ -116,7 +116,7 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     path.components().filter_map(name)
 }
 
-/// Makes a directory or an empty file; somebody else may have been quicker.
+/// Makes a directory or an empty file; another process may be quicker.
 fn make_one(parent: &OwnedFd, name: &OsStr, want: Want) -> io::Result<()> {
     let made = match want {
         Want::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),

@@ -1,4 +1,4 @@
-//! The process itself, from its birth to execve: each step needs what a later one takes away, so their order matters.
+//! The process itself, from birth to execve. The order matters: steps take rights away.
 
 use std::{
     convert::Infallible,
@@ -39,7 +39,7 @@ pub(super) fn run(
     born: &Shared,
 ) -> ! {
     let _end = EndsHere;
-    // What the caller logs to is closed here, and its descriptor's number may be another's soon.
+    // The caller's log is closed here, and its descriptor number may be reused.
     let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     let Ok(kept) = Kept::only(preserve_fds, descriptors, init, leaves) else {
         fork::exit(1)
@@ -51,12 +51,12 @@ pub(super) fn run(
         Ok(never) => match never {},
     };
     let json = serde_json::to_vec(&failure).unwrap_or_default();
-    // Nobody is left to tell if it fails.
+    // On failure no reader is left to tell.
     let _ = fs::File::from(report).write_all(&json);
     fork::exit(1)
 }
 
-/// All that is open, beside what is to be preserved.
+/// All open descriptors, except those to be preserved.
 struct Kept {
     report: OwnedFd,
     inside: Inside,
@@ -66,12 +66,12 @@ struct Inside {
     stdio: Vec<OwnedFd>,
     console: Option<OwnedFd>,
     init: Option<OwnedFd>,
-    /// Closed once this process has left the group of whoever made it.
+    /// Closed once this process has left its maker's group.
     leaves: Option<OwnedFd>,
 }
 
 impl Kept {
-    /// Closes everything else: what the host has open must not be reachable through `/proc/self/fd` (CVE-2024-21626).
+    /// Closes all others: `/proc/self/fd` must not reach the host's (CVE-2024-21626).
     fn only(
         preserve_fds: u32,
         descriptors: Descriptors,
@@ -111,7 +111,7 @@ impl Inside {
         let (namespaces, joins_pid) = (job.namespaces(), job.joins_pid());
         let joins_early = joins_pid && birth::joins_early(process, job.filter.as_ref(), born)?;
         fork::reset_signals(true);
-        // Until other credentials clear it, or we do: whoever asked for the process has to be there when it starts.
+        // Until new credentials clear it, or we do: the caller has to live until the start.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|e| step("prctl")(e.into()))?;
 
@@ -138,7 +138,7 @@ impl Inside {
             change_root(job.init.pid).map_err(step("chroot"))?;
         }
         if !now.is_empty() {
-            // The pid namespace is that of children only.
+            // The pid namespace only affects children.
             move_into_thread_name_spaces(init.as_fd(), now).map_err(|e| step("setns")(e.into()))?;
         }
         attributes::set_personality(job.personality).map_err(step("personality"))?;

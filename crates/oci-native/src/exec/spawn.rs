@@ -20,7 +20,7 @@ use crate::{
     process::birth::{self, Shared},
 };
 
-/// A process that was made, or what is going to make it: that then ends.
+/// The new process, or the one that makes it and then ends.
 #[derive(Debug)]
 pub(crate) struct Made {
     first: Option<Pid>,
@@ -36,12 +36,12 @@ impl Made {
         }
     }
 
-    /// What prepares a process that is to join a pid namespace.
+    /// The process that prepares one that is to join a pid namespace.
     pub(super) fn before(&self) -> Option<Pid> {
         self.first.filter(|_| self.born.is_some())
     }
 
-    /// The process that executes the program; once that is so, or it has failed.
+    /// The pid of the process that executes the program, once known.
     pub(crate) fn pid(&self) -> Option<i32> {
         let pid = match &self.born {
             Some(born) => born.pid(),
@@ -51,10 +51,10 @@ impl Made {
     }
 }
 
-/// Starts the process, which then reports to `descriptors.report` why it could not be executed, or closes it.
+/// Starts the process. It reports on `descriptors.report` why it failed, or closes it on success.
 ///
-/// `sibling` makes it a child of this process's parent, and returns when it has left this process's group. This process has
-/// one thread.
+/// `sibling` makes it a child of this process's parent, and returns when it has left this process's
+/// group. This process has one thread.
 pub(crate) fn spawn(
     job: &ExecJob,
     preserve_fds: u32,
@@ -65,8 +65,8 @@ pub(crate) fn spawn(
         .init
         .pidfd()?
         .ok_or_else(|| io::Error::other("the container has ended"))?;
-    // A container with the host's pids sees the child from its first moment on, with copies of all our memory and
-    // descriptors: nobody there may trace it or look into its /proc (CVE-2016-9962).
+    // A container with the host's pids sees the child at once, with copies of our memory and
+    // descriptors: none of its processes may trace the child or read its /proc (CVE-2016-9962).
     let _hidden = Hidden::begin()?;
     let born = Shared::new()?;
     let (left, leaves) = if sibling {
@@ -95,7 +95,7 @@ pub(crate) fn spawn(
     })
 }
 
-/// While it lives nobody without `CAP_SYS_PTRACE` over this process's user namespace can look into it, or what it forks.
+/// Hides this process and its children from others without `CAP_SYS_PTRACE` in its user namespace.
 struct Hidden(DumpableBehavior);
 
 impl Hidden {
@@ -124,7 +124,7 @@ fn clone_into(cgroup: &Entry, init: i32, sibling: bool) -> io::Result<Option<Pid
     };
     let directory = cgroup.directory()?;
     match fork(directory.as_ref()) {
-        // The container has made cgroups of its own below: its processes are in one of those, as its init is.
+        // The container has cgroups of its own below, one of which holds its init.
         Err(e) if directory.is_some() && e.raw_os_error() == Some(libc::EBUSY) => {
             let paths = paths_of(Some(init))?;
             let inner = paths.last().ok_or(e)?;

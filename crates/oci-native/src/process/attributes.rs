@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// linux/personality.h: `PER_LINUX` and `PER_LINUX32`.
 const PER_LINUX: libc::c_ulong = 0;
 const PER_LINUX32: libc::c_ulong = 8;
-/// Takes the label of the next execve.
+/// The file for the label of the next execve.
 const EXEC_LABEL: &str = "/proc/thread-self/attr/exec";
 
 /// Applies them to a process, this one if none is named, from the host's side of its namespaces.
@@ -46,7 +46,7 @@ pub(crate) fn apply(process: &Process, to: Option<Pid>) -> Result<(), Failure> {
 pub(crate) struct Labels(Vec<(&'static str, fs::File, String)>);
 
 impl Labels {
-    /// Opens the files that take them: on the host's side of the namespaces, as the host's user.
+    /// Opens the files for them, while this is the host's user in the host's namespaces.
     pub(crate) fn open(process: &Process) -> Result<Self, Failure> {
         let given = |label: &Option<String>| label.clone().filter(|l| !l.is_empty());
         let mut labels = Vec::new();
@@ -57,7 +57,7 @@ impl Labels {
             Ok::<_, Failure>(())
         };
         if let Some(profile) = given(process.apparmor_profile()) {
-            // AppArmor's own file where the kernel has one (5.8), else the one that all have in common.
+            // AppArmor's own file where the kernel has one (5.8), else the common one.
             let own = "/proc/thread-self/attr/apparmor/exec";
             let file = if Path::new(own).exists() { own } else { EXEC_LABEL };
             add("apparmorProfile", file, format!("exec {profile}"))?;

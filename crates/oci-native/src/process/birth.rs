@@ -1,9 +1,9 @@
 //! When a process becomes visible to a container.
 //!
-//! A process that is in a container's pid namespace can be looked into by whoever has `CAP_SYS_PTRACE` there: its root, its
-//! descriptors, its memory. So a process that joins one where others are already does so as the last thing: what prepared it
-//! stays outside, sets the namespace of its children, gives up all that the container may not have, and only then makes the
-//! child that executes the program ([`join`]).
+//! A process in a container's pid namespace can be inspected by others with `CAP_SYS_PTRACE` there:
+//! its root, descriptors and memory. So a process joins a namespace that others are in as its last
+//! step: the preparing process stays outside, sets the namespace of its children, gives up what the
+//! container may not have, and only then makes the child that executes the program ([`join`]).
 
 use std::{
     fs, io,
@@ -25,8 +25,8 @@ use rustix::{
 
 use crate::{failure::Failure, fork::exit, seccomp::Filter};
 
-/// Two numbers in memory that this process shares with those it makes: a filter that a container brings along may forbid
-/// every system call by which they could be told.
+/// Two numbers in memory that this process shares with its children: a container's filter may
+/// forbid every system call that could pass them.
 #[derive(Debug)]
 pub(crate) struct Shared(NonNull<Numbers>);
 
@@ -67,16 +67,16 @@ impl Shared {
 
     #[allow(unsafe_code, reason = "shared memory is known by its address")]
     fn numbers(&self) -> &Numbers {
-        // SAFETY: mapped until this value is dropped, initialised, and only ever used as atomics (and by the kernel).
+        // SAFETY: mapped until this is dropped, initialised, and used as atomics only.
         unsafe { self.0.as_ref() }
     }
 
-    /// The process that was made, as the one that made it numbers it.
+    /// The pid of the new process, in its maker's namespace.
     pub(crate) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(self.numbers().pid.load(Ordering::SeqCst).max(0))
     }
 
-    /// Where a [`Clone`] puts that.
+    /// Where a [`Clone`] writes that pid.
     pub(crate) fn pid_at(&self) -> &AtomicI32 {
         &self.numbers().pid
     }
@@ -94,7 +94,7 @@ impl Shared {
 impl Drop for Shared {
     #[allow(unsafe_code, reason = "the mapping is known by its address")]
     fn drop(&mut self) {
-        // SAFETY: this value made the mapping, and nobody has a reference to it any more.
+        // SAFETY: this value made the mapping, and no reference to it is left.
         unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<Numbers>()) };
     }
 }
@@ -131,9 +131,8 @@ pub(crate) fn joins_early(
 /// Of linux/capability.h.
 const CAP_SYS_PTRACE: u32 = 19;
 
-/// Whether somebody in a pid namespace, or in one below it, may trace any process in it. Every
-/// thread counts, with whatever it could make effective: what is gone from the bounding set may
-/// still be permitted.
+/// Whether a process in a pid namespace, or in one below it, may trace others in it. Every thread
+/// counts, with each capability set: one that left the bounding set may still be permitted.
 pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
     let own = fs::metadata("/proc/self/ns/pid")?;
     let is_there = |pid: &Path| {
@@ -147,7 +146,7 @@ pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
         })
     };
     let may_trace = |thread: &Path| {
-        // Of one that has ended meanwhile nothing is known, and nothing to be feared.
+        // A process that has ended meanwhile is no danger.
         let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
         let sets = status
             .lines()
@@ -171,7 +170,7 @@ pub(crate) fn are_traced(namespace: &Stat) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether a pid namespace, given its file, was made in another one or in one below that.
+/// Whether a pid namespace (its file) is below another one.
 #[allow(unsafe_code, reason = "rustix has no ioctl of nsfs")]
 fn is_below(file: &Path, namespace: &Stat) -> bool {
     /// ioctl_nsfs(2)
@@ -186,7 +185,7 @@ fn is_below(file: &Path, namespace: &Stat) -> bool {
         if parent < 0 {
             return false;
         }
-        // SAFETY: the kernel has just made it, and nobody else owns it.
+        // SAFETY: the kernel has just made it, and it has no other owner.
         at = unsafe { fs::File::from_raw_fd(parent) };
         let found = at.metadata().map(|n| (n.dev(), n.ino()));
         if found.is_ok_and(|id| id == (namespace.st_dev, namespace.st_ino)) {
@@ -195,18 +194,18 @@ fn is_below(file: &Path, namespace: &Stat) -> bool {
     }
 }
 
-/// What is asked of clone(2).
+/// The flags for clone(2).
 const JOIN: i32 = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
 
-/// Goes on as a child in the pid namespace that was set for children, while the process that was outside of it ends. The
-/// child has the same parent.
+/// Goes on as a child in the pid namespace set for children, with the same parent; the process
+/// outside ends.
 ///
-/// With clone(2), not clone3(2): filters answer that the kernel has no such call, because they cannot look at its arguments.
+/// With clone(2), not clone3(2): filters refuse clone3 (ENOSYS), whose arguments they cannot see.
 #[allow(unsafe_code, reason = "there is no safe fork")]
 pub(crate) fn join(shared: &Shared) -> io::Result<()> {
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: this process has one thread, so its copy finds no lock held; without a stack of its own the child goes on with
-    // a copy of this one; the address is that of the first of the shared numbers.
+    // SAFETY: this process has one thread, so its copy finds no lock held; without a stack of its
+    // own the child uses a copy of this one; the address is the first shared number's.
     match unsafe { libc::syscall(libc::SYS_clone, JOIN, none, shared.0.as_ptr(), none, none) } {
         0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
@@ -214,8 +213,8 @@ pub(crate) fn join(shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Has a child in the pid namespace that was set for children open something for this process. It is there for that moment
-/// only, but with all that this process may; nobody without `CAP_SYS_PTRACE` can look into it.
+/// Has a child in the pid namespace set for children open something for this process. It is there
+/// briefly, with all our rights; only a process with `CAP_SYS_PTRACE` could look into it.
 #[allow(
     unsafe_code,
     reason = "the child shares the descriptors, so the one it opened is this process's"
@@ -237,7 +236,7 @@ pub(crate) fn made_inside(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Res
     let status = waitpid(Some(child), WaitOptions::empty())?;
     let answer = opened.numbers().pid.load(Ordering::SeqCst);
     match status.and_then(|(_, status)| status.exit_status()) {
-        // SAFETY: the child opened it in the table of descriptors that both have, and has ended: nobody else owns it.
+        // SAFETY: the child opened it in our shared table and has ended: no other owner.
         Some(0) => Ok(unsafe { OwnedFd::from_raw_fd(answer) }),
         Some(1) => Err(io::Error::from_raw_os_error(answer)),
         _ => Err(io::Error::other("the child that was to open it ended")),

@@ -7,11 +7,11 @@ use oci_spec::runtime::Process;
 
 use crate::{failure::Failure, seccomp::Filter};
 
-/// Loads the filter and drops capabilities, in the order the filter needs: without no_new_privs, loading it is privileged;
-/// with it, it comes last. `listens` gets the descriptor of a filter that asks a listener.
+/// Loads the filter and drops capabilities. Without no_new_privs loading is privileged, so it comes
+/// first; with it, last. `listens` gets the descriptor of a filter that asks a listener.
 ///
-/// `join` makes the process visible to others, and is called when it may no more than the container
-/// may; `early` ([`birth::joins_early`](super::birth::joins_early)): when nothing but the filter is
+/// `join` makes the process visible to others, and is called when it has no more rights than the
+/// container. `early` ([`birth::joins_early`](super::birth::joins_early)): only the filter is
 /// missing.
 pub(crate) fn enter(
     process: &Process,

@@ -11,7 +11,7 @@ use rustix::{
 
 use crate::failure::Failure;
 
-/// Makes the working directory where the image lacks it, as runc does; what cannot be made is missed when it is entered.
+/// Makes a missing working directory, as runc does; entering it reports a failure.
 pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let Ok(mut dir) = open_inside(root, "/".as_ref(), flags) else {
@@ -23,7 +23,7 @@ pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {
             continue;
         };
         path.push(name);
-        // The kernel resolves every step inside the root: a symlink of the image leads nowhere else.
+        // The kernel resolves each step inside the root, symlinks included.
         let opened = match open_inside(root, &path, flags) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 match mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
@@ -40,12 +40,12 @@ pub(crate) fn make(root: BorrowedFd<'_>, process: &Process) {
 
 /// Entering it takes two steps.
 pub(crate) struct Cwd {
-    /// Only its user may enter it.
+    /// Root could not enter it; its user may.
     later: bool,
 }
 
 impl Cwd {
-    /// Before the user changes: root may enter directories that the user may not, as a home whose owner is another.
+    /// Before the user changes: root may enter directories that the user may not.
     pub(crate) fn enter(process: &Process) -> Result<Self, Failure> {
         match rustix::process::chdir(process.cwd()) {
             Ok(()) => Ok(Self { later: false }),
@@ -54,13 +54,13 @@ impl Cwd {
         }
     }
 
-    /// As its user; and wherever it is, it has to be inside the container's root (CVE-2024-21626).
+    /// As its user; the directory must lie in the container's root (CVE-2024-21626).
     pub(crate) fn verify(self, process: &Process) -> Result<(), Failure> {
         if self.later {
             rustix::process::chdir(process.cwd()).map_err(|e| failed(process, e))?;
         }
         let path = rustix::process::getcwd(Vec::new()).map_err(|e| failed(process, e))?;
-        // The kernel says "(unreachable)/…" of a directory that is not below this process's root.
+        // Outside of the root the kernel's path begins with "(unreachable)/".
         if path.to_bytes().first() == Some(&b'/') {
             Ok(())
         } else {

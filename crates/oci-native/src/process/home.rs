@@ -1,4 +1,4 @@
-//! `HOME`, where the environment does not say: from the container's own `/etc/passwd`, which is hostile.
+//! `HOME`, if the environment lacks it: from the container's own `/etc/passwd`, which is hostile.
 
 use std::{fs::File, io::Read as _, path::Path};
 

@@ -1,9 +1,9 @@
-//! What a container's first process and an exec'd one have in common: the way from a process of the host's to a program of
-//! the container's.
+//! What a container's first process and an exec'd one have in common: the way from the host to a
+//! program of the container.
 //!
-//! Both take these steps, in this order: attributes ([`attributes`]), a terminal ([`terminal`]), the user ([`user`]), the
-//! program is looked up ([`program`]), filter and capabilities ([`confine`]), and only then the container's pid namespace
-//! if others are in it already ([`birth`]). So whoever is there sees a process that may no more than they may.
+//! The steps are, in this order: attributes ([`attributes`]), a terminal ([`terminal`]), the user
+//! ([`user`]), looking up the program ([`program`]), filter and capabilities ([`confine`]), last a
+//! pid namespace with others in it ([`birth`]): they see no more rights than theirs.
 
 pub(crate) mod attributes;
 pub(crate) mod birth;
@@ -33,7 +33,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// As the container names it: `process.args[0]`.
+    /// Its name in the spec: `process.args[0]`.
     pub(crate) fn name(process: &Process) -> &str {
         process.args().iter().flatten().next().map_or("", String::as_str)
     }
@@ -45,7 +45,7 @@ impl Program {
     }
 }
 
-/// Each variable once: of several of one name the last is meant, as with runc.
+/// Each variable once: of several with one name the last counts, as in runc.
 fn environment(process: &Process) -> Vec<String> {
     let pairs = process.env().iter().flatten().filter_map(|v| v.split_once('='));
     let each: BTreeMap<&str, &str> = pairs.collect();
@@ -54,8 +54,8 @@ fn environment(process: &Process) -> Vec<String> {
         .collect()
 }
 
-/// Becomes the process's user in its working directory, in the container's root, and finds its program with all
-/// capabilities still effective. `between` is done after the directory was entered as root, before the user is assumed.
+/// Becomes the process's user in its working directory, in the container's root, and finds its
+/// program with all capabilities. `between` runs before the user changes, in the directory.
 pub(crate) fn assume(
     process: &Process,
     find: bool,

@@ -23,7 +23,7 @@ fn host_id(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
     mappings.iter().find_map(within)
 }
 
-/// Gives a standard stream to the container's user, as runc does: it may want to open `/dev/stdout`, or its terminal.
+/// Gives a standard stream to the container's user, as runc does, so that it can be opened again.
 pub(crate) fn give(stream: &impl AsFd, uid: Option<u32>) {
     let Some(uid) = uid else { return };
     let Ok(stat) = rustix::fs::fstat(stream) else {

@@ -13,7 +13,7 @@ use crate::failure::{CannotExecute, Failure};
 
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The first byte that a container's process says to `start`: everything went well up to execve itself.
+/// The first byte of the answer to `start`: everything before execve itself went well.
 pub(crate) const EXECUTING: u8 = b'E';
 
 /// execve, which only returns to say why not.
@@ -25,7 +25,7 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     let (Ok(path), Ok(argv), Ok(envp)) = (path, c_strings(args), c_strings(environment)) else {
         return Failure::Other("an argument or variable holds a NUL byte".into());
     };
-    // What is ignored stays ignored across execve, and Rust ignores SIGPIPE: `yes | head` would never end.
+    // Rust ignores SIGPIPE, and execve keeps that: `yes | head` would never end.
     default_sigpipe();
     let error = magik_sys::program::execve(&path, &argv, &envp);
     let mut why = because(name, &error);
@@ -36,13 +36,13 @@ pub(crate) fn execute(name: &str, program: &Path, args: &[String], environment: 
     Failure::Executable(why)
 }
 
-/// Where programs are looked for; of several the last one is meant.
+/// The search path; of several variables the last one counts.
 pub(crate) fn search_path(environment: &[String]) -> &str {
     let given = environment.iter().rev().find_map(|v| v.strip_prefix("PATH="));
     given.unwrap_or(DEFAULT_PATH)
 }
 
-/// As execvp finds it, but saying why not.
+/// As execvp, but with the reason for a failure.
 pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, CannotExecute> {
     let check = |program: &Path| -> io::Result<()> {
         if fs::metadata(program)?.is_dir() {
@@ -76,10 +76,10 @@ pub(crate) fn find_program(name: &str, path: &str) -> Result<PathBuf, CannotExec
     })
 }
 
-/// From the kernel's answer. Its words are those that engines look for.
+/// From the kernel's error; engines look for these words.
 fn because(program: &str, error: &io::Error) -> CannotExecute {
     let mut reason = os_reason(error);
-    // The kernel says EACCES of a directory, and so does runc; access(2) does not.
+    // For a directory the kernel and runc report EACCES; access(2) does not.
     if error.raw_os_error() == Some(libc::EISDIR) {
         reason = format!("permission denied: {reason}");
     }

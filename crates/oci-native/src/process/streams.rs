@@ -46,7 +46,7 @@ pub(crate) fn is_null(file: impl AsFd) -> bool {
     })
 }
 
-/// Opens the container's null device in place of the host's, whose owner and mode a container could change.
+/// Opens the container's null device in place of the host's, which it could chown or chmod.
 pub(crate) fn reopen_null(root: BorrowedFd<'_>) -> io::Result<()> {
     let streams = [
         rustix::stdio::stdin(),
@@ -54,9 +54,9 @@ pub(crate) fn reopen_null(root: BorrowedFd<'_>) -> io::Result<()> {
         rustix::stdio::stderr(),
     ];
     let null = streams.map(is_null);
-    // Looked at before it is opened: opening another device can do something.
+    // Checked before it is opened: opening another device can have effects.
     let look = || open_inside(root, "/dev/null".as_ref(), OFlags::PATH | OFlags::NOFOLLOW);
-    // A container without devices keeps what it was given.
+    // A container without devices keeps the given streams.
     if !null.contains(&true) || !look().is_ok_and(is_null) {
         return Ok(());
     }

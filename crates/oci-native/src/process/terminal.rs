@@ -28,15 +28,15 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Makes one with the container's devpts; `root` is the container's. It gets its size before the program can ask for it.
+    /// Makes one with the container's devpts. Its size is set before the program runs.
     pub(crate) fn new(root: BorrowedFd<'_>, process: &Process, owner: Option<u32>) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NOCTTY;
-        // Looked at before it is opened: opening another device can do something.
+        // Checked before it is opened: opening another device can have effects.
         verify(&open_inside(root, "/dev/ptmx".as_ref(), OFlags::PATH)?)?;
         let master = open_inside(root, "/dev/ptmx".as_ref(), flags)?;
         verify(&master)?;
         rustix::pty::unlockpt(&master)?;
-        // By the master, not by a path that the container could have put something else at (CVE-2025-52565).
+        // By the master: the container could exchange what is at its path (CVE-2025-52565).
         let slave = rustix::pty::ioctl_tiocgptpeer(
             &master,
             OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
@@ -46,7 +46,7 @@ impl Terminal {
         Ok(Self { master, slave })
     }
 
-    /// Sends the master to whoever serves the terminal, and makes the other side the standard streams.
+    /// Sends the master to the console socket; the other side becomes the standard streams.
     pub(crate) fn connect(self, console: &OwnedFd) -> io::Result<()> {
         socket::send(console, b"/dev/ptmx", &[self.master.as_fd()])?;
         streams::connect_all(&self.slave)
@@ -74,7 +74,7 @@ fn set_size(terminal: &impl AsFd, process: &Process) {
     let _ = rustix::termios::tcsetwinsize(terminal, size);
 }
 
-/// Whether this is the ptmx of a devpts and nothing that the container has put in its place (CVE-2025-52565).
+/// Whether this is the ptmx of a devpts, not a replacement by the container (CVE-2025-52565).
 fn verify(master: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(master)?;
     let is_ptmx = i128::from(rustix::fs::fstatfs(master)?.f_type) == DEVPTS_MAGIC

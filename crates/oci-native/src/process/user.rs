@@ -9,14 +9,14 @@ use oci_spec::runtime::User;
 pub(crate) fn assume(user: &User) -> io::Result<()> {
     let groups = user.additional_gids().as_deref().unwrap_or_default();
     set_ids(user.uid(), user.gid(), groups)?;
-    // Another user than root keeps what it may have, but has to take it.
+    // A user other than root keeps permitted capabilities, but must make them effective.
     capabilities::reset_effective(create_syscall().as_ref()).map_err(io::Error::other)
 }
 
-/// Becomes root of the user namespace this process is in, where it has one: what is made from now on belongs to it.
+/// Becomes root of this process's user namespace, if it has one, which then owns what is made.
 pub(crate) fn become_root() -> io::Result<()> {
     match set_ids(0, 0, &[]) {
-        // Nobody is mapped to it.
+        // No id is mapped to it.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     }
@@ -35,7 +35,7 @@ fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
             Err(io::Error::last_os_error())
         }
     };
-    // SAFETY: this process has one thread; the list of groups is as long as is said.
+    // SAFETY: this process has one thread; the list of groups has the length that is passed.
     unsafe {
         // A namespace whose setgroups is denied (rootless) allows no list, not even an empty one.
         if !groups.is_empty() || libc::getgroups(0, std::ptr::null_mut()) > 0 {

@@ -1,15 +1,15 @@
 //! Workers: the short-lived processes that make containers.
 //!
-//! Making a container changes the process that does it, and copies whatever it has open. So it is done in a worker, which has
-//! one thread, nothing open but what the container is meant to get, default signal dispositions, and its own process group:
+//! Making a container changes the process that does it, and its children inherit its descriptors.
+//! So a worker does it. It has one thread, only the descriptors for the container, default signal
+//! dispositions, and its own process group:
 //!
-//! - From a process with one thread a worker is a fork, and answers over a pipe.
-//! - From one with several it is a re-exec of the helper binary: the request and the descriptors go to its stdin, a
-//!   socket, and the answer comes back on it.
+//! - From a process with one thread it is a fork, and answers over a pipe.
+//! - From one with several it is a re-exec of the helper binary: the request and the descriptors go
+//!   to its stdin, a socket, and the answer comes back on it.
 //!
-//! Containers become children of the worker's parent, this process. Whatever else is made on the way stays in the worker's
-//! process group while a container's process makes a session of its own, so waiting for the group reaps exactly those, and
-//! nothing else of this process's.
+//! Containers are children of the worker's parent, this process. A container's process makes its
+//! own session; the others stay in the worker's process group, and waiting for it reaps just them.
 
 mod serve;
 mod wire;
@@ -108,7 +108,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.finished {
-            // None of the group can have been reaped by us yet; with a reaper task, the worst is that it is gone.
+            // We have reaped none of the group yet; with a reaper task it may be gone.
             let _ = rustix::process::kill_process_group(self.id, Signal::KILL);
             self.finish();
         }
@@ -123,8 +123,8 @@ fn by_fork(request: &Request, descriptors: Descriptors, children: &Children) -> 
     let caller = rustix::process::getpid();
     // A handler that ran in the child would use descriptors and memory of the caller's event loop.
     let mask = fork::block_signals();
-    // SAFETY: this process has one thread (checked by the caller), so the child finds no lock held by another; it runs
-    // only `serve::serve`, which never returns.
+    // SAFETY: this process has one thread (checked by the caller), so the child finds no lock held
+    // by another; it runs only `serve::serve`, which never returns.
     match unsafe { libc::fork() } {
         0 => serve::serve(request, descriptors, writer, caller),
         -1 => {
@@ -135,7 +135,7 @@ fn by_fork(request: &Request, descriptors: Descriptors, children: &Children) -> 
         pid => {
             fork::restore_signals(&mask);
             let id = Pid::from_raw(pid).ok_or_else(|| io::Error::other("fork returned no pid"))?;
-            // Whoever of the two comes first: the group must exist before it is killed or waited for.
+            // Parent and child both do this: the group must exist before it is killed.
             let _ = rustix::process::setpgid(Some(id), Some(id));
             let reaped_elsewhere = children.reaps_orphans();
             Ok(Group {

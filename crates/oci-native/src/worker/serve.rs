@@ -24,8 +24,8 @@ use crate::{
 /// The only argument of a worker that was started by re-exec.
 pub(crate) const WORKER_ARGUMENT: &str = "oci-native-worker";
 
-/// The first thing in `main` of a binary that is its own helper: when this process was started as a worker, does the job
-/// and exits; otherwise returns at once.
+/// The first thing in `main` of a binary that is its own helper: when this process was started as a
+/// worker, does the job and exits; otherwise returns at once.
 pub fn run_worker_if_asked() {
     let mut arguments = std::env::args_os();
     let is_worker = arguments.next().is_some_and(|a| a == WORKER_ARGUMENT)
@@ -76,13 +76,13 @@ pub fn run_worker_if_asked() {
 /// Gives the descriptors to be preserved their numbers, from 3 on.
 #[allow(unsafe_code, reason = "a descriptor is given a number of our choice")]
 fn place_preserved(descriptors: Vec<OwnedFd>) -> io::Result<()> {
-    // Out of the way first: one may sit on another's number.
+    // Moved up first: one may have another's number.
     let moved = descriptors
         .iter()
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 200))
         .collect::<Result<Vec<_>, _>>()?;
     for (number, fd) in (3..).zip(&moved) {
-        // SAFETY: dup2 of an open descriptor; this process has one thread and nothing of value below 100.
+        // SAFETY: dup2 of an open descriptor; one thread, nothing of value below 100.
         if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -92,10 +92,10 @@ fn place_preserved(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// Does the job and exits; never returns into the caller's code, of which nothing may be dropped, flushed or unwound into.
+/// Does the job and exits; never returns, so that the caller's code drops and flushes nothing.
 pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedFd, caller: Pid) -> ! {
     let _end = EndsHere;
-    // What would log, or tell of a panic, does so on descriptors that are the container's by now.
+    // Logs and panic messages would go to descriptors that are the container's by now.
     let _quiet = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     std::panic::set_hook(Box::new(|_| {}));
     forget_environment();
@@ -111,7 +111,7 @@ pub(super) fn serve(request: &Request, descriptors: Descriptors, answers: OwnedF
     exit(i32::from(done.is_err()))
 }
 
-/// The process becomes a child of the worker's parent, to which it reports itself why it could not be executed.
+/// The process becomes a child of the worker's parent, and reports itself why it failed.
 fn enter(job: &ExecJob, preserve_fds: u32, descriptors: Descriptors) -> Answer {
     let made = exec::spawn(job, preserve_fds, descriptors, true).map_err(step("exec"))?;
     let process = made
@@ -135,8 +135,8 @@ fn settle(
     }
     reset_signals(false);
 
-    // Move ours above the numbers the container is to inherit, and close all others: a created container waits with
-    // copies of everything its maker has open.
+    // Move ours above the numbers the container is to inherit, and close all others: a created
+    // container waits with copies of everything its maker has open.
     let first = first_free(request.preserve_fds);
     let above = |fd| above(fd, first);
     let stdio = descriptors

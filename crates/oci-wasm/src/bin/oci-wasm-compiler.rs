@@ -1,5 +1,5 @@
-//! A helper binary that does nothing but compile: what a program that cannot call `run_compiler_if_asked` in its own
-//! `main` (a test harness, a language binding) names as its helper.
+//! A helper binary that only compiles. It is for a program that cannot call `run_compiler_if_asked`
+//! in its own `main`, as a test harness.
 
 fn main() {
     oci_wasm::run_compiler_if_asked();

@@ -1,7 +1,7 @@
 //! In the container: the program, in place of one of the container's own.
 //!
-//! WASI's directories are no place for `/proc`: through `/proc/self/mem` a program would be what runs it. So `/` is the root's own
-//! file system, and each directory in it that something is mounted in or below is one of its own, but `/proc`, `/sys` and `/dev`.
+//! `/proc` is not shown, for `/proc/self/mem` is the runner's memory; nor are `/sys` and `/dev`.
+//! `/` is the root's own file system, and a directory with mounts in or below it is separate.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,7 +25,7 @@ use crate::{
     compiler::Kind,
     container::{Container, Made, Ready},
     engine::Allocation,
-    host::{Directory, Surroundings},
+    host::{Directory, ProgramSetup},
     limiter::Usage,
     loader::{Program, deserialize},
     network::{Loopback, Network},
@@ -34,8 +34,8 @@ use crate::{
     stdio::Streams,
 };
 
-/// Before each variable of the program's in this process's environment, whose own loader and C library are to take no notice
-/// of them.
+/// Stands before each variable of the program in this process's environment, so that this process's
+/// loader and C library ignore it.
 const ENVIRONMENT_MARK: char = '_';
 
 /// Runs the program and ends this process with it; comes back only where there is nothing to run.
@@ -70,7 +70,7 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> SandboxError {
         Err(error) => return failed(&error.to_string()),
     };
     match executor.block_on(run(orders, code.into(), &root, arguments.collect())) {
-        // At once, whatever threads are still at work: the container's other processes end with this one, too.
+        // At once, whatever other threads do: the container's other processes end, too.
         Ok(exit) => std::process::exit(exit.code),
         Err(reason) => {
             executor.shutdown_background();
@@ -91,7 +91,7 @@ fn failed(reason: &str) -> SandboxError {
 fn take_over(list: &str) -> Vec<OwnedFd> {
     let numbers = list.split(',').filter_map(|n| n.parse::<RawFd>().ok());
     let own = |number: RawFd| {
-        // SAFETY: whoever started this process hands them over, each in one list once; nothing else here knows them.
+        // SAFETY: the process's starter hands each over in one list once; no other code knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         let _ = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC);
         fd
@@ -118,7 +118,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
     } else {
         listen(&network.listen).map_err(|e| e.to_string())?
     };
-    let surroundings = Surroundings {
+    let setup = ProgramSetup {
         args,
         env: environment(std::env::vars_os()),
         cwd: working_directory()?,
@@ -139,7 +139,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
         ready: Ready {
             linked,
             engine: &program.running.engine,
-            surroundings,
+            setup,
             listeners,
             http_concurrency: orders.http_concurrency,
             listening: Loopback::default().add(&[]),
@@ -155,7 +155,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
                     Err(_) => Exit::exited(255),
                 });
             }
-            // WASI has no signals: a program is ended as by one that it does not handle; a server first answers everybody.
+            // A signal ends a program as if not handled; a server first answers all requests.
             number = signals.next() => {
                 if !serves {
                     return Ok(Exit::signalled(number));

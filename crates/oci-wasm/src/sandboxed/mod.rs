@@ -1,12 +1,12 @@
-//! One program in a native container: as podman starts it, with namespaces, cgroup, seccomp and all the rest.
+//! One program in a native container: as podman starts it, with namespaces, cgroup and seccomp.
 //!
-//! Two processes of the binary that has wasmtime in it:
+//! The binary that has wasmtime in it runs as two processes:
 //!
-//! - [`prepare`] runs on the host, for the runtime that creates the container. It reads the bundle, sees to the machine code, and
-//!   answers over a socket: why not, or descriptors of the machine code (a sealed copy in memory), of its own binary, of its
-//!   dynamic loader and of its libraries, and arguments.
-//! - [`inside`] runs in the container in place of a program of the container's, started from those descriptors. It trusts its
-//!   arguments and the machine code, and nothing else: what it finds around it is the container's.
+//! - [`prepare`] runs on the host, for the runtime that creates the container. It reads the bundle,
+//!   compiles, and answers on a socket: an error, or arguments and descriptors of the machine code
+//!   (a sealed copy in memory), of its own binary, its dynamic loader and its libraries.
+//! - [`inside`] runs in the container in place of its program, started from those descriptors. It
+//!   trusts its arguments and the machine code only.
 
 mod inside;
 mod prepare;

@@ -23,11 +23,11 @@ use crate::{
     spec::{Bundle, PRELOAD, Refusal},
 };
 
-/// The key of the auxiliary vector under which the kernel says where it loaded the dynamic loader (`AT_BASE`).
+/// The key of the auxiliary vector for the dynamic loader's address (`AT_BASE`).
 const AT_BASE: usize = 7;
 
-/// What is answered, and the descriptors that go with it: of the machine code, of this binary, of its loader if it has one, of its
-/// libraries.
+/// The answer and its descriptors: of the machine code, of this binary, of its loader if it has
+/// one, of its libraries.
 struct Answer {
     json: Value,
     descriptors: Vec<OwnedFd>,
@@ -42,8 +42,8 @@ impl Answer {
     }
 }
 
-/// `BUNDLE CACHE all|modules`; the answer goes to the standard input, a socket. With `modules`, a program that is no WebAssembly
-/// is left to whoever asks.
+/// `BUNDLE CACHE all|modules`; the answer goes to the standard input, a socket. With `modules`, a
+/// program that is not WebAssembly is left to the caller.
 pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let answer = match arguments.as_slice() {
@@ -51,7 +51,7 @@ pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         _ => Err("a WebAssembly container is prepared by magikrun itself, not by hand".to_owned()),
     };
     let answer = answer.unwrap_or_else(|reason| Answer::plain(json!({ "refused": reason })));
-    // Whoever asked finds an end without an answer if it cannot be sent.
+    // If it cannot be sent, the caller sees an end without an answer.
     ExitCode::from(u8::from(send(&answer).is_err()))
 }
 
@@ -135,7 +135,7 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
     })
 }
 
-/// A copy that nobody can change, not even root in a container: what is cached is for all containers.
+/// A copy that no process can change, not even root in a container: all containers use the cache.
 fn sealed_copy(mut code: File) -> io::Result<OwnedFd> {
     let memory = rustix::fs::memfd_create("machine-code", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     io::copy(&mut code, &mut File::from(memory.try_clone()?))?;
@@ -144,7 +144,7 @@ fn sealed_copy(mut code: File) -> io::Result<OwnedFd> {
     Ok(memory)
 }
 
-/// What this process was loaded from; a process that is to run the same program is started from the same.
+/// The files this process was loaded from; another process of the same program starts from them.
 struct OwnFiles {
     binary: OwnedFd,
     loader: Option<OwnedFd>,
@@ -184,7 +184,7 @@ fn auxiliary(vector: &[u8], key: usize) -> Option<usize> {
     })
 }
 
-/// The dynamic loader, which begins at `base`, and the libraries (files with code) in a process's memory map (proc(5)).
+/// The dynamic loader at `base`, and the libraries (files with code) of a memory map (proc(5)).
 fn mapped(maps: &str, binary: &Path, base: Option<usize>) -> (Option<PathBuf>, Vec<PathBuf>) {
     let (mut loader, mut libraries) = (None, Vec::new());
     for line in maps.lines() {

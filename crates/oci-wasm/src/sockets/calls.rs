@@ -26,8 +26,8 @@ const MAX_BUFFERS: u32 = 1024;
 const NONBLOCK: i32 = 4;
 const SOCKET_STREAM: u8 = 6;
 
-/// The rights of a socket, as witx numbers them: fd_read 1, fdstat_set_flags 3, fd_write 6, filestat_get 21,
-/// poll_fd_readwrite 27, sock_shutdown 28, sock_accept 29.
+/// The rights of a socket, as witx numbers them: fd_read 1, fdstat_set_flags 3, fd_write 6,
+/// filestat_get 21, poll_fd_readwrite 27, sock_shutdown 28, sock_accept 29.
 const RIGHTS: u64 = 1 << 1 | 1 << 3 | 1 << 6 | 1 << 21 | 1 << 27 | 1 << 28 | 1 << 29;
 
 /// The program's memory, checked at every access.
@@ -96,7 +96,7 @@ macro_rules! io_loop {
     ($socket:expr, $stream:ident, $ready:ident, $attempt:expr) => {
         loop {
             if $socket.nonblocking {
-                // Asks the driver once: readiness that it has not seen yet is for the program to poll for.
+                // Asks the driver once; readiness that it has not seen yet is polled for.
                 if $stream.$ready().now_or_never().is_none() {
                     break Err(io::ErrorKind::WouldBlock.into());
                 }
@@ -169,7 +169,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Puts `poll_oneoff` in front of the linker's, for every module: a program that sleeps can be ended.
+/// Puts `poll_oneoff` in front of the linker's, for every module, so that a sleep can be ended.
 pub(crate) fn add_polling(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker.func_wrap_async(
@@ -262,7 +262,7 @@ fn shut_down(stream: &TcpStream, how: std::net::Shutdown) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, how)?)
 }
 
-/// tokio has no call for it, and there is no other without unsafe code; a program closes its socket instead.
+/// tokio has no call for it, and others need unsafe code; a program closes its socket instead.
 #[cfg(not(unix))]
 fn shut_down(_: &TcpStream, _: std::net::Shutdown) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,11 +1,11 @@
 //! Sockets of preview 1.
 //!
-//! Preview 1 has no way to open a socket, but can accept on one it is given. wasmtime-wasi implements none of it, so the
-//! functions that may meet a socket are put in front of wasmtime-wasi's own, and (but for `poll_oneoff`) only for modules of
-//! containers that listen: what is not about a socket is passed on.
+//! A preview 1 program cannot open a socket, but can accept on one it is given. wasmtime-wasi has
+//! none of it. So functions here that may meet a socket come before its own, and pass on what is
+//! not about sockets. Except `poll_oneoff`, only modules of containers that listen get them.
 //!
-//! Sockets have numbers of their own, from `LISTEN_FDS_START` on: 3, as systemd's convention has it, for a container without
-//! directories; else numbers that no file ever gets.
+//! Sockets have numbers of their own, from `LISTEN_FDS_START` on: 3, as in systemd's convention,
+//! for a container without directories; else numbers that no file ever gets.
 
 mod calls;
 mod poll;

@@ -78,8 +78,8 @@ pub(super) fn subscriptions(
         .collect()
 }
 
-/// Whether they are not for wasmtime-wasi: a socket is among them, which it does not know, or they are a sleep, which it
-/// does on the thread it is called on, where nothing can end it.
+/// Whether we handle them: they contain a socket, which wasmtime-wasi does not know, or are a
+/// sleep, which it would do on the calling thread, where nothing can end it.
 pub(super) fn is_ours(subscriptions: &[Subscription], sockets: &Sockets) -> bool {
     let any_socket = subscriptions.iter().any(|s| match s.what {
         What::Read(fd) | What::Write(fd) => sockets.open.contains_key(&fd.cast_unsigned()),
@@ -89,7 +89,7 @@ pub(super) fn is_ours(subscriptions: &[Subscription], sockets: &Sockets) -> bool
     any_socket || (!subscriptions.is_empty() && subscriptions.iter().all(is_clock))
 }
 
-/// Waits for the first of the subscriptions, and tells of all that have happened by then.
+/// Waits for the first of the subscriptions; returns all that have happened.
 pub(super) async fn poll(
     memory: &mut Memory<'_>,
     host: &mut Host,

@@ -1,9 +1,9 @@
 //! Where an entry goes: the directory that its path means.
 //!
-//! A path in an archive may lead through symbolic links, of this layer and of those below it, which need not be in the same tree. As in
-//! a flat root filesystem, those are followed, with `/` and `..` ending at the root. What comes out is a path without any, and
-//! a descriptor that the kernel has opened beneath the root (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`): whatever goes wrong
-//! here, nothing outside can be reached.
+//! A path in an archive may lead through symbolic links of this layer and of lower ones, perhaps in
+//! other trees. As in a flat root, those are followed, and `/` and `..` end at the root. The result
+//! is a path without links, and a descriptor that the kernel has opened beneath the root
+//! (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`): even a mistake here reaches nothing outside.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -28,7 +28,7 @@ const MAX_LINKS: usize = 40;
 
 /// A directory of the tree that is being written.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Dir {
     /// Its path, through no links.
     pub(super) path: Vec<u8>,
     pub(super) fd: OwnedFd,
@@ -74,41 +74,37 @@ pub(super) fn join(directory: &[u8], name: &[u8]) -> Result<Vec<u8>> {
 
 impl Extractor<'_> {
     /// The directory at `asked`, made with all above it if it is not there.
-    pub(super) fn place(&mut self, asked: &[u8], budget: &mut Budget<'_>) -> Result<Rc<Place>> {
-        if let Some((cached, place)) = &self.parent
+    pub(super) fn open_dir(&mut self, asked: &[u8], budget: &mut Budget<'_>) -> Result<Rc<Dir>> {
+        if let Some((cached, dir)) = &self.parent
             && cached == asked
         {
-            return Ok(Rc::clone(place));
+            return Ok(Rc::clone(dir));
         }
-        let Some(place) = self.find(asked, true, budget)? else {
+        let Some(dir) = self.find(asked, true, budget)? else {
             unreachable!("it is made if it is not there")
         };
         if self.whiteouts == Whiteouts::Apply {
-            self.touch(&place.path, place.fd.as_fd())?;
+            self.touch(&dir.path, dir.fd.as_fd())?;
         }
-        let place = Rc::new(place);
-        self.parent = Some((asked.to_vec(), Rc::clone(&place)));
-        Ok(place)
+        let dir = Rc::new(dir);
+        self.parent = Some((asked.to_vec(), Rc::clone(&dir)));
+        Ok(dir)
     }
 
     /// The directory at `asked`, if this tree has it.
-    pub(super) fn existing_place(
-        &mut self,
-        asked: &[u8],
-        budget: &mut Budget<'_>,
-    ) -> Result<Option<Rc<Place>>> {
-        if let Some((cached, place)) = &self.parent
+    pub(super) fn existing_dir(&mut self, asked: &[u8], budget: &mut Budget<'_>) -> Result<Option<Rc<Dir>>> {
+        if let Some((cached, dir)) = &self.parent
             && cached == asked
         {
-            return Ok(Some(Rc::clone(place)));
+            return Ok(Some(Rc::clone(dir)));
         }
         Ok(self.find(asked, false, budget)?.map(Rc::new))
     }
 
-    fn find(&mut self, asked: &[u8], make: bool, budget: &mut Budget<'_>) -> Result<Option<Place>> {
+    fn find(&mut self, asked: &[u8], make: bool, budget: &mut Budget<'_>) -> Result<Option<Dir>> {
         // Nearly always there are no links, and the archive has listed the directory before.
         match resolve(&self.root, asked, OFlags::PATH) {
-            Ok(fd) => Ok(Some(Place {
+            Ok(fd) => Ok(Some(Dir {
                 path: asked.to_vec(),
                 fd,
             })),
@@ -117,7 +113,7 @@ impl Extractor<'_> {
         }
     }
 
-    fn walk(&mut self, asked: &[u8], make: bool, budget: &mut Budget<'_>) -> Result<Option<Place>> {
+    fn walk(&mut self, asked: &[u8], make: bool, budget: &mut Budget<'_>) -> Result<Option<Dir>> {
         let mut path = Vec::new();
         let mut fd = resolve(&self.root, b"", OFlags::PATH)?;
         // Names still to go, the last first, and whether a link brought them.
@@ -152,11 +148,11 @@ impl Extractor<'_> {
                 Step::Nowhere => return Ok(None),
             }
         }
-        Ok(Some(Place { path, fd }))
+        Ok(Some(Dir { path, fd }))
     }
 
-    /// Goes to `name` in the directory at `path`. `make`: what is only in lower layers is made in this one; what is nowhere is
-    /// made unless it was `linked` to.
+    /// Goes to `name` in the directory at `path`. `make`: a directory of lower layers is made here,
+    /// too; a missing one also, unless a link led there.
     fn step(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -239,7 +235,7 @@ impl Extractor<'_> {
         }
     }
 
-    /// Flat form: something changes in the directory at `path`. If it was there before this layer, it will look as it did.
+    /// Flat form: the directory at `path` changes; one from before this layer will look the same.
     pub(super) fn touch(&mut self, path: &[u8], dir: BorrowedFd<'_>) -> Result<()> {
         if self.directories.contains_key(path) {
             return Ok(());
