@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod host;
 mod krun;
+mod package;
 mod test;
 mod vm;
 mod vminit;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{apt, host, krun, vm};
+use crate::{apt, host, krun, package, vm};
 
 /// Needed by tests: image material, a registry, reference runtimes and clients.
 const PACKAGES: &[&str] = &[
@@ -87,15 +87,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         )
         .run()?)
     })?;
-    steps.run("no-features", || {
-        Ok(cmd!(
-            sh,
-            "cargo check --locked -p magikrun -p magikrun-cli --no-default-features"
-        )
-        .run()?)
-    })?;
+    steps.run("no-features", || no_features(&sh))?;
+    steps.run("package", || package::builds_alone(&sh))?;
     steps.run("vm", vm::prepare)?;
     steps.run("nextest", || nextest(&sh, args.busy))?;
+    steps.run("examples", || package::examples(&sh))?;
     steps.run("doctest", || {
         Ok(cmd!(sh, "cargo test --locked --workspace --doc --quiet").run()?)
     })?;
@@ -210,6 +206,24 @@ fn deny(sh: &Shell) -> Result<()> {
 fn has_advisory_database() -> bool {
     let entries = cargo_home().and_then(|home| std::fs::read_dir(home.join("advisory-dbs")).ok());
     entries.is_some_and(|entries| entries.flatten().any(|entry| entry.path().join(".git").is_dir()))
+}
+
+/// What is there without features, and that it says what it is without.
+fn no_features(sh: &Shell) -> Result<()> {
+    let programs = ["--locked", "-p", "magikrun", "-p", "magikrun-cli"];
+    cmd!(sh, "cargo check {programs...} --no-default-features").run()?;
+    let library = ["--locked", "-p", "magik-image"];
+    cmd!(
+        sh,
+        "cargo clippy {library...} --no-default-features -- -D warnings"
+    )
+    .run()?;
+    let tests = ["--lib", "--test", "features"];
+    Ok(cmd!(
+        sh,
+        "cargo test {library...} --no-default-features {tests...} --quiet"
+    )
+    .run()?)
 }
 
 fn nextest(sh: &Shell, busy: bool) -> Result<()> {
