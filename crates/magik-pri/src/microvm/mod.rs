@@ -13,7 +13,6 @@ mod machine;
 mod supervisor;
 
 use std::{
-    ffi::OsStr,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,14 +25,15 @@ pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
 use magik_vm::{Drivers, HostLimits};
 
 use crate::{
-    ContainerSpec, HostPathKind, PodSpec, RuntimeClass, SpecError, VolumeSource,
+    ContainerSpec, HostPathKind, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Process, Roots, Start, beside_own_binary, environment,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, Start, beside_own_binary, environment,
         spawn,
     },
 };
 
-pub use self::supervisor::{VM_SUPERVISOR, vm_supervisor_main};
+/// The supervisor of pods in machines, for [`run_role_if_asked`](crate::run_role_if_asked).
+pub const ROLE: Role = Role::new(RuntimeClass::MicroVm, supervisor::run);
 
 /// How long a killed supervisor may take to end.
 const KILL_TIME: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl MicroVm {
         }
     }
 
-    /// The program for the supervisor, whose `main` calls [`vm_supervisor_main`]. Default: [`SUPERVISOR_BINARY`] beside this
+    /// The program for the supervisor, whose `main` has [`ROLE`]. Default: [`SUPERVISOR_BINARY`] beside this
     /// program's own binary, or else this program itself.
     #[must_use]
     pub fn supervisor(self, supervisor: PathBuf) -> Self {
@@ -147,17 +147,12 @@ impl Backend for MicroVm {
         let driver = self.drivers.kind().map_err(io::Error::other)?;
         let machine = machine::of(&start, self.drivers.files().clone(), driver)?;
         machine.write(&start.sandbox)?;
-        let arguments: [&OsStr; 4] = [
-            "magikrun".as_ref(),
-            VM_SUPERVISOR.as_ref(),
-            start.id.as_ref(),
-            start.sandbox.as_ref(),
-        ];
+        let [role, sandbox] = pods::init::tell(&start, RuntimeClass::MicroVm, ())?;
         let init = spawn::spawn(spawn::Init {
             path: &self.supervisor,
             // Nobody can write to it through /proc/PID/exe (CVE-2019-5736).
             sealed: Some(oci_native::sealed_binary(&self.supervisor).map_err(io::Error::other)?),
-            arguments: &arguments,
+            arguments: &["magikrun".as_ref(), &role, &sandbox],
             environment: &environment(),
             descriptors: start.descriptors,
             listeners: start.listeners,

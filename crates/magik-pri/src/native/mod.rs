@@ -7,8 +7,8 @@
 //!
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
-//!     if std::env::args_os().nth(1).is_some_and(|a| a == magik_pri::native::POD_INIT) {
-//!         return magik_pri::native::pod_init_main();
+//!     if let Some(ended) = magik_pri::run_role_if_asked(&[magik_pri::native::ROLE]) {
+//!         return ended;
 //!     }
 //!     // …
 //! # std::process::ExitCode::SUCCESS
@@ -21,7 +21,6 @@ mod trim;
 mod users;
 
 use std::{
-    ffi::OsStr,
     io,
     path::{Path, PathBuf},
 };
@@ -31,17 +30,17 @@ use magik_infra::plan::ContainerPlan;
 use magik_oci::{Capability, Platform};
 
 use crate::{
-    ContainerSpec, PodSpec, RuntimeClass, SpecError,
+    ContainerSpec, PodSpec, Role, RuntimeClass, SpecError,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
         linux_bundle, spawn,
     },
 };
 
-pub use self::{
-    init::{POD_INIT, pod_init_main},
-    rootfs::Rootfs,
-};
+pub use self::rootfs::Rootfs;
+
+/// The init of native pods, for [`run_role_if_asked`](crate::run_role_if_asked).
+pub const ROLE: Role = Role::new(RuntimeClass::Native, init::run);
 
 /// The name of a binary that is nothing but a pod init.
 pub const INIT_BINARY: &str = "magikrun-init";
@@ -69,7 +68,7 @@ impl Native {
         }
     }
 
-    /// The program for the init, whose `main` calls [`pod_init_main`]. Default: [`INIT_BINARY`] beside this program's
+    /// The program for the init, whose `main` has [`ROLE`]. Default: [`INIT_BINARY`] beside this program's
     /// own binary, which costs a pod less memory, or else this program itself.
     #[must_use]
     pub fn init_binary(self, binary: PathBuf) -> Self {
@@ -136,35 +135,17 @@ impl Backend for Native {
     }
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
-        let network = if start.spec.host_network {
-            init::HOST_NETWORK
-        } else {
-            init::OWN_NETWORK
-        };
         start.cgroups.limit_pids(start.id)?;
-        let runtime_root = start.sandbox.join("oci");
-        let processes = if start.spec.share_process_namespace {
-            init::SHARED_PROCESSES
-        } else {
-            init::OWN_PROCESSES
+        let told = init::Told {
+            shared_processes: start.spec.share_process_namespace,
+            users: start.users,
         };
-        let users = start.users.map(|first| first.to_string());
-        let arguments: [&OsStr; 9] = [
-            "magikrun".as_ref(),
-            POD_INIT.as_ref(),
-            start.id.as_ref(),
-            network.as_ref(),
-            processes.as_ref(),
-            users.as_deref().unwrap_or(init::USERS_OF_HOST).as_ref(),
-            start.data.as_ref(),
-            runtime_root.as_ref(),
-            start.hostname.as_ref(),
-        ];
+        let [role, sandbox] = pods::init::tell(&start, RuntimeClass::Native, told)?;
         spawn::spawn(spawn::Init {
             path: &self.init_binary,
             // No container can write to it through /proc/PID/exe (CVE-2019-5736); the init finds nothing left to do itself.
             sealed: Some(oci_native::sealed_binary(&self.init_binary).map_err(io::Error::other)?),
-            arguments: &arguments,
+            arguments: &["magikrun".as_ref(), &role, &sandbox],
             environment: &environment(),
             descriptors: start.descriptors,
             listeners: start.listeners,

@@ -3,38 +3,12 @@
 //! Starting containers touches most of the init's code and leaves holes in its heap; after that it mostly sleeps. There is
 //! one init per pod, so what it maps counts.
 
-use std::time::Duration;
-
-use async_trait::async_trait;
-use magik_infra::{Event, EventKind, ExtensionError, InfraExtension};
-
-/// The launch's last steps, status and commit, come after the pod is ready.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// Trims this process when the pod is ready and its launcher has been told.
-#[derive(Debug)]
-pub(super) struct Trim;
-
-#[async_trait]
-impl InfraExtension for Trim {
-    fn name(&self) -> &str {
-        "trim"
-    }
-
-    async fn on_event(&self, event: &Event) -> Result<(), ExtensionError> {
-        if event.kind == EventKind::PodReady {
-            tokio::time::sleep(SETTLE).await;
-            trim();
-        }
-        Ok(())
-    }
-}
-
 #[allow(
     unsafe_code,
     reason = "neither std nor rustix can trim the heap or list the program's segments"
 )]
-fn trim() {
+/// Gives back what this process does not need while it sleeps.
+pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim has no preconditions.
     unsafe {

@@ -1,75 +1,64 @@
 //! What a WebAssembly pod's process does.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use magik_infra::{InitOptions, LaunchError, LaunchStep, PodInit, StateDir, plan::PodPlan};
+use magik_infra::{InitOptions, LaunchError, LaunchStep, PodInit, plan::PodPlan};
 use magik_oci::ContainerId;
 use oci_wasm::{Loader, WasmtimeRuntime};
-use rustix::fs::Mode;
 
-use super::{arguments::Arguments, isolation::Kind};
-use crate::pods::init::{self, Descriptors};
+use super::{
+    arguments::{Arguments, Told},
+    isolation::Kind,
+};
+use crate::{
+    RuntimeClass,
+    pods::init::{self, Init},
+};
 
-/// Runs this process as a WebAssembly pod, and returns how it ended.
-///
-/// The `main` of the program that pods are calls it, after [`oci_wasm::run_compiler_if_asked`] and before it has made a thread
-/// or opened anything. Descriptors from 3 on are those that the launcher gave it.
-#[must_use]
-pub fn pod_main() -> ExitCode {
-    init::report(run())
-}
-
-fn run() -> io::Result<ExitCode> {
-    let arguments = Arguments::read()?;
-    let descriptors = Descriptors::take()?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
+    let Init {
+        config,
+        sandbox,
+        descriptors,
+    } = Init::<Told>::begin(sandbox, |told| told.isolation != Kind::None)?;
+    let arguments = Arguments::new(&config, &sandbox);
     #[cfg(target_os = "linux")]
     if arguments.isolation != Kind::None {
         init::enter_namespaces(
-            &arguments.hostname,
+            &config.hostname,
             !arguments.host_network,
             arguments.isolation == Kind::Root,
         )?;
     }
-    let loader = Loader::builder(arguments.data.join("wasm-cache")).build();
+    let loader = Loader::builder(config.data.join("wasm-cache")).build();
     let runtime = WasmtimeRuntime::builder(loader).build();
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     #[cfg(target_os = "linux")]
-    let state = if arguments.isolation == Kind::None {
-        descriptors.state
+    let descriptors = if arguments.isolation == Kind::None {
+        descriptors
     } else {
-        super::confine::own_view(descriptors.state)?
+        descriptors.with_state(super::confine::own_view)?
     };
-    #[cfg(not(target_os = "linux"))]
-    let state = descriptors.state;
-    let outcome = tokio.block_on(async {
-        let state = StateDir::new(state);
-        let control = state.bind_control()?;
+    init::serve(descriptors, async |serving| {
         let options = InitOptions {
-            runtime_class: "wasm".into(),
+            runtime_class: RuntimeClass::Wasm.as_str().into(),
             // A compilation may take long, and is bounded by itself.
             extension_timeout: Duration::from_secs(10),
             ..InitOptions::default()
         };
-        descriptors.launch.set_nonblocking(true)?;
-        let launch = tokio::net::UnixStream::from_std(descriptors.launch)?;
         #[cfg(target_os = "linux")]
-        let state_fd = rustix::io::fcntl_dupfd_cloexec(&state, 0)?;
+        let state_fd = rustix::io::fcntl_dupfd_cloexec(&serving.state, 0)?;
         let prepared = runtime.clone();
-        PodInit::new(Arc::new(runtime), state, options)
-            .publish(descriptors.listeners)
+        PodInit::new(Arc::new(runtime), serving.state, options)
+            .publish(serving.listeners)
             .prepare(async move |plan| {
                 prepare(prepared, &plan).await?;
                 #[cfg(target_os = "linux")]
                 super::confine::confine(&arguments, &plan, &state_fd).map_err(|e| pod_error(&e))?;
                 Ok(())
             })
-            .run(launch, control)
+            .run(serving.launch, serving.control)
             .await
-    })?;
-    Ok(init::ended(&outcome, descriptors.lock))
+    })
 }
 
 /// Compiles and loads every program while that is still allowed. In a thread that is gone afterwards, since what a process

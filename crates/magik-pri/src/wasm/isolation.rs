@@ -2,12 +2,14 @@
 
 use std::{fmt, sync::OnceLock};
 
+use serde::{Deserialize, Serialize};
+
 /// How much this caller may isolate; tried once.
 #[derive(Default)]
 pub(super) struct Isolation(OnceLock<Kind>);
 
 /// The kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     /// Namespaces made by root; root file systems are overlays.
     Root,
@@ -15,23 +17,6 @@ pub(super) enum Kind {
     User,
     /// None: another system, or a host that forbids user namespaces.
     None,
-}
-
-impl Kind {
-    /// As the pod's process is told.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::User => "user",
-            Self::None => "none",
-        }
-    }
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        [Self::Root, Self::User, Self::None]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-    }
 }
 
 impl Isolation {

@@ -9,7 +9,7 @@
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
 //!     oci_wasm::run_compiler_if_asked();
-//!     magik_pri::wasm::pod_main()
+//!     magik_pri::run_role_if_asked(&[magik_pri::wasm::ROLE]).unwrap_or(std::process::ExitCode::FAILURE)
 //! }
 //! ```
 
@@ -24,7 +24,6 @@ mod init;
 mod isolation;
 
 use std::{
-    ffi::OsString,
     io,
     path::{Path, PathBuf},
 };
@@ -35,19 +34,17 @@ use magik_oci::Capability;
 
 use self::isolation::Isolation;
 use crate::{
-    ContainerSpec, PodSpec, RuntimeClass, SpecError, VolumeSource,
+    ContainerSpec, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment, spawn,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment, spawn,
     },
 };
 
-pub use self::init::pod_main;
+/// A WebAssembly pod's process, for [`run_role_if_asked`](crate::run_role_if_asked).
+pub const ROLE: Role = Role::new(RuntimeClass::Wasm, init::run);
 
 /// The name of the binary that WebAssembly pods are.
 pub const BINARY: &str = "magikrun-wasm";
-
-/// The first argument of a pod's process.
-const POD: &str = "pod";
 
 /// The backend of WebAssembly pods, for [`Pods::with`](crate::Pods::with).
 #[derive(Debug)]
@@ -127,42 +124,25 @@ impl Backend for Wasm {
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
         let spec = start.spec;
-        let network = if spec.host_network {
-            arguments::HOST_NETWORK
-        } else {
-            arguments::OWN_NETWORK
-        };
-        let mut arguments: Vec<OsString> = vec![
-            BINARY.into(),
-            POD.into(),
-            start.id.into(),
-            self.isolation.kind().name().into(),
-            network.into(),
-            start.data.into(),
-            start.sandbox.into(),
-            start.hostname.into(),
-        ];
         // Volumes that lie outside of the pod's own directories.
-        for volume in &spec.volumes {
-            if let VolumeSource::HostPath(host) = &volume.source {
-                let mut users = spec.all_containers().flat_map(|c| &c.mounts);
-                let writes = users.any(|mount| mount.volume == volume.name && !mount.read_only);
-                arguments.extend([
-                    if writes {
-                        arguments::READ_WRITE
-                    } else {
-                        arguments::READ_ONLY
-                    }
-                    .into(),
-                    host.path.clone().into(),
-                ]);
-            }
-        }
+        let outside = spec.volumes.iter().filter_map(|volume| {
+            let VolumeSource::HostPath(host) = &volume.source else {
+                return None;
+            };
+            let mut users = spec.all_containers().flat_map(|c| &c.mounts);
+            let writes = users.any(|mount| mount.volume == volume.name && !mount.read_only);
+            Some((host.path.clone(), writes))
+        });
+        let told = arguments::Told {
+            isolation: self.isolation.kind(),
+            shared: outside.collect(),
+        };
+        let [role, sandbox] = pods::init::tell(&start, RuntimeClass::Wasm, told)?;
         let cgroup = start.cgroups.make_init(start.id);
         spawn::spawn(spawn::Init {
             path: &self.binary,
             sealed: None,
-            arguments: &arguments.iter().map(OsString::as_os_str).collect::<Vec<_>>(),
+            arguments: &[BINARY.as_ref(), &role, &sandbox],
             environment: &environment(),
             descriptors: start.descriptors,
             listeners: start.listeners,
