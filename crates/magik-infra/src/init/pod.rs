@@ -127,13 +127,13 @@ impl Pod {
         let started = self
             .extensions
             .start(&plan, &self.shared.events, &self.extension_failed);
-        started.await.map_err(extension_failed)
+        started.await.map_err(|e| extension_failed(&e))
     }
 
     /// Every container was started: says so.
     pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
         let told = self.extensions.ready(&self.plan, &self.shared.events).await;
-        told.map_err(extension_failed)?;
+        told.map_err(|e| extension_failed(&e))?;
         // Whoever asks for a pod that runs finds it by this file.
         let written = self.shared.try_publish(|status| {
             status.phase = Phase::Running;
@@ -461,6 +461,6 @@ impl Pod {
     }
 }
 
-fn extension_failed(error: RequiredExtensionFailed) -> LaunchError {
-    LaunchError::pod(LaunchStep::Extension, &error)
+fn extension_failed(error: &RequiredExtensionFailed) -> LaunchError {
+    LaunchError::pod(LaunchStep::Extension, error)
 }
