@@ -1,7 +1,9 @@
 //! The processes of a virtual machine, as a test that kills them sees them: in its world they are all its own.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt as _,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -54,7 +56,14 @@ impl MachinePart {
 
     fn is(self, comm: &str, arguments: &[u8]) -> bool {
         match self {
-            Self::Supervisor => arguments.split(|b| *b == 0).nth(1) == Some(b"vm-supervisor"),
+            Self::Supervisor => {
+                let mut arguments = arguments.split(|b| *b == 0).skip(1);
+                let is_init = arguments.next() == Some(&b"pod-init"[..]);
+                let sandbox = arguments
+                    .next()
+                    .map(|sandbox| Path::new(OsStr::from_bytes(sandbox)));
+                is_init && sandbox.is_some_and(|sandbox| sandbox.join("machine.json").exists())
+            }
             Self::Qemu => comm.starts_with("qemu-system"),
             Self::Virtiofsd => comm == "virtiofsd",
             Self::Vsock => comm.starts_with("vhost-device-vs"),

@@ -8,6 +8,8 @@
 //! - `microvm` (feature `krun`): pods in virtual machines.
 //! - `wasm` (feature `wasm`): pods of WebAssembly programs.
 //!
+//! A program that runs pods is also their init: its `main` begins with [`run_role_if_asked`].
+//!
 //! ```
 //! use magik_pri::PodSpec;
 //! let pod = PodSpec::from_yaml("
@@ -43,6 +45,8 @@ pub mod native;
     )
 )]
 mod pods;
+#[cfg(target_os = "linux")]
+mod role;
 mod runtime;
 mod session;
 mod spec;
@@ -53,6 +57,8 @@ pub use changes::{Change, PodChange, Watch};
 pub use error::{Error, Result, Step};
 #[cfg(target_os = "linux")]
 pub use pods::{PodBackend, Pods, Roots};
+#[cfg(target_os = "linux")]
+pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{

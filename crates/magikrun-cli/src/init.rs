@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    magik_pri::native::pod_init_main()
+    magik_pri::run_role_if_asked(&[magik_pri::native::ROLE]).unwrap_or(ExitCode::FAILURE)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -23,23 +23,22 @@ use magikrun::failure;
 
 use crate::cli::{Cli, Command};
 
+/// The inits that this program is where those programs are not installed that are nothing else.
+#[cfg(target_os = "linux")]
+const ROLES: &[magik_pri::Role] = &[
+    #[cfg(feature = "native")]
+    magik_pri::native::ROLE,
+    #[cfg(feature = "krun")]
+    magik_pri::microvm::ROLE,
+];
+
 fn main() -> ExitCode {
     #[cfg(all(feature = "native", target_os = "linux"))]
     oci_native::run_worker_if_asked();
 
-    #[cfg(all(feature = "native", target_os = "linux"))]
-    if env::args_os()
-        .nth(1)
-        .is_some_and(|command| command == magik_pri::native::POD_INIT)
-    {
-        return magik_pri::native::pod_init_main();
-    }
-    #[cfg(all(feature = "krun", target_os = "linux"))]
-    if env::args_os()
-        .nth(1)
-        .is_some_and(|command| command == magik_pri::microvm::VM_SUPERVISOR)
-    {
-        return magik_pri::microvm::vm_supervisor_main();
+    #[cfg(target_os = "linux")]
+    if let Some(ended) = magik_pri::run_role_if_asked(ROLES) {
+        return ended;
     }
     client().unwrap_or_else(|error| failure::report(&error))
 }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             let _ = rustix::io::write(streams.errors, format!("{error}\n").as_bytes());
             ExitCode::from(FAILED)
         }
-        None => magik_pri::microvm::vm_supervisor_main(),
+        None => magik_pri::run_role_if_asked(&[magik_pri::microvm::ROLE]).unwrap_or(ExitCode::from(FAILED)),
     }
 }
 

@@ -12,5 +12,5 @@ fn main() -> ExitCode {
             ExitCode::from(oci_wasm::CANNOT_RUN)
         });
     }
-    magik_pri::wasm::pod_main()
+    magik_pri::run_role_if_asked(&[magik_pri::wasm::ROLE]).unwrap_or(ExitCode::FAILURE)
 }

@@ -231,11 +231,7 @@ impl ControlClient {
     pub async fn create_container(&self, plan: &ContainerPlan) -> Result<PodStatus> {
         let mut request = proto::CreateContainerRequest::new();
         request.plan = json(plan)?;
-        let answer = self
-            .calls
-            .create_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.create_container(context::with_timeout(0), &request)).await
     }
 
     /// Runs the program of a container that was created.
@@ -245,11 +241,7 @@ impl ControlClient {
     /// else it cannot be, and has ended. It may be restarted.
     pub async fn start_container(&self, container: &str) -> Result<PodStatus> {
         let request = container_request(container, None);
-        let answer = self
-            .calls
-            .start_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.start_container(context::with_timeout(0), &request)).await
     }
 
     /// Changes the limits of a container; what is absent stays as it is.
@@ -261,11 +253,7 @@ impl ControlClient {
         let mut request = proto::UpdateContainerRequest::new();
         request.container = container.to_owned();
         request.resources = json(resources)?;
-        let answer = self
-            .calls
-            .update_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.update_container(context::with_timeout(0), &request)).await
     }
 
     /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace`
@@ -277,11 +265,7 @@ impl ControlClient {
     /// [`ControlError::Unsupported`]: not in this kind of pod.
     pub async fn stop_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
-        let answer = self
-            .calls
-            .stop_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.stop_container(context::with_timeout(0), &request)).await
     }
 
     /// Stops it, if it runs, and runs it again with an empty writable layer. Answers once it was
@@ -292,11 +276,7 @@ impl ControlClient {
     /// says how it ended before.
     pub async fn restart_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
-        let answer = self
-            .calls
-            .restart_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.restart_container(context::with_timeout(0), &request)).await
     }
 
     /// Has the pod forget an app container that has ended.
@@ -305,11 +285,7 @@ impl ControlClient {
     /// As [`stop_container`](Self::stop_container); it runs.
     pub async fn remove_container(&self, container: &str) -> Result<PodStatus> {
         let request = container_request(container, None);
-        let answer = self
-            .calls
-            .remove_container(context::with_timeout(0), &request)
-            .await;
-        document("status", &answer.map_err(error)?.status)
+        changed(self.calls.remove_container(context::with_timeout(0), &request)).await
     }
 
     /// Runs another program in a running container.
@@ -425,6 +401,11 @@ fn container_request(container: &str, grace: Option<Duration>) -> proto::Contain
 
 fn milliseconds(grace: Duration) -> u64 {
     u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The pod's status after a change that is waited for as long as it takes.
+async fn changed(call: impl Future<Output = ttrpc::Result<proto::StatusResponse>>) -> Result<PodStatus> {
+    document("status", &call.await.map_err(error)?.status)
 }
 
 /// Waits for an answer, but not for ever.

@@ -81,6 +81,7 @@ pub struct PodInit {
     committed: CommitCheck,
     preparation: Option<Preparation>,
     shared_processes: Option<PathBuf>,
+    when_ready: Option<fn()>,
 }
 
 impl fmt::Debug for PodInit {
@@ -108,6 +109,7 @@ impl PodInit {
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
             preparation: None,
             shared_processes: None,
+            when_ready: None,
         }
     }
 
@@ -134,6 +136,13 @@ impl PodInit {
     #[must_use]
     pub fn shared_processes(mut self, dir: Option<PathBuf>) -> Self {
         self.shared_processes = dir;
+        self
+    }
+
+    /// What is done a moment after the pod is ready and its launcher has been told.
+    #[must_use]
+    pub fn when_ready(mut self, call: fn()) -> Self {
+        self.when_ready = Some(call);
         self
     }
 
@@ -177,6 +186,7 @@ impl PodInit {
         let before = Before {
             shared_processes: self.shared_processes,
             preparation: self.preparation,
+            when_ready: self.when_ready,
         };
         let ends = Ends {
             launch,

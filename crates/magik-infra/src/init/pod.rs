@@ -8,7 +8,7 @@ use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
 use tokio::{
     sync::{RwLock, mpsc, oneshot, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -28,11 +28,16 @@ use crate::{
     table::{Entry, Kind},
 };
 
-/// What is done before the first container.
+/// The launch's last steps, status and commit, come after the pod is ready.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What is done before the first container, and after the last.
 pub(super) struct Before {
     /// The directory of the process namespace that the containers share.
     pub(super) shared_processes: Option<PathBuf>,
     pub(super) preparation: Option<Preparation>,
+    /// A moment after the last one was started.
+    pub(super) when_ready: Option<fn()>,
 }
 
 pub(super) struct Pod {
@@ -142,6 +147,12 @@ impl Pod {
         written.map_err(|e| LaunchError::pod(LaunchStep::Status, &e))?;
         self.event(Event::now(EventKind::PodReady, "", ""));
         let _ = self.updates.send(LaunchUpdate::Ready);
+        if let Some(call) = self.before.when_ready {
+            tokio::spawn(async move {
+                sleep(SETTLE).await;
+                call();
+            });
+        }
         Ok(())
     }
 

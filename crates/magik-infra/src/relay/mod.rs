@@ -5,11 +5,11 @@
 //! times of the pod are the host's. Exec, stats and ports are passed on.
 
 mod logs;
+mod told;
 
-use std::{collections::BTreeSet, fmt::Debug, io, net::TcpListener, sync::Arc, time::Duration};
+use std::{fmt::Debug, io, net::TcpListener, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use jiff::Timestamp;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
@@ -17,12 +17,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::logs::Carried;
+use self::{
+    logs::Carried,
+    told::{DEATH_TIME, adopt, end, log_is_complete, lost, status_after, tell},
+};
 use crate::{
-    client::{ControlClient, LaunchProgress, clean},
+    client::{ControlClient, LaunchProgress},
     containers::{self, InGuest},
     error::{ControlError, LaunchError, LaunchStep},
-    events::{Event, EventKind},
+    events::Event,
     guest::Guest,
     life::{self, CommitCheck, Ends, Inputs, Interrupt, PodOutcome, Supervisor, Updates, reached},
     logs::MAX_LOG_SIZE,
@@ -30,18 +33,14 @@ use crate::{
     service::Acceptor,
     shared::{Answer, Change, ChangeError, LaunchUpdate, Shared},
     state_dir::StateDir,
-    status::{ContainerPhase, MAX_PAST_RUNS, Phase, PodReason, PodStatus},
+    status::{ContainerPhase, PodReason, PodStatus},
     table::{Entry, Kind},
 };
 
 /// How much longer than agreed the guest may take to stop its pod before its machine is taken away.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
-/// How long a container's log may take to arrive once the container has ended.
-const LOG_TIME: Duration = Duration::from_secs(5);
 /// How long the last event may take to arrive once the pod is over.
 const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
-/// How long a machine may take to be seen to end after its connections have, which end with it.
-const DEATH_TIME: Duration = Duration::from_secs(3);
 /// Events that wait to be dealt with.
 const EVENTS: usize = 64;
 
@@ -124,17 +123,6 @@ impl Relay {
         let begin = |plan, updates| RemotePod::new(guest, of_pod, plan, updates);
         Ok(life::run(&shared, containers, inputs, ends, begin).await)
     }
-}
-
-/// The pod has ended in a way its guest has not told, unless it had ended before.
-fn end(status: &mut PodStatus, reason: PodReason, message: String) {
-    if status.phase.is_final() {
-        return;
-    }
-    status.phase = Phase::Failed;
-    status.reason = Some(reason);
-    status.message = Some(message);
-    status.finished_at = Some(Timestamp::now());
 }
 
 struct RemotePod {
@@ -314,69 +302,6 @@ impl RemotePod {
     }
 }
 
-/// The guest's status, once something has happened there; it is published before the event. A container's log is complete
-/// before its end is told. May be dropped and called again.
-async fn status_after(shared: &Shared, client: &ControlClient, news: &[Event]) -> Option<PodStatus> {
-    let ended = news
-        .iter()
-        .filter(|event| event.kind == EventKind::ContainerExited);
-    let ended: BTreeSet<&str> = ended.map(|event| event.container.as_str()).collect();
-    join_all(
-        ended
-            .into_iter()
-            .map(|container| log_is_complete(shared, container)),
-    )
-    .await;
-    let status = client.status().await;
-    status
-        .inspect_err(|error| tracing::warn!(%error, "the guest does not tell its status"))
-        .ok()
-}
-
-/// Waits, but not for long, until a container's log has arrived.
-async fn log_is_complete(shared: &Shared, container: &str) {
-    let Some(entry) = shared.container(container) else {
-        return;
-    };
-    let mut signal = entry.log.subscribe();
-    let complete = signal.wait_for(|complete| *complete);
-    if timeout(LOG_TIME, complete).await.is_err() {
-        tracing::warn!(container, "the end of the log does not arrive");
-    }
-}
-
-/// Takes from the guest's status what the guest can know: how its containers are.
-fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
-    if ours.phase.is_final() || theirs.phase == Phase::Pending {
-        return;
-    }
-    let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
-    for container in of_guest {
-        let Some(known) = ours.container_mut(&container.name) else {
-            continue;
-        };
-        // An answer may be older than the one before: what has ended runs again as another run only.
-        let runs = (container.restart_count, container.past.len());
-        let known_runs = (known.restart_count, known.past.len());
-        let has_ended = matches!(known.state, ContainerPhase::Exited { .. });
-        if runs > known_runs || runs == known_runs && !has_ended {
-            known.state = container.state;
-            known.restart_count = container.restart_count;
-            known.past = container.past;
-            known.past.truncate(MAX_PAST_RUNS);
-        }
-    }
-    ours.phase = theirs.phase;
-    ours.reason = theirs.reason;
-    ours.message = theirs.message.map(|message| clean(&message));
-    if ours.started_at.is_none() {
-        ours.started_at = Some(Timestamp::now());
-    }
-    if ours.phase.is_final() {
-        ours.finished_at = Some(Timestamp::now());
-    }
-}
-
 impl Supervisor for RemotePod {
     // The guest keeps the deadline; the host sees to it that it does.
     const DEADLINE_MARGIN: Duration = STOP_MARGIN;
@@ -432,14 +357,7 @@ impl Supervisor for RemotePod {
                     continue;
                 }
                 status = status_after(&shared, &client, &news), if !news.is_empty() => {
-                    if let Some(status) = status {
-                        shared.publish(|ours| adopt(ours, status));
-                    }
-                    let last = news.iter().any(|event| event.kind == EventKind::PodStopped);
-                    for event in news.drain(..) {
-                        shared.events.add(Arc::new(event));
-                    }
-                    if last {
+                    if tell(&shared, status, &mut news) {
                         break;
                     }
                     if shared.status().is_some_and(|status| status.phase.is_final()) {
@@ -450,11 +368,7 @@ impl Supervisor for RemotePod {
                 }
                 event = events.recv(), if news.is_empty() => {
                     let Some(event) = event else {
-                        let died = timeout(DEATH_TIME, guest.ended()).await;
-                        shared.publish(|status| match died {
-                            Ok(why) => end(status, PodReason::GuestDied, why),
-                            Err(_) => end(status, PodReason::GuestLost, "the connection to the guest ended".to_owned()),
-                        });
+                        lost(&shared, &*guest).await;
                         break;
                     };
                     news.push(event);

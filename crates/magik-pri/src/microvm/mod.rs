@@ -27,8 +27,8 @@ use magik_vm::{Drivers, HostLimits};
 use crate::{
     ContainerSpec, HostPathKind, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, Start, beside_own_binary, environment,
-        spawn,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, SELF, Start, beside_own_binary,
+        environment, spawn,
     },
 };
 
@@ -53,7 +53,7 @@ impl MicroVm {
     #[must_use]
     pub fn new(roots: &Roots) -> Self {
         Self {
-            supervisor: beside_own_binary(SUPERVISOR_BINARY).unwrap_or_else(|| "/proc/self/exe".into()),
+            supervisor: beside_own_binary(SUPERVISOR_BINARY).unwrap_or_else(|| SELF.into()),
             drivers: Drivers::new(VmFiles::find(), roots.state.clone()),
         }
     }

@@ -12,9 +12,7 @@ use crate::{
 
 pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
     let Init {
-        sandbox,
-        descriptors,
-        ..
+        sandbox, descriptors, ..
     } = Init::<()>::begin(sandbox, |()| true)?;
     let machine = Machine::read(&sandbox)?;
     init::serve(descriptors, async |serving| {

@@ -32,8 +32,8 @@ use magik_oci::{Capability, Platform};
 use crate::{
     ContainerSpec, PodSpec, Role, RuntimeClass, SpecError,
     pods::{
-        self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
-        linux_bundle, spawn,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, SELF, Start, beside_own_binary,
+        environment, linux_bundle, spawn,
     },
 };
 
@@ -63,7 +63,7 @@ impl Native {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            init_binary: beside_own_binary(INIT_BINARY).unwrap_or_else(|| "/proc/self/exe".into()),
+            init_binary: beside_own_binary(INIT_BINARY).unwrap_or_else(|| SELF.into()),
             rootfs: Rootfs::default(),
         }
     }

@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecError};
 
+/// The program that calls.
+pub(crate) const SELF: &str = "/proc/self/exe";
+
 /// How one kind of isolation lays out its containers and starts its pods' inits. All of it may wait
 /// for files and processes: it is called where that holds nobody up.
 pub(crate) trait Backend: Debug + Send + Sync + 'static {

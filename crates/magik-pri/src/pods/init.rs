@@ -9,10 +9,7 @@ use std::{
     net::TcpListener,
     os::{
         fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::{
-            fs::OpenOptionsExt,
-            net::UnixStream,
-        },
+        unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     process::ExitCode,

@@ -48,7 +48,7 @@ pub(crate) use magik_oci::helper_environment as environment;
 
 pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
-    backend::{Backend, Start, beside_own_binary},
+    backend::{Backend, SELF, Start, beside_own_binary},
     cgroup::Hierarchies,
     failure::Failure,
     files::{ContainerImage, PodFiles},

@@ -5,6 +5,7 @@ use std::{
     fmt::Display,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
     sync::Arc,
 };
 
@@ -22,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    backend::{Backend, Start},
+    backend::{Backend, SELF, Start},
     background::blocking,
     failure::Failure,
     files::{ContainerImage, PodFiles},
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::{
     ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step,
-    UserNamespaces,
+    UserNamespaces, role,
 };
 
 /// One `run_pod`.
@@ -63,6 +64,13 @@ struct Held {
 /// would wait for ever on a cluster; here it is refused.
 pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
     backend.check(spec)?;
+    if backend.binary() == Path::new(SELF) && !role::has_looked() {
+        return Err(Error::Unsupported {
+            what: "running pods in this program".into(),
+            why: "it is their init, too, and its main does not begin with magik_pri::run_role_if_asked"
+                .into(),
+        });
+    }
     let info = rustix::system::sysinfo();
     let total = u128::from(info.totalram) * u128::from(info.mem_unit);
     let requested: u64 = spec.containers.iter().filter_map(|c| c.requests.memory).sum();

@@ -45,19 +45,7 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
 
     let volumes = volumes(spec.volumes.unwrap_or_default())?;
     let init = spec.init_containers.unwrap_or_default();
-    let count = init.len() + spec.containers.len();
-    if count > MAX_CONTAINERS_PER_POD {
-        let reason = format!(
-            "{count} containers with the init containers, at most {MAX_CONTAINERS_PER_POD} are allowed"
-        );
-        return Err(SpecError::invalid("spec.containers", reason));
-    }
-    if spec.containers.is_empty() {
-        return Err(SpecError::invalid(
-            "spec.containers",
-            "a pod has at least one container",
-        ));
-    }
+    check_count(init.len(), spec.containers.len())?;
     let mut seen = HashSet::new();
     let mut all = |list: Vec<k8s::Container>, field: &str| -> Result<Vec<ContainerSpec>> {
         let read = |(i, c)| {
@@ -99,6 +87,19 @@ pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
         active_deadline: deadline.at("spec.activeDeadlineSeconds")?,
         runtime_class,
     })
+}
+
+fn check_count(init: usize, app: usize) -> Result<()> {
+    let reason = match init + app {
+        _ if app == 0 => "a pod has at least one container".to_owned(),
+        count if count > MAX_CONTAINERS_PER_POD => {
+            format!(
+                "{count} containers with the init containers, at most {MAX_CONTAINERS_PER_POD} are allowed"
+            )
+        }
+        _ => return Ok(()),
+    };
+    Err(SpecError::invalid("spec.containers", reason))
 }
 
 /// Addresses and the names that they have in the pod.

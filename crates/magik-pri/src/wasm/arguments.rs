@@ -17,7 +17,10 @@ pub(super) struct Told {
 
 /// What it is confined to.
 #[derive(Debug)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux confines it"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux confines it")
+)]
 pub(super) struct Arguments {
     pub(super) isolation: Kind,
     pub(super) host_network: bool,

@@ -36,7 +36,8 @@ use self::isolation::Isolation;
 use crate::{
     ContainerSpec, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
     pods::{
-        self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment, spawn,
+        self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
+        spawn,
     },
 };
 

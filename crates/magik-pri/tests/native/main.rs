@@ -11,11 +11,10 @@ mod support;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use magik_pri::native::{POD_INIT, pod_init_main};
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|a| a == POD_INIT) {
-        return pod_init_main();
+    if let Some(ended) = magik_pri::run_role_if_asked(&[magik_pri::native::ROLE]) {
+        return ended;
     }
     let tests = lifecycle::TESTS.iter().chain(faults::TESTS).chain(rootfs::TESTS);
     let trials = tests.map(|(name, test)| {
