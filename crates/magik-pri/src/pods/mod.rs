@@ -302,13 +302,19 @@ impl PodRuntime for Pods {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;
-        let opened = self.opened.clone();
-        let store = blocking(move || opened.swept().cloned()).await?;
+        let (opened, spec) = (self.opened.clone(), Arc::new(spec.clone()));
+        let (of, class, namespaces) = (spec.clone(), backend.class(), options.user_namespaces);
+        let prepared = blocking(move || {
+            let store = opened.swept()?;
+            Ok((store.clone(), run::users(store, class, &of, namespaces)?))
+        });
+        let (store, users) = prepared.await?;
         let run = Run {
             busy: store.busy.subscribe(),
             store,
             backend,
-            spec: Arc::new(spec.clone()),
+            spec,
+            users,
             options,
         };
         // A task of its own, so that what has to be undone is, where it may take its time, when
