@@ -14,6 +14,7 @@ mod hooks;
 pub(crate) mod init;
 pub(crate) mod linux_bundle;
 mod lock;
+mod opened;
 mod paths;
 mod process;
 mod publish;
@@ -29,7 +30,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,9 +44,9 @@ use tokio::sync::oneshot;
 
 use self::{
     background::blocking,
+    opened::Opened,
     run::Run,
     store::{PodDir, Store},
-    watch::Watcher,
 };
 use crate::{
     Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass, SweepReport, Watch,
@@ -65,9 +66,6 @@ pub(crate) use self::{
 const DELETION_TIME: Duration = Duration::from_secs(10);
 /// How long is waited before the pod is looked for once more.
 const DELETION_PAUSE: Duration = Duration::from_millis(10);
-/// How often what dead callers have left is swept away while nothing is run or deleted.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-
 /// The pods below one pair of roots, and the backends that run more of them.
 ///
 /// It keeps nothing but its configuration: any number of them, in any number of processes and with
@@ -95,11 +93,7 @@ impl Pods {
     pub fn new(roots: Roots) -> Self {
         Self {
             backends: Vec::new(),
-            opened: Arc::new(Opened {
-                roots,
-                store: OnceLock::new(),
-                watcher: Mutex::default(),
-            }),
+            opened: Arc::new(Opened::new(roots)),
         }
     }
 
@@ -147,8 +141,18 @@ impl Pods {
         &self,
         work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.with_opened(move |opened| work(opened.swept_once()?)).await
+    }
+
+    /// Does work on the store, in whatever state, where it may wait for files and locks.
+    async fn with_opened<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Opened) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let opened = self.opened.clone();
-        blocking(move || work(opened.swept_once()?)).await
+        let done = blocking(move || work(&opened)).await;
+        self.opened.keep_swept();
+        done
     }
 
     /// Does work on one pod, where it may wait for files and locks.
@@ -190,73 +194,6 @@ impl Pods {
             ended.map_err(Error::io(format!("pod {}: wait for its init", found.id)))?;
         }
         blocking(move || found.status()).await
-    }
-}
-
-/// The store, opened when it is first used.
-#[derive(Debug)]
-struct Opened {
-    roots: Roots,
-    store: OnceLock<Arc<Store>>,
-    /// Started when it is first asked for.
-    watcher: Mutex<Option<Arc<Watcher>>>,
-}
-
-impl Opened {
-    /// The store, and whether it was opened just now. Who opens it also has it swept from time to
-    /// time.
-    fn open(&self) -> Result<(&Arc<Store>, bool)> {
-        if let Some(store) = self.store.get() {
-            return Ok((store, false));
-        }
-        let new = Arc::new(Store::open(&self.roots)?);
-        let store = self.store.get_or_init(|| new.clone());
-        let first = Arc::ptr_eq(store, &new);
-        if first {
-            tokio::spawn(keep_swept(Arc::downgrade(store)));
-        }
-        Ok((store, first))
-    }
-
-    /// The store; what dead callers have left was swept away since it was opened.
-    fn swept_once(&self) -> Result<&Arc<Store>> {
-        let (store, first) = self.open()?;
-        if first {
-            store.try_sweep();
-        }
-        Ok(store)
-    }
-
-    /// What sees the pods change.
-    fn watcher(&self) -> Result<Arc<Watcher>> {
-        let store = self.swept_once()?;
-        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = watcher.as_ref().filter(|watcher| !watcher.changes.have_failed()) {
-            return Ok(watcher.clone());
-        }
-        Ok(watcher.insert(Arc::new(Watcher::start(store.clone())?)).clone())
-    }
-
-    /// The store, swept now.
-    fn swept(&self) -> Result<&Arc<Store>> {
-        let (store, _) = self.open()?;
-        store.try_sweep();
-        Ok(store)
-    }
-}
-
-/// Sweeps as long as there is a store.
-async fn keep_swept(store: Weak<Store>) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        let Some(store) = store.upgrade() else { return };
-        let swept = blocking(move || {
-            store.try_sweep();
-            Ok(())
-        });
-        if swept.await.is_err() {
-            return;
-        }
     }
 }
 
@@ -302,9 +239,9 @@ impl PodRuntime for Pods {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;
-        let (opened, spec) = (self.opened.clone(), Arc::new(spec.clone()));
+        let spec = Arc::new(spec.clone());
         let (of, class, namespaces) = (spec.clone(), backend.class(), options.user_namespaces);
-        let prepared = blocking(move || {
+        let prepared = self.with_opened(move |opened| {
             let store = opened.swept()?;
             Ok((store.clone(), run::users(store, class, &of, namespaces)?))
         });
@@ -389,8 +326,8 @@ impl PodRuntime for Pods {
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
-        let (opened, pod) = (self.opened.clone(), pod.to_owned());
-        let deleted = blocking(move || {
+        let pod = pod.to_owned();
+        let deleted = self.with_opened(move |opened| {
             let store = opened.swept()?;
             match store.resolve(&pod) {
                 Err(Error::NotFound(_)) if force => Ok(()),
@@ -482,13 +419,11 @@ impl PodRuntime for Pods {
     }
 
     async fn watch(&self, position: u64) -> Result<Watch> {
-        let opened = self.opened.clone();
-        let watcher = blocking(move || opened.watcher()).await?;
+        let watcher = self.with_opened(Opened::watcher).await?;
         Ok(Watch::new(watcher.changes.clone(), position, watcher))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {
-        let opened = self.opened.clone();
-        blocking(move || opened.open()?.0.sweep()).await
+        self.with_opened(|opened| opened.open()?.0.sweep()).await
     }
 }
