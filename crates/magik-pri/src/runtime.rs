@@ -87,7 +87,7 @@ pub trait PodRuntime: Send + Sync + Debug {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
 
     /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped,
-    /// nothing is left of it.
+    /// nothing is left of it but what the store has of its images.
     async fn settled(&self);
 
     /// Stops a pod: SIGTERM to its containers in reverse order, SIGKILL after `grace` (absent: what the pod says). Returns

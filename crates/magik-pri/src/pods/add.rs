@@ -34,6 +34,8 @@ impl Addition {
                 containers: vec![self.container.clone()],
                 ..spec.clone()
             }),
+            // Those of the pod, which has them already.
+            users: Users::OfHost,
             options: self.options.clone(),
         };
         let mut images = run.images(&self.pod.id, &Arc::new(())).await?;

@@ -15,6 +15,7 @@ mod hooks;
 pub(crate) mod init;
 pub(crate) mod linux_bundle;
 mod lock;
+mod opened;
 mod operations;
 mod paths;
 mod process;
@@ -29,17 +30,14 @@ mod sweep;
 pub(crate) mod users;
 mod watch;
 
-use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use magik_infra::{CONTROL_SOCKET, ControlClient, ControlError, status::PodStatus};
 
 use self::{
     background::blocking,
+    opened::Opened,
     store::{PodDir, Store},
-    watch::Watcher,
 };
 use crate::{Error, PodSpec, Result, RuntimeClass};
 
@@ -54,9 +52,6 @@ pub(crate) use self::{
     files::{ContainerImage, PodFiles},
     process::Process,
 };
-
-/// How often what dead callers have left is swept away while nothing is run or deleted.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The pods below one pair of roots, and the backends that run more of them.
 ///
@@ -85,11 +80,7 @@ impl Pods {
     pub fn new(roots: Roots) -> Self {
         Self {
             backends: Vec::new(),
-            opened: Arc::new(Opened {
-                roots,
-                store: OnceLock::new(),
-                watcher: Mutex::default(),
-            }),
+            opened: Arc::new(Opened::new(roots)),
         }
     }
 
@@ -137,8 +128,18 @@ impl Pods {
         &self,
         work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.with_opened(move |opened| work(opened.swept_once()?)).await
+    }
+
+    /// Does work on the store, in whatever state, where it may wait for files and locks.
+    async fn with_opened<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Opened) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let opened = self.opened.clone();
-        blocking(move || work(opened.swept_once()?)).await
+        let done = blocking(move || work(&opened)).await;
+        self.opened.keep_swept();
+        done
     }
 
     /// Does work on one pod, where it may wait for files and locks.
@@ -180,72 +181,5 @@ impl Pods {
             ended.map_err(Error::io(format!("pod {}: wait for its init", found.id)))?;
         }
         blocking(move || found.status()).await
-    }
-}
-
-/// The store, opened when it is first used.
-#[derive(Debug)]
-struct Opened {
-    roots: Roots,
-    store: OnceLock<Arc<Store>>,
-    /// Started when it is first asked for.
-    watcher: Mutex<Option<Arc<Watcher>>>,
-}
-
-impl Opened {
-    /// The store, and whether it was opened just now. Who opens it also has it swept from time to
-    /// time.
-    fn open(&self) -> Result<(&Arc<Store>, bool)> {
-        if let Some(store) = self.store.get() {
-            return Ok((store, false));
-        }
-        let new = Arc::new(Store::open(&self.roots)?);
-        let store = self.store.get_or_init(|| new.clone());
-        let first = Arc::ptr_eq(store, &new);
-        if first {
-            tokio::spawn(keep_swept(Arc::downgrade(store)));
-        }
-        Ok((store, first))
-    }
-
-    /// The store; what dead callers have left was swept away since it was opened.
-    fn swept_once(&self) -> Result<&Arc<Store>> {
-        let (store, first) = self.open()?;
-        if first {
-            store.try_sweep();
-        }
-        Ok(store)
-    }
-
-    /// What sees the pods change.
-    fn watcher(&self) -> Result<Arc<Watcher>> {
-        let store = self.swept_once()?;
-        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = watcher.as_ref().filter(|watcher| !watcher.changes.have_failed()) {
-            return Ok(watcher.clone());
-        }
-        Ok(watcher.insert(Arc::new(Watcher::start(store.clone())?)).clone())
-    }
-
-    /// The store, swept now.
-    fn swept(&self) -> Result<&Arc<Store>> {
-        let (store, _) = self.open()?;
-        store.try_sweep();
-        Ok(store)
-    }
-}
-
-/// Sweeps as long as there is a store.
-async fn keep_swept(store: Weak<Store>) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        let Some(store) = store.upgrade() else { return };
-        let swept = blocking(move || {
-            store.try_sweep();
-            Ok(())
-        });
-        if swept.await.is_err() {
-            return;
-        }
     }
 }

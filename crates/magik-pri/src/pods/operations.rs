@@ -16,6 +16,7 @@ use super::{
     Pods,
     add::Addition,
     background::blocking,
+    opened::Opened,
     run::{self, Run},
 };
 use crate::{
@@ -41,13 +42,19 @@ impl PodRuntime for Pods {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;
-        let opened = self.opened.clone();
-        let store = blocking(move || opened.swept().cloned()).await?;
+        let spec = Arc::new(spec.clone());
+        let (of, class, namespaces) = (spec.clone(), backend.class(), options.user_namespaces);
+        let prepared = self.with_opened(move |opened| {
+            let store = opened.swept()?;
+            Ok((store.clone(), run::users(store, class, &of, namespaces)?))
+        });
+        let (store, users) = prepared.await?;
         let run = Run {
             busy: store.busy.subscribe(),
             store,
             backend,
-            spec: Arc::new(spec.clone()),
+            spec,
+            users,
             options,
         };
         // A task of its own, so that what has to be undone is, where it may take its time, when
@@ -160,8 +167,8 @@ impl PodRuntime for Pods {
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
-        let (opened, pod) = (self.opened.clone(), pod.to_owned());
-        let deleted = blocking(move || {
+        let pod = pod.to_owned();
+        let deleted = self.with_opened(move |opened| {
             let store = opened.swept()?;
             match store.resolve(&pod) {
                 Err(Error::NotFound(_)) if force => Ok(()),
@@ -253,14 +260,12 @@ impl PodRuntime for Pods {
     }
 
     async fn watch(&self, position: u64) -> Result<Watch> {
-        let opened = self.opened.clone();
-        let watcher = blocking(move || opened.watcher()).await?;
+        let watcher = self.with_opened(Opened::watcher).await?;
         Ok(Watch::new(watcher.changes.clone(), position, watcher))
     }
 
     async fn sweep(&self) -> Result<SweepReport> {
-        let opened = self.opened.clone();
-        blocking(move || opened.open()?.0.sweep()).await
+        self.with_opened(|opened| opened.open()?.0.sweep()).await
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) struct Run {
     pub(crate) store: Arc<Store>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) spec: Arc<PodSpec>,
+    pub(crate) users: Users,
     pub(crate) options: RunOptions,
     /// One of the store's, until there is a pod or nothing is left of it.
     pub(crate) busy: watch::Receiver<()>,
@@ -85,6 +86,31 @@ pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
     Ok(())
 }
 
+/// Whose users the pod's are to be.
+pub(crate) fn users(
+    store: &Store,
+    class: RuntimeClass,
+    spec: &PodSpec,
+    namespaces: UserNamespaces,
+) -> Result<Users> {
+    // A machine's users are its own; a WebAssembly program has none.
+    if class != RuntimeClass::Native || spec.host_users == Some(true) {
+        return Ok(Users::OfHost);
+    }
+    let asked = spec.host_users.is_some();
+    // Whether it is possible here costs some system calls.
+    let auto = || namespaces == UserNamespaces::Auto && users::asks_nothing_of_the_host(spec);
+    if !asked && !auto() {
+        return Ok(Users::OfHost);
+    }
+    match users::impossible(&store.paths, spec) {
+        None if asked => Ok(Users::Own),
+        None => Ok(Users::OwnIfLeft),
+        Some(why) if asked => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
+        Some(_) => Ok(Users::OfHost),
+    }
+}
+
 impl Run {
     /// Runs the pod and gives it to who waits for the answer; that one keeps it. Where nobody waits
     /// any more (`taken` is closed), as after a failure, nothing is left of it in the end.
@@ -122,7 +148,6 @@ impl Run {
     }
 
     async fn steps(&self, held: &mut Held) -> Result<Ran> {
-        let users = self.users().await?;
         hooks::reached(Step::Validate).await;
 
         let id = self.store.paths.new_id()?;
@@ -134,7 +159,7 @@ impl Run {
         hooks::reached(Step::Images).await;
 
         held.intent = None;
-        let (store, spec) = (self.store.clone(), self.spec.clone());
+        let (store, spec, users) = (self.store.clone(), self.spec.clone(), self.users);
         let pending = blocking(move || {
             let pending = store.reserve(&id, &spec, users)?;
             intent.hand_over();
@@ -161,28 +186,6 @@ impl Run {
         let answer = client.commit().await;
         let status = self.committed(&pending, pod, answer).await?;
         Ok((status, pending))
-    }
-
-    /// Whose users the pod's are to be.
-    async fn users(&self) -> Result<Users> {
-        // A machine's users are its own; a WebAssembly program has none.
-        if self.backend.class() != RuntimeClass::Native || self.spec.host_users == Some(true) {
-            return Ok(Users::OfHost);
-        }
-        let asked = self.spec.host_users.is_some();
-        let auto = self.options.user_namespaces == UserNamespaces::Auto;
-        // Whether it is possible here costs some system calls.
-        let wanted = asked || auto && users::asks_nothing_of_the_host(&self.spec);
-        if !wanted {
-            return Ok(Users::OfHost);
-        }
-        let (store, spec) = (self.store.clone(), self.spec.clone());
-        match blocking(move || Ok(users::impossible(&store.paths, &spec))).await? {
-            None if asked => Ok(Users::Own),
-            None => Ok(Users::OwnIfLeft),
-            Some(why) if asked => Err(SpecError::unsupported("spec.hostUsers: false", why).into()),
-            Some(_) => Ok(Users::OfHost),
-        }
     }
 
     pub(super) fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {

@@ -119,7 +119,10 @@ async fn a_run_that_is_given_up_is_gone_once_it_is_settled(w: &World) {
         let given_up = tokio::time::timeout(Duration::from_millis(millis), run).await;
         assert!(given_up.is_err());
         w.runtime.settled().await;
-        w.assert_empty();
+        let mut left = w.leftovers();
+        // What arrives of an image is the store's, which removes it in its own time.
+        left.retain(|path| !path.contains("/data/tmp/"));
+        assert_eq!(left, Vec::<String>::new(), "after {millis} ms");
     }
     // One that was not given up is settled, too.
     w.run(&w.scripts("web", &[("a", "exec sleep 1000")]))
