@@ -50,7 +50,8 @@ const SUPERVISE: &str = "container";
 /// The exit code of a program that was not started, and of a process that has an [`Error`].
 pub const FAILED: u8 = 255;
 
-/// The standard streams of the process: this library writes what is a container's to them, and nothing of its own.
+/// The standard streams of the process, which are the container's or lead to who asked: what is written to them is a program's
+/// output or an answer. What failed is `main`'s to say.
 #[derive(Debug, Clone, Copy)]
 pub struct Streams {
     /// Descriptor 0.
