@@ -23,6 +23,10 @@ pub struct Role {
 }
 
 impl Role {
+    #[cfg_attr(
+        not(any(feature = "native", feature = "krun", feature = "wasm")),
+        expect(dead_code, reason = "there is no backend")
+    )]
     pub(crate) const fn new(class: RuntimeClass, run: fn(PathBuf) -> io::Result<ExitCode>) -> Self {
         Self { class, run }
     }

@@ -518,10 +518,8 @@ mod tests {
     async fn what_no_machine_has_is_refused_before_anything_is_asked() {
         let dir = tempfile::tempdir().unwrap();
         let id = ContainerId::new("c").unwrap();
-        let options = CreateOptions {
-            preserve_fds: 1,
-            ..CreateOptions::default()
-        };
+        let mut options = CreateOptions::default();
+        options.preserve_fds = 1;
         let made = runtime(dir.path())
             .create(&id, dir.path(), Stdio::default(), options)
             .await;

@@ -5,7 +5,10 @@ use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
 use magik_infra::{ControlClient, status::PodStatus};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-use super::{backend::Backend, background::blocking, files::PodFiles, reserve::SPEC, run::Run, store::Store};
+use super::{
+    backend::Backend, background::blocking, files::PodFiles, reserve::SPEC, run::Run, store::Store,
+    users::Users,
+};
 use crate::{ContainerSpec, Error, PodSpec, Result, RunOptions, Step, limits::MAX_CONTAINERS_PER_POD};
 
 /// A container to be added to a pod.

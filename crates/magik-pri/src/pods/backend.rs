@@ -112,10 +112,6 @@ pub(crate) struct Start<'a> {
     /// `sandboxes/<id>`.
     pub(crate) sandbox: PathBuf,
     /// The data root.
-    #[cfg_attr(
-        not(any(feature = "native", feature = "wasm")),
-        expect(dead_code, reason = "where machine code and layers are kept")
-    )]
     pub(crate) data: &'a Path,
     /// The host's id of the pod's root, if the pod has users of its own.
     #[cfg_attr(not(feature = "native"), expect(dead_code, reason = "only native pods have"))]
