@@ -217,10 +217,10 @@ mod tests {
         std::iter::from_fn(|| watch.known(last).unwrap()).collect()
     }
 
-    fn is(id: usize, reason: &str) -> PodChange {
+    fn is(id: usize, message: &str) -> PodChange {
         let status = serde_json::json!({
             "id": id.to_string(), "name": "p", "namespace": "default", "runtimeClass": "native", "phase": "Running",
-            "reason": reason, "createdAt": "2026-01-01T00:00:00Z", "containers": [],
+            "message": message, "createdAt": "2026-01-01T00:00:00Z", "containers": [],
         });
         PodChange::Is(Arc::new(serde_json::from_value(status).unwrap()))
     }
