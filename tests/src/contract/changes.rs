@@ -59,7 +59,7 @@ pub async fn a_container_is_run_again_and_the_others_go_on(t: &Contract<'_>) {
 
 /// One that was stopped can be run again or removed; the pod goes on as long as another one runs.
 pub async fn a_container_is_stopped_run_again_and_removed(t: &Contract<'_>) {
-    let polite = t.kit.until_term(3);
+    let polite = t.kit.until_term(3).replace("while", "echo ready; while");
     // What cannot hear the signal runs until the time is over.
     let grace = Some(Duration::from_secs(if t.kit.processes { 20 } else { 1 }));
     let before = t
@@ -67,6 +67,7 @@ pub async fn a_container_is_stopped_run_again_and_removed(t: &Contract<'_>) {
         .await
         .expect("run");
     let pod = &before.id;
+    t.until_logged(pod, "a", "ready").await;
     let stopped = t.runtime.stop_container(pod, "a", grace).await;
     let status = stopped.expect("stop");
     let (exit, expected) = (exit_of(&status, "a"), t.kit.exit_of_until_term(3));
