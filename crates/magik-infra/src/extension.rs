@@ -1,13 +1,25 @@
 //! Extensions of the pod init, each contained by a timeout.
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 
 use crate::{
+    error::{LaunchError, LaunchStep},
     events::{Event, EventHub, EventKind},
     plan::PodPlan,
+    shared::Shared,
+    status::PodStatus,
 };
 
 /// How long one call of an extension may take by default.
@@ -20,17 +32,47 @@ const MAX_CONSECUTIVE_FAILURES: u32 = 5;
 /// Why an extension failed.
 pub type ExtensionError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an extension learns of its pod.
-#[derive(Debug)]
+/// Makes an extension from its configuration in the pod's plan.
+pub type ExtensionConstructor = fn(&serde_json::Value) -> Result<Box<dyn InfraExtension>, ExtensionError>;
+
+/// The extensions that a program can make, by their names in a plan.
+pub type ExtensionRegistry = &'static [(&'static str, ExtensionConstructor)];
+
+/// What an extension learns of its pod, and does along with it.
+#[derive(Debug, Clone)]
 pub struct PodContext {
     plan: Arc<PodPlan>,
+    shared: Arc<Shared>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl PodContext {
-    /// The pod as it was planned: id, name, labels, annotations, containers.
+    fn new(shared: &Arc<Shared>, plan: &Arc<PodPlan>) -> Self {
+        Self {
+            plan: plan.clone(),
+            shared: shared.clone(),
+            tasks: Arc::default(),
+        }
+    }
+
+    /// The pod as it was planned: id, name, labels, annotations, the containers that it begins with.
     #[must_use]
     pub fn plan(&self) -> &PodPlan {
         &self.plan
+    }
+
+    /// The pod as it stands, with the containers that it has now.
+    #[must_use]
+    pub fn status(&self) -> PodStatus {
+        let pending = || PodStatus::pending(&self.plan, &self.shared.runtime_class);
+        self.shared.status().unwrap_or_else(pending)
+    }
+
+    /// Runs a task in the init's one thread, which it must not block, until the pod is over.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 }
 
@@ -95,6 +137,23 @@ pub trait InfraExtension: Send + Sync + Debug {
     }
 }
 
+impl Entry {
+    fn new(extension: Box<dyn InfraExtension>) -> Self {
+        Self {
+            extension: extension.into(),
+            queue: None,
+            delivery: None,
+            overflowed: false,
+        }
+    }
+}
+
+impl From<RequiredExtensionFailed> for LaunchError {
+    fn from(error: RequiredExtensionFailed) -> Self {
+        Self::pod(LaunchStep::Extension, &error)
+    }
+}
+
 /// A required extension failed: what it is called and how.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("required extension {name}: {reason}")]
@@ -125,7 +184,10 @@ impl Hook {
 #[derive(Debug)]
 pub(crate) struct Extensions {
     list: Vec<Entry>,
+    registry: ExtensionRegistry,
     limit: Duration,
+    /// Once the pod is being started.
+    pod: Option<PodContext>,
 }
 
 #[derive(Debug)]
@@ -138,17 +200,38 @@ struct Entry {
 }
 
 impl Extensions {
-    pub(crate) fn new(list: Vec<Box<dyn InfraExtension>>, limit: Duration) -> Self {
-        let entry = |extension: Box<dyn InfraExtension>| Entry {
-            extension: extension.into(),
-            queue: None,
-            delivery: None,
-            overflowed: false,
-        };
+    /// Those of the program; those of the plan are made by `registry`.
+    pub(crate) fn new(
+        list: Vec<Box<dyn InfraExtension>>,
+        registry: ExtensionRegistry,
+        limit: Duration,
+    ) -> Self {
         Self {
-            list: list.into_iter().map(entry).collect(),
+            list: list.into_iter().map(Entry::new).collect(),
+            registry,
             limit,
+            pod: None,
         }
+    }
+
+    /// Makes those that the plan asks for.
+    fn make(&mut self, plan: &PodPlan) -> Result<(), LaunchError> {
+        let failed = |message: &str| LaunchError::pod(LaunchStep::Extension, message);
+        for asked in &plan.extensions {
+            let name = &asked.name;
+            let known = self.registry.iter().find(|(known, _)| known == name);
+            let Some((_, constructor)) = known else {
+                let all: Vec<_> = self.registry.iter().map(|(name, _)| *name).collect();
+                let all = all.join(", ");
+                return Err(failed(&format!(
+                    "this init has no extension {name:?}: it has [{all}]"
+                )));
+            };
+            let made = constructor(&asked.config);
+            let extension = made.map_err(|e| failed(&format!("extension {name}: {e}")))?;
+            self.list.push(Entry::new(extension));
+        }
+        Ok(())
     }
 
     /// Calls `on_start` of each in order. Those that succeed get events and further calls.
@@ -156,13 +239,15 @@ impl Extensions {
     /// A required extension that fails on an event later is reported over `failed`.
     pub(crate) async fn start(
         &mut self,
+        shared: &Arc<Shared>,
         plan: &Arc<PodPlan>,
-        hub: &Arc<EventHub>,
         failed: &mpsc::Sender<RequiredExtensionFailed>,
-    ) -> Result<(), RequiredExtensionFailed> {
-        let limit = self.limit;
+    ) -> Result<(), LaunchError> {
+        self.make(plan)?;
+        let (limit, hub) = (self.limit, &shared.events);
+        let pod = self.pod.insert(PodContext::new(shared, plan));
         for entry in &mut self.list {
-            match call(&entry.extension, Hook::Start, plan, limit).await {
+            match call(&entry.extension, Hook::Start, pod, limit).await {
                 Ok(()) => {
                     let (queue, events) = mpsc::channel(EXTENSION_QUEUE);
                     let (extension, hub, failed) = (entry.extension.clone(), hub.clone(), failed.clone());
@@ -176,13 +261,10 @@ impl Extensions {
     }
 
     /// Calls `on_ready` of each in order.
-    pub(crate) async fn ready(
-        &self,
-        plan: &Arc<PodPlan>,
-        hub: &EventHub,
-    ) -> Result<(), RequiredExtensionFailed> {
+    pub(crate) async fn ready(&self, hub: &EventHub) -> Result<(), LaunchError> {
+        let Some(pod) = &self.pod else { return Ok(()) };
         for entry in self.list.iter().filter(|e| e.queue.is_some()) {
-            if let Err(reason) = call(&entry.extension, Hook::Ready, plan, self.limit).await {
+            if let Err(reason) = call(&entry.extension, Hook::Ready, pod, self.limit).await {
                 report(hub, &*entry.extension, &reason)?;
             }
         }
@@ -190,8 +272,9 @@ impl Extensions {
     }
 
     /// Waits until the queued events are delivered, then calls `on_stop` of each, all within their limits.
-    pub(crate) async fn stop(&mut self, plan: &Arc<PodPlan>, hub: &EventHub) {
+    pub(crate) async fn stop(&mut self, hub: &EventHub) {
         let limit = self.limit;
+        let Some(pod) = self.pod.take() else { return };
         for entry in &mut self.list {
             if entry.queue.take().is_none() {
                 continue;
@@ -201,7 +284,7 @@ impl Extensions {
             {
                 delivery.abort();
             }
-            if let Err(reason) = call(&entry.extension, Hook::Stop, plan, limit).await {
+            if let Err(reason) = call(&entry.extension, Hook::Stop, &pod, limit).await {
                 // The pod is over: whether it is required no longer matters.
                 let _ = report(hub, &*entry.extension, &reason);
             }
@@ -261,10 +344,10 @@ async fn deliver(
 async fn call(
     extension: &Arc<dyn InfraExtension>,
     hook: Hook,
-    plan: &Arc<PodPlan>,
+    pod: &PodContext,
     limit: Duration,
 ) -> Result<(), String> {
-    let (target, pod) = (extension.clone(), PodContext { plan: plan.clone() });
+    let (target, pod) = (extension.clone(), pod.clone());
     contained(hook.name(), limit, async move {
         match hook {
             Hook::Start => target.on_start(&pod).await,

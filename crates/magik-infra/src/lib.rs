@@ -46,7 +46,10 @@ pub use client::{
 };
 pub use error::{ControlError, LaunchError, LaunchStep};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
-pub use extension::{EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionError, InfraExtension, PodContext};
+pub use extension::{
+    EXTENSION_QUEUE, EXTENSION_TIMEOUT, ExtensionConstructor, ExtensionError, ExtensionRegistry,
+    InfraExtension, PodContext,
+};
 pub use init::{InitOptions, PodInit, mount_layers};
 pub use life::PodOutcome;
 pub use publish::MAX_PUBLISHED_CONNECTIONS;

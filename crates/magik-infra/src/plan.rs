@@ -42,6 +42,20 @@ pub struct PodPlan {
     /// When it is over.
     #[serde(default)]
     pub ends: PodEnd,
+    /// Extensions of its init, started in this order after those that the init always has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<ExtensionPlan>,
+}
+
+/// An extension that a pod asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExtensionPlan {
+    /// Its name in the init's [registry](crate::ExtensionRegistry).
+    pub name: String,
+    /// What it is made from.
+    #[serde(default)]
+    pub config: serde_json::Value,
 }
 
 impl PodPlan {

@@ -162,6 +162,7 @@ fn plan(dir: &Path) -> PodPlan {
         grace_period_s: 0,
         active_deadline_s: None,
         ends: magik_infra::plan::PodEnd::default(),
+        extensions: Vec::new(),
     }
 }
 

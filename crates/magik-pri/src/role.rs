@@ -7,6 +7,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use magik_infra::ExtensionRegistry;
+
 use crate::{
     RuntimeClass,
     pods::init::{self, is_asked_for},
@@ -19,16 +21,31 @@ static LOOKED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Clone, Copy)]
 pub struct Role {
     class: RuntimeClass,
-    run: fn(PathBuf) -> io::Result<ExitCode>,
+    run: fn(PathBuf, ExtensionRegistry) -> io::Result<ExitCode>,
+    extensions: ExtensionRegistry,
 }
 
 impl Role {
+    /// With these extensions, which pods may ask for
+    /// ([`RunOptions::extensions`](crate::RunOptions::extensions)).
+    #[must_use]
+    pub const fn extensions(self, extensions: ExtensionRegistry) -> Self {
+        Self { extensions, ..self }
+    }
+
     #[cfg_attr(
         not(any(feature = "native", feature = "krun", feature = "wasm")),
         expect(dead_code, reason = "there is no backend")
     )]
-    pub(crate) const fn new(class: RuntimeClass, run: fn(PathBuf) -> io::Result<ExitCode>) -> Self {
-        Self { class, run }
+    pub(crate) const fn new(
+        class: RuntimeClass,
+        run: fn(PathBuf, ExtensionRegistry) -> io::Result<ExitCode>,
+    ) -> Self {
+        Self {
+            class,
+            run,
+            extensions: &[],
+        }
     }
 }
 
@@ -66,7 +83,7 @@ pub fn run_role_if_asked(roles: &[Role]) -> Option<ExitCode> {
                 "this program is no init of {class} pods"
             )));
         };
-        (role.run)(sandbox)
+        (role.run)(sandbox, role.extensions)
     };
     Some(init::report(run()))
 }

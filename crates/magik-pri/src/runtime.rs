@@ -9,7 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use magik_image::pull::Progress;
-use magik_infra::{EventStream, ExecRequest, ExecSession, PortForward, status::PodStatus};
+use magik_infra::{
+    EventStream, ExecRequest, ExecSession, PortForward, plan::ExtensionPlan, status::PodStatus,
+};
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
 
@@ -30,6 +32,8 @@ pub struct RunOptions {
     pub insecure_registries: bool,
     /// Is told of what is pulled.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Extensions of the pod's init, which must have them ([`Role::extensions`](crate::Role::extensions)).
+    pub extensions: Vec<ExtensionPlan>,
     /// Which pods that do not say (`hostUsers`) have users of their own.
     pub user_namespaces: UserNamespaces,
 }
@@ -51,6 +55,7 @@ impl Debug for RunOptions {
             .field("runtime_class", &self.runtime_class)
             .field("pull_policy", &self.pull_policy)
             .field("insecure_registries", &self.insecure_registries)
+            .field("extensions", &self.extensions)
             .field("user_namespaces", &self.user_namespaces)
             .finish_non_exhaustive()
     }

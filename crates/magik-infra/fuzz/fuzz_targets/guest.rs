@@ -310,6 +310,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         grace_period_s: 0,
         active_deadline_s: None,
         ends: magik_infra::plan::PodEnd::default(),
+        extensions: Vec::new(),
     }
 }
 

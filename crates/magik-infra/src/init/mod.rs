@@ -22,7 +22,7 @@ use self::pod::{Before, Pod};
 use crate::{
     containers::Local,
     error::LaunchError,
-    extension::{EXTENSION_TIMEOUT, Extensions, InfraExtension},
+    extension::{EXTENSION_TIMEOUT, ExtensionRegistry, Extensions, InfraExtension},
     life::{self, CommitCheck, Ends, Inputs, PodOutcome},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
@@ -77,6 +77,7 @@ pub struct PodInit {
     state_dir: StateDir,
     options: InitOptions,
     extensions: Vec<Box<dyn InfraExtension>>,
+    registry: ExtensionRegistry,
     listeners: Vec<TcpListener>,
     committed: CommitCheck,
     preparation: Option<Preparation>,
@@ -104,6 +105,7 @@ impl PodInit {
             state_dir,
             options,
             extensions: Vec::new(),
+            registry: &[],
             listeners: Vec::new(),
             // A directory whose name cannot be read is not known to be committed.
             committed: Box::new(|dir| matches!(dir.is_pending(), Ok(false))),
@@ -117,6 +119,13 @@ impl PodInit {
     #[must_use]
     pub fn extension(mut self, extension: Box<dyn InfraExtension>) -> Self {
         self.extensions.push(extension);
+        self
+    }
+
+    /// The extensions that plans may ask for; one that asks for another is not started.
+    #[must_use]
+    pub fn registry(mut self, registry: ExtensionRegistry) -> Self {
+        self.registry = registry;
         self
     }
 
@@ -182,7 +191,7 @@ impl PodInit {
             commands,
         ));
         let inputs = Inputs::new(receiver, self.committed, true)?;
-        let extensions = Extensions::new(self.extensions, self.options.extension_timeout);
+        let extensions = Extensions::new(self.extensions, self.registry, self.options.extension_timeout);
         let before = Before {
             shared_processes: self.shared_processes,
             preparation: self.preparation,

@@ -129,16 +129,13 @@ impl Pod {
             self.confined = true;
             preparation(plan.clone()).await?;
         }
-        let started = self
-            .extensions
-            .start(&plan, &self.shared.events, &self.extension_failed);
-        started.await.map_err(|e| extension_failed(&e))
+        let started = self.extensions.start(&self.shared, &plan, &self.extension_failed);
+        started.await
     }
 
     /// Every container was started: says so.
     pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
-        let told = self.extensions.ready(&self.plan, &self.shared.events).await;
-        told.map_err(|e| extension_failed(&e))?;
+        self.extensions.ready(&self.shared.events).await?;
         // Whoever asks for a pod that runs finds it by this file.
         let written = self.shared.try_publish(|status| {
             status.phase = Phase::Running;
@@ -417,7 +414,7 @@ impl Pod {
             }
         });
         self.event(Event::now(EventKind::PodStopped, "", ""));
-        self.extensions.stop(&self.plan, &self.shared.events).await;
+        self.extensions.stop(&self.shared.events).await;
         self.shared
             .status()
             .unwrap_or_else(|| unreachable!("the first status was published by Pod::new"))
@@ -470,8 +467,4 @@ impl Pod {
         self.shared.events.add(event.clone());
         self.extensions.event(&event, &self.shared.events);
     }
-}
-
-fn extension_failed(error: &RequiredExtensionFailed) -> LaunchError {
-    LaunchError::pod(LaunchStep::Extension, error)
 }

@@ -36,7 +36,7 @@ impl Supervisor for Pod {
             status.message = Some(error.to_string());
             status.finished_at = Some(Timestamp::now());
         });
-        self.extensions.stop(&self.plan, &self.shared.events).await;
+        self.extensions.stop(&self.shared.events).await;
         let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
     }
 

@@ -73,6 +73,7 @@ impl World {
             grace_period_s: 1,
             active_deadline_s: None,
             ends: magik_infra::plan::PodEnd::default(),
+            extensions: Vec::new(),
         };
         Self {
             dir,

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
-use magik_infra::Relay;
+use magik_infra::{ExtensionRegistry, Relay};
 use magik_vm::{Machine, MachineGuest};
 
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
     pods::init::{self, Init},
 };
 
-pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
+/// Extensions are the guest's own affair.
+pub(crate) fn run(sandbox: PathBuf, _: ExtensionRegistry) -> io::Result<ExitCode> {
     let Init {
         sandbox, descriptors, ..
     } = Init::<()>::begin(sandbox, |()| true)?;

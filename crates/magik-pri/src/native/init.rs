@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use magik_infra::{InitOptions, PodInit};
+use magik_infra::{ExtensionRegistry, InitOptions, PodInit};
 use oci_native::NativeRuntime;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub(super) struct Told {
     pub(super) users: Option<u32>,
 }
 
-pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
+pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result<ExitCode> {
     oci_native::seal_self_exe().map_err(io::Error::other)?;
     let Init {
         config,
@@ -54,6 +54,7 @@ pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
         .build();
     init::serve(descriptors, async |serving| {
         PodInit::new(Arc::new(runtime), serving.state, InitOptions::default())
+            .registry(extensions)
             .publish(serving.listeners)
             .shared_processes(shared_processes)
             .when_ready(super::trim::trim)

@@ -301,13 +301,14 @@ impl Run {
         images: Vec<ContainerImage>,
     ) -> Result<(PodPlan, UnixStream)> {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
-        let pending = pending.clone();
+        let (pending, extensions) = (pending.clone(), self.options.extensions.clone());
         let launched = blocking(move || {
             let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
             let launch = || {
-                let plan = files.write(&images, |container, image| {
+                let mut plan = files.write(&images, |container, image| {
                     backend.container(&files, container, image)
                 })?;
+                plan.extensions.clone_from(&extensions);
                 let listeners = publish::listen(&spec)?;
                 let socket = start_init(&store, &*backend, &files, listeners, &pending).map_err(|e| {
                     Failure::new(format!("start the pod init {}: {e}", backend.binary().display()))

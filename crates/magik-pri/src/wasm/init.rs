@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use magik_infra::{InitOptions, LaunchError, LaunchStep, PodInit, plan::PodPlan};
+use magik_infra::{ExtensionRegistry, InitOptions, LaunchError, LaunchStep, PodInit, plan::PodPlan};
 use magik_oci::ContainerId;
 use oci_wasm::{Loader, WasmtimeRuntime};
 
@@ -15,7 +15,7 @@ use crate::{
     pods::init::{self, Init},
 };
 
-pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
+pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result<ExitCode> {
     let Init {
         config,
         sandbox,
@@ -49,6 +49,7 @@ pub(crate) fn run(sandbox: PathBuf) -> io::Result<ExitCode> {
         let state_fd = rustix::io::fcntl_dupfd_cloexec(&serving.state, 0)?;
         let prepared = runtime.clone();
         PodInit::new(Arc::new(runtime), serving.state, options)
+            .registry(extensions)
             .publish(serving.listeners)
             .prepare(async move |plan| {
                 prepare(prepared, &plan).await?;

@@ -113,6 +113,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
         pull_policy: args.pull.map(Into::into),
         insecure_registries: args.http,
         progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
+        ..RunOptions::default()
     };
     let mut signals = Signals::new()?;
     let pod = tokio::select! {

@@ -170,6 +170,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
         grace_period_s: 0,
         active_deadline_s: None,
         ends: magik_infra::plan::PodEnd::default(),
+        extensions: Vec::new(),
     })
 }
 
