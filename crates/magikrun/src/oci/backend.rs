@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use magik_oci::{ContainerId, ContainerState, OciRuntime};
 
-use super::{life::Config, route::Globals};
+use super::{config::Config, route::Globals};
 
 /// crun's annotation: the handler that runs the container.
 const HANDLER_ANNOTATION: &str = "run.oci.handler";

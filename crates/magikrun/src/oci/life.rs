@@ -8,60 +8,24 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use magik_oci::{ContainerId, ContainerState, CreateOptions, Error, ExecIo, ExecOptions, Exit, Stdio};
-use serde::Deserialize;
 
 use super::{
     args::{CreateArgs, ExecArgs, InitArgs, RunArgs},
     backend::Backend,
+    config::Config,
     foreground::{Signals, attend},
     keyring,
     notify::{self, Notify},
     process,
     route::Globals,
     terminal::{Console, Foreground},
-    users,
 };
 use crate::failure;
 
-/// The longest config.json that is read.
-const MAX_CONFIG_SIZE: u64 = 16 << 20;
 /// runc's exit code of an `exec` that could not start its program.
 const EXEC_FAILED: u8 = 255;
 /// runc's exit code of every other command that could not do what it was asked.
 const FAILED: u8 = 1;
-
-/// What we need of a bundle's configuration before it is handed to the backend.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Config {
-    process: Option<ConfigProcess>,
-    /// Which backend is asked for, among other things.
-    #[serde(default)]
-    pub(super) annotations: Option<std::collections::HashMap<String, String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ConfigProcess {
-    #[serde(default)]
-    terminal: bool,
-    user: Option<oci_spec::runtime::User>,
-}
-
-impl Config {
-    /// Reads the bundle's configuration.
-    pub(super) fn read(bundle: &Path) -> Result<Self> {
-        let path = bundle.join("config.json");
-        let config: Self = serde_json::from_slice(&process::read(&path, MAX_CONFIG_SIZE)?)
-            .with_context(|| format!("{}: not a runtime-spec configuration", path.display()))?;
-        if let Some(user) = config.process.as_ref().and_then(|p| p.user.as_ref()) {
-            users::check(user).with_context(|| path.display().to_string())?;
-        }
-        Ok(config)
-    }
-
-    fn terminal(&self) -> bool {
-        self.process.as_ref().is_some_and(|p| p.terminal)
-    }
-}
 
 /// `create`.
 pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> Result<()> {

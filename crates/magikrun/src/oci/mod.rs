@@ -7,6 +7,7 @@ mod args;
 mod backend;
 mod cgroup;
 mod checkpoint;
+mod config;
 mod events;
 mod features;
 mod foreground;
@@ -38,7 +39,7 @@ use self::{
         PauseArgs, PsArgs, RestoreArgs, ResumeArgs, RunArgs, SpecArgs, StartArgs, StateArgs, UpdateArgs,
     },
     backend::Backend,
-    life::Config,
+    config::Config,
     log::Log,
     route::{Globals, Route},
 };
