@@ -192,6 +192,11 @@ impl Shared {
         container.map(|container| container.state.clone())
     }
 
+    /// Whether nothing of the pod runs any more, by its status.
+    pub(crate) fn is_final(&self) -> bool {
+        self.lock().as_ref().is_some_and(|status| status.phase.is_final())
+    }
+
     pub(crate) fn status(&self) -> Option<PodStatus> {
         self.lock().clone()
     }

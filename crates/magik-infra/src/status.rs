@@ -181,6 +181,9 @@ pub struct ContainerStatus {
     pub image: String,
     /// Where it is in its life.
     pub state: ContainerPhase,
+    /// Grows whenever `state` changes: of two statuses the one with the larger number is the newer.
+    #[serde(default)]
+    pub revision: u64,
     /// How often it was run again.
     #[serde(default)]
     pub restart_count: u32,
@@ -211,9 +214,16 @@ impl ContainerStatus {
             name: plan.name.clone(),
             image: plan.image.clone(),
             state: ContainerPhase::Waiting,
+            revision: 0,
             restart_count: 0,
             past: Vec::new(),
         }
+    }
+
+    /// It is something else now.
+    pub(crate) fn is(&mut self, state: ContainerPhase) {
+        self.revision += 1;
+        self.state = state;
     }
 
     /// One that has ended is being created once more.
@@ -234,7 +244,7 @@ impl ContainerStatus {
             finished_at,
             exit,
         });
-        self.state = ContainerPhase::Waiting;
+        self.is(ContainerPhase::Waiting);
     }
 
     /// That came to nothing: it is as it was.
@@ -245,27 +255,27 @@ impl ContainerStatus {
             exit,
         }) = self.past.pop()
         {
-            self.state = ContainerPhase::Exited {
+            self.is(ContainerPhase::Exited {
                 started_at,
                 finished_at,
                 exit,
-            };
+            });
         }
     }
 
     /// It was created.
     pub(crate) fn created(&mut self) {
-        self.state = ContainerPhase::Created;
+        self.is(ContainerPhase::Created);
     }
 
     /// It was created, and its program cannot be run.
     pub(crate) fn cannot_start(&mut self, exit: Exit) {
         let now = Timestamp::now();
-        self.state = ContainerPhase::Exited {
+        self.is(ContainerPhase::Exited {
             started_at: now,
             finished_at: now,
             exit,
-        };
+        });
     }
 
     /// It runs.
@@ -273,7 +283,7 @@ impl ContainerStatus {
         if !self.past.is_empty() {
             self.restart_count += 1;
         }
-        self.state = ContainerPhase::Running { started_at, pid };
+        self.is(ContainerPhase::Running { started_at, pid });
     }
 }
 

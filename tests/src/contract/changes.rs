@@ -299,3 +299,46 @@ pub async fn a_container_that_cannot_be_added_leaves_nothing(t: &Contract<'_>) {
     assert_eq!(status, before);
     t.delete(pod).await;
 }
+
+/// A name is given again and again, at once or by several callers at a time: what has the name now is
+/// never what is heard or removed of one that had it before.
+pub async fn names_of_added_containers_are_given_again(t: &Contract<'_>) {
+    if class(&*t.runtime) != RuntimeClass::Native {
+        return;
+    }
+    let manifest = t.pod(
+        "names",
+        &[("a", "echo up; sleep 100"), ("x", "echo ran; sleep 100")],
+    );
+    let mut first = PodSpec::from_json(&manifest.to_string()).expect("the specification");
+    let x = first.containers.pop().expect("two containers");
+    let options = RunOptions::default;
+    let pod = &t.runtime.run_pod(&first, options()).await.expect("run").id;
+    for _ in 0..t.times(8) {
+        let created = t.runtime.create_container(pod, &x, options()).await;
+        created.expect("create");
+        t.runtime.remove_container(pod, "x").await.expect("remove");
+        let (one, other) = tokio::join!(
+            t.runtime.create_container(pod, &x, options()),
+            t.runtime.create_container(pod, &x, options()),
+        );
+        assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+        let status = t.runtime.start_container(pod, "x").await.expect("start");
+        assert!(runs(&status, "x"));
+        assert_eq!(t.exec(pod, "x", &["true"]).await.code, 0);
+        t.runtime
+            .restart_container(pod, "x", SOON)
+            .await
+            .expect("run again");
+        t.runtime.stop_container(pod, "x", SOON).await.expect("stop");
+        t.runtime.remove_container(pod, "x").await.expect("remove");
+    }
+    for name in ["", "../a", "A", "a/b"] {
+        let mut nameless = x.clone();
+        nameless.name = name.to_owned();
+        let refused = t.runtime.create_container(pod, &nameless, options()).await;
+        assert!(matches!(refused, Err(Error::Spec(_))), "{name:?}: {refused:?}");
+    }
+    assert_eq!(t.exec(pod, "a", &["true"]).await.code, 0);
+    t.delete(pod).await;
+}

@@ -404,6 +404,7 @@ macro_rules! pod_contract {
             who_asks_last_for_a_container_decides
             a_container_is_added_to_a_pod_that_runs
             a_container_that_cannot_be_added_leaves_nothing
+            names_of_added_containers_are_given_again
             // streams
             logs_keep_both_streams_apart_and_outlive_the_container
             following_a_log_ends_with_its_container

@@ -47,6 +47,8 @@ pub(crate) enum Watched {
 #[derive(Debug)]
 pub(crate) struct ExitReport {
     pub(crate) name: String,
+    /// Which of the containers that had this name, one after the other.
+    pub(crate) run: u64,
     pub(crate) exit: Exit,
     /// The last line it wrote, for error messages.
     pub(crate) last_line: String,
@@ -109,6 +111,7 @@ pub(crate) async fn create(
 pub(crate) async fn watch(
     runtime: Arc<dyn OciRuntime>,
     id: ContainerId,
+    run: u64,
     output: Watched,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
@@ -141,6 +144,7 @@ pub(crate) async fn watch(
     // Nobody listens any more once the pod is over.
     let _ = exits.send(ExitReport {
         name: id.to_string(),
+        run,
         exit,
         last_line,
         unknown,

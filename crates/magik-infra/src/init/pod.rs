@@ -62,6 +62,10 @@ pub(super) struct Pod {
     pub(super) deletions: JoinSet<()>,
     /// Held by each of them: who makes a container waits, so that none is removed in its place.
     pub(super) deleting: Arc<RwLock<()>>,
+    /// The number of the run of each container that was created and not removed at the runtime: what
+    /// is heard of an earlier one is not about this.
+    runs: HashMap<String, u64>,
+    next_run: u64,
     /// The first processes of containers that were created and not started yet.
     pub(super) pids: HashMap<String, Option<i32>>,
     /// Containers that are not started before somebody attaches.
@@ -103,6 +107,8 @@ impl Pod {
             making: JoinSet::new(),
             deletions: JoinSet::new(),
             deleting: Arc::default(),
+            runs: HashMap::new(),
+            next_run: 0,
             pids: HashMap::new(),
             waiting: Vec::new(),
         }
@@ -248,7 +254,10 @@ impl Pod {
                 Watched::Attached(exited)
             }
         };
-        let watching = container::watch(self.runtime.clone(), id.clone(), watched, self.exited.clone());
+        self.next_run += 1;
+        self.runs.insert(plan.name.clone(), self.next_run);
+        let (runtime, exited) = (self.runtime.clone(), self.exited.clone());
+        let watching = container::watch(runtime, id.clone(), self.next_run, watched, exited);
         tokio::spawn(watching);
         // Written with what comes next: that it runs, or whatever it was created for.
         self.shared.note(|pod| {
@@ -343,13 +352,17 @@ impl Pod {
         }
     }
 
+    /// Whether that is about the container that has the name now.
+    pub(super) fn is_of_now(&self, report: &ExitReport) -> bool {
+        self.runs.get(&report.name) == Some(&report.run)
+    }
+
     /// A container ended: status, then events.
     pub(super) fn ended(&mut self, report: &ExitReport) {
-        if !matches!(
-            self.shared.phase(&report.name),
-            Some(ContainerPhase::Running { .. })
-        ) {
-            // It was created to be run again and never started.
+        if self.shared.phase(&report.name) == Some(ContainerPhase::Created) {
+            // Its process was killed before it was started.
+            self.pids.remove(&report.name);
+            self.change(&report.name, |container| container.cannot_start(report.exit));
             return;
         }
         let now = Timestamp::now();
@@ -360,11 +373,11 @@ impl Pod {
                 }
                 ContainerPhase::Waiting | ContainerPhase::Created => now,
             };
-            container.state = ContainerPhase::Exited {
+            container.is(ContainerPhase::Exited {
                 started_at,
                 finished_at: now,
                 exit: report.exit,
-            };
+            });
         });
         let name = &report.name;
         if report.exit.oom_killed {
@@ -380,6 +393,7 @@ impl Pod {
 
     /// Removes a container at the runtime, in the background: its cgroup goes, its status stays.
     pub(super) fn delete(&mut self, name: &str) {
+        self.runs.remove(name);
         let (runtime, Ok(id)) = (self.runtime.clone(), ContainerId::new(name)) else {
             return;
         };

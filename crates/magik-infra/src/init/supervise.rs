@@ -47,6 +47,9 @@ impl Supervisor for Pod {
             let next_kill = self.next_kill();
             let interrupt = tokio::select! {
                 Some(report) = self.exits.recv() => {
+                    if !self.is_of_now(&report) {
+                        continue;
+                    }
                     self.ended(&report);
                     // A pod that is going down is removed as a whole.
                     if stopping.is_none() && !self.runs_again(&report.name) {

@@ -41,6 +41,9 @@ use crate::{
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 /// How long the last event may take to arrive once the pod is over.
 const LAST_EVENT_TIME: Duration = Duration::from_secs(5);
+/// How many changes of containers, and how many stops, the guest may be asked for at a time: it may
+/// leave each of them without an answer.
+const ASKED: usize = 24;
 /// Events that wait to be dealt with.
 const EVENTS: usize = 64;
 
@@ -145,7 +148,9 @@ struct Changed {
     container: String,
     removed: bool,
     answer: Answer,
-    outcome: Result<PodStatus, ControlError>,
+    /// How the guest's pod was afterwards.
+    now: Option<PodStatus>,
+    outcome: Result<(), ControlError>,
 }
 
 impl RemotePod {
@@ -239,6 +244,11 @@ impl RemotePod {
             let _ = answer.send(Err(ChangeError::Unsupported(why.to_owned())));
             return;
         }
+        if self.changes.len() >= ASKED {
+            let why = format!("{ASKED} changes are under way in the guest: wait for one to end");
+            let _ = answer.send(Err(ChangeError::NotNow(why)));
+            return;
+        }
         let (client, shared) = (client.clone(), self.shared.clone());
         self.changes.spawn(async move {
             let name = container.as_str();
@@ -250,18 +260,24 @@ impl RemotePod {
                 Change::Remove => client.remove_container(name).await,
                 Change::Update(resources) => client.update_container(name, resources).await,
             };
+            // Also what was tried and came to nothing may have changed it.
+            let now = match &outcome {
+                Ok(status) => Some(status.clone()),
+                Err(_) => client.status().await.ok(),
+            };
             let ended = |status: &PodStatus| {
                 let container = status.container(name);
                 container.is_some_and(|c| matches!(c.state, ContainerPhase::Exited { .. }))
             };
-            if outcome.as_ref().is_ok_and(ended) {
+            if now.as_ref().is_some_and(ended) {
                 log_is_complete(&shared, name).await;
             }
             Changed {
                 removed: matches!(change, Change::Remove),
                 container,
                 answer,
-                outcome,
+                now,
+                outcome: outcome.map(drop),
             }
         });
     }
@@ -272,11 +288,14 @@ impl RemotePod {
             container,
             removed,
             answer,
+            now,
             outcome,
         } = changed;
+        if let Some(status) = now {
+            self.shared.publish(|ours| adopt(ours, status));
+        }
         let answered = match outcome {
-            Ok(status) => {
-                self.shared.publish(|ours| adopt(ours, status));
+            Ok(()) => {
                 if removed {
                     self.shared.remove(&container);
                 } else if let Some(entry) = self.shared.container(&container)
@@ -339,9 +358,17 @@ impl Supervisor for RemotePod {
         let shared = self.shared.clone();
         let guest = self.guest.clone();
         let mut kill_at: Option<Instant> = None;
+        let mut over = false;
         // What has happened, and is not told yet.
         let mut news: Vec<Event> = Vec::new();
+        let mut stops = JoinSet::new();
         loop {
+            if shared.is_final() && !over {
+                // Its last event is waited for, but not for long, whoever has told that it is over.
+                let at = Instant::now() + LAST_EVENT_TIME;
+                kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
+                over = true;
+            }
             let interrupt = tokio::select! {
                 // A guest that floods the host with events, or answers nothing, does not keep it from being stopped.
                 biased;
@@ -350,6 +377,7 @@ impl Supervisor for RemotePod {
                     shared.publish(|s| end(s, PodReason::NotStopped, "the guest did not stop its pod in time".to_owned()));
                     break;
                 }
+                Some(_) = stops.join_next() => continue,
                 Some(changed) = self.changes.join_next() => {
                     if let Ok(changed) = changed {
                         self.changed(changed);
@@ -359,10 +387,6 @@ impl Supervisor for RemotePod {
                 status = status_after(&shared, &client, &news), if !news.is_empty() => {
                     if tell(&shared, status, &mut news) {
                         break;
-                    }
-                    if shared.status().is_some_and(|status| status.phase.is_final()) {
-                        let at = Instant::now() + LAST_EVENT_TIME;
-                        kill_at = Some(kill_at.map_or(at, |kill_at| kill_at.min(at)));
                     }
                     continue;
                 }
@@ -390,7 +414,9 @@ impl Supervisor for RemotePod {
                     kill_at = [kill_at, at].into_iter().flatten().min();
                     let client = client.clone();
                     // Its answer is the end of the pod, which is heard of as an event.
-                    self.tasks.spawn(async move { drop(client.stop(grace).await) });
+                    if stops.len() < ASKED {
+                        stops.spawn(async move { drop(client.stop(grace).await) });
+                    }
                 }
                 Interrupt::Deadline => {
                     let message = self.plan.deadline_passed();

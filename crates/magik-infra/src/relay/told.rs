@@ -97,12 +97,12 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
         let Some(known) = ours.container_mut(&container.name) else {
             continue;
         };
-        // An answer may be older than the one before: what has ended runs again as another run only.
-        let runs = (container.restart_count, container.past.len());
-        let known_runs = (known.restart_count, known.past.len());
+        // An answer may be older than the one before.
         let has_ended = matches!(known.state, ContainerPhase::Exited { .. });
-        if runs > known_runs || runs == known_runs && !has_ended {
+        let is_newer = container.revision > known.revision;
+        if is_newer || container.revision == known.revision && !has_ended {
             known.state = container.state;
+            known.revision = container.revision;
             known.restart_count = container.restart_count;
             known.past = container.past;
             known.past.truncate(MAX_PAST_RUNS);

@@ -2,14 +2,23 @@
 
 use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use magik_infra::{ControlClient, status::PodStatus};
+use magik_infra::{ControlClient, ControlError, status::PodStatus};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::{
-    backend::Backend, background::blocking, files::PodFiles, reserve::SPEC, run::Run, store::Store,
+    backend::Backend,
+    background::blocking,
+    failure::Failure,
+    files::{ContainerImage, PodFiles},
+    reserve::SPEC,
+    run::Run,
+    store::Store,
     users::Users,
 };
-use crate::{ContainerSpec, Error, PodSpec, Result, RunOptions, Step, limits::MAX_CONTAINERS_PER_POD};
+use crate::{
+    ContainerSpec, Error, PodSpec, Result, RunOptions, SpecError, Step, limits::MAX_CONTAINERS_PER_POD,
+    spec::dns_label,
+};
 
 /// A container to be added to a pod.
 #[derive(Debug)]
@@ -23,11 +32,12 @@ pub(crate) struct Addition {
 }
 
 impl Addition {
-    /// Creates the container; its program waits to be started.
-    pub(crate) async fn create(self, client: &ControlClient) -> Result<PodStatus> {
+    /// Creates the container; its program waits to be started. Once its image is there this goes on to
+    /// its end, also where nobody waits for it any more.
+    pub(crate) async fn create(self, client: ControlClient) -> Result<PodStatus> {
         let (store, id) = (self.store.clone(), self.pod.id.clone());
         let spec = blocking(move || read_spec(&store.paths.pod(&id))).await?;
-        self.check(&spec)?;
+        self.check(&self.pod, &spec)?;
         let run = Run {
             busy: self.store.busy.subscribe(),
             store: self.store.clone(),
@@ -43,40 +53,50 @@ impl Addition {
         };
         let mut images = run.images(&self.pod.id, &Arc::new(())).await?;
         let image = images.pop().ok_or_else(|| Error::NotFound(self.pod.id.clone()))?;
+        let created = tokio::spawn(Arc::new(self).write_and_create(client, run, spec, image));
+        created
+            .await
+            .unwrap_or_else(|e| Err(Error::io("a background task")(io::Error::other(e))))
+    }
 
-        // Another addition of that name would write the same files.
+    /// What nobody else may do at the same time for this pod: another addition of that name would write
+    /// the same files.
+    async fn write_and_create(
+        self: Arc<Self>,
+        client: ControlClient,
+        run: Run,
+        spec: PodSpec,
+        image: ContainerImage,
+    ) -> Result<PodStatus> {
         let (store, id) = (self.store.clone(), self.pod.id.clone());
-        let turn = blocking(move || take_turn(&store.paths.sandbox(&id))).await?;
-        let this = Arc::new(self);
-        let (written, own_spec) = (this.clone(), spec.clone());
+        let turn = Arc::new(blocking(move || take_turn(&store.paths.sandbox(&id))).await?);
+        let refused = |error: &ControlError| Error::control(&self.pod.id, "create a container", error);
+        let now = client.status().await.map_err(|e| refused(&e))?;
+        self.check(&now, &spec)?;
+
+        let (this, own_spec, held) = (self.clone(), spec.clone(), turn.clone());
         let plan = blocking(move || {
-            let files = written.files(&own_spec);
-            let write = || written.backend.container(&files, &written.container, &image);
-            Ok(files.add(&written.container, write))
+            let _held = held;
+            let files = this.files(&own_spec);
+            let write = || this.backend.container(&files, &this.container, &image);
+            Ok(files.add(&this.container, write))
         });
-        let failed = |step, reason: &dyn std::fmt::Display| {
-            run.failed(step, Some(this.container.name.clone()), reason)
-        };
-        let plan = plan
-            .await?
-            .map_err(|failure| failed(Step::Launch, &failure.reason))?;
+        let failed =
+            |failure: Failure| run.failed(Step::Launch, Some(self.container.name.clone()), failure.reason);
+        let plan = plan.await?.map_err(failed)?;
         let created = client.create_container(&plan).await;
-        match created {
-            Ok(status) => {
-                drop(turn);
-                Ok(status)
-            }
-            Err(error) => {
-                let error = Error::control(&this.pod.id, "create a container", &error);
-                let undone = blocking(move || {
-                    let _turn = turn;
-                    Ok(this.files(&spec).remove(&this.container.name))
-                });
-                // What stays is removed with the pod.
-                let _ = undone.await;
-                Err(error)
-            }
-        }
+        let error = match created {
+            Ok(status) => return Ok(status),
+            Err(error) => refused(&error),
+        };
+        let this = self.clone();
+        let undone = blocking(move || {
+            let _turn = turn;
+            Ok(this.files(&spec).remove(&this.container.name))
+        });
+        // What stays is removed with the pod.
+        let _ = undone.await;
+        Err(error)
     }
 
     fn files<'a>(&'a self, spec: &'a PodSpec) -> PodFiles<'a> {
@@ -84,9 +104,12 @@ impl Addition {
         PodFiles::new(&self.store.paths, &self.store.images, &self.pod.id, spec, users)
     }
 
-    /// Whether the pod can have such a container; nothing is touched.
-    fn check(&self, spec: &PodSpec) -> Result<()> {
-        let Self { container, pod, .. } = self;
+    /// Whether the pod, which stands so, can have such a container; nothing is touched.
+    fn check(&self, pod: &PodStatus, spec: &PodSpec) -> Result<()> {
+        let container = &self.container;
+        // It is a directory's name, too.
+        dns_label(&container.name)
+            .map_err(|reason| SpecError::invalid("name", format!("{:?} {reason}", container.name)))?;
         let refused = |reason: String| Error::Container {
             pod: pod.id.clone(),
             reason,

@@ -16,6 +16,7 @@ use super::{
     Pods,
     add::Addition,
     background::blocking,
+    init,
     opened::Opened,
     run::{self, Run},
 };
@@ -112,18 +113,21 @@ impl PodRuntime for Pods {
         options: RunOptions,
     ) -> Result<PodStatus> {
         let (client, status) = self.connect(pod, "create a container").await?;
-        let class = status.runtime_class.parse().map_err(|_| Error::Unsupported {
-            what: format!("runtime class {:?}", status.runtime_class),
-            why: "this version has none of that name".into(),
-        })?;
+        let id = status.id.clone();
+        let found = self.with_store(move |store| {
+            let class = init::class(&store.paths.sandbox(&id));
+            let class = class.map_err(Error::io(format!("pod {id}: find its runtime class")))?;
+            Ok((store.clone(), class))
+        });
+        let (store, class) = found.await?;
         let addition = Addition {
-            store: self.with_store(|store| Ok(store.clone())).await?,
+            store,
             backend: self.backend(class)?.clone(),
             container: container.clone(),
             options,
             pod: status,
         };
-        addition.create(&client).await
+        addition.create(client).await
     }
 
     async fn start_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
@@ -194,7 +198,8 @@ impl PodRuntime for Pods {
                     Ok(status) => pods.push(status),
                     // Deleted since it was listed.
                     Err(Error::NotFound(_)) => {}
-                    Err(e) => return Err(e),
+                    // One pod whose status cannot be read does not hide the others.
+                    Err(error) => tracing::warn!(id = pod.id, %error, "a pod is not listed"),
                 }
             }
             pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

@@ -85,8 +85,11 @@ impl PodDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(self.id.clone())),
             Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))
+        let status = serde_json::from_slice::<PodStatus>(&bytes)
+            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))?;
+        // Who writes the file may be the pod's own program: which pod it is about is not said there.
+        let id = self.id.clone();
+        Ok(PodStatus { id, ..status })
     }
 
     /// The init, if it is alive.

@@ -199,6 +199,11 @@ impl Eyes {
                 self.changes.note(PodChange::Gone(id.to_owned()));
                 Ok(())
             }
+            // One pod whose status cannot be read does not hide the others.
+            Err(error) if self.seen.contains_key(id) => {
+                tracing::warn!(id, %error, "the status of a pod cannot be read");
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

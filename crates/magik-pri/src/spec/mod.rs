@@ -11,6 +11,8 @@ mod quantity;
 mod security;
 mod types;
 
+#[cfg(target_os = "linux")]
+pub(crate) use names::dns_label;
 pub use parse::SpecError;
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;

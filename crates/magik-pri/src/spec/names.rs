@@ -1,7 +1,7 @@
 //! The names of Kubernetes objects.
 
 /// Checks an RFC 1123 label: lower-case letters, digits and `-`, at most 63, with a letter or digit at both ends.
-pub(super) fn dns_label(text: &str) -> Result<(), String> {
+pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".into());
     }
