@@ -70,7 +70,7 @@ impl Wasm {
         }
     }
 
-    /// The program that a pod is, whose `main` calls [`pod_main`]. Default: [`BINARY`] beside this program's own binary.
+    /// The program that a pod is, whose `main` has [`ROLE`]. Default: [`BINARY`] beside this program's own binary.
     #[must_use]
     pub fn binary(self, binary: PathBuf) -> Self {
         Self { binary, ..self }
