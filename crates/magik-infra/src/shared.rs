@@ -30,12 +30,44 @@ pub(crate) enum LaunchUpdate {
     Failed(LaunchError),
 }
 
+/// How many updates wait for a launcher that is slow.
+const UPDATES: usize = 64;
+
+/// Where what the launcher is told goes. Who tells never waits: of a launcher that is slow, or of a
+/// guest that says too much, some progress is left out, and never the last word.
+#[derive(Debug, Clone)]
+pub(crate) struct Updates(mpsc::Sender<LaunchUpdate>);
+
+impl Updates {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<LaunchUpdate>) {
+        let (sender, updates) = mpsc::channel(UPDATES);
+        (Self(sender), updates)
+    }
+
+    pub(crate) fn progress(&self, step: LaunchStep, container: &str) {
+        // The last place is the last word's.
+        if self.0.capacity() > 1 {
+            let container = container.to_owned();
+            let _ = self.0.try_send(LaunchUpdate::Progress { step, container });
+        }
+    }
+
+    /// Nobody may listen any more.
+    pub(crate) fn ready(&self) {
+        let _ = self.0.try_send(LaunchUpdate::Ready);
+    }
+
+    pub(crate) fn failed(&self, error: &LaunchError) {
+        let _ = self.0.try_send(LaunchUpdate::Failed(error.clone()));
+    }
+}
+
 /// What the control service asks of the supervisor.
 #[derive(Debug)]
 pub(crate) enum Command {
     Launch {
         plan: Box<PodPlan>,
-        updates: mpsc::UnboundedSender<LaunchUpdate>,
+        updates: Updates,
     },
     Commit {
         done: oneshot::Sender<()>,

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use magik_oci::{ContainerId, Signal, Stats};
 use protobuf::Message;
+use tokio::time::timeout;
 use ttrpc::{
     Code,
     r#async::{CSReceiver, CSSender, ClientStream, SSReceiver, SSSender, ServerStream},
@@ -29,9 +30,11 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct InGuest(pub(crate) Arc<dyn Guest>);
 
-/// A client on a connection of its own.
+/// A client on a connection of its own, which a guest that dials no other does not keep waiting.
 pub(crate) async fn connect(guest: &dyn Guest) -> Result<ControlClient, ControlError> {
-    let stream = guest.connection().await.ok_or(ControlError::Disconnected)?;
+    let stream = timeout(CALL_TIMEOUT, guest.connection()).await;
+    let stream = stream.map_err(|_| ControlError::Timeout(CALL_TIMEOUT))?;
+    let stream = stream.ok_or(ControlError::Disconnected)?;
     ControlClient::over(stream).await
 }
 
@@ -67,7 +70,7 @@ impl Containers for InGuest {
         request.signal = signal.0;
         request.all = all;
         let sent = calls.signal(context::with_timeout(0), &request);
-        match tokio::time::timeout(CALL_TIMEOUT, sent).await {
+        match timeout(CALL_TIMEOUT, sent).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(ttrpc::Error::RpcStatus(failed))) => Err(passed_on(&failed)),
             Ok(Err(_)) | Err(_) => Err(refused(Code::UNAVAILABLE, "the guest does not answer")),

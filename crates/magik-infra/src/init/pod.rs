@@ -21,9 +21,8 @@ use crate::{
     error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
     extension::{Extensions, RequiredExtensionFailed},
-    life::Updates,
     plan::{ContainerPlan, PodEnd, PodPlan},
-    shared::{Attachable, LaunchUpdate, Shared},
+    shared::{Attachable, Shared, Updates},
     status::{ContainerPhase, ContainerStatus, Phase, PodReason, PodStatus},
     table::{Entry, Kind},
 };
@@ -149,7 +148,7 @@ impl Pod {
         });
         written.map_err(|e| LaunchError::pod(LaunchStep::Status, &e))?;
         self.event(Event::now(EventKind::PodReady, "", ""));
-        let _ = self.updates.send(LaunchUpdate::Ready);
+        self.updates.ready();
         if let Some(call) = self.before.when_ready {
             tokio::spawn(async move {
                 sleep(SETTLE).await;
@@ -469,10 +468,7 @@ impl Pod {
     }
 
     pub(super) fn progress(&self, step: LaunchStep, container: &str) {
-        let _ = self.updates.send(LaunchUpdate::Progress {
-            step,
-            container: container.to_owned(),
-        });
+        self.updates.progress(step, container);
     }
 
     fn event(&mut self, event: Event) {

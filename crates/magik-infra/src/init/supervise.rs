@@ -8,7 +8,6 @@ use crate::{
     error::{LaunchError, LaunchStep},
     extension::RequiredExtensionFailed,
     life::{Inputs, Interrupt, Supervisor, reached},
-    shared::LaunchUpdate,
     status::{Phase, PodReason, PodStatus},
     table::Kind,
 };
@@ -37,7 +36,7 @@ impl Supervisor for Pod {
             status.finished_at = Some(Timestamp::now());
         });
         self.extensions.stop(&self.shared.events).await;
-        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
+        self.updates.failed(error);
     }
 
     async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {

@@ -12,7 +12,7 @@ use crate::{
     error::{LaunchError, LaunchStep},
     extension::RequiredExtensionFailed,
     plan::PodPlan,
-    shared::{Answer, Change, ChangeError, Command, LaunchUpdate, Shared},
+    shared::{Answer, Change, ChangeError, Command, Shared, Updates},
     state_dir::StateDir,
     wire::Meter,
 };
@@ -99,10 +99,7 @@ impl Inputs {
     }
 
     /// Waits for the plan; `None`: it will not come.
-    pub(crate) async fn launch_request(
-        &mut self,
-        shared: &Shared,
-    ) -> Option<(Arc<PodPlan>, mpsc::UnboundedSender<LaunchUpdate>)> {
+    pub(crate) async fn launch_request(&mut self, shared: &Shared) -> Option<(Arc<PodPlan>, Updates)> {
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command? {
@@ -174,7 +171,7 @@ impl Inputs {
             }
             Some(Command::Launch { updates, .. }) => {
                 let error = LaunchError::pod(LaunchStep::Plan, "the pod was already launched");
-                let _ = updates.send(LaunchUpdate::Failed(error));
+                updates.failed(&error);
             }
             Some(Command::Stop { grace, done }) => {
                 self.waiting.push(done);

@@ -18,7 +18,7 @@ use crate::{
     plan::PodPlan,
     publish,
     service::{self, Acceptor},
-    shared::{LaunchUpdate, Shared},
+    shared::{Shared, Updates},
     status::PodStatus,
 };
 
@@ -35,9 +35,6 @@ pub enum PodOutcome {
     /// The launch connection ended before the commit: nothing of the pod may stay.
     Abandoned,
 }
-
-/// What the launcher is told.
-pub(crate) type Updates = mpsc::UnboundedSender<LaunchUpdate>;
 
 /// Who starts a pod's containers and follows them to their end.
 pub(crate) trait Supervisor {

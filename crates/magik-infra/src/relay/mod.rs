@@ -27,11 +27,11 @@ use crate::{
     error::{ControlError, LaunchError, LaunchStep},
     events::Event,
     guest::Guest,
-    life::{self, CommitCheck, Ends, Inputs, Interrupt, PodOutcome, Supervisor, Updates, reached},
+    life::{self, CommitCheck, Ends, Inputs, Interrupt, PodOutcome, Supervisor, reached},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
     service::Acceptor,
-    shared::{Answer, Change, ChangeError, LaunchUpdate, Shared},
+    shared::{Answer, Change, ChangeError, Shared, Updates},
     state_dir::StateDir,
     status::{ContainerPhase, PodReason, PodStatus},
     table::{Entry, Kind},
@@ -180,7 +180,7 @@ impl RemotePod {
                 self.carry_logs();
             }
             let LaunchProgress { step, container } = progress;
-            let _ = self.updates.send(LaunchUpdate::Progress { step, container });
+            self.updates.progress(step, &container);
         }
         self.carry_logs();
         let events = self.follow_events();
@@ -189,7 +189,7 @@ impl RemotePod {
         let status = client.status().await?;
         let written = self.shared.try_publish(|ours| adopt(ours, status));
         written.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Status, &e)))?;
-        let _ = self.updates.send(LaunchUpdate::Ready);
+        self.updates.ready();
         Ok((client, events))
     }
 
@@ -350,7 +350,7 @@ impl Supervisor for RemotePod {
     async fn launch_failed(&mut self, error: &LaunchError) {
         let publish = |status: &mut PodStatus| end(status, PodReason::LaunchFailed, error.to_string());
         self.shared.publish(publish);
-        let _ = self.updates.send(LaunchUpdate::Failed(error.clone()));
+        self.updates.failed(error);
     }
 
     async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {

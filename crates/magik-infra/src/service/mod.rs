@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use magik_oci::Signal;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use ttrpc::{
     Code,
     r#async::{ServerStreamSender, TtrpcContext},
@@ -30,7 +30,7 @@ use crate::{
     events::Event,
     plan::{ContainerPlan, PodPlan},
     rpc::{control as proto, control_ttrpc::Control},
-    shared::{Change, ChangeError, Command, LaunchUpdate, Shared},
+    shared::{Change, ChangeError, Command, LaunchUpdate, Shared, Updates},
     wire::Meter,
 };
 
@@ -163,7 +163,7 @@ impl Control for Connection {
     ) -> ttrpc::Result<()> {
         self.check_launch()?;
         let plan: PodPlan = document("pod plan", &request.plan)?;
-        let (updates, mut received) = mpsc::unbounded_channel();
+        let (updates, mut received) = Updates::new();
         self.command(Command::Launch {
             plan: Box::new(plan),
             updates,

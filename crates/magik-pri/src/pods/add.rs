@@ -3,6 +3,7 @@
 use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use magik_infra::{ControlClient, ControlError, status::PodStatus};
+use magik_sys::tree;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     background::blocking,
     failure::Failure,
     files::{ContainerImage, PodFiles},
+    paths::Paths,
     reserve::SPEC,
     run::Run,
     store::Store,
@@ -134,6 +136,18 @@ impl Addition {
     }
 }
 
+/// Removes the files of a container that is no longer one of the pod's, but for its log. It is the
+/// caller's turn.
+pub(crate) fn remove_files(_turn: &OwnedFd, paths: &Paths, pod: &str, container: &str) -> Result<()> {
+    for dir in [
+        paths.bundle(pod, container),
+        paths.data_pod(pod).join("rw").join(container),
+    ] {
+        tree::remove(&dir).map_err(Error::io(format!("remove {}", dir.display())))?;
+    }
+    Ok(())
+}
+
 /// The specification that the pod was run with.
 fn read_spec(pod: &Path) -> Result<PodSpec> {
     let path = pod.join(SPEC);
@@ -142,8 +156,8 @@ fn read_spec(pod: &Path) -> Result<PodSpec> {
     spec.map_err(Error::io(format!("read {}", path.display())))
 }
 
-/// Waits until nobody else adds a container to this pod.
-fn take_turn(sandbox: &Path) -> Result<OwnedFd> {
+/// Waits until nobody else adds a container to this pod, or removes one.
+pub(crate) fn take_turn(sandbox: &Path) -> Result<OwnedFd> {
     let dir = sandbox.join("containers");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = || {

@@ -14,11 +14,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Pods,
-    add::Addition,
+    add::{self, Addition},
     background::blocking,
     init,
     opened::Opened,
     run::{self, Run},
+    store::Store,
 };
 use crate::{
     ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
@@ -165,9 +166,17 @@ impl PodRuntime for Pods {
     }
 
     async fn remove_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
-        let (client, _) = self.connect(pod, "remove a container").await?;
+        let (client, status) = self.connect(pod, "remove a container").await?;
+        let (id, name) = (status.id, container.to_owned());
+        // Who adds one of that name waits until the files are gone.
+        let sandbox = id.clone();
+        let turn = self.with_store(move |store| add::take_turn(&store.paths.sandbox(&sandbox)));
+        let turn = turn.await?;
         let removed = client.remove_container(container).await;
-        removed.map_err(|e| Error::control(pod, "remove a container", &e))
+        let now = removed.map_err(|e| Error::control(pod, "remove a container", &e))?;
+        let files = move |store: &Arc<Store>| add::remove_files(&turn, &store.paths, &id, &name);
+        self.with_store(files).await?;
+        Ok(now)
     }
 
     async fn delete_pod(&self, pod: &str, force: bool) -> Result<()> {
