@@ -1,6 +1,6 @@
 //! What the launcher hands to the pod init: everything is decided, nothing of an image or a manifest is read again.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,11 @@ pub struct ExtensionPlan {
 }
 
 impl PodPlan {
+    /// So much time between SIGTERM and SIGKILL as is asked for, else as much as the pod says.
+    pub(crate) fn grace(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(Duration::from_secs(self.grace_period_s))
+    }
+
     /// That its deadline has passed, for people.
     pub(crate) fn deadline_passed(&self) -> String {
         let seconds = self.active_deadline_s.unwrap_or_default();

@@ -70,7 +70,6 @@ impl Role {
 #[must_use]
 pub fn run_role_if_asked(roles: &[Role]) -> Option<ExitCode> {
     LOOKED.store(true, Ordering::Relaxed);
-    #[cfg(target_os = "linux")]
     if magik_infra::pause::is_asked_for(std::env::args_os()) {
         return Some(magik_infra::pause::main());
     }

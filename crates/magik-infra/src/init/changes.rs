@@ -34,23 +34,13 @@ impl Pod {
         answer: Answer,
         pod_is_stopping: bool,
     ) {
-        let change = match change {
-            Change::Create(plan) => {
-                match self.check_new(&plan, pod_is_stopping) {
-                    Ok(()) => self.create(*plan, answer),
-                    Err(error) => drop(answer.send(Err(error))),
-                }
-                return;
-            }
-            other => other,
-        };
         let phase = match self.check_change(&name, &change, pod_is_stopping) {
             Ok(phase) => phase,
             Err(error) => return drop(answer.send(Err(error))),
         };
         let runs = matches!(phase, ContainerPhase::Running { .. });
         match change {
-            Change::Create(_) => {}
+            Change::Create(plan) => self.create(*plan, answer),
             Change::Start => drop(answer.send(self.start_created(&name).await)),
             Change::Update(resources) => drop(answer.send(self.update(&name, &resources).await)),
             Change::Stop(_) if !runs => drop(answer.send(Ok(()))),
@@ -78,6 +68,9 @@ impl Pod {
         change: &Change,
         pod_is_stopping: bool,
     ) -> Result<ContainerPhase, ChangeError> {
+        if let Change::Create(plan) = change {
+            return self.check_new(plan, pod_is_stopping);
+        }
         let wrong = |why| wrong(name, why);
         let container = self.shared.container(name);
         let container = container.ok_or_else(|| ChangeError::Unknown(name.to_owned()))?;
@@ -102,8 +95,8 @@ impl Pod {
         }
     }
 
-    /// Whether a container can be one of the pod's from now on.
-    fn check_new(&self, plan: &ContainerPlan, pod_is_stopping: bool) -> Result<(), ChangeError> {
+    /// Whether a container can be one of the pod's from now on; its phase then.
+    fn check_new(&self, plan: &ContainerPlan, pod_is_stopping: bool) -> Result<ContainerPhase, ChangeError> {
         let name = &plan.name;
         if pod_is_stopping {
             return Err(stopping(name));
@@ -118,7 +111,7 @@ impl Pod {
         if self.shared.container(name).is_some() {
             return Err(wrong(name, "the pod has one of that name"));
         }
-        Ok(())
+        Ok(ContainerPhase::Waiting)
     }
 
     /// Creates one more container, in the background.
@@ -158,7 +151,7 @@ impl Pod {
 
     /// Asks a container to end. What is under way for that already is only ever made sooner.
     async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>, again: bool) -> &mut Ending {
-        let kill_at = after(self.grace(grace));
+        let kill_at = after(self.plan.grace(grace));
         self.kill(name, Signal::TERM, false).await;
         let place = self.ending.iter().position(|ending| ending.name == name);
         let place = place.unwrap_or_else(|| {

@@ -301,11 +301,6 @@ impl Pod {
         Ok(())
     }
 
-    /// So much as is asked for, else as much as the pod says.
-    pub(super) fn grace(&self, asked: Option<Duration>) -> Duration {
-        asked.unwrap_or(Duration::from_secs(self.plan.grace_period_s))
-    }
-
     /// Asks every container to end, in the reverse of the order they were started in. A stop that is already under
     /// way is only ever made shorter.
     pub(super) async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {

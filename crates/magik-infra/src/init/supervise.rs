@@ -81,7 +81,7 @@ impl Supervisor for Pod {
                 Interrupt::Abandoned => return None,
                 Interrupt::Stop { grace } => {
                     reason.get_or_insert((PodReason::Stopped, String::new()));
-                    stopping = Some(self.stop(stopping, self.grace(grace)).await);
+                    stopping = Some(self.stop(stopping, self.plan.grace(grace)).await);
                 }
                 Interrupt::Deadline => {
                     reason = Some((PodReason::DeadlineExceeded, self.plan.deadline_passed()));
@@ -89,7 +89,7 @@ impl Supervisor for Pod {
                 }
                 Interrupt::ExtensionFailed(error) => {
                     reason.get_or_insert((PodReason::ExtensionFailed, error.to_string()));
-                    stopping = Some(self.stop(stopping, self.grace(None)).await);
+                    stopping = Some(self.stop(stopping, self.plan.grace(None)).await);
                 }
                 Interrupt::Change {
                     container,

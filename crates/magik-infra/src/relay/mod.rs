@@ -409,7 +409,7 @@ impl Supervisor for RemotePod {
             match interrupt {
                 Interrupt::Abandoned => return None,
                 Interrupt::Stop { grace } => {
-                    let grace_or_own = grace.unwrap_or(Duration::from_secs(self.plan.grace_period_s));
+                    let grace_or_own = self.plan.grace(grace);
                     let at = Instant::now().checked_add(grace_or_own.saturating_add(STOP_MARGIN));
                     kill_at = [kill_at, at].into_iter().flatten().min();
                     let client = client.clone();

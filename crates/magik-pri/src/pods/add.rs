@@ -3,15 +3,13 @@
 use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use magik_infra::{ControlClient, ControlError, status::PodStatus};
-use magik_sys::tree;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::{
     backend::Backend,
     background::blocking,
     failure::Failure,
-    files::{ContainerImage, PodFiles},
-    paths::Paths,
+    files::{ContainerImage, PodFiles, remove_files},
     reserve::SPEC,
     run::Run,
     store::Store,
@@ -94,7 +92,11 @@ impl Addition {
         let this = self.clone();
         let undone = blocking(move || {
             let _turn = turn;
-            Ok(this.files(&spec).remove(&this.container.name))
+            Ok(remove_files(
+                &this.store.paths,
+                &this.pod.id,
+                &this.container.name,
+            ))
         });
         // What stays is removed with the pod.
         let _ = undone.await;
@@ -134,18 +136,6 @@ impl Addition {
             why: why.to_owned(),
         })
     }
-}
-
-/// Removes the files of a container that is no longer one of the pod's, but for its log. It is the
-/// caller's turn.
-pub(crate) fn remove_files(_turn: &OwnedFd, paths: &Paths, pod: &str, container: &str) -> Result<()> {
-    for dir in [
-        paths.bundle(pod, container),
-        paths.data_pod(pod).join("rw").join(container),
-    ] {
-        tree::remove(&dir).map_err(Error::io(format!("remove {}", dir.display())))?;
-    }
-    Ok(())
 }
 
 /// The specification that the pod was run with.

@@ -31,6 +31,14 @@ pub(crate) struct ContainerImage {
     pub(crate) layers: Vec<PathBuf>,
 }
 
+/// Removes a container's files but for its log. Nobody adds one of that name meanwhile.
+pub(crate) fn remove_files(paths: &Paths, pod: &str, container: &str) -> Result<(), Failure> {
+    for dir in [paths.bundle(pod, container), paths.rw(pod, container)] {
+        magik_sys::tree::remove(&dir).map_err(Failure::io(format!("remove {}", dir.display())))?;
+    }
+    Ok(())
+}
+
 /// A pod's files, all of them below its own directories.
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
@@ -125,16 +133,8 @@ impl<'a> PodFiles<'a> {
         container: &ContainerSpec,
         write: impl Fn() -> Result<ContainerPlan, Failure>,
     ) -> Result<ContainerPlan, Failure> {
-        self.remove(&container.name)?;
+        remove_files(self.paths, self.id, &container.name)?;
         write().map_err(Failure::of(&container.name))
-    }
-
-    /// Removes a container's files but for its log.
-    pub(crate) fn remove(&self, container: &str) -> Result<(), Failure> {
-        for dir in [self.bundle(container), self.rw(container)] {
-            magik_sys::tree::remove(&dir).map_err(Failure::io(format!("remove {}", dir.display())))?;
-        }
-        Ok(())
     }
 
     /// Makes new directories, each with exactly its mode.
@@ -190,7 +190,7 @@ impl<'a> PodFiles<'a> {
 
     /// What a container writes.
     pub(crate) fn rw(&self, container: &str) -> PathBuf {
-        self.paths.data_pod(self.id).join("rw").join(container)
+        self.paths.rw(self.id, container)
     }
 
     /// A container's log.

@@ -214,11 +214,9 @@ impl Descriptors {
                 .collect::<io::Result<_>>()?,
         })
     }
-}
 
-impl Descriptors {
     /// The state directory as this process sees it from now on.
-    #[cfg(all(feature = "wasm", target_os = "linux"))]
+    #[cfg(feature = "wasm")]
     pub(crate) fn with_state(self, view: impl FnOnce(OwnedFd) -> io::Result<OwnedFd>) -> io::Result<Self> {
         let state = view(self.state)?;
         Ok(Self { state, ..self })

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use super::{
     Pods,
     add::{self, Addition},
     background::blocking,
+    files::remove_files,
     init,
     opened::Opened,
     run::{self, Run},
@@ -30,6 +32,7 @@ use crate::{
 const DELETION_TIME: Duration = Duration::from_secs(10);
 /// How long is waited before the pod is looked for once more.
 const DELETION_PAUSE: Duration = Duration::from_millis(10);
+
 #[async_trait]
 impl PodRuntime for Pods {
     fn runtime_classes(&self) -> Vec<RuntimeClass> {
@@ -66,7 +69,7 @@ impl PodRuntime for Pods {
         tokio::spawn(run.run(answer, given_up));
         let answered = answered.await;
         let (status, pending) =
-            answered.map_err(|e| Error::io("a background task")(std::io::Error::other(e)))??;
+            answered.map_err(|e| Error::io("a background task")(io::Error::other(e)))??;
         pending.keep();
         let _ = taken.send(());
         Ok(status)
@@ -174,7 +177,12 @@ impl PodRuntime for Pods {
         let turn = turn.await?;
         let removed = client.remove_container(container).await;
         let now = removed.map_err(|e| Error::control(pod, "remove a container", &e))?;
-        let files = move |store: &Arc<Store>| add::remove_files(&turn, &store.paths, &id, &name);
+        let files = move |store: &Arc<Store>| {
+            let _turn = turn;
+            let removed = remove_files(&store.paths, &id, &name);
+            removed
+                .map_err(|failure| Error::io(format!("container {name}"))(io::Error::other(failure.reason)))
+        };
         self.with_store(files).await?;
         Ok(now)
     }

@@ -85,6 +85,11 @@ impl Paths {
     pub(crate) fn names(&self) -> PathBuf {
         self.state.join("names")
     }
+    /// What a container of a pod writes.
+    pub(crate) fn rw(&self, id: &str, container: &str) -> PathBuf {
+        self.data_pod(id).join("rw").join(container)
+    }
+
     /// Held while images are pulled for a pod that is not reserved yet.
     pub(crate) fn intents(&self) -> PathBuf {
         self.state.join("intents")

@@ -17,10 +17,6 @@ pub(super) struct Told {
 
 /// What it is confined to.
 #[derive(Debug)]
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "only Linux confines it")
-)]
 pub(super) struct Arguments {
     pub(super) isolation: Kind,
     pub(super) host_network: bool,
@@ -42,7 +38,7 @@ impl Arguments {
     }
 
     /// Of a pod that root made.
-    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(test)]
     pub(super) fn of_root(pod_data: PathBuf, sandbox: PathBuf) -> Self {
         Self {
             isolation: Kind::Root,

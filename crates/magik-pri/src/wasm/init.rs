@@ -22,7 +22,6 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         descriptors,
     } = Init::<Told>::begin(sandbox, |told| told.isolation != Kind::None)?;
     let arguments = Arguments::new(&config, &sandbox);
-    #[cfg(target_os = "linux")]
     if arguments.isolation != Kind::None {
         init::enter_namespaces(
             &config.hostname,
@@ -32,7 +31,6 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
     }
     let loader = Loader::builder(config.data.join("wasm-cache")).build();
     let runtime = WasmtimeRuntime::builder(loader).build();
-    #[cfg(target_os = "linux")]
     let descriptors = if arguments.isolation == Kind::None {
         descriptors
     } else {
@@ -45,7 +43,6 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
             extension_timeout: Duration::from_secs(10),
             ..InitOptions::default()
         };
-        #[cfg(target_os = "linux")]
         let state_fd = rustix::io::fcntl_dupfd_cloexec(&serving.state, 0)?;
         let prepared = runtime.clone();
         PodInit::new(Arc::new(runtime), serving.state, options)
@@ -53,7 +50,6 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
             .publish(serving.listeners)
             .prepare(async move |plan| {
                 prepare(prepared, &plan).await?;
-                #[cfg(target_os = "linux")]
                 super::confine::confine(&arguments, &plan, &state_fd).map_err(|e| pod_error(&e))?;
                 Ok(())
             })

@@ -15,10 +15,8 @@
 
 mod arguments;
 mod bundle;
-#[cfg(target_os = "linux")]
 mod calls;
 mod check;
-#[cfg(target_os = "linux")]
 mod confine;
 mod init;
 mod isolation;
