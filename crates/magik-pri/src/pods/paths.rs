@@ -189,6 +189,14 @@ pub(crate) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
+/// Removes a symbolic link; one that is gone already is no error.
+pub(crate) fn remove_link(link: &Path) -> io::Result<()> {
+    match fs::remove_file(link) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// The names in a directory that are text; one that does not exist has none.
 pub(crate) fn entries(dir: &Path) -> Result<Vec<String>> {
     let context = || format!("list {}", dir.display());

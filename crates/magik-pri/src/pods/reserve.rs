@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     lock,
-    paths::{INIT_LOG, entries, make_dir, name_link},
+    paths::{INIT_LOG, entries, make_dir, name_link, remove_link},
     process::Process,
     store::{CALLER, LOCK, NAME, PodDir, Store},
     users::{self, Users},
@@ -44,7 +44,8 @@ impl Store {
                     id: other,
                 });
             }
-            fs::remove_file(&link).map_err(Error::io(format!("remove {}", link.display())))?;
+            // Whoever removes that pod may be faster.
+            remove_link(&link).map_err(Error::io(format!("remove {}", link.display())))?;
         }
         let dir = self.paths.pending(id);
         let context = || format!("create {}", dir.display());
@@ -84,7 +85,7 @@ impl Store {
             .map_err(Error::io(context()))?;
         if users != Users::OfHost {
             let taken = users::take(Path::new(users::DIRECTORY), &self.paths.pod(id), &dir);
-            pending.users = taken.map_err(Error::io(context()))?;
+            pending.users = taken.map_err(Error::io(format!("pod {}: take a range of users", spec.name)))?;
             if pending.users.is_none() && users == Users::Own {
                 let e = io::Error::new(io::ErrorKind::QuotaExceeded, "every range of users is taken");
                 return Err(Error::io(format!("pod {}: hostUsers: false", spec.name))(e));

@@ -9,7 +9,7 @@ use std::{fs, io, path::Path};
 use magik_sys::tree;
 
 use super::{
-    paths::entries,
+    paths::{entries, remove_link},
     store::{NAME, Store},
     users,
 };
@@ -83,7 +83,7 @@ fn discard_name(store: &Store, id: &str) -> io::Result<()> {
     };
     let link = store.paths.names().join(name);
     match fs::read_link(&link) {
-        Ok(target) if target == Path::new(id) => fs::remove_file(link),
+        Ok(target) if target == Path::new(id) => remove_link(&link),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use magik_infra::PENDING_SUFFIX;
 
-use super::{lock, paths::Paths};
+use super::{
+    lock,
+    paths::{Paths, remove_link},
+};
 use crate::{PodSpec, VolumeSource, limits::MAX_PODS, spec::capability};
 
 /// Whose users those of a pod are.
@@ -167,7 +170,8 @@ pub(crate) fn take(users: &Path, pod: &Path, dir: &Path) -> io::Result<Option<u3
         let link = users.join(number.to_string());
         match fs::read_link(&link) {
             Ok(other) if is_there(&other) => continue,
-            Ok(_) => fs::remove_file(&link)?,
+            // Whoever removes that pod may be faster.
+            Ok(_) => remove_link(&link)?,
             Err(_) => {}
         }
         // Noted before it is taken, so that whoever finds the directory knows what to give back.
@@ -278,6 +282,26 @@ mod tests {
         fs::remove_dir_all(two).unwrap();
         let four = make("four");
         assert_eq!(take(&users, &four, &four).unwrap(), Some(second));
+    }
+
+    #[test]
+    fn one_is_taken_while_another_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let users = dir.path().join("users");
+        let pods = |one: &str| {
+            for round in 0..500 {
+                let pod = dir.path().join(format!("{one}{round}"));
+                fs::create_dir(&pod).unwrap();
+                assert!(take(&users, &pod, &pod).unwrap().is_some());
+                give_back(&users, &pod, &pod);
+                fs::remove_dir_all(pod).unwrap();
+            }
+        };
+        std::thread::scope(|threads| {
+            for one in ["a", "b", "c"] {
+                threads.spawn(|| pods(one));
+            }
+        });
     }
 
     #[test]
