@@ -1,7 +1,10 @@
 //! The state of one pod: what its supervisor and the control service have in common.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -150,6 +153,9 @@ pub(crate) struct Shared {
     plan: OnceLock<Arc<PodPlan>>,
     containers: Mutex<Table>,
     status: Mutex<Option<PodStatus>>,
+    /// The highest revision of containers that were removed: what is heard late of them is older than
+    /// whatever is heard of a container that has their name.
+    last_revision: AtomicU64,
     over: watch::Sender<bool>,
     attachables: watch::Sender<Attachables>,
 }
@@ -171,6 +177,7 @@ impl Shared {
             plan: OnceLock::new(),
             containers: Mutex::default(),
             status: Mutex::new(None),
+            last_revision: AtomicU64::new(0),
             over: watch::Sender::new(false),
             attachables: watch::Sender::new(Vec::new()),
         }
@@ -198,7 +205,8 @@ impl Shared {
 
     /// A container is one of the pod's from now on; `false`: it has one of that name.
     pub(crate) fn add(&self, plan: ContainerPlan) -> bool {
-        let status = ContainerStatus::waiting(&plan);
+        let mut status = ContainerStatus::waiting(&plan);
+        status.revision = self.last_revision.load(Ordering::Relaxed) + 1;
         let added = self.table().add(plan);
         if added {
             self.note(|pod| pod.containers.push(status));
@@ -209,7 +217,14 @@ impl Shared {
     /// A container is no longer one of the pod's.
     pub(crate) fn remove(&self, name: &str) {
         if self.table().remove(name) {
-            self.publish(|status| status.containers.retain(|container| container.name != name));
+            self.publish(|status| {
+                let removed = status
+                    .containers
+                    .extract_if(.., |container| container.name == name);
+                for ContainerStatus { revision, .. } in removed {
+                    self.last_revision.fetch_max(revision, Ordering::Relaxed);
+                }
+            });
         }
     }
 

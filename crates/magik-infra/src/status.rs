@@ -181,7 +181,8 @@ pub struct ContainerStatus {
     pub image: String,
     /// Where it is in its life.
     pub state: ContainerPhase,
-    /// Grows whenever `state` changes: of two statuses the one with the larger number is the newer.
+    /// Grows whenever `state` changes, and from one container to the next of the same name: of two
+    /// statuses the one with the larger number is the newer.
     #[serde(default)]
     pub revision: u64,
     /// How often it was run again.

@@ -36,6 +36,8 @@ impl Jail {
     /// # Errors
     /// A mount fails.
     pub fn new(root: PathBuf) -> Result<Self> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).map_err(Error::io("make the mounts private"))?;
         let jail = Self::empty(root)?;
         for path in SYSTEM.map(Path::new) {
             match fs::symlink_metadata(path) {
@@ -57,13 +59,14 @@ impl Jail {
         Ok(jail)
     }
 
-    /// Begins a root with nothing in it.
+    /// Begins a root with nothing in it. What is mounted here is not seen outside; what is mounted
+    /// later in a [growing](Self::growing) directory outside is seen here.
     ///
     /// # Errors
     /// A mount fails.
     pub fn empty(root: PathBuf) -> Result<Self> {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).map_err(Error::io("make the mounts private"))?;
+        let receiving = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change("/", receiving).map_err(Error::io("keep the mounts to itself"))?;
         mount(
             "jail",
             &root,
@@ -127,6 +130,20 @@ impl Jail {
         self.bind(source, target)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         magik_sys::mount::restrict(&self.inside(target), flags).map_err(at(source))
+    }
+
+    /// Makes a directory for mounts that come and go after [`enter`](Self::enter). They are seen below
+    /// `seen`, which exists, as well: here and wherever that is served from.
+    ///
+    /// # Errors
+    /// A mount fails.
+    pub fn growing(&self, directory: &Path, seen: &Path) -> Result<()> {
+        self.directory(directory, 0o755)?;
+        let inside = self.inside(directory);
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("growing", &inside, "tmpfs", flags, Some(c"mode=0755,size=64k")).map_err(at(directory))?;
+        mount_change(&inside, MountPropagationFlags::SHARED).map_err(at(directory))?;
+        mount_bind(&inside, self.inside(seen)).map_err(at(seen))
     }
 
     /// Makes a directory of the jail, with all that is mounted below it, one that nobody writes to any more.

@@ -23,6 +23,7 @@ mod jail;
 pub mod kernel;
 mod kind;
 mod krun;
+pub mod layers;
 mod limits;
 mod machine;
 mod modes;

@@ -8,14 +8,14 @@ use std::{
 
 use async_trait::async_trait;
 use magik_infra::{
-    guest::{Guest, GuestListener, NONCE, SHARE},
+    guest::{Guest, GuestListener, NONCE},
     mount_layers,
     plan::{ContainerPlan, PodPlan, RootfsPlan},
 };
 use tokio::{net::UnixStream, sync::watch};
 
 use crate::{
-    Booted, Jail, Machine, ROOT_DIRECTORIES, Share, VmDriver, VmFiles, VmSpec, VmUser, boot, nonce,
+    Booted, Jail, Machine, ROOT_DIRECTORIES, Share, VmDriver, VmFiles, VmSpec, VmUser, boot, layers, nonce,
     write_config,
 };
 
@@ -24,7 +24,7 @@ const ROOT: &str = "/machine/root";
 const SHARES: &str = "/machine/shares";
 const SOCKETS: &str = "/machine/sockets";
 /// In the sandbox: what the jail is mounted on.
-const JAIL: &str = "jail";
+pub(crate) const JAIL: &str = "jail";
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -122,6 +122,7 @@ impl MachineGuest {
         }
         jail.bind_read_only(&files.vminit()?, &root.join("init"))?;
         jail.bind_read_only(&self.sandbox, &root.join("pod"))?;
+        jail.growing(Path::new(layers::LAYERS), &root.join(layers::IN_SHARE))?;
         let mut plan = plan.clone();
         for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
             share_layers(&jail, container)?;
@@ -153,10 +154,10 @@ fn share_layers(jail: &Jail, container: &mut ContainerPlan) -> Result<(), Failed
     let RootfsPlan::Overlay { lower, .. } = &mut container.rootfs else {
         return Ok(());
     };
-    let target = Path::new(ROOT).join("layers").join(&container.name);
+    let target = Path::new(layers::LAYERS).join(&container.name);
     jail.directory(&target, 0o755)?;
     mount_layers(lower, &jail.inside(&target))?;
-    *lower = vec![Path::new(SHARE).join("layers").join(&container.name)];
+    *lower = vec![layers::in_guest(&container.name)];
     Ok(())
 }
 
@@ -168,6 +169,10 @@ impl Guest for MachineGuest {
 
     async fn connection(&self) -> Option<UnixStream> {
         self.listener.get()?.connection().await
+    }
+
+    fn removed(&self, container: &str) {
+        layers::hide(container);
     }
 
     async fn ended(&self) -> String {

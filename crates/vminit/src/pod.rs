@@ -44,6 +44,7 @@ pub(crate) fn run() -> io::Result<()> {
     let options = InitOptions {
         runtime_class: "microvm".into(),
         max_log_size: MAX_LOG_SIZE,
+        own_files: true,
         ..InitOptions::default()
     };
     let tokio = tokio::runtime::Builder::new_current_thread()

@@ -197,7 +197,7 @@ pub async fn a_container_is_added_to_a_pod_that_runs(t: &Contract<'_>) {
         .create_container(pod, &added, RunOptions::default())
         .await;
     let status = match created {
-        Err(Error::Unsupported { what, .. }) if class(&*t.runtime) != RuntimeClass::Native => {
+        Err(Error::Unsupported { what, .. }) if class(&*t.runtime) == RuntimeClass::Wasm => {
             assert!(what.contains("create a container"), "{what}");
             let status = t.runtime.pod_status(pod).await.expect("status");
             assert_eq!(status.containers.len(), 1, "{status:?}");
@@ -303,7 +303,7 @@ pub async fn a_container_that_cannot_be_added_leaves_nothing(t: &Contract<'_>) {
 /// A name is given again and again, at once or by several callers at a time: what has the name now is
 /// never what is heard or removed of one that had it before.
 pub async fn names_of_added_containers_are_given_again(t: &Contract<'_>) {
-    if class(&*t.runtime) != RuntimeClass::Native {
+    if class(&*t.runtime) == RuntimeClass::Wasm {
         return;
     }
     let manifest = t.pod(

@@ -50,6 +50,9 @@ pub trait Guest: Send + Sync + Debug + 'static {
     /// Another connection to its init; `None`: there will be none.
     async fn connection(&self) -> Option<UnixStream>;
 
+    /// It has no such container any more: what was shown to it for that alone can go.
+    fn removed(&self, _container: &str) {}
+
     /// Waits until its machine has ended, and says how.
     async fn ended(&self) -> String;
 }

@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     error::{LaunchError, LaunchStep},
+    logs,
     plan::ContainerPlan,
     shared::{Answer, Change, ChangeError},
     status::{ContainerPhase, ContainerStatus},
-    table::Kind,
+    table::{Entry, Kind},
 };
 
 /// The exit code of a container that cannot be started for another reason than its program; as
@@ -52,10 +53,8 @@ impl Pod {
                     self.delete(&name);
                 }
                 if let Some(container) = self.shared.container(&name) {
-                    rootfs::unmount(&container.plan);
-                    container.log.send_replace(true);
+                    self.forget(&container);
                 }
-                self.shared.remove(&name);
                 drop(answer.send(Ok(())));
             }
         }
@@ -119,6 +118,18 @@ impl Pod {
         let name = plan.name.clone();
         self.shared.add(plan);
         self.make(&name, false, vec![answer]);
+    }
+
+    /// A container is no longer one of the pod's, or never became one.
+    fn forget(&self, container: &Entry) {
+        let plan = &container.plan;
+        rootfs::unmount(plan);
+        if self.before.own_files {
+            tokio::spawn(rootfs::remove_old(rootfs::discard_layer(plan)));
+            logs::remove(&plan.log);
+        }
+        self.shared.remove(&plan.name);
+        container.log.send_replace(true);
     }
 
     /// Runs the program of one that was created.
@@ -237,13 +248,18 @@ impl Pod {
         };
         container.log.send_replace(false);
         let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
+        let makes_layer = self.before.own_files;
         let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
         let (name, deleting) = (name.to_owned(), self.deleting.clone());
         self.making.spawn(async move {
             let plan = &container.plan;
             let create = async {
                 drop(deleting.write().await);
+                let failed = |e| LaunchError::container(&plan.name, LaunchStep::Mounts, &e);
                 if !again {
+                    if makes_layer {
+                        rootfs::make_layer(plan).map_err(failed)?;
+                    }
                     return container::create(&*runtime, &container, size, mounts).await;
                 }
                 // By force: with a shared pid namespace its other processes may have outlived the
@@ -253,8 +269,7 @@ impl Pod {
                     Err(e) => return Err(LaunchError::runtime(&plan.name, LaunchStep::Delete, &e)),
                 }
                 if mounts {
-                    let old = rootfs::renew(plan, root)
-                        .map_err(|e| LaunchError::container(&plan.name, LaunchStep::Mounts, &e))?;
+                    let old = rootfs::renew(plan, root).map_err(failed)?;
                     tokio::spawn(rootfs::remove_old(old));
                 }
                 container::create(&*runtime, &container, size, false).await
@@ -300,11 +315,10 @@ impl Pod {
             self.delete(&name);
             if again {
                 self.change(&name, ContainerStatus::does_not_run_again);
+                container.log.send_replace(true);
             } else {
-                rootfs::unmount(&container.plan);
-                self.shared.remove(&name);
+                self.forget(&container);
             }
-            container.log.send_replace(true);
         }
         answer(answers, &done);
     }

@@ -40,6 +40,9 @@ pub struct InitOptions {
     pub extension_timeout: Duration,
     /// The size at which a container's log is rotated, in bytes; two files of it are kept.
     pub max_log_size: u64,
+    /// Nobody but the init reaches the files of the pod, as in a guest: it makes the writable layers
+    /// of containers that are added, and takes away layers and logs of those that are removed.
+    pub own_files: bool,
 }
 
 impl Default for InitOptions {
@@ -48,6 +51,7 @@ impl Default for InitOptions {
             runtime_class: "native".to_owned(),
             extension_timeout: EXTENSION_TIMEOUT,
             max_log_size: MAX_LOG_SIZE,
+            own_files: false,
         }
     }
 }
@@ -196,6 +200,7 @@ impl PodInit {
             shared_processes: self.shared_processes,
             preparation: self.preparation,
             when_ready: self.when_ready,
+            own_files: self.options.own_files,
         };
         let ends = Ends {
             launch,

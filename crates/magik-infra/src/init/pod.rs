@@ -30,13 +30,15 @@ use crate::{
 /// The launch's last steps, status and commit, come after the pod is ready.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// What is done before the first container, and after the last.
+/// How a pod is started and followed.
 pub(super) struct Before {
     /// The directory of the process namespace that the containers share.
     pub(super) shared_processes: Option<PathBuf>,
     pub(super) preparation: Option<Preparation>,
     /// A moment after the last one was started.
     pub(super) when_ready: Option<fn()>,
+    /// See [`InitOptions::own_files`](super::InitOptions::own_files).
+    pub(super) own_files: bool,
 }
 
 pub(super) struct Pod {
@@ -47,8 +49,8 @@ pub(super) struct Pod {
     extension_failed: mpsc::Sender<RequiredExtensionFailed>,
     pub(super) extension_failures: Option<mpsc::Receiver<RequiredExtensionFailed>>,
     pub(super) updates: Updates,
-    /// What is done before the first container; taken by the launch.
-    before: Before,
+    /// What is done before the first container is taken by the launch.
+    pub(super) before: Before,
     pub(super) exits: mpsc::UnboundedReceiver<ExitReport>,
     exited: mpsc::UnboundedSender<ExitReport>,
     /// Whether this process can mount nothing any more: the containers' roots are mounted already.

@@ -4,8 +4,12 @@
 //! own. What a guest is shown of the host is `nosuid` and `noexec`, too.
 
 use std::{
+    fs::Permissions,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -124,18 +128,58 @@ pub(crate) fn renew(plan: &ContainerPlan, root: u32) -> Result<Vec<PathBuf>, Mou
     Ok(old)
 }
 
-/// Puts an empty directory in a directory's place, and returns where that is now.
-fn replace(dir: &Path, owner: u32, mode: u32) -> io::Result<PathBuf> {
+/// Makes the directories of a container's writable layer, where nobody else does.
+pub(crate) fn make_layer(plan: &ContainerPlan) -> Result<(), MountError> {
+    let Some((dir, UpperPlan { upper, work })) = own_layer(plan) else {
+        return Ok(());
+    };
+    // The upper directory's mode is that of the container's `/`.
+    for (dir, mode) in [(dir, 0o700), (upper, 0o755), (work, 0o700)] {
+        let made = std::fs::create_dir(dir);
+        let made = made.and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(mode)));
+        made.map_err(|source| MountError::Layer {
+            path: dir.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// A container is no more: puts its writable layer aside, and returns what is to be removed.
+pub(crate) fn discard_layer(plan: &ContainerPlan) -> Vec<PathBuf> {
+    let dir = own_layer(plan).map(|(dir, _)| dir);
+    let aside = dir.map(put_aside).transpose();
+    aside.ok().flatten().into_iter().collect()
+}
+
+/// A container's writable layer, and the directory that holds it.
+fn own_layer(plan: &ContainerPlan) -> Option<(&Path, &UpperPlan)> {
+    let RootfsPlan::Overlay {
+        upper: Some(layer), ..
+    } = &plan.rootfs
+    else {
+        return None;
+    };
+    Some((layer.upper.parent()?, layer))
+}
+
+/// Gives a directory another name, which is returned.
+fn put_aside(dir: &Path) -> io::Result<PathBuf> {
     let mut number = 0_u32;
-    let old = loop {
-        let old = dir.with_extension(format!("old-{number}"));
-        match rustix::fs::renameat_with(CWD, dir, CWD, &old, RenameFlags::NOREPLACE) {
-            Ok(()) => break old,
+    loop {
+        let aside = dir.with_extension(format!("old-{number}"));
+        match rustix::fs::renameat_with(CWD, dir, CWD, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(aside),
             // What is left of an earlier one is still being removed.
             Err(Errno::EXIST) if number < u32::MAX => number += 1,
             Err(e) => return Err(e.into()),
         }
-    };
+    }
+}
+
+/// Puts an empty directory in a directory's place, and returns where that is now.
+fn replace(dir: &Path, owner: u32, mode: u32) -> io::Result<PathBuf> {
+    let old = put_aside(dir)?;
     std::fs::create_dir(dir)?;
     let made = rustix::fs::open(
         dir,

@@ -24,3 +24,10 @@ fn rotated(path: &Path) -> PathBuf {
     name.push(".1");
     name.into()
 }
+
+/// Removes a log, as far as it can be removed: the rest goes with the pod.
+pub(crate) fn remove(path: &Path) {
+    for file in [path, &rotated(path)] {
+        let _ = std::fs::remove_file(file);
+    }
+}

@@ -146,7 +146,7 @@ struct RemotePod {
 #[derive(Debug)]
 struct Changed {
     container: String,
-    removed: bool,
+    change: Change,
     answer: Answer,
     /// How the guest's pod was afterwards.
     now: Option<PodStatus>,
@@ -200,20 +200,25 @@ impl RemotePod {
         }
         let all = [Kind::Init, Kind::App].map(|kind| self.shared.containers(kind));
         for container in all.into_iter().flatten() {
-            let Entry { plan, log, .. } = container;
-            if plan.attach.is_some() {
-                log.send_replace(true);
-                continue;
-            }
-            let carried = Carried {
-                container: plan.name.clone(),
-                path: plan.log.clone(),
-                signal: log,
-            };
-            let guest = self.guest.clone();
-            self.tasks.spawn(async move { carried.carry(&*guest).await });
-            self.carrying.push(plan.name.clone());
+            self.carry_log(container);
         }
+    }
+
+    /// Begins to carry a container's log to the host.
+    fn carry_log(&mut self, container: Entry) {
+        let Entry { plan, log, .. } = container;
+        if plan.attach.is_some() {
+            log.send_replace(true);
+            return;
+        }
+        let carried = Carried {
+            container: plan.name.clone(),
+            path: plan.log.clone(),
+            signal: log,
+        };
+        let guest = self.guest.clone();
+        self.tasks.spawn(async move { carried.carry(&*guest).await });
+        self.carrying.push(plan.name.clone());
     }
 
     /// The guest's events, from the first on.
@@ -239,21 +244,30 @@ impl RemotePod {
 
     /// Asks the guest for a change of one of its containers.
     fn change(&mut self, client: &Arc<ControlClient>, container: String, change: Change, answer: Answer) {
-        if let Change::Create(_) = change {
-            let why = "a container cannot be added to a machine that runs: it sees the images that it was started with";
-            let _ = answer.send(Err(ChangeError::Unsupported(why.to_owned())));
-            return;
-        }
         if self.changes.len() >= ASKED {
             let why = format!("{ASKED} changes are under way in the guest: wait for one to end");
             let _ = answer.send(Err(ChangeError::NotNow(why)));
             return;
         }
+        if let Change::Create(plan) = &change
+            && !self.shared.add((**plan).clone())
+        {
+            let (name, why) = (container, "the pod has one of that name");
+            let _ = answer.send(Err(ChangeError::State { name, why }));
+            return;
+        }
         let (client, shared) = (client.clone(), self.shared.clone());
         self.changes.spawn(async move {
             let name = container.as_str();
+            let has_ended = |state: &ContainerPhase| matches!(state, ContainerPhase::Exited { .. });
+            if let Change::Remove = change
+                && shared.phase(name).as_ref().is_some_and(has_ended)
+            {
+                // The guest has it no longer then.
+                log_is_complete(&shared, name).await;
+            }
             let outcome = match &change {
-                Change::Create(_) => Err(ControlError::Unsupported(String::new())),
+                Change::Create(plan) => client.create_container(plan).await,
                 Change::Start => client.start_container(name).await,
                 Change::Stop(grace) => client.stop_container(name, *grace).await,
                 Change::Restart(grace) => client.restart_container(name, *grace).await,
@@ -265,16 +279,13 @@ impl RemotePod {
                 Ok(status) => Some(status.clone()),
                 Err(_) => client.status().await.ok(),
             };
-            let ended = |status: &PodStatus| {
-                let container = status.container(name);
-                container.is_some_and(|c| matches!(c.state, ContainerPhase::Exited { .. }))
-            };
-            if now.as_ref().is_some_and(ended) {
+            let container_now = now.as_ref().and_then(|status| status.container(name));
+            if container_now.is_some_and(|container| has_ended(&container.state)) {
                 log_is_complete(&shared, name).await;
             }
             Changed {
-                removed: matches!(change, Change::Remove),
                 container,
+                change,
                 answer,
                 now,
                 outcome: outcome.map(drop),
@@ -283,10 +294,10 @@ impl RemotePod {
     }
 
     /// The guest has done what it was asked for, or has not.
-    fn changed(&self, changed: Changed) {
+    fn changed(&mut self, changed: Changed) {
         let Changed {
             container,
-            removed,
+            change,
             answer,
             now,
             outcome,
@@ -294,17 +305,25 @@ impl RemotePod {
         if let Some(status) = now {
             self.shared.publish(|ours| adopt(ours, status));
         }
-        let answered = match outcome {
-            Ok(()) => {
-                if removed {
-                    self.shared.remove(&container);
-                } else if let Some(entry) = self.shared.container(&container)
+        let entry = self.shared.container(&container);
+        match (&change, &outcome) {
+            (Change::Remove, Ok(())) | (Change::Create(_), Err(_)) => {
+                self.shared.remove(&container);
+                self.carrying.retain(|name| *name != container);
+                self.guest.removed(&container);
+            }
+            (Change::Create(_), Ok(())) => entry.into_iter().for_each(|entry| self.carry_log(entry)),
+            (_, Ok(())) => {
+                if let Some(entry) = entry
                     && let Some(ContainerPhase::Running { .. }) = self.shared.phase(&container)
                 {
                     entry.log.send_replace(false);
                 }
-                Ok(())
             }
+            (_, Err(_)) => {}
+        }
+        let answered = match outcome {
+            Ok(()) => Ok(()),
             Err(ControlError::NotFound(_)) => Err(ChangeError::Unknown(container)),
             Err(ControlError::Unsupported(why)) => Err(ChangeError::Unsupported(why)),
             Err(ControlError::Refused(why)) => Err(ChangeError::NotNow(why)),

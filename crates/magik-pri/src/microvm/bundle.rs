@@ -2,6 +2,7 @@
 
 use magik_image::bundle::ContainerSettings;
 use magik_infra::{guest::PROCESSES, plan::ContainerPlan};
+use magik_vm::layers;
 
 use super::machine;
 use crate::{
@@ -29,6 +30,9 @@ pub(super) fn write(
         }
         settings
     };
-    let rootfs = linux_bundle::overlay(pod, container, image.layers.clone())?;
+    // The layers of those that it begins with are its supervisor's to show it.
+    let added = pod.added(&container.name);
+    let layers = added.map(|name| vec![layers::in_guest(&name)]);
+    let rootfs = linux_bundle::overlay(pod, container, layers.unwrap_or_else(|| image.layers.clone()))?;
     linux_bundle::write(pod, container, image, rootfs, in_guest)
 }

@@ -14,6 +14,7 @@ mod supervisor;
 
 use std::{
     io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,13 +23,13 @@ use magik_image::{Image, platform::Platform as ImagePlatform};
 use magik_infra::plan::ContainerPlan;
 use magik_oci::Capability;
 pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
-use magik_vm::{Drivers, HostLimits};
+use magik_vm::{Drivers, HostLimits, layers};
 
 use crate::{
-    ContainerSpec, HostPathKind, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
+    ContainerSpec, HostPathKind, Mount, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, SELF, Start, beside_own_binary,
-        environment, spawn,
+        environment, linux_bundle, spawn,
     },
 };
 
@@ -135,8 +136,40 @@ impl Backend for MicroVm {
         bundle::write(pod, container, image)
     }
 
-    fn check_added(&self, _: &PodSpec, _: &ContainerSpec) -> Result<(), &'static str> {
-        Err("a machine sees the images that it was started with, and no others yet")
+    fn show_layers(
+        &self,
+        pod: &PodFiles<'_>,
+        container: &ContainerSpec,
+        image: &ContainerImage,
+    ) -> Result<(), Failure> {
+        let Some(name) = pod.added(&container.name) else {
+            return Ok(());
+        };
+        let failed = Failure::io("show its image to the machine");
+        let show = || {
+            let supervisor = pod
+                .init()?
+                .ok_or_else(|| io::Error::other("its supervisor is gone"))?;
+            layers::show(supervisor.as_fd(), &pod.sandbox(), &name, &image.layers)
+        };
+        show().map_err(failed)
+    }
+
+    fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
+        linux_bundle::check_added(pod, container)?;
+        let shares = machine::shares(pod);
+        let is_seen = |mount: &Mount| {
+            let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
+            let Some(VolumeSource::HostPath(host)) = volume.map(|volume| &volume.source) else {
+                return true;
+            };
+            let share = shares.iter().find(|share| share.host_path == host.path);
+            share.is_some_and(|share| mount.read_only || !share.read_only)
+        };
+        if !container.mounts.iter().all(is_seen) {
+            return Err("a machine has the hostPath volumes that its first containers mount, as they do");
+        }
+        Ok(())
     }
 
     fn binary(&self) -> &Path {

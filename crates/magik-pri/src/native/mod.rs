@@ -121,13 +121,7 @@ impl Backend for Native {
     }
 
     fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
-        if pod.share_process_namespace {
-            return Err("the containers that share its process namespace are known from its start");
-        }
-        if container.ports.iter().any(|port| port.host.is_some()) {
-            return Err("the ports that the host listens for are known from the pod's start");
-        }
-        Ok(())
+        linux_bundle::check_added(pod, container)
     }
 
     fn binary(&self) -> &Path {

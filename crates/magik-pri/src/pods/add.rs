@@ -69,7 +69,7 @@ impl Addition {
         image: ContainerImage,
     ) -> Result<PodStatus> {
         let (store, id) = (self.store.clone(), self.pod.id.clone());
-        let turn = Arc::new(blocking(move || take_turn(&store.paths.sandbox(&id))).await?);
+        let turn = Arc::new(blocking(move || take_turn(&store.paths.bundles(&id))).await?);
         let refused = |error: &ControlError| Error::control(&self.pod.id, "create a container", error);
         let now = client.status().await.map_err(|e| refused(&e))?;
         self.check(&now, &spec)?;
@@ -77,9 +77,14 @@ impl Addition {
         let (this, own_spec, held) = (self.clone(), spec.clone(), turn.clone());
         let plan = blocking(move || {
             let _held = held;
-            let files = this.files(&own_spec);
-            let write = || this.backend.container(&files, &this.container, &image);
-            Ok(files.add(&this.container, write))
+            let (backend, container) = (&this.backend, &this.container);
+            let files = this.files(&own_spec)?;
+            let write = || {
+                let plan = backend.container(&files, container, &image)?;
+                backend.show_layers(&files, container, &image)?;
+                Ok(plan)
+            };
+            Ok(files.add(container, write))
         });
         let failed =
             |failure: Failure| run.failed(Step::Launch, Some(self.container.name.clone()), failure.reason);
@@ -103,9 +108,11 @@ impl Addition {
         Err(error)
     }
 
-    fn files<'a>(&'a self, spec: &'a PodSpec) -> PodFiles<'a> {
+    fn files<'a>(&'a self, spec: &'a PodSpec) -> Result<PodFiles<'a>> {
         let users = self.pod.user_namespace.map(|own| own.host_id);
-        PodFiles::new(&self.store.paths, &self.store.images, &self.pod.id, spec, users)
+        let (paths, images) = (&self.store.paths, &self.store.images);
+        let files = PodFiles::new(paths, images, &self.pod.id, spec, users);
+        Ok(files.of_added(paths.new_id()?))
     }
 
     /// Whether the pod, which stands so, can have such a container; nothing is touched.
@@ -147,13 +154,12 @@ fn read_spec(pod: &Path) -> Result<PodSpec> {
 }
 
 /// Waits until nobody else adds a container to this pod, or removes one.
-pub(crate) fn take_turn(sandbox: &Path) -> Result<OwnedFd> {
-    let dir = sandbox.join("containers");
+pub(crate) fn take_turn(bundles: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = || {
-        let dir = open(&dir, flags, Mode::empty())?;
+        let dir = open(bundles, flags, Mode::empty())?;
         flock(&dir, FlockOperation::LockExclusive)?;
         io::Result::Ok(dir)
     };
-    lock().map_err(Error::io(format!("lock {}", dir.display())))
+    lock().map_err(Error::io(format!("lock {}", bundles.display())))
 }

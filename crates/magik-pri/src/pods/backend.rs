@@ -74,6 +74,20 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure>;
 
+    /// Shows the pod's init, which runs, the layers of a container that is added. By default it sees
+    /// the host's.
+    ///
+    /// # Errors
+    /// What cannot be shown.
+    fn show_layers(
+        &self,
+        _pod: &PodFiles<'_>,
+        _container: &ContainerSpec,
+        _image: &ContainerImage,
+    ) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Whether a container can be added to a pod of this kind that runs.
     ///
     /// # Errors

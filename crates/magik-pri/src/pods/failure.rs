@@ -18,7 +18,7 @@ impl Failure {
         }
     }
 
-    pub(super) fn io(what: impl Display) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: impl Display) -> impl FnOnce(io::Error) -> Self {
         move |e| Self::new(format!("{what}: {e}"))
     }
 

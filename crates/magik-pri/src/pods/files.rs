@@ -17,7 +17,8 @@ use magik_infra::plan::{ContainerPlan, PodPlan, TmpfsPlan};
 
 use super::{
     failure::Failure,
-    paths::{Paths, make_dir},
+    paths::{Paths, entries, make_dir},
+    process::Process,
     publish,
     users::{self, Places},
 };
@@ -33,7 +34,15 @@ pub(crate) struct ContainerImage {
 
 /// Removes a container's files but for its log. Nobody adds one of that name meanwhile.
 pub(crate) fn remove_files(paths: &Paths, pod: &str, container: &str) -> Result<(), Failure> {
-    for dir in [paths.bundle(pod, container), paths.rw(pod, container)] {
+    let bundles = paths.bundles(pod);
+    let names = entries(&bundles).map_err(Failure::new)?;
+    let own = names
+        .iter()
+        .filter(|name| name.split('.').next() == Some(container));
+    for dir in own
+        .map(|name| bundles.join(name))
+        .chain([paths.rw(pod, container)])
+    {
         magik_sys::tree::remove(&dir).map_err(Failure::io(format!("remove {}", dir.display())))?;
     }
     Ok(())
@@ -52,6 +61,8 @@ pub(crate) struct PodFiles<'a> {
     pub(crate) hostname: String,
     /// The host's id of the pod's root, if it has users of its own.
     pub(crate) users: Option<u32>,
+    /// Of a container that is added: what tells it from others that had its name before.
+    generation: Option<String>,
 }
 
 impl<'a> PodFiles<'a> {
@@ -69,7 +80,23 @@ impl<'a> PodFiles<'a> {
             spec,
             hostname: hostname(spec),
             users,
+            generation: None,
         }
+    }
+
+    /// For a container that is added; no other of the pod's has had this `generation`.
+    pub(crate) fn of_added(self, generation: String) -> Self {
+        Self {
+            generation: Some(generation),
+            ..self
+        }
+    }
+
+    /// A name for what a container that is added has; `None`: it is one of those that the pod begins
+    /// with.
+    pub(crate) fn added(&self, container: &str) -> Option<String> {
+        let generation = self.generation.as_ref()?;
+        Some(format!("{container}.{generation}"))
     }
 
     /// Writes everything that needs to be there before the init starts, containers by `write`. The
@@ -88,7 +115,7 @@ impl<'a> PodFiles<'a> {
                 &data.join("rw"),
                 &data.join("volumes"),
                 &sandbox,
-                &sandbox.join("containers"),
+                &self.paths.bundles(self.id),
                 &sandbox.join("etc"),
             ]
             .map(|dir| (dir.as_path(), 0o700)),
@@ -137,6 +164,12 @@ impl<'a> PodFiles<'a> {
         write().map_err(Failure::of(&container.name))
     }
 
+    /// The pod's init, while it runs.
+    #[cfg(feature = "krun")]
+    pub(crate) fn init(&self) -> std::io::Result<Option<Process>> {
+        Process::recorded(&self.paths.pod(self.id))
+    }
+
     /// Makes new directories, each with exactly its mode.
     pub(crate) fn make_dirs(&self, dirs: &[(&Path, u32)]) -> Result<(), Failure> {
         for (dir, mode) in dirs {
@@ -183,9 +216,13 @@ impl<'a> PodFiles<'a> {
         self.paths.sandbox(self.id)
     }
 
-    /// A container's bundle.
+    /// A container's bundle. That of one that is added is where none was before: who has seen the
+    /// other, like a guest, may go on seeing it there.
     pub(crate) fn bundle(&self, container: &str) -> PathBuf {
-        self.paths.bundle(self.id, container)
+        let added = self.added(container);
+        self.paths
+            .bundles(self.id)
+            .join(added.as_deref().unwrap_or(container))
     }
 
     /// What a container writes.

@@ -14,7 +14,7 @@ use super::{
     files::{ContainerImage, PodFiles},
     security,
 };
-use crate::ContainerSpec;
+use crate::{ContainerSpec, PodSpec};
 
 /// Makes the directories of a container's writable layer over these layers, the uppermost first.
 pub(crate) fn overlay(
@@ -54,6 +54,17 @@ pub(crate) fn write(
         attach: None,
         bundle,
     })
+}
+
+/// Whether a container can be added to a pod that runs.
+pub(crate) fn check_added(pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
+    if pod.share_process_namespace {
+        return Err("the containers that share its process namespace are known from its start");
+    }
+    if container.ports.iter().any(|port| port.host.is_some()) {
+        return Err("the ports that the host listens for are known from the pod's start");
+    }
+    Ok(())
 }
 
 /// The process namespace that a pod's init makes in this directory, for a container.

@@ -50,6 +50,7 @@ pub(crate) use self::{
     cgroup::Hierarchies,
     failure::Failure,
     files::{ContainerImage, PodFiles},
+    paths::BUNDLES,
     process::Process,
 };
 

@@ -172,8 +172,8 @@ impl PodRuntime for Pods {
         let (client, status) = self.connect(pod, "remove a container").await?;
         let (id, name) = (status.id, container.to_owned());
         // Who adds one of that name waits until the files are gone.
-        let sandbox = id.clone();
-        let turn = self.with_store(move |store| add::take_turn(&store.paths.sandbox(&sandbox)));
+        let of = id.clone();
+        let turn = self.with_store(move |store| add::take_turn(&store.paths.bundles(&of)));
         let turn = turn.await?;
         let removed = client.remove_container(container).await;
         let now = removed.map_err(|e| Error::control(pod, "remove a container", &e))?;

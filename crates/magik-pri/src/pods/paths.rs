@@ -15,6 +15,9 @@ const RANDOM_DIGITS: usize = 16;
 /// Hex digits of an id that say which state root the pod belongs to.
 const TAG_DIGITS: usize = 8;
 
+/// In a pod's sandbox: its containers' bundles.
+pub(crate) const BUNDLES: &str = "containers";
+
 /// The log of a pod's init among those of its containers; no container is called that.
 pub(crate) const INIT_LOG: &str = "_init";
 
@@ -100,8 +103,9 @@ impl Paths {
     pub(crate) fn sandbox(&self, id: &str) -> PathBuf {
         self.sandboxes().join(id)
     }
-    pub(crate) fn bundle(&self, id: &str, container: &str) -> PathBuf {
-        self.sandbox(id).join("containers").join(container)
+    /// The containers' bundles, in a pod's sandbox.
+    pub(crate) fn bundles(&self, id: &str) -> PathBuf {
+        self.sandbox(id).join(BUNDLES)
     }
     pub(crate) fn data_root(&self) -> &Path {
         &self.data

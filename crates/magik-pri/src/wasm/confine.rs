@@ -22,6 +22,7 @@ use rustix::{
 };
 
 use super::{arguments::Arguments, calls, isolation::Kind};
+use crate::pods::BUNDLES;
 
 /// The newest Landlock whose rights are asked for; an older kernel gives what it has.
 const LANDLOCK: ABI = ABI::V6;
@@ -182,7 +183,7 @@ fn paths(arguments: &Arguments) -> io::Result<Vec<(PathBuf, BitFlags<AccessFs>)>
     }
     if arguments.isolation == Kind::Root {
         // The layer that is written to is the kernel's to reach, through the overlay.
-        for bundle in std::fs::read_dir(arguments.sandbox.join("containers"))? {
+        for bundle in std::fs::read_dir(arguments.sandbox.join(BUNDLES))? {
             paths.push((bundle?.path().join("rootfs"), write()));
         }
     } else {
