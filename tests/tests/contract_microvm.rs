@@ -6,7 +6,7 @@ use magik_pri::{
     PodRuntime, Pods, Roots,
     microvm::{DriverKind, MicroVm, SUPERVISOR_BINARY, VmFiles},
 };
-use magikrun_tests::{Magikrun, binary, pod_contract};
+use magikrun_tests::{Magikrun, binary, contract, isolated, pod_contract};
 
 fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     let roots = Roots {
@@ -23,4 +23,8 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     Arc::new(Pods::new(roots).with(backend))
 }
 
-pod_contract!(open, magikrun_tests::contract::PROCESSES);
+pod_contract!(open, contract::PROCESSES);
+
+isolated!(fn what_is_added_has_its_own_image(scene) {
+    contract::check_that_pulls(scene, open, contract::PROCESSES, contract::what_is_added_has_its_own_image);
+});

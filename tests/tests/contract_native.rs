@@ -6,7 +6,7 @@ use magik_pri::{
     PodRuntime, Pods, Roots,
     native::{INIT_BINARY, Native},
 };
-use magikrun_tests::{Magikrun, binary, pod_contract};
+use magikrun_tests::{Magikrun, binary, contract, isolated, pod_contract};
 
 /// In this process, which has several threads; the pod init is the real binary's.
 fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
@@ -18,4 +18,8 @@ fn open(magikrun: &Magikrun) -> Arc<dyn PodRuntime> {
     Arc::new(Pods::new(roots).with(Native::new().init_binary(init)))
 }
 
-pod_contract!(open, magikrun_tests::contract::PROCESSES);
+pod_contract!(open, contract::PROCESSES);
+
+isolated!(fn what_is_added_has_its_own_image(scene) {
+    contract::check_that_pulls(scene, open, contract::PROCESSES, contract::what_is_added_has_its_own_image);
+});

@@ -1,12 +1,14 @@
 //! One container of a running pod is stopped, run again, removed.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
-use magik_pri::{Error, PodSpec, RunOptions, RuntimeClass};
+use magik_pri::{Error, Mount, PodSpec, RunOptions, RuntimeClass};
+use magikrun_test_images::{ImageConfig, LayerBuilder};
 use serde_json::json;
 
-use super::{Contract, class, exit_of};
+use super::{Contract, class, exit_of, init_of};
+use crate::{as_root, busybox_layout};
 
 const SOON: Option<Duration> = Some(Duration::from_millis(200));
 
@@ -298,6 +300,71 @@ pub async fn a_container_that_cannot_be_added_leaves_nothing(t: &Contract<'_>) {
     let status = t.runtime.pod_status(pod).await.expect("status");
     assert_eq!(status, before);
     t.delete(pod).await;
+}
+
+/// What is added has the image that was asked for, also where the pod was started with others, and
+/// where a container of that name had another image.
+pub async fn what_is_added_has_its_own_image(t: &Contract<'_>) {
+    let names = ["one", "two"];
+    let layout = as_root(|| {
+        let mut layout = busybox_layout(&t.scene.dir().join("others"));
+        for name in names {
+            let mut programs = LayerBuilder::new();
+            programs.busybox().expect("busybox");
+            let mut own = LayerBuilder::new();
+            own.file("/which", 0o644, name.as_bytes()).expect("a file");
+            let [programs, own] = [programs, own].map(|layer| layer.finish().expect("a layer"));
+            let image = format!("localhost/{name}:1");
+            layout
+                .add(&image, &[&programs, &own], &ImageConfig::default())
+                .expect("an image");
+        }
+        layout
+    });
+    let script = "cat /which; echo; sleep 100";
+    let mut manifest = t.pod("images", &[("a", "echo up; sleep 100"), ("x", script)]);
+    manifest["spec"]["volumes"] = json!([{"name": "host", "hostPath": {"path": t.scene.dir()}}]);
+    let mut first = PodSpec::from_json(&manifest.to_string()).expect("the specification");
+    let mut x = first.containers.pop().expect("two containers");
+    let options = RunOptions::default;
+    let pod = &t.runtime.run_pod(&first, options()).await.expect("run").id;
+    for name in names {
+        let image = format!("localhost/{name}:1");
+        t.magikrun.ok(&["image", "pull", &layout.reference(&image)]);
+        x.image = image.parse().expect("a reference");
+        let created = t.runtime.create_container(pod, &x, options()).await;
+        created.expect("create");
+        t.runtime.start_container(pod, "x").await.expect("start");
+        assert_eq!(t.exec(pod, "x", &["cat", "/which"]).await.stdout, name);
+        let log = t.until_logged(pod, "x", &format!("{name}\n")).await;
+        assert_eq!(log.matches(name).count(), 1, "{log}");
+        let shown = mounts_of_init(t, pod).matches("/machine/layers/x.").count();
+        assert_eq!(shown, usize::from(class(&*t.runtime) == RuntimeClass::MicroVm));
+        t.runtime.stop_container(pod, "x", SOON).await.expect("stop");
+        t.runtime.remove_container(pod, "x").await.expect("remove");
+        let left = mounts_of_init(t, pod);
+        assert!(!left.contains("/x."), "what was mounted for it is gone: {left}");
+    }
+    // A machine has the host's directories that it began with.
+    x.mounts = vec![Mount {
+        volume: "host".to_owned(),
+        path: "/host".into(),
+        read_only: true,
+    }];
+    let created = t.runtime.create_container(pod, &x, options()).await;
+    match class(&*t.runtime) {
+        RuntimeClass::MicroVm => assert!(matches!(created, Err(Error::Unsupported { .. })), "{created:?}"),
+        _ => drop(created.expect("create")),
+    }
+    t.delete(pod).await;
+}
+
+/// What is mounted where the pod's init is.
+fn mounts_of_init(t: &Contract<'_>, pod: &str) -> String {
+    let mounts = Path::new("/proc")
+        .join(init_of(t, pod).to_string())
+        .join("mountinfo");
+    std::fs::read_to_string(mounts).expect("the init's mounts")
 }
 
 /// A name is given again and again, at once or by several callers at a time: what has the name now is

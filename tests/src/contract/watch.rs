@@ -6,7 +6,7 @@ use magik_infra::status::{ContainerPhase, Phase, PodStatus};
 use magik_pri::{Change, PodChange, Watch};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Contract, exit_of};
+use super::{Contract, exit_of, init_of};
 
 /// The first change after which a pod is so, and that nothing came out of order before.
 async fn until(watch: &mut Watch, pod: &str, is_so: impl Fn(&PodStatus) -> bool) -> Change {
@@ -82,10 +82,8 @@ pub async fn who_watches_sees_an_init_die(t: &Contract<'_>) {
     let mut watch = watching.watch(0).await.expect("watch");
     let pod = t.run("doomed", &[("c", "sleep 100")]).await.expect("run").id;
     until(&mut watch, &pod, runs).await;
-    let init = t.magikrun.state.join("pods").join(&pod).join("init");
-    let init = std::fs::read_to_string(init).expect("the init");
-    let pid = init.split(' ').next().and_then(|pid| pid.parse().ok());
-    kill_process(pid.and_then(Pid::from_raw).expect("a pid"), Signal::KILL).expect("kill");
+    let init = Pid::from_raw(init_of(t, &pod)).expect("a pid");
+    kill_process(init, Signal::KILL).expect("kill");
     let failed = until(&mut watch, &pod, |status| status.phase == Phase::Failed).await;
     let PodChange::Is(status) = failed.what else {
         unreachable!()
