@@ -13,21 +13,17 @@ use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use magik_oci::OciRuntime;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::pod::{Before, Pod};
 use crate::{
     containers::Local,
     error::LaunchError,
     extension::{EXTENSION_TIMEOUT, ExtensionRegistry, Extensions, InfraExtension},
-    life::{self, CommitCheck, Ends, Inputs, PodOutcome},
+    life::{self, CommitCheck, Ends, Life, PodOutcome},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
     service::Acceptor,
-    shared::Shared,
     state_dir::StateDir,
 };
 
@@ -187,14 +183,13 @@ impl PodInit {
         S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
         A: Acceptor,
     {
-        let (commands, receiver) = mpsc::channel(16);
-        let shared = Arc::new(Shared::new(
-            self.state_dir,
-            self.options.runtime_class,
-            self.options.max_log_size,
-            commands,
-        ));
-        let inputs = Inputs::new(receiver, self.committed, true)?;
+        let life = Life {
+            state_dir: self.state_dir,
+            runtime_class: self.options.runtime_class,
+            max_log_size: self.options.max_log_size,
+            committed: self.committed,
+            signals: true,
+        };
         let extensions = Extensions::new(self.extensions, self.registry, self.options.extension_timeout);
         let before = Before {
             shared_processes: self.shared_processes,
@@ -208,9 +203,9 @@ impl PodInit {
             listeners: self.listeners,
         };
         let containers = Arc::new(Local(self.runtime.clone()));
-        let (runtime, of_pod) = (self.runtime, shared.clone());
-        let begin = |plan, updates| Pod::new(runtime, of_pod, plan, extensions, updates, before);
-        Ok(life::run(&shared, containers, inputs, ends, begin).await)
+        let runtime = self.runtime;
+        let begin = |shared, plan, updates| Pod::new(runtime, shared, plan, extensions, updates, before);
+        life::run(life, containers, ends, begin).await
     }
 }
 

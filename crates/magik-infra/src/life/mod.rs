@@ -2,7 +2,7 @@
 
 mod inputs;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -19,6 +19,7 @@ use crate::{
     publish,
     service::{self, Acceptor},
     shared::{Shared, Updates},
+    state_dir::StateDir,
     status::PodStatus,
 };
 
@@ -63,22 +64,47 @@ pub(crate) struct Ends<S, A> {
     pub(crate) listeners: Vec<TcpListener>,
 }
 
+/// What a pod's process is told from the start.
+pub(crate) struct Life {
+    pub(crate) state_dir: StateDir,
+    /// For the status.
+    pub(crate) runtime_class: String,
+    /// The size at which a container's log is rotated, in bytes.
+    pub(crate) max_log_size: u64,
+    pub(crate) committed: CommitCheck,
+    /// SIGTERM and SIGINT stop the pod.
+    pub(crate) signals: bool,
+}
+
 /// Serves the pod's connections while it lives. `begin` makes the supervisor of a plan.
+///
+/// # Errors
+/// The process cannot take signals.
 pub(crate) async fn run<P: Supervisor, S, A>(
-    shared: &Arc<Shared>,
+    life: Life,
     containers: Arc<dyn Containers>,
-    mut inputs: Inputs,
     ends: Ends<S, A>,
-    begin: impl FnOnce(Arc<PodPlan>, Updates) -> P,
-) -> PodOutcome
+    begin: impl FnOnce(Arc<Shared>, Arc<PodPlan>, Updates) -> P,
+) -> io::Result<PodOutcome>
 where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
     A: Acceptor,
 {
+    let Life {
+        state_dir,
+        runtime_class,
+        max_log_size,
+        committed,
+        signals,
+    } = life;
+    let (commands, receiver) = mpsc::channel(16);
+    let mut inputs = Inputs::new(receiver, committed, signals)?;
+    let shared = &Arc::new(Shared::new(state_dir, runtime_class, max_log_size, commands));
     let connections = service::Connections::new(shared.clone(), containers.clone());
     inputs.launch = connections.serve(ends.launch, true);
     let accepting = tokio::spawn(connections.clone().accept(ends.control));
 
+    let begin = |plan, updates| begin(shared.clone(), plan, updates);
     let outcome = live(shared, &containers, &mut inputs, ends.listeners, begin).await;
 
     shared.over();
@@ -87,7 +113,7 @@ where
     if timeout(LINGER, connections.idle()).await.is_err() {
         tracing::debug!("some clients did not take their last answer");
     }
-    outcome
+    Ok(outcome)
 }
 
 /// A pod's whole life.

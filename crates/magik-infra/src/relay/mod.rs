@@ -27,7 +27,7 @@ use crate::{
     error::{ControlError, LaunchError, LaunchStep},
     events::Event,
     guest::Guest,
-    life::{self, CommitCheck, Ends, Inputs, Interrupt, PodOutcome, Supervisor, reached},
+    life::{self, CommitCheck, Ends, Inputs, Interrupt, Life, PodOutcome, Supervisor, reached},
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
     service::Acceptor,
@@ -108,23 +108,22 @@ impl Relay {
         S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
         A: Acceptor,
     {
-        let (commands, receiver) = mpsc::channel(16);
-        let shared = Arc::new(Shared::new(
-            self.state_dir,
-            self.runtime_class,
-            MAX_LOG_SIZE,
-            commands,
-        ));
-        let inputs = Inputs::new(receiver, self.committed, self.signals)?;
+        let life = Life {
+            state_dir: self.state_dir,
+            runtime_class: self.runtime_class,
+            max_log_size: MAX_LOG_SIZE,
+            committed: self.committed,
+            signals: self.signals,
+        };
         let ends = Ends {
             launch,
             control,
             listeners: self.listeners,
         };
         let containers = Arc::new(InGuest(self.guest.clone()));
-        let (guest, of_pod) = (self.guest, shared.clone());
-        let begin = |plan, updates| RemotePod::new(guest, of_pod, plan, updates);
-        Ok(life::run(&shared, containers, inputs, ends, begin).await)
+        let guest = self.guest;
+        let begin = |shared, plan, updates| RemotePod::new(guest, shared, plan, updates);
+        life::run(life, containers, ends, begin).await
     }
 }
 
