@@ -29,7 +29,7 @@ fn prepared(scene: &Scene) -> Magikrun {
     ]);
     let warm_up = magikrun.pod_run(&pod("warm-up", &[container("c", BUSYBOX, "sleep 100")]));
     assert_eq!(warm_up.code, 0, "{}", warm_up.stderr);
-    magikrun.ok(&["pod", "delete", "-f", "warm-up"]);
+    magikrun.ok(&["pod", "delete", "--force", "warm-up"]);
     magikrun
 }
 
@@ -177,7 +177,7 @@ fn next_command(magikrun: &Magikrun, step: &str, victim: Victim) {
             "{pod}"
         ),
     }
-    magikrun.ok(&["pod", "delete", "-f", "victim"]);
+    magikrun.ok(&["pod", "delete", "--force", "victim"]);
 }
 
 isolated!(
@@ -224,7 +224,7 @@ isolated!(
             let pods = magikrun.json(&["pod", "ls"]);
             for pod in pods.as_array().expect("an array") {
                 assert_eq!(pod["phase"], "Running", "after {milliseconds} ms: {pod}");
-                magikrun.ok(&["pod", "delete", "-f", "victim"]);
+                magikrun.ok(&["pod", "delete", "--force", "victim"]);
             }
             before.assert_same(&format!("after the caller was killed after {milliseconds} ms"));
         }
@@ -255,12 +255,12 @@ isolated!(
         let before = Census::take(&magikrun.roots());
         for (n, milliseconds) in (0..20).map(|n| n * 2).enumerate() {
             assert_eq!(magikrun.pod_run(&victim_pod()).code, 0);
-            let args: &[&str] = if n % 2 == 0 { &["pod", "delete", "-f", "victim"] } else { &["pod", "stop", "-t", "0", "victim"] };
+            let args: &[&str] = if n % 2 == 0 { &["pod", "delete", "--force", "victim"] } else { &["pod", "stop", "-t", "0", "victim"] };
             let mut child = magikrun.command(args).stderr(std::process::Stdio::null()).spawn().expect("magikrun");
             sleep(Duration::from_millis(milliseconds));
             let _ = child.kill();
             child.wait().expect("wait");
-            magikrun.ok(&["pod", "delete", "-f", "victim"]);
+            magikrun.ok(&["pod", "delete", "--force", "victim"]);
             before.assert_same(&format!("after {args:?} was killed after {milliseconds} ms"));
         }
     }

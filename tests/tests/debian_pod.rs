@@ -92,7 +92,7 @@ isolated!(
         let file = magikrun.manifest(manifest(&|image| format!("127.0.0.1:5000/test/{image}:1")));
         // Layers are unpacked for the first pod that needs them, and stay: they are the store's.
         magikrun.ok(&["pod", "run", "-f", &file]);
-        magikrun.ok(&["pod", "delete", "-f", "shop"]);
+        magikrun.ok(&["pod", "delete", "--force", "shop"]);
         let before = Census::take(&magikrun.roots());
 
         magikrun.ok(&["pod", "run", "-f", &file]);

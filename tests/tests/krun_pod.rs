@@ -67,7 +67,7 @@ impl Krun {
         let mut native = pod("native", &[container("c", BUSYBOX, "exit 0")]);
         native["spec"]["restartPolicy"] = json!("Never");
         assert_eq!(self.magikrun.pod_run(&native).code, 0);
-        self.magikrun.ok(&["pod", "delete", "-f", "native"]);
+        self.magikrun.ok(&["pod", "delete", "--force", "native"]);
     }
 
     /// A pod of a machine, in a file.
@@ -218,7 +218,7 @@ isolated!(
         assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
         if boots {
             assert_eq!(out.code, 0, "{}", out.stderr);
-            only.ok(&["pod", "delete", "-f", "one"]);
+            only.ok(&["pod", "delete", "--force", "one"]);
         } else {
             assert_ne!(out.code, 0, "{}", out.stdout);
             assert!(out.stderr.contains("magikrun-vmm ended") && out.stderr.contains("KVM"), "{}", out.stderr);
@@ -230,7 +230,7 @@ isolated!(
         let status = auto.ended("one", 0);
         assert_eq!(status["containers"][0]["state"]["exit"]["code"], 5, "{status}");
         assert_eq!(auto.ok(&["pod", "logs", "one"]), "hello\n");
-        auto.ok(&["pod", "delete", "-f", "one"]);
+        auto.ok(&["pod", "delete", "--force", "one"]);
         before.assert_same("after delete");
     }
 );

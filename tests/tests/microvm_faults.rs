@@ -23,7 +23,7 @@ fn prepared(scene: &Scene) -> Option<Magikrun> {
     // Natively: what is made once (unpacked layers, the roots' directories) is there.
     let warm_up = magikrun.pod_run(&pod("warm-up", &[container("c", BUSYBOX, "sleep 100")]));
     assert_eq!(warm_up.code, 0, "{}", warm_up.stderr);
-    magikrun.ok(&["pod", "delete", "-f", "warm-up"]);
+    magikrun.ok(&["pod", "delete", "--force", "warm-up"]);
     Some(magikrun)
 }
 
@@ -138,7 +138,7 @@ isolated!(
         assert!(run.wait().expect("wait").success(), "{said}");
         drop(run);
         assert_eq!(phase(&magikrun, "victim").0, "Running");
-        magikrun.ok(&["pod", "delete", "-f", "victim"]);
+        magikrun.ok(&["pod", "delete", "--force", "victim"]);
         before.assert_same("after a machine died once");
     }
 );
@@ -178,7 +178,7 @@ isolated!(
                 drop(child);
                 if step == "commit" {
                     assert_eq!(phase(&magikrun, "victim").0, "Running", "a committed pod outlives its caller");
-                    magikrun.ok(&["pod", "delete", "-f", "victim"]);
+                    magikrun.ok(&["pod", "delete", "--force", "victim"]);
                 }
                 assert_eq!(magikrun.pods(), Vec::<String>::new(), "{step}: {part:?}");
                 MachinePart::all_end(step);
@@ -200,7 +200,7 @@ isolated!(
             run.wait().expect("wait");
             drop(run);
             for pod in magikrun.pods() {
-                magikrun.ok(&["pod", "delete", "-f", &pod]);
+                magikrun.ok(&["pod", "delete", "--force", &pod]);
             }
             MachinePart::all_end("after the caller");
             before.assert_same(&format!("after the caller was killed after {milliseconds} ms"));
@@ -235,11 +235,11 @@ isolated!(
         let (phase, reason, message) = phase(&magikrun, "victim");
         assert_eq!((phase.as_str(), reason.as_str()), ("Failed", "GuestDied"), "{message}; stop: {said}");
         MachinePart::all_end("after QEMU was killed during stop");
-        let mut delete = long(&magikrun, &["pod", "delete", "-f", "victim"]);
+        let mut delete = long(&magikrun, &["pod", "delete", "--force", "victim"]);
         delete.kill().expect("kill");
         delete.wait().expect("wait");
         drop(delete);
-        magikrun.ok(&["pod", "delete", "-f", "victim"]);
+        magikrun.ok(&["pod", "delete", "--force", "victim"]);
         before.assert_same("after delete was killed");
     }
 );

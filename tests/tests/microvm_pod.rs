@@ -170,7 +170,7 @@ isolated!(
         let native = magikrun.manifest(text.replace("microvm", "native"));
         // Layers are unpacked for the first pod that needs them, natively here, and stay: they are the store's.
         magikrun.ok(&["pod", "run", "-f", &native]);
-        magikrun.ok(&["pod", "delete", "-f", "shop"]);
+        magikrun.ok(&["pod", "delete", "--force", "shop"]);
         let before = Census::take(&magikrun.roots());
 
         magikrun.ok(&["pod", "run", "-f", &file]);
@@ -241,7 +241,7 @@ isolated!(
         let source = busybox_layout(&scene.dir().join("layout")).reference(BUSYBOX);
         magikrun.ok(&["image", "pull", &source]);
         magikrun.pod_run(&pod("warm-up", &[container("c", BUSYBOX, "sleep 100")]));
-        magikrun.ok(&["pod", "delete", "-f", "warm-up"]);
+        magikrun.ok(&["pod", "delete", "--force", "warm-up"]);
         // The host's own, beside what is shared.
         let (shared, private) = (scene.dir().join("shared"), scene.dir().join("private"));
         for dir in [&shared, &private] {
@@ -325,7 +325,7 @@ isolated!(
         assert!(logs > 10 << 20 && logs <= 20 << 20, "{logs} bytes of log are kept");
         assert_eq!(in_c("cat /data/own").stdout, "mine\n", "the pod goes on");
 
-        magikrun.ok(&["pod", "delete", "-f", "worst"]);
+        magikrun.ok(&["pod", "delete", "--force", "worst"]);
         before.assert_same("after delete");
         assert_eq!(contents(&private), private_before, "the host's files are as they were");
     }

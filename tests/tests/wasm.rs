@@ -247,7 +247,7 @@ isolated!(
         run(&["image", "load", "-q", "-i", shell.to_str().expect("UTF-8"), "-t", "localhost/sh:1"]);
         // What is unpacked and compiled once is kept.
         run(&["pod", "run", "-f", manifest.to_str().expect("UTF-8")]);
-        run(&["pod", "delete", "-f", "mine"]);
+        run(&["pod", "delete", "--force", "mine"]);
         let before = Census::take(&[&data, &state]);
         run(&["pod", "run", "-f", manifest.to_str().expect("UTF-8")]);
         let pid = process_of_pod(&state);
@@ -255,7 +255,7 @@ isolated!(
         let user = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).expect("namespace");
         assert_ne!(user(&pid), user("self"));
         assert_eq!(field(&pid, "Uid").split_whitespace().next(), Some("65534"));
-        run(&["pod", "delete", "-f", "mine"]);
+        run(&["pod", "delete", "--force", "mine"]);
         before.assert_same("after a pod without root");
         drop(magikrun);
     }

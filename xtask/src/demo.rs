@@ -258,7 +258,7 @@ impl Drop for Demo {
         // After a failure the pod may still run; after success this changes nothing.
         if host::is_root() {
             let _ = self
-                .command(&["pod", "delete", "-f", "web"])
+                .command(&["pod", "delete", "--force", "web"])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
 /// How many events the pod init remembers.
@@ -76,18 +77,34 @@ impl fmt::Display for EventKind {
     }
 }
 
+impl Serialize for EventKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for EventKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(String::deserialize(deserializer)?.as_str()))
+    }
+}
+
 /// Something that happened in the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Event {
     /// When.
     pub time: Timestamp,
     /// What.
     pub kind: EventKind,
     /// The container it is about; empty: the pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub container: String,
     /// More, for a person.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// The exit code, of `container.exited`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
 }
 
@@ -137,6 +154,11 @@ impl EventHub {
             ring.events.push_back(event);
         }
         self.changed.send_replace(());
+    }
+
+    /// Those that are remembered.
+    pub(crate) fn all(&self) -> Vec<Arc<Event>> {
+        self.lock().events.iter().cloned().collect()
     }
 
     /// No more events will come: readers end.

@@ -56,5 +56,5 @@ pub use publish::MAX_PUBLISHED_CONNECTIONS;
 pub use relay::Relay;
 pub use service::{Acceptor, MAX_CONNECTIONS};
 pub use shared::MAX_EXECS;
-pub use state_dir::{CONTROL_SOCKET, PENDING_SUFFIX, STATUS_FILE, StateDir};
+pub use state_dir::{CONTROL_SOCKET, EVENTS_FILE, PENDING_SUFFIX, STATUS_FILE, StateDir};
 pub use unexecutable::CannotExecute;

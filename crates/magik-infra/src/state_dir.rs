@@ -5,15 +5,18 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use tokio::net::UnixListener;
 
-use crate::status::PodStatus;
+use crate::{events::Event, status::PodStatus};
 
 /// The file name of the pod's status.
 pub const STATUS_FILE: &str = "status.json";
+/// The file name of the events of a pod that is over, a JSON document.
+pub const EVENTS_FILE: &str = "events.json";
 /// The file name of the control socket.
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// What the directory's name ends with until the pod is committed.
@@ -62,17 +65,29 @@ impl StateDir {
     /// # Errors
     /// The file cannot be written.
     pub fn write_status(&self, status: &PodStatus) -> io::Result<()> {
-        const TEMPORARY: &str = ".status.json.tmp";
-        let json = serde_json::to_vec(status)?;
+        self.write(STATUS_FILE, &serde_json::to_vec(status)?)
+    }
+
+    /// Writes `events.json`: what happened in a pod that is over.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_events(&self, events: &[Arc<Event>]) -> io::Result<()> {
+        let events: Vec<&Event> = events.iter().map(AsRef::as_ref).collect();
+        self.write(EVENTS_FILE, &serde_json::to_vec(&events)?)
+    }
+
+    fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        let temporary = format!(".{name}.tmp");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(
             &self.0,
-            TEMPORARY,
+            &temporary,
             flags,
             Mode::from_raw_mode(0o600),
         )?);
-        file.write_all(&json)?;
-        rustix::fs::renameat(&self.0, TEMPORARY, &self.0, STATUS_FILE)?;
+        file.write_all(text)?;
+        rustix::fs::renameat(&self.0, &temporary, &self.0, name)?;
         Ok(())
     }
 

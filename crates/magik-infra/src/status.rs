@@ -97,6 +97,9 @@ pub struct PodStatus {
     /// `metadata.labels`.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Where it is in its life.
     pub phase: Phase,
     /// Why it ended, where its containers did not end by themselves.
@@ -133,6 +136,7 @@ impl PodStatus {
             namespace: plan.namespace.clone(),
             runtime_class: runtime_class.to_owned(),
             labels: plan.labels.clone(),
+            annotations: plan.annotations.clone(),
             phase: Phase::Pending,
             reason: None,
             message: None,

@@ -209,10 +209,11 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it does not run.
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>>;
 
-    /// What happened in a running pod so far and, with `follow`, from now on.
+    /// What happened in a pod so far and, with `follow`, from now on. Of one that is over: all that
+    /// its init remembered, and nothing where that died.
     ///
     /// # Errors
-    /// There is no such pod, or it does not run.
+    /// There is no such pod.
     async fn events(&self, pod: &str, follow: bool) -> Result<EventStream>;
 
     /// Connects to 127.0.0.1:`port` as the pod's containers see it.

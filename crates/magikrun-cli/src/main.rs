@@ -7,6 +7,7 @@
 mod cli;
 mod completions;
 mod image;
+mod notices;
 mod output;
 mod pod;
 mod progress;
@@ -21,7 +22,12 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use magikrun::failure;
 
-use crate::cli::{Cli, Command};
+use tracing::level_filters::LevelFilter;
+
+use crate::{
+    cli::{Cli, Command},
+    roots::GlobalArgs,
+};
 
 /// The inits that this program is where those programs are not installed that are nothing else.
 #[cfg(target_os = "linux")]
@@ -49,7 +55,7 @@ fn client() -> Result<ExitCode> {
         Ok(cli) => cli,
         Err(error) => return Ok(usage(&error)),
     };
-    log_to_stderr(cli.global.debug);
+    log_to_stderr(&cli.global);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -110,15 +116,22 @@ fn named_command(args: impl IntoIterator<Item = OsString>) -> (String, clap::Com
     (path, command.clone())
 }
 
-fn log_to_stderr(debug: bool) {
+/// Warnings are for who types the command; more, with times and places, is for who looks for a fault.
+fn log_to_stderr(global: &GlobalArgs) {
     use tracing_subscriber::EnvFilter;
-    let default = if debug { "debug" } else { "off" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
+    let level = global.log_level();
+    let chosen = EnvFilter::try_from_default_env();
+    let in_detail = level > LevelFilter::WARN || chosen.is_ok();
+    let filter = chosen.unwrap_or_else(|_| EnvFilter::new(level.to_string()));
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    if in_detail {
+        log.init();
+    } else {
+        log.event_format(notices::Notices).init();
+    }
 }
 
 #[cfg(test)]

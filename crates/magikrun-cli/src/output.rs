@@ -35,8 +35,7 @@ impl FormatArg {
     }
 }
 
-/// Tells a person at a terminal something that is no failure.
-#[cfg(all(feature = "krun", target_os = "linux"))]
+/// Tells a person something that is no failure.
 pub(crate) fn note(text: &str) {
     // Who cannot be told misses nothing that matters.
     let _ = write_stderr(format!("magikrun: {text}\n").as_bytes());

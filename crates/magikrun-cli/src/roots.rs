@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use tracing::level_filters::LevelFilter;
 
 /// The options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,12 +27,30 @@ pub(crate) struct GlobalArgs {
         hide_env_values = true
     )]
     state_dir: Option<PathBuf>,
-    /// Say on stderr what is being done (RUST_LOG chooses in detail)
+    /// What is said on stderr: off, error, warn, info, debug or trace (RUST_LOG chooses in detail)
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        default_value = "warn",
+        hide_default_value = true
+    )]
+    log_level: LevelFilter,
+    /// The same as --log-level debug
     #[arg(long, global = true)]
-    pub(crate) debug: bool,
+    debug: bool,
 }
 
 impl GlobalArgs {
+    /// What is said on stderr.
+    pub(crate) fn log_level(&self) -> LevelFilter {
+        if self.debug {
+            LevelFilter::DEBUG
+        } else {
+            self.log_level
+        }
+    }
+
     /// The data root, absolute.
     pub(crate) fn data_root(&self) -> Result<PathBuf> {
         magikrun::roots::data_root(self.root.as_deref())

@@ -28,7 +28,7 @@ struct Pod<'a> {
 
 impl Drop for Pod<'_> {
     fn drop(&mut self) {
-        self.host.run(&["pod", "delete", "-f", &self.id]);
+        self.host.run(&["pod", "delete", "--force", &self.id]);
     }
 }
 
@@ -135,7 +135,81 @@ fn a_pod_lives_from_run_to_delete() {
     assert_eq!(host.run(&["pod", "ls", "-q"]).ok(), "");
     let gone = host.run(&["pod", "delete", "life"]).fails(1);
     assert!(gone.contains("life") && gone.contains("pod ls"), "{gone}");
-    host.run(&["pod", "delete", "-f", "life"]).ok();
+    host.run(&["pod", "delete", "--force", "life"]).ok();
+}
+
+#[test]
+fn pods_are_deleted_by_their_manifest_and_all_at_once() {
+    if !is_root("pods_are_deleted_by_their_manifest_and_all_at_once") {
+        return;
+    }
+    let host = host_with_busybox();
+    let pods = ["one", "two", "three"].map(|name| run(&host, name, &[("main", SLEEP)]));
+    let file = pod_file(&host, "two", &container("main", SLEEP));
+    let refused = host.run(&["pod", "delete", "-f", &file]).fails(1);
+    assert!(
+        refused.contains("default/two") && refused.contains("is still running"),
+        "{refused}"
+    );
+    let deleted = host.run(&["pod", "delete", "--force", "-f", &file]).ok();
+    assert_eq!(deleted, "default/two\n");
+    let gone = host.run(&["pod", "delete", "-f", &file]).fails(1);
+    assert!(gone.contains("default/two"), "{gone}");
+    // As podman has it: -f is no manifest there.
+    let habit = host.run(&["pod", "delete", "-f", "one"]).fails(1);
+    assert!(
+        habit.contains("no such file") && habit.contains("pod delete --force one"),
+        "{habit}"
+    );
+    host.run(&["pod", "delete"]).fails(2);
+    let all = host.run(&["pod", "delete", "--all", "--force"]).ok();
+    assert_eq!(all.lines().count(), 2, "{all}");
+    assert_eq!(host.run(&["pod", "ls", "-q"]).ok(), "");
+    drop(pods);
+}
+
+#[test]
+fn what_happened_in_a_pod_is_told_when_it_is_over() {
+    if !is_root("what_happened_in_a_pod_is_told_when_it_is_over") {
+        return;
+    }
+    let host = host_with_busybox();
+    let _pod = run(&host, "past", &[("main", "exit 3")]);
+    let followed = host
+        .run(&["pod", "events", "-f", "past", "--format", "json"])
+        .ok();
+    while json(&host.run(&["pod", "status", "past", "--format", "json"]).ok())["phase"] == "Running" {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let past = host.run(&["pod", "events", "past", "--format", "json"]).ok();
+    assert_eq!(past, followed);
+    let last = json(past.lines().last().unwrap());
+    assert_eq!(last["kind"], "pod.stopped");
+    let again = host.run(&["pod", "events", "-f", "past"]).ok();
+    assert!(
+        again.contains("container.exited    main              exit code 3"),
+        "{again}"
+    );
+}
+
+#[test]
+fn a_default_container_is_the_one_that_the_pod_names() {
+    if !is_root("a_default_container_is_the_one_that_the_pod_names") {
+        return;
+    }
+    let host = host_with_busybox();
+    let containers = container("a", SLEEP) + &container("b", SLEEP);
+    let file = pod_file(&host, "named", &containers);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let name = r#"name: named, annotations: {"kubectl.kubernetes.io/default-container": b}"#;
+    let text = text.replacen("name: named", name, 1);
+    assert!(text.contains("default-container"), "{text}");
+    std::fs::write(&file, text).unwrap();
+    host.run(&["pod", "run", "-f", &file]).ok();
+    host.run(&["pod", "exec", "named", "--", "touch", "/here"]).ok();
+    let there = host.run(&["pod", "exec", "-c", "b", "named", "--", "ls", "/here"]);
+    assert_eq!((there.stdout.as_str(), there.stderr.as_str()), ("/here\n", ""));
+    host.run(&["pod", "delete", "--force", "named"]).ok();
 }
 
 #[test]
@@ -250,8 +324,9 @@ fn logs_are_what_the_program_wrote() {
     let (time, text) = stamped.split_once(' ').unwrap();
     assert!(time.ends_with('Z') && text == "no-newline\n", "{stamped}");
 
-    let which = logs(&[]).fails(1);
-    assert!(which.contains("a, b") && which.contains("-c"), "{which}");
+    let first = logs(&["-f"]);
+    assert_eq!(first.stdout, "out\n");
+    assert_eq!(first.stderr, "magikrun: container a of a, b (-c chooses)\nerr\n");
     let all = logs(&["--all-containers"]);
     let expected = ("[a] out\n[b] first\n[b] no-newline\n", "[a] err\n");
     assert_eq!((all.stdout.as_str(), all.stderr.as_str()), expected);

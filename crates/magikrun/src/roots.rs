@@ -23,11 +23,15 @@ pub fn data_root(given: Option<&Path>) -> Result<PathBuf> {
 /// The state root that was given (`--state-dir`), else the default one; absolute.
 ///
 /// # Errors
-/// As [`data_root`]'s.
+/// It is relative, and there is no current directory.
 pub fn state_root(given: Option<&Path>) -> Result<PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
-        None => default_state_root(is_root(), |name| env::var_os(name))?,
+        None => default_state_root(
+            rustix::process::geteuid().as_raw(),
+            |name| env::var_os(name),
+            is_own,
+        ),
     };
     absolute(&path, "--state-dir")
 }
@@ -56,14 +60,29 @@ fn default_data_root(root: bool, get: impl Fn(&str) -> Option<OsString>) -> Resu
     }
 }
 
-fn default_state_root(root: bool, get: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
-    if root {
-        return Ok("/run/magikrun".into());
+/// Whether a directory is this user's own.
+fn is_own(dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::symlink_metadata(dir);
+    found.is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Without a session (su, cron, CI) there is no `XDG_RUNTIME_DIR`: then systemd's directory of this
+/// user is taken, if there is one, or else one below `/tmp`. Where another user has made that first, it
+/// is refused as every root is that belongs to somebody else.
+fn default_state_root(
+    user: u32,
+    get: impl Fn(&str) -> Option<OsString>,
+    is_own: impl Fn(&Path) -> bool,
+) -> PathBuf {
+    if user == 0 {
+        return "/run/magikrun".into();
     }
-    // No fallback below /tmp: another user could make it first and own our sockets.
-    match xdg("XDG_RUNTIME_DIR", &get) {
-        Some(base) => Ok(base.join("magikrun")),
-        None => bail!("state root: XDG_RUNTIME_DIR is not set: give --state-dir DIR"),
+    let of_session = xdg("XDG_RUNTIME_DIR", &get);
+    let of_user = || Some(PathBuf::from(format!("/run/user/{user}"))).filter(|dir| is_own(dir));
+    match of_session.or_else(of_user) {
+        Some(base) => base.join("magikrun"),
+        None => format!("/tmp/magikrun-{user}").into(),
     }
 }
 
@@ -82,10 +101,8 @@ mod tests {
             default_data_root(true, &set).unwrap(),
             Path::new("/var/lib/magikrun")
         );
-        assert_eq!(
-            default_state_root(true, &set).unwrap(),
-            Path::new("/run/magikrun")
-        );
+        let state = default_state_root(0, &set, |_| true);
+        assert_eq!(state, Path::new("/run/magikrun"));
     }
 
     #[test]
@@ -105,15 +122,17 @@ mod tests {
                 .to_string()
                 .contains("--root")
         );
-        assert_eq!(
-            default_state_root(false, env(&[("XDG_RUNTIME_DIR", "/r")])).unwrap(),
-            Path::new("/r/magikrun")
-        );
-        assert!(
-            default_state_root(false, env(&[]))
-                .unwrap_err()
-                .to_string()
-                .contains("--state-dir")
-        );
+        let set = env(&[("XDG_RUNTIME_DIR", "/r")]);
+        let state = default_state_root(7, set, |_| true);
+        assert_eq!(state, Path::new("/r/magikrun"));
+    }
+
+    #[test]
+    fn without_a_session_the_state_is_where_nobody_else_can_make_it() {
+        let relative = || env(&[("XDG_RUNTIME_DIR", "r")]);
+        let with_systemd = default_state_root(7, relative(), |dir| dir == Path::new("/run/user/7"));
+        assert_eq!(with_systemd, Path::new("/run/user/7/magikrun"));
+        let alone = default_state_root(7, relative(), |_| false);
+        assert_eq!(alone, Path::new("/tmp/magikrun-7"));
     }
 }

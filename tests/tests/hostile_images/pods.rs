@@ -152,7 +152,7 @@ impl Bench<'_> {
             self.report.fail(what, "code of the image was loaded");
         }
         if runs
-            && let Some(output) = self.call(what, &["pod", "delete", "-f", name])
+            && let Some(output) = self.call(what, &["pod", "delete", "--force", name])
             && output.code != 0
         {
             self.report.fail(what, format!("pod delete: {output:?}"));
@@ -189,7 +189,7 @@ isolated!(
         bench.magikrun.ok(&["image", "pull", &plain]);
         let first = bench.magikrun.pod_run(&pod("plain", &[container("c", &plain, "true")]));
         assert_eq!(first.code, 0, "a plain pod works: {first:?}");
-        bench.magikrun.ok(&["pod", "delete", "-f", "plain"]);
+        bench.magikrun.ok(&["pod", "delete", "--force", "plain"]);
         let before = Census::take(&[&bench.magikrun.state]);
         let dir = bench.canary.dir().to_owned();
         for (number, hostile, mut numbers) in Plan::new(COUNT).images(&dir) {

@@ -102,7 +102,7 @@ isolated!(
         let programs = log.strip_prefix(nothing).unwrap();
         assert!(!programs.contains("magikrun"), "the init is seen: {programs}");
         assert!(programs.contains("pause\n") && programs.contains("sleep\n"), "{programs}");
-        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+        magikrun.ok(&["pod", "delete", "--force", "sharing"]);
         before.assert_same("after the pod was deleted");
     }
 );
@@ -135,7 +135,7 @@ isolated!(
         let out = magikrun.pod_run(&sharing(script));
         assert_eq!(out.code, 0, "{}", out.stderr);
         log_until(&magikrun, "sharing", "a", "done\n");
-        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+        magikrun.ok(&["pod", "delete", "--force", "sharing"]);
     }
 );
 
@@ -154,7 +154,7 @@ isolated!(
         assert!(status.contains("137"), "{status}");
         assert_eq!(phase(&magikrun, "other"), "Running");
         magikrun.ok(&["pod", "delete", "sharing"]);
-        magikrun.ok(&["pod", "delete", "-f", "other"]);
+        magikrun.ok(&["pod", "delete", "--force", "other"]);
         before.assert_same("after both pods were deleted");
     }
 );
@@ -168,7 +168,7 @@ isolated!(
         assert_eq!(out.code, 0, "{}", out.stderr);
         assert_eq!(log_until(&magikrun, "alone", "c", "done\n"), "done\n");
         assert_eq!(phase(&magikrun, "alone"), "Running");
-        magikrun.ok(&["pod", "delete", "-f", "alone"]);
+        magikrun.ok(&["pod", "delete", "--force", "alone"]);
     }
 );
 
@@ -190,7 +190,7 @@ isolated!(
                 assert!(file.metadata().unwrap().len() < 4096, "{file:?}");
             }
         }
-        magikrun.ok(&["pod", "delete", "-f", "etc"]);
+        magikrun.ok(&["pod", "delete", "--force", "etc"]);
     }
 );
 
@@ -231,8 +231,8 @@ isolated!(
         // Another pod starts, and this one goes.
         let other = magikrun.pod_run(&pod("other", &[container("c", BUSYBOX, "exec sleep 1000")]));
         assert_eq!(other.code, 0, "{}", other.stderr);
-        magikrun.ok(&["pod", "delete", "-f", "bomb"]);
-        magikrun.ok(&["pod", "delete", "-f", "other"]);
+        magikrun.ok(&["pod", "delete", "--force", "bomb"]);
+        magikrun.ok(&["pod", "delete", "--force", "other"]);
         before.assert_same("after both pods were deleted");
     }
 );
@@ -291,7 +291,7 @@ isolated!(
         assert_eq!(out.code, 0, "{}", out.stderr);
         let log = log_until(&magikrun, "keys", "c", "\n");
         assert!(log.starts_with("no key: "), "{log}");
-        magikrun.ok(&["pod", "delete", "-f", "keys"]);
+        magikrun.ok(&["pod", "delete", "--force", "keys"]);
         // The attack is a good one: it works from where it may.
         kill_process(Pid::from_child(&own), Signal::KILL).unwrap();
         let found = own.wait_with_output().unwrap();
@@ -335,6 +335,6 @@ isolated!(
             assert_eq!(lines[..2], ["0", "refused"], "{name}: its masks are there");
             assert!(lines[2].parse::<u32>().unwrap() > 8, "{name}: {out}");
         }
-        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+        magikrun.ok(&["pod", "delete", "--force", "sharing"]);
     }
 );

@@ -70,7 +70,7 @@ fn log_of(magikrun: &Magikrun, manifest: &Value) -> String {
         }
         sleep(Duration::from_millis(20));
     };
-    magikrun.ok(&["pod", "delete", "-f", name]);
+    magikrun.ok(&["pod", "delete", "--force", name]);
     log
 }
 
@@ -262,7 +262,7 @@ isolated!(
             assert!(begun.elapsed() < PATIENCE, "{log}");
             sleep(Duration::from_millis(20));
         }
-        magikrun.ok(&["pod", "delete", "-f", "profile"]);
+        magikrun.ok(&["pod", "delete", "--force", "profile"]);
         for name in ["out.json", "missing.json"] {
             let (ran, error) = run(name);
             assert!(!ran && error.contains(name), "{error}");

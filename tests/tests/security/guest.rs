@@ -91,7 +91,7 @@ isolated!(
         // A program that is executed later is among the same processes.
         let out = magikrun.ok(&["pod", "exec", "-c", "b", "sharing", "--", "sh", "-c", "cat /proc/1/comm; ps | grep -c '[s]leep 1000'"]);
         assert_eq!(out, "pause\n2\n");
-        magikrun.ok(&["pod", "delete", "-f", "sharing"]);
+        magikrun.ok(&["pod", "delete", "--force", "sharing"]);
     }
 );
 
@@ -129,12 +129,12 @@ isolated!(
         }
 
         // Who comes next is not who is still there.
-        magikrun.ok(&["pod", "delete", "-f", "one"]);
+        magikrun.ok(&["pod", "delete", "--force", "one"]);
         run(&magikrun, &machine("three"));
         let after = users(MachinePart::Qemu);
         assert!(after.len() == 2 && after[0] != after[1], "{after:?}");
         for name in ["two", "three"] {
-            magikrun.ok(&["pod", "delete", "-f", name]);
+            magikrun.ok(&["pod", "delete", "--force", name]);
         }
     }
 );
@@ -212,7 +212,7 @@ isolated!(
             }
             assert!(count > 0, "{mounts}");
         }
-        magikrun.ok(&["pod", "delete", "-f", "guest"]);
+        magikrun.ok(&["pod", "delete", "--force", "guest"]);
     }
 );
 
@@ -267,7 +267,7 @@ isolated!(
         assert!(served >= 2, "one for the guest's root, one for the share");
         assert!(roots.contains(&vec!["marker".to_owned()]), "{roots:?}");
         assert!(roots.iter().all(|names| !names.contains(&"usr".to_owned())), "{roots:?}");
-        magikrun.ok(&["pod", "delete", "-f", "guest"]);
+        magikrun.ok(&["pod", "delete", "--force", "guest"]);
     }
 );
 
@@ -288,7 +288,7 @@ isolated!(
             let out = in_guest(&magikrun, "guest", attempt);
             assert!(out.code != 0 && out.stderr.contains("Read-only file system"), "{attempt}: {out:?}");
         }
-        magikrun.ok(&["pod", "delete", "-f", "guest"]);
+        magikrun.ok(&["pod", "delete", "--force", "guest"]);
     }
 );
 
@@ -348,7 +348,7 @@ isolated!(
             assert!(!read(pid, "cmdline").contains("none"), "the share's path is a number");
         }
         assert_eq!(in_guest(&magikrun, "odd", "ls /v").stdout, "marker\n");
-        magikrun.ok(&["pod", "delete", "-f", "odd"]);
+        magikrun.ok(&["pod", "delete", "--force", "odd"]);
     }
 );
 

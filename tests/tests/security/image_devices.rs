@@ -95,7 +95,7 @@ fn log_of(magikrun: &Magikrun, image: &str, args: &[String], volume: Option<&Pat
     let file = magikrun.manifest(manifest.to_string());
     magikrun.run(&["pod", "run", "--wait", "-f", &file]);
     let log = magikrun.ok(&["pod", "logs", "p"]);
-    magikrun.ok(&["pod", "delete", "-f", "p"]);
+    magikrun.ok(&["pod", "delete", "--force", "p"]);
     log
 }
 

@@ -154,6 +154,6 @@ isolated!(
         assert_eq!(out.code, 0, "{}", out.stderr);
         magikrun.ok(&["pod", "exec", "web", "--", "true"]);
         magikrun.ok(&["system", "info"]);
-        magikrun.ok(&["pod", "delete", "-f", "web"]);
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
     }
 );

@@ -44,6 +44,6 @@ isolated!(
             eventually(&what, || is_served(free));
         }
         drop(idle);
-        magikrun.ok(&["pod", "delete", "-f", "web"]);
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
     }
 );

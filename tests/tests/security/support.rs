@@ -17,7 +17,7 @@ pub(crate) fn prepared(scene: &Scene) -> Magikrun {
     magikrun.ok(&["image", "pull", &layout.reference(BUSYBOX)]);
     let warm_up = magikrun.pod_run(&pod("warm-up", &[container("c", BUSYBOX, "sleep 100")]));
     assert_eq!(warm_up.code, 0, "{}", warm_up.stderr);
-    magikrun.ok(&["pod", "delete", "-f", "warm-up"]);
+    magikrun.ok(&["pod", "delete", "--force", "warm-up"]);
     magikrun
 }
 

@@ -107,7 +107,7 @@ impl Contender for Magikrun {
     }
 
     fn down(&self, _containers: usize) -> Result<()> {
-        self.magikrun(&["pod", "delete", "-f", "bench"])
+        self.magikrun(&["pod", "delete", "--force", "bench"])
     }
 }
 
@@ -224,6 +224,6 @@ impl Contender for Podman {
         if self.from_manifest {
             return self.podman(&["kube", "down", &self.file(containers)]);
         }
-        self.podman(&["pod", "rm", "-f", "-t", "0", "bench"])
+        self.podman(&["pod", "rm", "--force", "-t", "0", "bench"])
     }
 }

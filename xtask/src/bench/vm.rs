@@ -210,7 +210,7 @@ impl Bench {
         };
         let all = measure::overhead_kib(&[])?;
         let monitor = measure::pss_kib("qemu-system-x86")?;
-        self.pod.magikrun(&["pod", "delete", "-f", "bench"])?;
+        self.pod.magikrun(&["pod", "delete", "--force", "bench"])?;
         Ok((sample, all, monitor))
     }
 

@@ -227,7 +227,7 @@ impl Bench<'_> {
             if round > 0 {
                 samples.push(begun.elapsed());
             }
-            self.magikrun(&["pod", "delete", "-f", "up"])?;
+            self.magikrun(&["pod", "delete", "--force", "up"])?;
         }
         Ok(samples)
     }
@@ -248,7 +248,7 @@ impl Bench<'_> {
             }
             samples.push(begun.elapsed());
             memory = pss_kib("magikrun-wasm")?;
-            let mut delete = vec!["pod", "delete", "-f"];
+            let mut delete = vec!["pod", "delete", "--force"];
             delete.extend(names.iter().map(String::as_str));
             self.magikrun(&delete)?;
         }

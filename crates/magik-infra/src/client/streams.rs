@@ -137,23 +137,37 @@ impl LogOutput {
     }
 }
 
-/// What happens in a pod.
-pub struct EventStream {
-    stream: ClientStreamReceiver<proto::Event>,
-    client: ControlClient,
+/// What happens in a pod, or happened in one that is over.
+#[derive(Debug)]
+pub struct EventStream(Events);
+
+enum Events {
+    Coming(ClientStreamReceiver<proto::Event>, ControlClient),
+    Past(std::vec::IntoIter<Event>),
 }
 
-impl std::fmt::Debug for EventStream {
+impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventStream")
-            .field("client", &self.client)
-            .finish_non_exhaustive()
+        match self {
+            Self::Coming(_, client) => f.debug_tuple("Coming").field(client).finish_non_exhaustive(),
+            Self::Past(events) => f.debug_tuple("Past").field(&events.as_slice()).finish(),
+        }
     }
 }
 
 impl EventStream {
     pub(super) fn new(stream: ClientStreamReceiver<proto::Event>, client: ControlClient) -> Self {
-        Self { stream, client }
+        Self(Events::Coming(stream, client))
+    }
+
+    /// Those of a pod that is over, as its [`EVENTS_FILE`](crate::EVENTS_FILE) has them.
+    ///
+    /// # Errors
+    /// That is no such document.
+    pub fn of_past(document: &[u8]) -> serde_json::Result<Self> {
+        let mut events: Vec<Event> = serde_json::from_slice(document)?;
+        events.iter_mut().for_each(make_clean);
+        Ok(Self(Events::Past(events.into_iter())))
     }
 
     /// The next event; `None`: the end.
@@ -161,22 +175,37 @@ impl EventStream {
     /// # Errors
     /// The connection ended, or what came is no event.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        let Some(message) = self.stream.recv().await.map_err(error)? else {
+        let (stream, client) = match &mut self.0 {
+            Events::Coming(stream, client) => (stream, client),
+            Events::Past(events) => return Ok(events.next()),
+        };
+        let Some(message) = stream.recv().await.map_err(error)? else {
             return Ok(None);
         };
-        self.client.meter.release(None, size(&message));
+        client.meter.release(None, size(&message));
         let time = message
             .time
             .parse()
             .map_err(|_| ControlError::Protocol(clean(&format!("event time {:?}", message.time))))?;
-        Ok(Some(Event {
+        let mut event = Event {
             time,
-            kind: EventKind::from(clean(&message.kind).as_str()),
-            container: clean(&message.container),
-            detail: clean(&message.detail),
+            kind: EventKind::from(message.kind.as_str()),
+            container: message.container,
+            detail: message.detail,
             exit_code: message.exit_code,
-        }))
+        };
+        make_clean(&mut event);
+        Ok(Some(event))
     }
+}
+
+/// What a pod's processes say is shown on terminals.
+fn make_clean(event: &mut Event) {
+    if let EventKind::Other(kind) = &mut event.kind {
+        *kind = clean(kind);
+    }
+    event.container = clean(&event.container);
+    event.detail = clean(&event.detail);
 }
 
 /// A message's size on the wire.

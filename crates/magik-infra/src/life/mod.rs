@@ -107,6 +107,11 @@ where
     let begin = |plan, updates| begin(shared.clone(), plan, updates);
     let outcome = live(shared, &containers, &mut inputs, ends.listeners, begin).await;
 
+    if let PodOutcome::Finished(_) = outcome
+        && let Err(error) = shared.state_dir.write_events(&shared.events.all())
+    {
+        tracing::warn!(%error, "what happened in the pod is not kept");
+    }
     shared.over();
     accepting.abort();
     inputs.dismiss();

@@ -270,9 +270,14 @@ impl PodRuntime for Pods {
     }
 
     async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {
-        let (client, _) = self.connect(pod, "events").await?;
-        let events = client.events(follow).await;
-        events.map_err(|e| Error::control(pod, "events", &e))
+        match self.connect(pod, "events").await {
+            Ok((client, _)) => {
+                let events = client.events(follow).await;
+                events.map_err(|e| Error::control(pod, "events", &e))
+            }
+            Err(Error::WrongState { .. }) => self.with_pod(pod, |_, found| found.past_events()).await,
+            Err(e) => Err(e),
+        }
     }
 
     async fn port_forward(&self, pod: &str, port: u16) -> Result<PortForward> {

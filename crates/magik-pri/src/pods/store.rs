@@ -9,9 +9,10 @@ use std::{
 
 use magik_image::ImageStore;
 use magik_infra::{
-    STATUS_FILE,
+    EVENTS_FILE, EventStream, STATUS_FILE,
     status::{Phase, PodReason, PodStatus},
 };
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
 use super::{
@@ -28,8 +29,8 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const CALLER: &str = "caller";
 /// A symlink whose target is the file name of the pod's reservation.
 pub(crate) const NAME: &str = "name";
-/// The largest status that is read, in bytes.
-const MAX_STATUS_SIZE: u64 = 16 << 20;
+/// The most that is read of a status, or of events, in bytes.
+const MAX_DOCUMENT_SIZE: u64 = 16 << 20;
 /// How long a killed init may take to end.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -76,15 +77,26 @@ impl PodDir {
         Ok(status)
     }
 
+    /// What happened in it, if it is over.
+    pub(crate) fn past_events(&self) -> Result<EventStream> {
+        let path = self.dir.join(EVENTS_FILE);
+        let document = match read_document(&path) {
+            Ok(document) => document,
+            // Its init died, or could not write it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => b"[]".to_vec(),
+            Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
+        };
+        EventStream::of_past(&document)
+            .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))
+    }
+
     fn read_status(&self) -> Result<PodStatus> {
-        use io::Read as _;
         let path = self.dir.join(STATUS_FILE);
-        let mut bytes = Vec::new();
-        match fs::File::open(&path).and_then(|file| file.take(MAX_STATUS_SIZE).read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match read_document(&path) {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(self.id.clone())),
             Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
-        }
+        };
         let status = serde_json::from_slice::<PodStatus>(&bytes)
             .map_err(|e| Error::io(format!("read {}", path.display()))(io::Error::from(e)))?;
         // Who writes the file may be the pod's own program: which pod it is about is not said there.
@@ -96,6 +108,20 @@ impl PodDir {
     pub(crate) fn init(&self) -> Result<Option<Process>> {
         Process::recorded(&self.dir).map_err(Error::io(format!("pod {}: find its init", self.id)))
     }
+}
+
+/// Reads a file that a pod's init writes. An init that was taken over may have put something else in
+/// its place: no link is followed, and nothing is waited for.
+fn read_document(path: &Path) -> io::Result<Vec<u8>> {
+    use io::Read as _;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_DOCUMENT_SIZE).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Store {
@@ -196,13 +222,15 @@ impl Store {
         }
         // A full disk keeps nobody from deleting; while the file is not signed its holder is taken to be alive.
         let _ = lock::sign(&caller);
-        if pod.is_alive()? && !force && !pod.status()?.phase.is_final() {
-            let why = "is still running: stop it first, or use force".to_owned();
-            return Err(Error::WrongState {
-                pod: pod.id.clone(),
-                operation: "delete",
-                why,
-            });
+        if !force && pod.is_alive()? {
+            let status = pod.status()?;
+            if !status.phase.is_final() {
+                return Err(Error::WrongState {
+                    pod: format!("{}/{}", status.namespace, status.name),
+                    operation: "delete",
+                    why: "is still running: stop it first, or use force".to_owned(),
+                });
+            }
         }
         let _lock = self.end(&pod.id, &pod.dir)?;
         let pending = self.paths.pending(&pod.id);

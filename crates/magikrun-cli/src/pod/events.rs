@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use magik_pri::events::Event;
-use serde::Serialize;
 
 use super::advise;
 use crate::{
@@ -26,20 +25,6 @@ pub(crate) struct EventsArgs {
     format: FormatArg,
 }
 
-/// An event as JSON.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    time: jiff::Timestamp,
-    kind: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    container: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<i32>,
-}
-
 pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCode> {
     let mut events = backend::pods(global)?
         .events(&args.pod, args.follow)
@@ -47,20 +32,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCo
         .map_err(advise)?;
     while let Some(event) = events.next().await? {
         if args.format.json() {
-            let Event {
-                time,
-                kind,
-                container,
-                detail,
-                exit_code,
-            } = &event;
-            output::json_line(&Shown {
-                time: *time,
-                kind: kind.as_str(),
-                container,
-                detail,
-                exit_code: *exit_code,
-            })?;
+            output::json_line(&event)?;
         } else {
             output::line(output::printable(&for_a_person(&event)))?;
         }

@@ -46,7 +46,7 @@ pub(crate) struct ExecArgs {
     /// Set a variable, on top of the container's environment
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
     env: Vec<(String, String)>,
-    /// The container; may be left out where there is only one
+    /// The container [default: the pod's default-container annotation, else the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
     /// Name, namespace/name, id or the start of an id
@@ -82,7 +82,11 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
         bail!("stdin: is no terminal: leave -t out");
     }
     let runtime = backend::pods(global)?;
-    let ExecSession { input, output, .. } = runtime.exec(&args.pod, args.request()).await.map_err(advise)?;
+    let container = super::container(runtime.as_ref(), &args.pod, args.container.as_deref()).await?;
+    let ExecSession { input, output, .. } = runtime
+        .exec(&args.pod, args.request(&container))
+        .await
+        .map_err(advise)?;
     // Only once the program runs: an error is to be read on a terminal in its usual mode.
     let raw_mode = if args.tty && args.interactive {
         Some(RawMode::enter()?)
@@ -103,7 +107,7 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
 }
 
 impl ExecArgs {
-    fn request(&self) -> ExecRequest {
+    fn request(&self, container: &str) -> ExecRequest {
         ExecRequest {
             env: self
                 .env
@@ -115,7 +119,7 @@ impl ExecArgs {
             tty: self.tty,
             size: self.tty.then(terminal_size),
             stdin: self.interactive,
-            ..ExecRequest::new(self.container.as_deref().unwrap_or_default(), &self.command)
+            ..ExecRequest::new(container, &self.command)
         }
     }
 }

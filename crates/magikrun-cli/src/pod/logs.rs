@@ -25,7 +25,7 @@ pub(crate) struct LogsArgs {
     /// Only what is younger: 10m, 2h, or a time as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "WHEN", value_parser = parse_since)]
     since: Option<Timestamp>,
-    /// The container; may be left out where there is only one
+    /// The container [default: the pod's default-container annotation, else the first]
     #[arg(short, long, value_name = "NAME", conflicts_with = "all_containers")]
     container: Option<String>,
     /// Every container, each line with its container's name in front
@@ -65,10 +65,9 @@ pub(super) async fn run(global: &GlobalArgs, args: &LogsArgs) -> Result<ExitCode
     if args.all_containers {
         all(runtime.as_ref(), args).await?;
     } else {
-        let mut log = runtime
-            .logs(&args.pod, args.options(args.container.clone()))
-            .await
-            .map_err(advise)?;
+        let container = super::container(runtime.as_ref(), &args.pod, args.container.as_deref()).await?;
+        let log = runtime.logs(&args.pod, args.options(Some(container))).await;
+        let mut log = log.map_err(advise)?;
         while let Some(LogChunk { stream, data }) = log.next().await? {
             write(stream, &data)?;
         }

@@ -6,6 +6,7 @@ mod exec;
 mod forward;
 mod list;
 mod logs;
+mod manifest;
 mod remove;
 mod run;
 mod stats;
@@ -15,8 +16,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use magik_pri::PodRuntime;
 
-use crate::roots::GlobalArgs;
+use crate::{output, roots::GlobalArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
@@ -69,6 +71,31 @@ pub(crate) async fn run(global: &GlobalArgs, command: &PodCommand) -> Result<Exi
         PodCommand::Events(args) => events::run(global, args).await,
         PodCommand::PortForward(args) => forward::run(global, args).await,
     }
+}
+
+/// The annotation by which a pod says which of its containers is meant where none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// The container that is meant: the one that was named, or else, as kubectl has it, the pod's default
+/// or its first one, which is said where there are several.
+async fn container(runtime: &dyn PodRuntime, pod: &str, named: Option<&str>) -> Result<String> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let pod = runtime.pod_status(pod).await.map_err(advise)?;
+    let default = pod.annotations.get(DEFAULT_CONTAINER);
+    if let Some(default) = default.filter(|name| pod.container(name).is_some()) {
+        return Ok(default.clone());
+    }
+    let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
+    if names.len() > 1 {
+        output::note(&format!(
+            "container {} of {} (-c chooses)",
+            names[0],
+            names.join(", ")
+        ));
+    }
+    Ok(names.first().copied().unwrap_or_default().to_owned())
 }
 
 /// An error with what to do about it on this command line.

@@ -1,15 +1,17 @@
 //! `pod stop`, `pod restart` and `pod delete`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
-use super::advise;
+use super::{advise, manifest};
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
 pub(crate) const RESTART_EXAMPLE: &str = "Example: magikrun pod restart -c server web";
-pub(crate) const DELETE_EXAMPLE: &str = "Example: magikrun pod delete -f web db";
+pub(crate) const DELETE_EXAMPLE: &str = "\
+Examples: magikrun pod delete --force web db
+          magikrun pod delete -f web.yaml";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
@@ -36,11 +38,17 @@ pub(crate) struct RestartArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeleteArgs {
+    /// The pod of this manifest; - is standard input
+    #[arg(short = 'f', long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Kill what still runs, and do not mind pods that do not exist
-    #[arg(short, long)]
+    #[arg(long)]
     force: bool,
+    /// Every pod
+    #[arg(long, conflicts_with_all = ["file", "pods"])]
+    all: bool,
     /// Names, namespace/names, ids or the starts of ids
-    #[arg(required = true, value_name = "POD")]
+    #[arg(required_unless_present_any = ["file", "all"], value_name = "POD")]
     pods: Vec<String>,
 }
 
@@ -80,8 +88,16 @@ pub(super) async fn restart(global: &GlobalArgs, args: &RestartArgs) -> Result<E
 
 pub(super) async fn delete(global: &GlobalArgs, args: &DeleteArgs) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
+    let mut pods = args.pods.clone();
+    if let Some(file) = &args.file {
+        pods.push(manifest::name(file)?);
+    }
+    if args.all {
+        let all = runtime.list_pods().await?;
+        pods.extend(all.into_iter().map(|pod| pod.id));
+    }
     let mut failures = Failures::default();
-    for pod in &args.pods {
+    for pod in &pods {
         let deleted = runtime.delete_pod(pod, args.force).await;
         failures.note(pod, deleted)?;
     }

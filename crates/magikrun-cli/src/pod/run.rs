@@ -1,23 +1,16 @@
 //! `pod run`.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_image::pull::Progress;
 use magik_pri::{
-    PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
-    limits::MAX_SPEC_SIZE,
+    PodRuntime, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
     status::{Phase, PodReason, PodStatus},
 };
 
+use super::manifest;
 use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
 
 pub(crate) const EXAMPLE: &str = "\
@@ -94,7 +87,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode>
 }
 
 async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
-    let spec = read_spec(&args.file)?;
+    let spec = manifest::read(&args.file)?;
     let class = args
         .runtime
         .or_else(|| spec.runtime())
@@ -135,35 +128,6 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
         runtime.delete_pod(&end.id, true).await?;
     }
     exit_code(&end)
-}
-
-/// Reads a file, or standard input where it is called `-`, never more than a pod may have.
-fn read_spec(file: &Path) -> Result<PodSpec> {
-    let stdin = file == Path::new("-");
-    let name = if stdin {
-        "stdin".into()
-    } else {
-        file.display().to_string()
-    };
-    let open = || -> io::Result<Box<dyn Read>> {
-        Ok(if stdin {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(File::open(file)?)
-        })
-    };
-    let mut bytes = Vec::new();
-    let read = open().and_then(|from| from.take(MAX_SPEC_SIZE as u64 + 1).read_to_end(&mut bytes));
-    read.with_context(|| name.clone())?;
-    if bytes.len() > MAX_SPEC_SIZE {
-        bail!(
-            "{name}: larger than {} MiB, which no pod may be",
-            MAX_SPEC_SIZE >> 20
-        );
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))?;
-    PodSpec::from_yaml(&text).context(name)
 }
 
 /// Waits for the pod's end. The first signal stops the pod as `pod stop` does, the second one kills it.
