@@ -64,6 +64,7 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
     Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, Volume, VolumeSource,
+    parse_quantity,
 };
 
 /// A pod's status, as its init writes it.

@@ -30,6 +30,11 @@ pub struct RunOptions {
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
     pub insecure_registries: bool,
+    /// What images may have.
+    pub image_limits: magik_image::Limits,
+    /// How long the pull of one image may take; absent:
+    /// [`IMAGE_PULL_TIMEOUT`](magik_image::pull::IMAGE_PULL_TIMEOUT).
+    pub pull_timeout: Option<Duration>,
     /// Is told of what is pulled.
     pub progress: Option<Arc<dyn Progress>>,
     /// Extensions of the pod's init, which must have them ([`Role::extensions`](crate::Role::extensions)).

@@ -7,6 +7,7 @@
 mod cli;
 mod completions;
 mod image;
+mod image_limits;
 mod notices;
 mod output;
 mod pod;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tracing::level_filters::LevelFilter;
 
+use crate::image_limits::LimitArgs;
+
 /// The options that every command takes.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Global options")]
@@ -36,6 +38,8 @@ pub(crate) struct GlobalArgs {
         hide_default_value = true
     )]
     log_level: LevelFilter,
+    #[command(flatten)]
+    pub(crate) images: LimitArgs,
     /// The same as --log-level debug
     #[arg(long, global = true)]
     debug: bool,

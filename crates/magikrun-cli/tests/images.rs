@@ -13,6 +13,31 @@ fn json(text: &str) -> Value {
 }
 
 #[test]
+fn what_is_refused_for_its_size_is_taken_with_a_larger_limit() {
+    let host = Host::new();
+    let source = host.busybox_layout().reference(BUSYBOX);
+    let run = |command: &[&str], option: &str, limit: &str| {
+        host.run(&[&["image"], command, &[option, limit]].concat())
+    };
+    let refused = |command: &[&str], option: &str, limit: &str| {
+        let line = run(command, option, limit).fails(1);
+        assert!(line.ends_with(&format!("{option} raises it")), "{line}");
+    };
+    let pull = ["pull", &source];
+    refused(&pull, "--max-layer-size", "500k");
+    assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
+    let line = run(&pull, "--max-layer-size", "large").fails(2);
+    assert!(line.contains("large") && line.contains("64Mi"), "{line}");
+    run(&pull, "--max-layer-size", "1Gi").ok();
+
+    let dir = host.path("rootfs").display().to_string();
+    let unpack = ["unpack", "busybox", &dir];
+    refused(&unpack, "--max-image-size", "100Ki");
+    refused(&unpack, "--max-layer-files", "3");
+    run(&unpack, "--max-layer-files", "5000").ok();
+}
+
+#[test]
 fn a_layout_is_pulled_listed_inspected_and_removed() {
     let host = Host::new();
     let layout = host.busybox_layout();

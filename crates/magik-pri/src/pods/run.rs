@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, join_all, try_join_all};
 use magik_image::{
-    Image,
+    Image, ImageStore,
     pull::{self, PullOptions},
 };
 use magik_infra::{
@@ -227,7 +227,7 @@ impl Run {
             checked.map_err(|why| refused(format!("image {}: {why}", container.image)))?;
         }
         let unpacks = pulled.iter().map(|image| {
-            let (store, image, held) = (self.store.images.clone(), image.clone(), held.clone());
+            let (store, image, held) = (self.image_store(), image.clone(), held.clone());
             let (backend, lease) = (self.backend.clone(), lease.to_owned());
             tokio::task::spawn_blocking(move || {
                 // Where this is given up the lease is taken all the same, and then given back.
@@ -278,12 +278,22 @@ impl Run {
             ..PullOptions::default()
         };
         options.connect.insecure_http = self.options.insecure_registries;
+        if let Some(timeout) = self.options.pull_timeout {
+            options.connect.timeout = timeout;
+        }
         let progress: &dyn pull::Progress = match &self.options.progress {
             Some(progress) => progress.as_ref(),
             None => &(),
         };
-        let pulled = self.store.images.pull(&container.image, &options, progress).await;
+        let store = self.image_store();
+        let pulled = store.pull(&container.image, &options, progress).await;
         pulled.map_err(|e| self.image_failed(container, &e))
+    }
+
+    /// The images, within the limits that were asked for.
+    fn image_store(&self) -> ImageStore {
+        let limits = self.options.image_limits;
+        self.store.images.clone().with_limits(limits)
     }
 
     fn image_failed(&self, container: &ContainerSpec, error: &magik_image::Error) -> Error {

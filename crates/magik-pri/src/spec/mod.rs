@@ -14,6 +14,7 @@ mod types;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use parse::SpecError;
+pub use quantity::parse_whole as parse_quantity;
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
 pub use types::{

@@ -72,8 +72,11 @@ pub(super) fn parse_milli(text: &str) -> Result<u64, String> {
     u64::try_from(milli).map_err(|_| too_large())
 }
 
-/// Reads a whole number, such as bytes, rounded up.
-pub(super) fn parse_whole(text: &str) -> Result<u64, String> {
+/// Reads a Kubernetes quantity that is a whole number, such as bytes (`64Mi`, `2G`), rounded up.
+///
+/// # Errors
+/// What is wrong with it, and how it is written.
+pub fn parse_whole(text: &str) -> Result<u64, String> {
     parse_milli(text).map(|milli| milli.div_ceil(1000))
 }
 

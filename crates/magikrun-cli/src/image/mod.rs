@@ -53,6 +53,11 @@ pub(crate) enum ImageCommand {
 }
 
 pub(crate) async fn run(global: &GlobalArgs, command: &ImageCommand) -> Result<()> {
+    let done = run_command(global, command).await;
+    done.map_err(|error| global.images.advise(error))
+}
+
+async fn run_command(global: &GlobalArgs, command: &ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Pull(args) => transfer::pull(global, args).await,
         ImageCommand::Ls(args) => list::list(global, args),
@@ -71,5 +76,6 @@ pub(crate) async fn run(global: &GlobalArgs, command: &ImageCommand) -> Result<(
 
 /// The store below the data root.
 pub(crate) fn store(global: &GlobalArgs) -> Result<ImageStore> {
-    Ok(ImageStore::open(&global.data_root()?)?)
+    let store = ImageStore::open(&global.data_root()?)?;
+    Ok(store.with_limits(global.images.limits()))
 }

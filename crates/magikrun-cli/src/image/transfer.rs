@@ -164,6 +164,9 @@ pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
         ..PullOptions::default()
     };
     args.registry.apply(&mut options.connect);
+    if let Some(timeout) = global.images.pull_timeout() {
+        options.connect.timeout = timeout;
+    }
     let mut pulled = Vec::new();
     for source in &args.sources {
         let bars = Bars::new(&format!("pulling {source}"), args.quiet);

@@ -105,6 +105,8 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
         },
         pull_policy: args.pull.map(Into::into),
         insecure_registries: args.http,
+        image_limits: global.images.limits(),
+        pull_timeout: global.images.pull_timeout(),
         progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
         ..RunOptions::default()
     };

@@ -1,0 +1,60 @@
+//! How large images may be, and how long a pull may take.
+
+use std::time::Duration;
+
+use magik_image::{Error, Limits};
+use magik_pri::parse_quantity;
+
+/// The options; they are many and rarely needed, so docs/cli.md tells of them, and whoever needs one.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct LimitArgs {
+    /// The largest layer
+    #[arg(long, global = true, hide = true, value_name = "SIZE", value_parser = parse_quantity, env = "MAGIKRUN_MAX_LAYER_SIZE")]
+    max_layer_size: Option<u64>,
+    /// The largest image, unpacked
+    #[arg(long, global = true, hide = true, value_name = "SIZE", value_parser = parse_quantity, env = "MAGIKRUN_MAX_IMAGE_SIZE")]
+    max_image_size: Option<u64>,
+    /// The most files of a layer
+    #[arg(long, global = true, hide = true, value_name = "N", value_parser = parse_quantity, env = "MAGIKRUN_MAX_LAYER_FILES")]
+    max_layer_files: Option<u64>,
+    /// The longest time for the pull of one image
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "SECONDS",
+        env = "MAGIKRUN_PULL_TIMEOUT"
+    )]
+    pull_timeout: Option<u32>,
+}
+
+impl LimitArgs {
+    /// The limits in force.
+    pub(crate) fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            max_layer_size: self.max_layer_size.unwrap_or(default.max_layer_size),
+            max_rootfs_size: self.max_image_size.unwrap_or(default.max_rootfs_size),
+            max_files_per_layer: self.max_layer_files.unwrap_or(default.max_files_per_layer),
+            ..default
+        }
+    }
+
+    /// The longest time for a pull, if one is given.
+    pub(crate) fn pull_timeout(&self) -> Option<Duration> {
+        self.pull_timeout
+            .map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// An error of an image, with the option that helps where it is a limit.
+    pub(crate) fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+        let limits = self.limits();
+        let option = match error.downcast_ref() {
+            Some(Error::TooLarge { limit, .. }) if *limit == limits.max_layer_size => "--max-layer-size",
+            Some(Error::TooLarge { limit, .. }) if *limit == limits.max_rootfs_size => "--max-image-size",
+            Some(Error::TooMany { limit, .. }) if *limit == limits.max_files_per_layer => "--max-layer-files",
+            _ => return error,
+        };
+        anyhow::anyhow!("{error}: {option} raises it")
+    }
+}
