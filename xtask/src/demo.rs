@@ -19,6 +19,13 @@ const MANIFEST: &str = "docs/examples/web.yaml";
 /// The image it asks for, `busybox`, under its full name.
 const IMAGE: &str = "docker.io/library/busybox:latest";
 
+/// What the demo does not show; the times are those of two processors.
+const MORE: &str = "\
+Everything, optimised:      cargo build --release -p magikrun -p magikrun-cli    (about 20 minutes)
+WebAssembly pods:           the same, and runtimeClassName: wasm; see docs/wasm.md
+Pods in virtual machines:   cargo xtask vm                                       (about 3 minutes more)
+                            and runtimeClassName: microvm; see docs/microvm.md";
+
 /// Options of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,13 +55,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = if let Some(path) = &args.magikrun {
         path.canonicalize().with_context(|| path.display().to_string())?
     } else {
-        println!("building magikrun (optimised: a few minutes the first time)");
+        println!(
+            "building magikrun, with native pods alone and little optimised (some minutes the first time)"
+        );
         cmd!(
             sh,
-            "cargo build --locked --profile bench -p magikrun -p magikrun-cli"
+            "cargo build --locked --profile demo -p magikrun -p magikrun-cli --no-default-features --features magikrun/native,magikrun-cli/native"
         )
         .run()?;
-        host::target_dir(&sh)?.join("release/magikrun")
+        host::target_dir(&sh)?.join("demo/magikrun")
     };
     println!(
         "{}, built in {:.0} s",
@@ -73,7 +82,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("The whole demo: sudo -E env PATH=\"$PATH\" cargo xtask demo");
         return Ok(());
     }
-    demo.pod()
+    demo.pod()?;
+    title("What else there is");
+    println!("{MORE}");
+    Ok(())
 }
 
 fn title(text: &str) {

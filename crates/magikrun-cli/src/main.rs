@@ -6,6 +6,7 @@
 
 mod cli;
 mod completions;
+mod habits;
 mod image;
 mod image_limits;
 mod notices;
@@ -20,7 +21,10 @@ mod terminal;
 use std::{env, ffi::OsString, io, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use clap::{
+    CommandFactory as _, Parser as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use magikrun::failure;
 
 use tracing::level_filters::LevelFilter;
@@ -93,9 +97,27 @@ fn usage(error: &clap::Error) -> ExitCode {
                     .as_bytes(),
             );
         }
-        _ => failure::print(usage_line(&error.render().to_string(), env::args_os())),
+        _ => failure::print(
+            habit(error, env::args_os())
+                .unwrap_or_else(|| usage_line(&error.render().to_string(), env::args_os())),
+        ),
     }
     ExitCode::from(failure::USAGE)
+}
+
+/// The answer to a command that other tools have.
+fn habit(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> Option<String> {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let args: Vec<String> = args
+        .into_iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let from = args.iter().position(|arg| arg == unknown)?;
+    let (known, _) = named_command(args[..from].iter().map(Into::into));
+    let words = known.split(' ').skip(1);
+    habits::answer(words.chain(args[from..].iter().map(String::as_str)))
 }
 
 fn usage_line(text: &str, args: impl IntoIterator<Item = OsString>) -> String {
@@ -152,8 +174,8 @@ mod tests {
                 "unexpected argument '--platfrom' found; a similar argument exists: '--platform': see 'magikrun image pull --help'",
             ),
             (
-                &["magikrun", "pod", "create"],
-                "unrecognized subcommand 'create': see 'magikrun pod --help'",
+                &["magikrun", "pod", "craete"],
+                "unrecognized subcommand 'craete': see 'magikrun pod --help'",
             ),
             (
                 &["magikrun", "image", "ls", "--format", "x"],
@@ -168,6 +190,28 @@ mod tests {
             let line = usage_line(&error.render().to_string(), args.iter().map(Into::into));
             assert!(line.starts_with(expected), "{line}");
             assert!(!line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_habit_is_answered_wherever_options_stand() {
+        for (line, expected) in [
+            ("magikrun --root /x images -q", Some("image ls")),
+            ("magikrun pod --debug create web", Some("pod run -f FILE")),
+            ("magikrun get -n shop pods", Some("pod ls")),
+            ("magikrun frobnicate images", None),
+        ] {
+            let args = || line.split(' ').map(OsString::from);
+            let error = Cli::try_parse_from(args()).unwrap_err();
+            let answer = habit(&error, args());
+            let ours = answer
+                .as_deref()
+                .and_then(|answer| answer.split("'magikrun ").nth(1));
+            assert_eq!(
+                ours.map(|ours| ours.trim_end_matches("' does that")),
+                expected,
+                "{line}"
+            );
         }
     }
 
