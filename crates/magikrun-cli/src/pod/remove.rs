@@ -7,10 +7,6 @@ use anyhow::Result;
 use super::advise;
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
-pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
-pub(crate) const RESTART_EXAMPLE: &str = "Example: magikrun pod restart -c server web";
-pub(crate) const DELETE_EXAMPLE: &str = "Example: magikrun pod delete -f web db";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     /// Seconds until SIGKILL [default: the pod's terminationGracePeriodSeconds]
