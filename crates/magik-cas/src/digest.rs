@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
+/// Bytes of the longest digest.
+const MAX_LEN: usize = 64;
+
 /// A hash algorithm that blobs can be named by (image-spec, "Registered algorithms").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
@@ -24,6 +27,14 @@ impl Algorithm {
         match self {
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+        }
+    }
+
+    /// Bytes of a digest.
+    const fn digest_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => MAX_LEN,
         }
     }
 
@@ -53,12 +64,10 @@ impl fmt::Display for Algorithm {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Digest(Bytes);
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Bytes {
-    Sha256([u8; 32]),
-    Sha512([u8; 64]),
+pub struct Digest {
+    algorithm: Algorithm,
+    /// As many as the algorithm has, and zeros.
+    bytes: [u8; MAX_LEN],
 }
 
 /// Why a text is not a digest.
@@ -94,19 +103,13 @@ impl Digest {
     /// Its algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
-        match self.0 {
-            Bytes::Sha256(_) => Algorithm::Sha256,
-            Bytes::Sha512(_) => Algorithm::Sha512,
-        }
+        self.algorithm
     }
 
     /// Its bytes: 32 or 64.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
-            Bytes::Sha256(bytes) => bytes,
-            Bytes::Sha512(bytes) => bytes,
-        }
+        self.bytes.split_at(self.algorithm.digest_len()).0
     }
 
     /// Its bytes in lower-case hexadecimal, without the algorithm.
@@ -120,25 +123,15 @@ impl Digest {
     /// # Errors
     /// [`InvalidDigest::Hex`] if they are not the right number of lower-case digits.
     pub fn from_hex(algorithm: Algorithm, digits: &str) -> Result<Self, InvalidDigest> {
-        let len = match algorithm {
-            Algorithm::Sha256 => 64,
-            Algorithm::Sha512 => 128,
-        };
-        let invalid = || InvalidDigest::Hex(shorten(&format!("{algorithm}:{digits}")), len);
+        let len = algorithm.digest_len();
+        let invalid = || InvalidDigest::Hex(shorten(&format!("{algorithm}:{digits}")), 2 * len);
         // Upper case is refused: two spellings of one digest would be two names of one blob.
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(invalid());
         }
-        let mut digest = Self(match algorithm {
-            Algorithm::Sha256 => Bytes::Sha256([0; 32]),
-            Algorithm::Sha512 => Bytes::Sha512([0; 64]),
-        });
-        let bytes: &mut [u8] = match &mut digest.0 {
-            Bytes::Sha256(bytes) => bytes,
-            Bytes::Sha512(bytes) => bytes,
-        };
-        hex::decode_to_slice(digits, bytes).map_err(|_| invalid())?;
-        Ok(digest)
+        let mut bytes = [0; MAX_LEN];
+        hex::decode_to_slice(digits, &mut bytes[..len]).map_err(|_| invalid())?;
+        Ok(Self { algorithm, bytes })
     }
 }
 
@@ -209,10 +202,13 @@ impl Hasher {
     /// The digest of everything taken in.
     #[must_use]
     pub fn finish(self) -> Digest {
-        Digest(match self.0 {
-            State::Sha256(state) => Bytes::Sha256(state.finalize().into()),
-            State::Sha512(state) => Bytes::Sha512(state.finalize().into()),
-        })
+        let algorithm = self.algorithm();
+        let mut bytes = [0; MAX_LEN];
+        match self.0 {
+            State::Sha256(state) => bytes[..algorithm.digest_len()].copy_from_slice(&state.finalize()),
+            State::Sha512(state) => bytes.copy_from_slice(&state.finalize()),
+        }
+        Digest { algorithm, bytes }
     }
 
     /// Its algorithm.

@@ -80,10 +80,9 @@ impl<'a> Exclusive<'a> {
                 Ok(()) => Ok(Some(Self { store, _lock: file })),
                 Err(TryLockError::WouldBlock) => Ok(None),
                 Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(TryLockError::Error(source)) => Err(Error::Io {
-                    context: format!("lock {}", lock.display()),
-                    source,
-                }),
+                Err(TryLockError::Error(source)) => {
+                    Err(Error::io(format!("lock {}", lock.display()))(source))
+                }
             };
         }
     }
@@ -142,9 +141,6 @@ fn remove_if_there(path: &Path) -> Result<bool> {
     match std::fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(Error::Io {
-            context: format!("remove {}", path.display()),
-            source,
-        }),
+        Err(source) => Err(Error::io(format!("remove {}", path.display()))(source)),
     }
 }

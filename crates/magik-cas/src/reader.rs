@@ -26,10 +26,7 @@ impl Blob {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound(digest)),
             Err(source) => {
-                return Err(Error::Io {
-                    context: context(),
-                    source,
-                });
+                return Err(Error::io(context())(source));
             }
         };
         let size = file.metadata().map_err(Error::io(context()))?.len();

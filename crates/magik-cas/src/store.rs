@@ -236,10 +236,7 @@ impl Store {
         match fs::symlink_metadata(&path) {
             Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Io {
-                context: format!("stat {}", path.display()),
-                source,
-            }),
+            Err(source) => Err(Error::io(format!("stat {}", path.display()))(source)),
         }
     }
 

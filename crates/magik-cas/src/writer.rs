@@ -139,10 +139,7 @@ impl Writer {
         if let Err(source) = written {
             // A full disk should keep no partial blob, whose valid length is unknown.
             self.file.discard();
-            return Err(Error::Io {
-                context: format!("write {}", self.file.path().display()),
-                source,
-            });
+            return Err(Error::io(format!("write {}", self.file.path().display()))(source));
         }
         self.hasher.update(bytes);
         self.size = size;
@@ -323,10 +320,7 @@ impl Staged {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => {
-                return Err(Error::Io {
-                    context: format!("create {}", dir.display()),
-                    source,
-                });
+                return Err(Error::io(format!("create {}", dir.display()))(source));
             }
         };
         file.persist(&path)

@@ -20,7 +20,11 @@ use std::{
 use base64::{Engine as _, alphabet, engine::general_purpose};
 use serde::Deserialize;
 
-use crate::{Reference, bounded, reference::DEFAULT_REGISTRY};
+use crate::{
+    Reference, bounded,
+    environment::{Variables, config_home, variable},
+    reference::DEFAULT_REGISTRY,
+};
 
 /// The largest auth file that is read, in bytes.
 pub const MAX_AUTH_FILE_SIZE: u64 = 1024 * 1024;
@@ -101,7 +105,7 @@ impl AuthSource {
         let files = match self {
             Self::Given(credential) => return Ok(credential.clone()),
             Self::File(path) => vec![path.clone()],
-            Self::Default => default_files(&|name| std::env::var_os(name).map(PathBuf::from)),
+            Self::Default => default_files(&|name| std::env::var_os(name)),
         };
         for path in files {
             let required = matches!(self, Self::File(_));
@@ -118,22 +122,21 @@ impl AuthSource {
 }
 
 /// The files in the order they are asked; `env` gives the variables of the environment.
-fn default_files(env: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
-    let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
-    if let Some(only) = env("REGISTRY_AUTH_FILE") {
+fn default_files(env: &Variables<'_>) -> Vec<PathBuf> {
+    if let Some(only) = variable(env, "REGISTRY_AUTH_FILE") {
         return vec![only];
     }
     let mut files = Vec::new();
-    if let Some(runtime) = env("XDG_RUNTIME_DIR") {
+    if let Some(runtime) = variable(env, "XDG_RUNTIME_DIR") {
         files.push(runtime.join("containers/auth.json"));
     }
     #[cfg(unix)]
     files.push(format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw()).into());
-    let home = env("HOME");
-    if let Some(config) = env("XDG_CONFIG_HOME").or_else(|| Some(home.clone()?.join(".config"))) {
+    if let Some(config) = config_home(env) {
         files.push(config.join("containers/auth.json"));
     }
-    if let Some(docker) = env("DOCKER_CONFIG").or_else(|| Some(home?.join(".docker"))) {
+    let docker = || Some(variable(env, "HOME")?.join(".docker"));
+    if let Some(docker) = variable(env, "DOCKER_CONFIG").or_else(docker) {
         files.push(docker.join("config.json"));
     }
     files
@@ -340,18 +343,16 @@ mod tests {
 
     #[tokio::test]
     async fn errors_name_the_file_and_never_a_secret() {
-        let bad = lookup(&json!({"auths": {"quay.io": {"auth": "c2VjcmV0"}}}), "quay.io/a")
-            .await
-            .unwrap_err()
-            .to_string();
+        let refusal = async |auth: serde_json::Value| {
+            let file = json!({"auths": {"quay.io": {"auth": auth}}});
+            lookup(&file, "quay.io/a").await.unwrap_err().to_string()
+        };
+        let bad = refusal("c2VjcmV0".into()).await;
         assert!(
             bad.contains("auths.\"quay.io\"") && !bad.contains("secret") && !bad.contains("c2VjcmV0"),
             "{bad}"
         );
-        let wrong_type = lookup(&json!({"auths": {"quay.io": {"auth": ["hunter2"]}}}), "quay.io/a")
-            .await
-            .unwrap_err()
-            .to_string();
+        let wrong_type = refusal(json!(["hunter2"])).await;
         assert!(
             wrong_type.contains("auth file /") && !wrong_type.contains("hunter2"),
             "{wrong_type}"
@@ -366,11 +367,8 @@ mod tests {
     #[test]
     fn files_are_asked_in_podmans_order_and_then_docker() {
         let env = |set: &[(&str, &str)]| {
-            let set: HashMap<String, PathBuf> = set
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), PathBuf::from(v)))
-                .collect();
-            default_files(&move |name| set.get(name).cloned())
+            let set: HashMap<&str, &str> = set.iter().copied().collect();
+            default_files(&|name| set.get(name).map(Into::into))
         };
         assert_eq!(
             env(&[("REGISTRY_AUTH_FILE", "/a"), ("HOME", "/h")]),

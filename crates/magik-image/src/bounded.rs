@@ -34,6 +34,17 @@ pub(crate) fn text_if_any(path: &Path, limit: u64) -> io::Result<Option<String>>
         .map_err(|_| io::Error::other("is not UTF-8"))
 }
 
+/// The paths in a directory, in the order of their names.
+#[cfg(feature = "registry")]
+pub(crate) fn sorted_paths(dir: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+    let entries = std::fs::read_dir(dir)?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

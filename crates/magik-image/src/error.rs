@@ -175,6 +175,37 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn too_large(what: impl Into<String>, limit: u64) -> Self {
+        let what = what.into();
+        Self::TooLarge { what, limit }
+    }
+
+    pub(crate) fn too_many(what: impl Into<String>, limit: u64) -> Self {
+        let what = what.into();
+        Self::TooMany { what, limit }
+    }
+
+    pub(crate) fn document(document: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::InvalidDocument {
+            document: document.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn archive(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::InvalidArchive {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+
     /// Wraps an I/O error with what was being done, for use in `map_err`.
     pub fn io<E: Into<std::io::Error>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
         let context = context.into();

@@ -7,8 +7,8 @@
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
 //! - [`limits`] bounds everything that comes from outside, while it streams.
 //!
-//! Everything in an image is hostile until its digest, its size and its paths have been checked. What lies on disk
-//! is described in [`store::format`] and [`magik_cas::format`].
+//! Everything in an image is hostile until its digest, its size and its paths have been checked.
+//! What lies on disk is described in [`store::format`] and [`magik_cas::format`].
 //!
 //! It runs nothing (`oci-native` does), builds no images, and checks no signatures: what a policy
 //! wants signed is refused. It is for Linux; other systems have not been tried.
@@ -28,6 +28,7 @@ mod bounded;
 pub mod bundle;
 #[cfg(feature = "registry")]
 pub mod connect;
+mod environment;
 mod error;
 pub mod layout;
 pub mod limits;

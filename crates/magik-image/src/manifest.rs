@@ -73,10 +73,10 @@ struct Shape {
 pub fn parse_manifest(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<ImageManifest> {
     match parse(bytes, digest, None, limits)? {
         Document::Manifest(manifest) => Ok(*manifest),
-        Document::Index(_) => Err(Error::InvalidDocument {
-            document: format!("manifest {digest}"),
-            reason: "is an index of images, not an image".into(),
-        }),
+        Document::Index(_) => Err(Error::document(
+            format!("manifest {digest}"),
+            "is an index of images, not an image",
+        )),
     }
 }
 
@@ -88,15 +88,9 @@ pub fn parse_manifest(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<
 pub fn parse(bytes: &[u8], digest: &Digest, fetched_as: Option<&str>, limits: &Limits) -> Result<Document> {
     let document = format!("manifest {digest}");
     if bytes.len() as u64 > limits.max_manifest_size {
-        return Err(Error::TooLarge {
-            what: document,
-            limit: limits.max_manifest_size,
-        });
+        return Err(Error::too_large(document, limits.max_manifest_size));
     }
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: document.clone(),
-        reason,
-    };
+    let invalid = |reason: String| Error::document(&document, reason);
     let shape: Shape = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
 
     let media_type = media_type(&shape, fetched_as).map_err(invalid)?;
@@ -165,10 +159,7 @@ fn media_type<'a>(shape: &'a Shape, fetched_as: Option<&'a str>) -> Result<&'a s
 }
 
 fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> Result<()> {
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: document.to_owned(),
-        reason,
-    };
+    let invalid = |reason: String| Error::document(document, reason);
     let config = manifest.config();
     let config_type = config.media_type().to_string();
     let is_wasm = wasm::is_config(config.media_type());
@@ -183,16 +174,16 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
     }
     check_digest(config).map_err(|e| invalid(format!("config.digest: {e}")))?;
     if config.size() > limits.max_config_size {
-        return Err(Error::TooLarge {
-            what: format!("{document}: config"),
-            limit: limits.max_config_size,
-        });
+        return Err(Error::too_large(
+            format!("{document}: config"),
+            limits.max_config_size,
+        ));
     }
     if manifest.layers().len() > limits.max_layers {
-        return Err(Error::TooMany {
-            what: format!("{document}: layers"),
-            limit: limits.max_layers as u64,
-        });
+        return Err(Error::too_many(
+            format!("{document}: layers"),
+            limits.max_layers as u64,
+        ));
     }
     if is_wasm {
         wasm::check_layers(manifest.layers()).map_err(invalid)?;
@@ -212,10 +203,7 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
         check_digest(layer).map_err(|e| invalid(format!("layers[{n}].digest: {e}")))?;
         if layer.size() > limits.max_layer_size {
             let what = format!("{document}: layers[{n}] of {} bytes", layer.size());
-            return Err(Error::TooLarge {
-                what,
-                limit: limits.max_layer_size,
-            });
+            return Err(Error::too_large(what, limits.max_layer_size));
         }
     }
     let total = manifest
@@ -225,10 +213,7 @@ fn check_manifest(document: &str, manifest: &ImageManifest, limits: &Limits) -> 
         .fold(0, u64::saturating_add);
     if total > limits.max_rootfs_size {
         let what = format!("{document}: all layers together, {total} bytes,");
-        return Err(Error::TooLarge {
-            what,
-            limit: limits.max_rootfs_size,
-        });
+        return Err(Error::too_large(what, limits.max_rootfs_size));
     }
     Ok(())
 }
@@ -267,15 +252,9 @@ pub fn parse_config_of(
 pub fn parse_config(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<ImageConfiguration> {
     let document = format!("config {digest}");
     if bytes.len() as u64 > limits.max_config_size {
-        return Err(Error::TooLarge {
-            what: document,
-            limit: limits.max_config_size,
-        });
+        return Err(Error::too_large(document, limits.max_config_size));
     }
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: document.clone(),
-        reason,
-    };
+    let invalid = |reason: String| Error::document(&document, reason);
     let image: ImageConfiguration = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
     let rootfs = image.rootfs();
     if rootfs.typ() != "layers" {
@@ -326,7 +305,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(document: &Value, fetched_as: Option<&str>, reason: &str) {
+    fn refused(document: &Value, reason: &str) {
+        refused_as(None, document, reason);
+    }
+
+    #[track_caller]
+    fn refused_as(fetched_as: Option<&str>, document: &Value, reason: &str) {
         let message = parse(document, fetched_as).expect_err(reason).to_string();
         assert!(
             message.starts_with("manifest sha256:") && message.contains(reason),
@@ -364,11 +348,11 @@ mod tests {
     fn refuses_a_document_that_is_manifest_and_index() {
         let mut both = manifest(&[layer(3)]);
         both["manifests"] = json!([]);
-        refused(&both, None, "CVE-2021-41190");
-        refused(&manifest(&[]), Some(OCI_INDEX), "was given as");
-        refused(
-            &json!({"schemaVersion": 2, "manifests": []}),
+        refused(&both, "CVE-2021-41190");
+        refused_as(Some(OCI_INDEX), &manifest(&[]), "was given as");
+        refused_as(
             Some(OCI_MANIFEST),
+            &json!({"schemaVersion": 2, "manifests": []}),
             "another kind",
         );
         let twice = format!(
@@ -380,14 +364,14 @@ mod tests {
 
     #[test]
     fn refuses_schema_1_and_other_versions() {
-        refused(&json!({"schemaVersion": 1, "fsLayers": []}), None, "schema 1");
-        refused(
-            &json!({"schemaVersion": 1}),
+        refused(&json!({"schemaVersion": 1, "fsLayers": []}), "schema 1");
+        refused_as(
             Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
+            &json!({"schemaVersion": 1}),
             "schema 1",
         );
-        refused(&json!({"schemaVersion": 3, "layers": []}), None, "schemaVersion");
-        refused(&json!({}), None, "schemaVersion");
+        refused(&json!({"schemaVersion": 3, "layers": []}), "schemaVersion");
+        refused(&json!({}), "schemaVersion");
     }
 
     #[test]
@@ -396,18 +380,16 @@ mod tests {
         helm["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into();
         refused(
             &helm,
-            None,
             "artifact of type \"application/vnd.cncf.helm.config.v1+json\"",
         );
         helm["artifactType"] = "application/vnd.example".into();
-        refused(&helm, None, "artifact of type \"application/vnd.example\"");
+        refused(&helm, "artifact of type \"application/vnd.example\"");
         refused(
             &manifest(&[descriptor("application/wasm", 1)]),
-            None,
             "layers[0] is \"application/wasm\"",
         );
         let encrypted = descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", 1);
-        refused(&manifest(&[encrypted]), None, "encrypted");
+        refused(&manifest(&[encrypted]), "encrypted");
     }
 
     #[test]
@@ -415,20 +397,15 @@ mod tests {
         let limits = Limits::default();
         let many = |n| manifest(&vec![layer(1); n]);
         assert!(parse(&many(limits.max_layers), None).is_ok());
-        refused(&many(limits.max_layers + 1), None, "more than 128");
+        refused(&many(limits.max_layers + 1), "more than 128");
         assert!(parse(&manifest(&[layer(limits.max_layer_size)]), None).is_ok());
         refused(
             &manifest(&[layer(limits.max_layer_size + 1)]),
-            None,
             "larger than 536870912",
         );
         assert!(parse(&manifest(&vec![layer(limits.max_layer_size); 8]), None).is_ok());
-        refused(
-            &manifest(&vec![layer(limits.max_layer_size); 9]),
-            None,
-            "together",
-        );
-        refused(&manifest(&[layer(u64::MAX)]), None, "larger than");
+        refused(&manifest(&vec![layer(limits.max_layer_size); 9]), "together");
+        refused(&manifest(&[layer(u64::MAX)]), "larger than");
 
         let mut document = manifest(&[]).to_string().into_bytes();
         document.resize(usize::try_from(limits.max_manifest_size).unwrap(), b' ');
@@ -443,7 +420,7 @@ mod tests {
         config["config"]["size"] = limits.max_config_size.into();
         assert!(parse(&config, None).is_ok());
         config["config"]["size"] = (limits.max_config_size + 1).into();
-        refused(&config, None, "config is larger than");
+        refused(&config, "config is larger than");
     }
 
     #[test]

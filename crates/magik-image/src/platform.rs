@@ -268,16 +268,13 @@ mod tests {
         platforms.iter().map(entry).collect()
     }
 
-    fn chosen(platforms: &[&str], wanted: &str) -> Option<String> {
+    #[track_caller]
+    fn assert_chosen(platforms: &[&str], wanted: &str, expected: Option<&str>) {
         let entries = index(platforms);
-        let entry = choose(&entries, &wanted.parse().unwrap()).ok()?;
-        Some(
-            entry
-                .platform()
-                .as_ref()
-                .map(|p| Platform::from(p).to_string())
-                .unwrap_or_default(),
-        )
+        let chosen = choose(&entries, &wanted.parse().unwrap()).ok();
+        let chosen = chosen.map(|entry| entry.platform().as_ref().map(Platform::from));
+        let chosen = chosen.map(|platform| platform.map(|p| p.to_string()).unwrap_or_default());
+        assert_eq!(chosen.as_deref(), expected, "{wanted}");
     }
 
     #[test]
@@ -300,35 +297,25 @@ mod tests {
             ("linux/riscv64", None),
             ("linux/386", None),
         ] {
-            assert_eq!(chosen(&all, wanted).as_deref(), expected, "{wanted}");
+            assert_chosen(&all, wanted, expected);
         }
     }
 
     #[test]
     fn a_machine_does_not_get_an_image_for_a_newer_one() {
-        assert_eq!(chosen(&["linux/amd64/v3"], "linux/amd64"), None);
-        assert_eq!(
-            chosen(&["linux/amd64/v3", "linux/amd64"], "linux/amd64/v3").as_deref(),
-            Some("linux/amd64/v3")
-        );
-        assert_eq!(
-            chosen(&["linux/amd64"], "linux/amd64/v3").as_deref(),
-            Some("linux/amd64")
-        );
-        assert_eq!(chosen(&["linux/arm/v7"], "linux/arm/v6"), None);
+        let (plain, v3) = ("linux/amd64", "linux/amd64/v3");
+        assert_chosen(&[v3], plain, None);
+        assert_chosen(&[v3, plain], v3, Some(v3));
+        assert_chosen(&[plain], v3, Some(plain));
+        assert_chosen(&["linux/arm/v7"], "linux/arm/v6", None);
     }
 
     #[test]
     fn wasm_and_entries_without_a_platform_serve_for_want_of_better() {
-        assert_eq!(
-            chosen(&["wasi/wasm32"], "linux/amd64").as_deref(),
-            Some("wasi/wasm32")
-        );
-        assert_eq!(
-            chosen(&["wasi/wasm", "linux/amd64"], "linux/amd64").as_deref(),
-            Some("linux/amd64")
-        );
-        assert_eq!(chosen(&["", "linux/arm64"], "linux/amd64").as_deref(), Some(""));
+        let native = "linux/amd64";
+        assert_chosen(&["wasi/wasm32"], native, Some("wasi/wasm32"));
+        assert_chosen(&["wasi/wasm", native], native, Some(native));
+        assert_chosen(&["", "linux/arm64"], native, Some(""));
     }
 
     #[test]

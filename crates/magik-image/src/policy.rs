@@ -27,7 +27,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{ImageSource, Reference, bounded};
+use crate::{
+    ImageSource, Reference, bounded,
+    environment::{Variables, config_home},
+};
 
 /// The largest file that is read, in bytes.
 pub const MAX_POLICY_SIZE: u64 = 1024 * 1024;
@@ -144,7 +147,7 @@ impl PolicySource {
                 (parse(path, &text)?, Some(path.clone()))
             }
             Self::System => {
-                let files = system_files(&|name| std::env::var_os(name).map(PathBuf::from));
+                let files = system_files(&|name| std::env::var_os(name));
                 let mut found = None;
                 for path in files {
                     if let Some(text) = read(&path)? {
@@ -286,10 +289,8 @@ fn docker_scopes(reference: &Reference) -> Vec<String> {
 }
 
 /// In the order they are asked; `env` gives the variables of the environment.
-fn system_files(env: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
-    let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
-    let config = env("XDG_CONFIG_HOME").or_else(|| Some(env("HOME")?.join(".config")));
-    let own = config.map(|dir| dir.join("containers/policy.json"));
+fn system_files(env: &Variables<'_>) -> Vec<PathBuf> {
+    let own = config_home(env).map(|dir| dir.join("containers/policy.json"));
     own.into_iter()
         .chain(["/etc/containers/policy.json".into()])
         .collect()
@@ -420,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_users_own_file_comes_first() {
-        let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/h"));
+        let home = |name: &str| (name == "HOME").then(|| "/h".into());
         assert_eq!(
             system_files(&home),
             [

@@ -52,10 +52,10 @@ impl ImageStore {
     ) -> Result<Digest> {
         let is_tag = |target: &Reference| target.tag().is_some() && target.digest().is_none();
         if !is_tag(target) {
-            return Err(Error::Unsupported {
-                what: format!("pushing to {target}"),
-                why: "a digest is what an image has, not where it goes; name a tag".into(),
-            });
+            return Err(Error::unsupported(
+                format!("pushing to {target}"),
+                "a digest is what an image has, not where it goes; name a tag",
+            ));
         }
         // No collector takes a blob while it is sent.
         let cas = self.cas().clone();

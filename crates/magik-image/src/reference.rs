@@ -224,36 +224,27 @@ fn names_a_registry(first: &str) -> bool {
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
 fn is_host(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((v6, rest))) => {
-            if v6.parse::<std::net::Ipv6Addr>().is_err() {
-                return false;
-            }
-            (
-                None,
-                if rest.is_empty() {
-                    None
-                } else {
-                    Some(rest.strip_prefix(':').unwrap_or(""))
-                },
-            )
-        }
-        Some(None) => return false,
-        None => match text.split_once(':') {
-            Some((host, port)) => (Some(host), Some(port)),
-            None => (Some(text), None),
-        },
-    };
     let label = |label: &str| {
         !label.is_empty()
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    host.is_none_or(|host| host.split('.').all(label))
-        && port.is_none_or(|port| {
-            !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
-        })
+    let (is_host, port) = match text.strip_prefix('[') {
+        Some(v6) => {
+            let Some((v6, rest)) = v6.split_once(']') else {
+                return false;
+            };
+            let port = (!rest.is_empty()).then(|| rest.strip_prefix(':').unwrap_or_default());
+            (v6.parse::<std::net::Ipv6Addr>().is_ok(), port)
+        }
+        None => {
+            let (host, port) = text.split_once(':').map_or((text, None), |(h, p)| (h, Some(p)));
+            (host.split('.').all(label), port)
+        }
+    };
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_host && port.is_none_or(is_port)
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -302,49 +293,25 @@ mod tests {
 
     #[test]
     fn short_names_are_completed_as_docker_does() {
-        for (text, full, familiar) in [
-            ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
-            ("nginx:1.27", "docker.io/library/nginx:1.27", "nginx:1.27"),
-            ("user/app", "docker.io/user/app:latest", "user/app:latest"),
-            (
-                "docker.io/nginx",
-                "docker.io/library/nginx:latest",
-                "nginx:latest",
-            ),
-            (
-                "index.docker.io/user/app",
-                "docker.io/user/app:latest",
-                "user/app:latest",
-            ),
-            (
-                "library/a/b",
-                "docker.io/library/a/b:latest",
-                "library/a/b:latest",
-            ),
-            ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
-            (
-                "localhost:5000/a:v1",
-                "localhost:5000/a:v1",
-                "localhost:5000/a:v1",
-            ),
-            (
-                "127.0.0.1:5000/a/b",
-                "127.0.0.1:5000/a/b:latest",
-                "127.0.0.1:5000/a/b:latest",
-            ),
-            ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
-            (
-                "ghcr.io/library/x",
-                "ghcr.io/library/x:latest",
-                "ghcr.io/library/x:latest",
-            ),
-            ("Registry/x", "Registry/x:latest", "Registry/x:latest"),
-            (
-                "a__b/c-d--e.f_g",
-                "docker.io/a__b/c-d--e.f_g:latest",
-                "a__b/c-d--e.f_g:latest",
-            ),
-        ] {
+        let names = "
+            nginx                     docker.io/library/nginx:latest    nginx:latest
+            nginx:1.27                docker.io/library/nginx:1.27      nginx:1.27
+            user/app                  docker.io/user/app:latest         user/app:latest
+            docker.io/nginx           docker.io/library/nginx:latest    nginx:latest
+            index.docker.io/user/app  docker.io/user/app:latest         user/app:latest
+            library/a/b               docker.io/library/a/b:latest      library/a/b:latest
+            localhost/a               localhost/a:latest                localhost/a:latest
+            localhost:5000/a:v1       localhost:5000/a:v1               localhost:5000/a:v1
+            127.0.0.1:5000/a/b        127.0.0.1:5000/a/b:latest         127.0.0.1:5000/a/b:latest
+            [::1]:5000/a              [::1]:5000/a:latest               [::1]:5000/a:latest
+            ghcr.io/library/x         ghcr.io/library/x:latest          ghcr.io/library/x:latest
+            Registry/x                Registry/x:latest                 Registry/x:latest
+            a__b/c-d--e.f_g           docker.io/a__b/c-d--e.f_g:latest  a__b/c-d--e.f_g:latest
+        ";
+        for line in names.lines().filter(|line| !line.trim().is_empty()) {
+            let [text, full, familiar] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
             assert_eq!(
                 (parse(text).to_string(), parse(text).familiar()),
                 (full.into(), familiar.into()),

@@ -18,7 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Reference, bounded};
+use crate::{
+    Reference, bounded,
+    environment::{Variables, config_home, variable},
+};
 
 /// The largest file that is read, in bytes.
 pub const MAX_CONF_SIZE: u64 = 1024 * 1024;
@@ -43,6 +46,13 @@ pub struct RegistriesError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl RegistriesError {
+    fn new(path: &Path, reason: impl Into<String>) -> Self {
+        let (path, reason) = (path.to_owned(), reason.into());
+        Self { path, reason }
+    }
 }
 
 /// What is known of registries.
@@ -122,92 +132,60 @@ impl RegistriesSource {
             Self::Given(registries) => Ok(registries.clone()),
             Self::File(path) => {
                 let mut registries = Registries::default();
-                registries.add(path, &read(path)?.ok_or_else(|| missing(path))?)?;
+                registries.add_file(path)?.ok_or_else(|| missing(path))?;
                 Ok(registries)
             }
-            Self::System => system(
-                &|name| std::env::var_os(name).map(PathBuf::from),
-                Path::new("/etc/containers"),
-            ),
+            Self::System => system(&|name| std::env::var_os(name), Path::new("/etc/containers")),
         }
     }
 }
 
 /// podman's files; `env` gives the variables of the environment.
-fn system(env: &dyn Fn(&str) -> Option<PathBuf>, etc: &Path) -> Result<Registries, RegistriesError> {
-    let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
-    let config = env("XDG_CONFIG_HOME").or_else(|| Some(env("HOME")?.join(".config")));
-    let user = config.map(|dir| dir.join("containers"));
+fn system(env: &Variables<'_>, etc: &Path) -> Result<Registries, RegistriesError> {
+    let user = config_home(env).map(|dir| dir.join("containers"));
     let mut registries = Registries::default();
     let own = user
         .as_ref()
         .map(|dir| dir.join("registries.conf"))
         .filter(|path| path.exists());
     let mut dropins = Vec::new();
-    match (env("CONTAINERS_REGISTRIES_CONF"), own) {
+    match (variable(env, "CONTAINERS_REGISTRIES_CONF"), own) {
         (Some(path), _) => {
-            registries.add(&path, &read(&path)?.ok_or_else(|| missing(&path))?)?;
+            registries.add_file(&path)?.ok_or_else(|| missing(&path))?;
             dropins.push(etc.join("registries.conf.d"));
         }
         (None, Some(path)) => {
-            if let Some(text) = read(&path)? {
-                registries.add(&path, &text)?;
-            }
+            registries.add_file(&path)?;
         }
         (None, None) => {
-            let path = etc.join("registries.conf");
-            if let Some(text) = read(&path)? {
-                registries.add(&path, &text)?;
-            }
+            registries.add_file(&etc.join("registries.conf"))?;
             dropins.push(etc.join("registries.conf.d"));
         }
     }
     dropins.extend(user.map(|dir| dir.join("registries.conf.d")));
     for dir in dropins {
         for path in conf_files(&dir)? {
-            if let Some(text) = read(&path)? {
-                registries.add(&path, &text)?;
-            }
+            registries.add_file(&path)?;
         }
     }
     Ok(registries)
 }
 
 fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
-    let listed = std::fs::read_dir(dir).and_then(|entries| {
-        entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<Vec<_>>>()
-    });
-    match listed {
+    match bounded::sorted_paths(dir) {
         Ok(mut paths) => {
             paths.retain(|path| path.extension().is_some_and(|e| e == "conf"));
-            paths.sort();
             Ok(paths)
         }
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(Vec::new())
         }
-        Err(e) => Err(RegistriesError {
-            path: dir.to_owned(),
-            reason: e.to_string(),
-        }),
+        Err(e) => Err(RegistriesError::new(dir, e.to_string())),
     }
 }
 
 fn missing(path: &Path) -> RegistriesError {
-    RegistriesError {
-        path: path.to_owned(),
-        reason: "does not exist".into(),
-    }
-}
-
-/// A configuration file's text; `None` if there is none.
-fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
-    bounded::text_if_any(path, MAX_CONF_SIZE).map_err(|e| RegistriesError {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })
+    RegistriesError::new(path, "does not exist")
 }
 
 impl Registries {
@@ -221,16 +199,19 @@ impl Registries {
         Ok(registries)
     }
 
-    fn add(&mut self, path: &Path, text: &str) -> Result<(), RegistriesError> {
-        let (entries, remarks) = parse::entries(text).map_err(|reason| RegistriesError {
-            path: path.to_owned(),
-            reason,
-        })?;
+    /// Adds what a file says; `None` if there is no such file.
+    fn add_file(&mut self, path: &Path) -> Result<Option<()>, RegistriesError> {
+        let invalid = |reason: String| RegistriesError::new(path, reason);
+        let text = bounded::text_if_any(path, MAX_CONF_SIZE).map_err(|e| invalid(e.to_string()))?;
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let (entries, remarks) = parse::entries(&text).map_err(invalid)?;
         for remark in remarks {
             tracing::warn!(path = %path.display(), "registries file: {remark}");
         }
         self.replace(entries);
-        Ok(())
+        Ok(Some(()))
     }
 
     fn replace(&mut self, entries: Vec<Entry>) {

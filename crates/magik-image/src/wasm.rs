@@ -81,15 +81,9 @@ pub(crate) fn read_config(
 ) -> Result<ImageConfiguration> {
     let document = format!("config {digest}");
     if bytes.len() as u64 > limits.max_config_size {
-        return Err(Error::TooLarge {
-            what: document,
-            limit: limits.max_config_size,
-        });
+        return Err(Error::too_large(document, limits.max_config_size));
     }
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: document.clone(),
-        reason,
-    };
+    let invalid = |reason: String| Error::document(&document, reason);
     let config: Config = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
     if let Some(other) = config.architecture.as_deref().filter(|a| !a.starts_with("wasm")) {
         return Err(invalid(format!("architecture is {other:?}, not \"wasm\"")));
@@ -148,10 +142,7 @@ pub fn load(store: &ImageStore, file: &Path, name: Option<&Reference>) -> Result
         .read_to_end(&mut bytes)
         .map_err(Error::io(context()))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::TooLarge {
-            what: file.display().to_string(),
-            limit,
-        });
+        return Err(Error::too_large(file.display().to_string(), limit));
     }
     let bytes = binary(bytes, file)?;
     let _lease = store.cas().lease()?;
@@ -174,7 +165,7 @@ pub fn load(store: &ImageStore, file: &Path, name: Option<&Reference>) -> Result
         .config(describe(CONFIG_TYPE, &config)?)
         .layers(vec![describe(LAYER_TYPE, &module)?])
         .build()
-        .map_err(|e| invalid(file, e.to_string()))?;
+        .map_err(|e| Error::archive(file, e.to_string()))?;
     let manifest = stage(store, &serde_json::to_vec(&manifest).map_err(document)?)?;
     let descriptor = describe(manifest::OCI_MANIFEST, &manifest)?;
     crate::layout::publish(store, vec![module, config, manifest])?;
@@ -200,7 +191,7 @@ fn binary(bytes: Vec<u8>, file: &Path) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     if bytes.len() as u64 > MAX_TEXT_SIZE {
-        return Err(invalid(
+        return Err(Error::archive(
             file,
             format!("is no binary module, and too large for a text: at most {MAX_TEXT_SIZE} bytes"),
         ));
@@ -216,7 +207,7 @@ fn translated(text: &[u8], file: &Path) -> Result<Vec<u8>> {
         Err(error) => {
             let lines = error.to_string();
             let line = lines.split_whitespace().collect::<Vec<_>>().join(" ");
-            Err(invalid(
+            Err(Error::archive(
                 file,
                 format!(
                     "is no WebAssembly: {}",
@@ -233,13 +224,6 @@ fn translated(_: &[u8], file: &Path) -> Result<Vec<u8>> {
         what: format!("{}, which is no binary module", file.display()),
         feature: "wasm",
     })
-}
-
-fn invalid(file: &Path, reason: String) -> Error {
-    Error::InvalidArchive {
-        path: file.to_owned(),
-        reason,
-    }
 }
 
 impl Image {

@@ -1,11 +1,12 @@
-//! What the launcher hands to the pod init: everything is decided, nothing of an image or a manifest is read again.
+//! What the launcher hands to the pod init: everything is decided, nothing of an image or a
+//! manifest is read again.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 /// A pod, ready to be started.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodPlan {
     /// The pod's id.
@@ -20,10 +21,12 @@ pub struct PodPlan {
     /// `metadata.annotations`.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// The pod's ports that the host listens for, in the order of the listeners that the init was given.
+    /// The pod's ports that the host listens for, in the order of the listeners that the init was
+    /// given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<u16>,
-    /// Whose users its containers' are, if they are not those of whoever runs the init; for the status.
+    /// Whose users its containers' are, if they are not those of whoever runs the init; for the
+    /// status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespace: Option<UserNamespace>,
     /// File systems to mount before the first container, in this order.

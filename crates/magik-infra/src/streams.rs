@@ -8,11 +8,7 @@ use std::{
 
 use magik_oci::{ExecIo, Stdio};
 use magik_sys::socket::receive_descriptor;
-use rustix::{
-    net::{AddressFamily, RecvFlags, SocketFlags, SocketType},
-    pipe::PipeFlags,
-    termios::Winsize,
-};
+use rustix::{net::RecvFlags, pipe::PipeFlags, termios::Winsize};
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::unix::pipe,
@@ -24,7 +20,8 @@ use tokio::{
 const READ_SIZE: usize = 8 << 10;
 /// How long a terminal may take to arrive after the process was started.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after the process's end its output may still be held open by a process that outlived it.
+/// How long after the process's end its output may still be held open by a process that outlived
+/// it.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
 /// Ctrl-D: what ends the input of a terminal.
 const END_OF_TRANSMISSION: u8 = 4;
@@ -37,20 +34,16 @@ pub(crate) enum Streams {
         stdout: pipe::Receiver,
         stderr: pipe::Receiver,
     },
-    Console(OwnedFd),
+    Console(UnixStream),
 }
 
 impl Streams {
     /// Makes the streams; the second value is what the process gets.
     pub(crate) fn open(tty: bool, stdin: bool) -> io::Result<(Self, ExecIo)> {
         if tty {
-            let (ours, theirs) = rustix::net::socketpair(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC,
-                None,
-            )?;
-            return Ok((Self::Console(ours), ExecIo::Terminal { console: theirs }));
+            let (ours, theirs) = UnixStream::pair()?;
+            let console = theirs.into();
+            return Ok((Self::Console(ours), ExecIo::Terminal { console }));
         }
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
         let (stdin, stdin_end) = if stdin {
@@ -119,8 +112,7 @@ impl Streams {
 }
 
 /// Takes one descriptor from the socket (SCM_RIGHTS).
-async fn receive_master(socket: OwnedFd) -> io::Result<OwnedFd> {
-    let socket = UnixStream::from(socket);
+async fn receive_master(socket: UnixStream) -> io::Result<OwnedFd> {
     socket.set_nonblocking(true)?;
     let socket = tokio::net::UnixStream::from_std(socket)?;
     socket
@@ -181,8 +173,8 @@ impl Input {
 pub(crate) struct Output(pipe::Receiver);
 
 impl Output {
-    /// What comes next; `None`: the end. Once the process has ended (`exited`), silence is an end too: a background
-    /// process may hold the stream open.
+    /// What comes next; `None`: the end. Once the process has ended (`exited`), silence is an end
+    /// too: a background process may hold the stream open.
     pub(crate) async fn read(&self, exited: &watch::Sender<bool>) -> Option<Vec<u8>> {
         let silence = async {
             let _ = exited.subscribe().wait_for(|exited| *exited).await;

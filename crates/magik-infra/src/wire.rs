@@ -1,13 +1,15 @@
-//! The transport under ttrpc: counts what is under way, so that a peer can make neither side hold more than a bound.
+//! The transport under ttrpc: counts what is under way, so that a peer can make neither side hold
+//! more than a bound.
 //!
-//! ttrpc queues every stream frame it reads without limit. [`Wire`] sits between it and the socket, follows the frames
-//! (a ten byte header each), and stops reading while more than [`MAX_BACKLOG`] bytes have not been consumed. It also
-//! knows when the connection has ended and when every call has been answered.
+//! ttrpc queues every stream frame it reads without limit. [`Wire`] sits between it and the socket,
+//! follows the frames (a ten byte header each), and stops reading while more than [`MAX_BACKLOG`]
+//! bytes have not been consumed. It also knows when the connection has ended and when every call
+//! has been answered.
 
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -86,23 +88,25 @@ impl Meter {
 
     /// A message of `bytes` of call `stream` was consumed; `None`: of the only call there is.
     pub(crate) fn release(&self, stream: Option<u32>, bytes: usize) {
-        let waker = {
-            let mut state = self.lock();
-            for (_, waiting) in state
-                .calls
-                .iter_mut()
-                .filter(|(id, _)| stream.is_none_or(|s| s == *id))
-            {
+        let mut state = self.lock();
+        for (id, waiting) in &mut state.calls {
+            if stream.is_none_or(|stream| stream == *id) {
                 *waiting = waiting.saturating_sub(bytes + FRAME_COST);
             }
-            if state.is_full() {
-                None
-            } else {
-                state.reader.take()
-            }
+        }
+        Self::read_on(state);
+    }
+
+    /// Wakes the reader if there is room again.
+    fn read_on(mut state: MutexGuard<'_, State>) {
+        let reader = if state.is_full() {
+            None
+        } else {
+            state.reader.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
@@ -115,19 +119,10 @@ impl Meter {
     }
 
     fn end(&self, stream: u32) {
-        let waker = {
-            let mut state = self.lock();
-            state.calls.retain(|(id, _)| *id != stream);
-            self.publish(&state);
-            if state.is_full() {
-                None
-            } else {
-                state.reader.take()
-            }
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        let mut state = self.lock();
+        state.calls.retain(|(id, _)| *id != stream);
+        self.publish(&state);
+        Self::read_on(state);
     }
 
     fn arrived(&self, stream: u32, bytes: usize) {
@@ -159,7 +154,7 @@ impl Meter {
         Poll::Ready(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -214,7 +209,8 @@ impl Framer {
     }
 }
 
-/// A metered connection. `G` is kept as long as the connection: a place among the allowed number of them.
+/// A metered connection. `G` is kept as long as the connection: a place among the allowed number of
+/// them.
 #[derive(Debug)]
 pub(crate) struct Wire<S, G = ()> {
     inner: S,

@@ -148,6 +148,41 @@ fn not_running(operation: &str, status: Status) -> &'static str {
 }
 
 impl Error {
+    /// [`InvalidBundle`](Self::InvalidBundle), for a reason that names the field.
+    pub fn invalid_bundle(bundle: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::InvalidBundle {
+            bundle: bundle.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// [`WrongState`](Self::WrongState), for the state that the container was found in.
+    #[must_use]
+    pub fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Self {
+        Self::WrongState {
+            id: id.clone(),
+            operation,
+            status,
+        }
+    }
+
+    /// [`Unsupported`](Self::Unsupported), for a reason.
+    pub fn unsupported(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+
+    /// [`Failed`](Self::Failed), in the backend's words.
+    pub fn failed(id: &ContainerId, operation: &'static str, reason: impl Into<String>) -> Self {
+        Self::Failed {
+            id: id.clone(),
+            operation,
+            reason: reason.into(),
+        }
+    }
+
     /// Wraps an I/O error with what was being done, for use in `map_err`.
     pub fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let context = context.into();
@@ -180,12 +215,7 @@ mod tests {
 
     fn wrong_state(operation: &'static str, status: Status) -> String {
         let id = "c".parse().expect("an id");
-        Error::WrongState {
-            id,
-            operation,
-            status,
-        }
-        .to_string()
+        Error::wrong_state(&id, operation, status).to_string()
     }
 
     #[test]

@@ -57,6 +57,22 @@ pub struct ContainerState {
     pub created: Option<String>,
 }
 
+impl ContainerState {
+    /// That of a container of which no more is known.
+    #[must_use]
+    pub fn new(id: ContainerId, status: Status) -> Self {
+        Self {
+            oci_version: String::new(),
+            id,
+            status,
+            pid: None,
+            bundle: PathBuf::new(),
+            annotations: HashMap::new(),
+            created: None,
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -35,6 +35,16 @@ impl FormatArg {
     }
 }
 
+// Not a doc comment: it would take the place of each command's own help.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Print the ids only
+    #[arg(short, long, conflicts_with = "format")]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
 /// Tells a person something that is no failure.
 pub(crate) fn note(text: &str) {
     // Who cannot be told misses nothing that matters.

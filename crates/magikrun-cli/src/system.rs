@@ -23,20 +23,11 @@ pub(crate) enum SystemCommand {
     Info(InfoArgs),
     /// Remove leftovers of crashed pods, and everything that no image needs
     #[command(after_help = "Example: magikrun system prune")]
-    Prune(PruneArgs),
+    Prune(image::PruneArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
-    #[command(flatten)]
-    format: FormatArg,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct PruneArgs {
-    /// Also images that no pod uses
-    #[arg(short, long)]
-    all: bool,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -120,7 +111,7 @@ struct Pruned {
     store: PruneReport,
 }
 
-async fn prune(global: &GlobalArgs, args: &PruneArgs) -> Result<()> {
+async fn prune(global: &GlobalArgs, args: &image::PruneArgs) -> Result<()> {
     let swept = backend::pods(global)?.sweep().await?;
     let store = image::store(global)?.prune(PruneOptions {
         unused_images: args.all,

@@ -53,8 +53,9 @@ pub struct KrunRuntime {
 }
 
 impl KrunRuntime {
-    /// Containers below `root`, which `native` has, too. `state` is the directory where it is remembered which machines boot
-    /// here; `program` is [`PROGRAM`], without which containers are listed and deleted, but not made.
+    /// Containers below `root`, which `native` has, too. `state` is the directory where it is
+    /// remembered which machines boot here; `program` is [`PROGRAM`], without which containers are
+    /// listed and deleted, but not made.
     #[must_use]
     pub fn new(native: NativeRuntime, root: PathBuf, state: PathBuf, program: Option<PathBuf>) -> Self {
         Self {
@@ -77,7 +78,7 @@ impl KrunRuntime {
         let missing = || format!("runtime krun: {PROGRAM} is not installed: it belongs beside magikrun");
         let program = self.program.as_ref();
         Ok(Command::new(
-            program.ok_or_else(|| failed(id, "krun", missing()))?,
+            program.ok_or_else(|| Error::failed(id, "krun", missing()))?,
         ))
     }
 
@@ -87,7 +88,7 @@ impl KrunRuntime {
 
     /// What the container is made of on the host.
     fn prepare(&self, id: &ContainerId, bundle: &Path, dir: &Path) -> Result<Spec> {
-        let failed = |reason: String| failed(id, "create", reason);
+        let failed = |reason| Error::failed(id, "create", reason);
         let arguments: [&OsStr; 5] = [
             PREPARE.as_ref(),
             bundle.as_os_str(),
@@ -113,10 +114,7 @@ impl KrunRuntime {
         let answer = serde_json::from_slice(&text);
         match answer.map_err(|e| failed(format!("{PROGRAM}: no answer of use ({status}): {e}")))? {
             Answer::Spec(spec) => Ok(*spec),
-            Answer::Bundle(reason) => Err(Error::InvalidBundle {
-                bundle: bundle.to_owned(),
-                reason: format!("{reason} (runtime krun)"),
-            }),
+            Answer::Bundle(reason) => Err(Error::invalid_bundle(bundle, format!("{reason} (runtime krun)"))),
             Answer::Refused(reason) => Err(failed(format!("runtime krun: {reason}"))),
         }
     }
@@ -126,12 +124,7 @@ impl KrunRuntime {
         if status == Status::Running {
             return Ok(());
         }
-        let id = id.clone();
-        Err(Error::WrongState {
-            id,
-            operation,
-            status,
-        })
+        Err(Error::wrong_state(id, operation, status))
     }
 
     /// Sends a signal to the program in the guest.
@@ -148,23 +141,12 @@ impl KrunRuntime {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&sent.stderr);
-        Err(failed(id, "kill", said.trim().to_owned()))
-    }
-}
-
-fn failed(id: &ContainerId, operation: &'static str, reason: String) -> Error {
-    Error::Failed {
-        id: id.clone(),
-        operation,
-        reason,
+        Err(Error::failed(id, "kill", said.trim()))
     }
 }
 
 fn unsupported(what: &str, why: &str) -> Error {
-    Error::Unsupported {
-        what: format!("{what} with runtime krun"),
-        why: why.to_owned(),
-    }
+    Error::unsupported(format!("{what} with runtime krun"), why)
 }
 
 /// A new container's directory: removed unless the container is made.
@@ -257,7 +239,7 @@ impl Report {
                 failure,
                 reason,
             }),
-            Self::Failed(reason) => Err(failed(id, operation, reason)),
+            Self::Failed(reason) => Err(Error::failed(id, operation, reason)),
         }
     }
 }
@@ -328,10 +310,10 @@ impl OciRuntime for KrunRuntime {
         // The guest boots.
         match read_report(&pipe, process.as_ref()).map_err(Error::io(path.display().to_string()))? {
             Some(report) => report.check(id, "start"),
-            None => Err(failed(
+            None => Err(Error::failed(
                 id,
                 "start",
-                "its machine ended before the program was started".to_owned(),
+                "its machine ended before the program was started",
             )),
         }
     }
@@ -421,7 +403,7 @@ impl OciRuntime for KrunRuntime {
         let said = read_report(&started, None).map_err(broken());
         let checked = said.and_then(|report| {
             report.map_or_else(
-                || Err(failed(id, "exec", "the machine does not answer".to_owned())),
+                || Err(Error::failed(id, "exec", "the machine does not answer")),
                 |report| report.check(id, "exec"),
             )
         });
@@ -444,9 +426,11 @@ impl OciRuntime for KrunRuntime {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         let child = children.remove(&pid);
         drop(children);
-        let mut child = child.ok_or_else(|| Error::Unsupported {
-            what: format!("waiting for process {pid} of container {id}"),
-            why: "another process started it".to_owned(),
+        let mut child = child.ok_or_else(|| {
+            Error::unsupported(
+                format!("waiting for process {pid} of container {id}"),
+                "another process started it",
+            )
         })?;
         let status = child
             .wait()

@@ -39,21 +39,8 @@ impl NativeRuntime {
             .children
             .ensure_reaping()
             .map_err(Error::io("watching for children"))?;
-        let bundle = fs::canonicalize(bundle).map_err(|e| Error::InvalidBundle {
-            bundle: bundle.to_owned(),
-            reason: e.to_string(),
-        })?;
-        let own = paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
-        if config.systemd {
-            self.check_systemd()?;
-        }
-        let mut spec = match given {
-            Some(spec) => spec,
-            None => spec::load(&bundle)?,
-        };
-        spec::add(&mut spec, &options.env, &options.mounts);
-        let prepared = spec::prepare(id, &bundle, spec, &config.cgroup_root, &own)?;
-        check_terminal(&bundle, &prepared.spec, &options)?;
+        let bundle = fs::canonicalize(bundle).map_err(|e| Error::invalid_bundle(bundle, e.to_string()))?;
+        let prepared = self.prepare(id, &bundle, given, &options)?;
         let filter = self.filter(&bundle, &prepared.spec)?;
         let mut descriptors = Descriptors::new(stdio, options.console)?;
 
@@ -63,33 +50,17 @@ impl NativeRuntime {
             cgroup: None,
             locked: Some(locked),
         };
-        if self
-            .cgroup(&prepared.cgroup)?
-            .is_occupied()
-            .map_err(Error::io("looking into the cgroup"))?
-        {
-            // Deleting the container would kill them.
-            return Err(spec::cgroup_refused(
-                &bundle,
-                &prepared.cgroup,
-                &PathError::Occupied,
-            ));
-        }
+        self.check_unoccupied(&bundle, &prepared.cgroup)?;
         undo.cgroup = Some(prepared.cgroup.clone());
         let locked = undo.locked()?;
         let mut record = record(id, &bundle, &prepared);
         locked.write(&record)?;
         keep(locked.dir(), &prepared.spec, filter.as_ref())?;
-        let runner = match &config.runner {
-            Some(runner) => {
-                let (job, fds) = runner
-                    .for_worker()
-                    .map_err(Error::io(format!("creating container {id}")))?;
-                descriptors.runner = fds;
-                Some(job)
-            }
-            None => None,
-        };
+        let mut runner = None;
+        if let Some(host) = &config.runner {
+            let (job, fds) = host.for_worker().map_err(creating(id))?;
+            (runner, descriptors.runner) = (Some(job), fds);
+        }
         let resources = prepared.spec.linux().as_ref().and_then(|l| l.resources().clone());
         let user = prepared.spec.process().as_ref().map(|p| p.user().uid());
         let job = CreateJob {
@@ -112,23 +83,12 @@ impl NativeRuntime {
             runner: descriptors.runner.len(),
             job: Job::Create(Box::new(job)),
         };
-        let failed = |failure: Failure| failure.of_container(id, "create");
-        let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
-        let done = answer
-            .map_err(Error::io(format!("creating container {id}")))?
-            .map_err(failed)?;
-        let process = done
-            .process
-            .ok_or_else(|| failed(Failure::Other("there is no init".into())))?;
-        config
-            .children
-            .adopt_container(id, process.pid)
-            .map_err(Error::io(format!("watching container {id}")))?;
+        let process = self.make_init(id, request, descriptors).await?;
         if let Some(resources) = &resources {
             // After all makers have left the cgroup: limits are for the container.
             self.cgroup(&record.cgroup)?
                 .limit(resources)
-                .map_err(|e| failed(Failure::Other(e)))?;
+                .map_err(|e| Failure::Other(e).of_container(id, "create"))?;
         }
         record.init = Some(process);
         locked.write(&record)?;
@@ -139,14 +99,60 @@ impl NativeRuntime {
         Ok(record.state(Status::Created))
     }
 
+    /// Has a worker make the container's init, and watches it from then on.
+    async fn make_init(
+        &self,
+        id: &ContainerId,
+        request: Request,
+        descriptors: Descriptors,
+    ) -> Result<Process> {
+        let config = &self.config;
+        let failed = |failure: Failure| failure.of_container(id, "create");
+        let answer = worker::run(&config.children, &config.helper, request, descriptors).await;
+        let done = answer.map_err(creating(id))?.map_err(failed)?;
+        let process = done
+            .process
+            .ok_or_else(|| failed(Failure::Other("there is no init".into())))?;
+        config
+            .children
+            .adopt_container(id, process.pid)
+            .map_err(Error::io(format!("watching container {id}")))?;
+        Ok(process)
+    }
+
+    /// The new container's spec, checked.
+    fn prepare(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        given: Option<Spec>,
+        options: &CreateOptions,
+    ) -> Result<Prepared> {
+        let own = paths_of(None).map_err(Error::io("reading /proc/self/cgroup"))?;
+        if self.config.systemd {
+            self.check_systemd()?;
+        }
+        let mut spec = given.map_or_else(|| spec::load(bundle), Ok)?;
+        spec::add(&mut spec, &options.env, &options.mounts);
+        let prepared = spec::prepare(id, bundle, spec, &self.config.cgroup_root, &own)?;
+        check_terminal(bundle, &prepared.spec, options)?;
+        Ok(prepared)
+    }
+
+    /// Refuses a cgroup with processes: deleting the container would kill them.
+    fn check_unoccupied(&self, bundle: &Path, path: &Path) -> Result<()> {
+        let occupied = self.cgroup(path)?.is_occupied();
+        if occupied.map_err(Error::io("looking into the cgroup"))? {
+            return Err(spec::cgroup_refused(bundle, path, &PathError::Occupied));
+        }
+        Ok(())
+    }
+
     /// The filter of a new container.
     fn filter(&self, bundle: &Path, spec: &Spec) -> Result<Option<Filter>> {
         let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
         let compiled = profile.map(|p| self.config.filters.get(p)).transpose();
-        compiled.map_err(|e| Error::InvalidBundle {
-            bundle: bundle.to_owned(),
-            reason: e.to_string(),
-        })
+        compiled.map_err(|e| Error::invalid_bundle(bundle, e.to_string()))
     }
 
     /// The error for a cgroup that systemd should make, which is not supported.
@@ -156,11 +162,12 @@ impl NativeRuntime {
             cgroup::Layout::V2(_) if !Path::new(SYSTEMD_BOOTED).is_dir() => "this host's init is not systemd",
             cgroup::Layout::V2(_) => "this build has no D-Bus; leave --systemd-cgroup out",
         };
-        Err(Error::Unsupported {
-            what: "a cgroup made by systemd".into(),
-            why: why.into(),
-        })
+        Err(Error::unsupported("a cgroup made by systemd", why))
     }
+}
+
+fn creating(id: &ContainerId) -> impl FnOnce(std::io::Error) -> Error {
+    Error::io(format!("creating container {id}"))
 }
 
 /// Removes what a creation has made so far, unless it is told that it succeeded. Synchronous: it
@@ -226,10 +233,7 @@ fn check_terminal(bundle: &Path, spec: &Spec, options: &CreateOptions) -> Result
         (false, true) => "process.terminal: is false, but there is a console socket",
         _ => return Ok(()),
     };
-    Err(Error::InvalidBundle {
-        bundle: bundle.to_owned(),
-        reason: reason.into(),
-    })
+    Err(Error::invalid_bundle(bundle, reason))
 }
 
 fn has_hooks(hooks: Option<&Vec<Hook>>) -> bool {

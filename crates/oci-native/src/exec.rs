@@ -50,11 +50,7 @@ impl NativeRuntime {
         let record = locked.read()?;
         let status = self.status(&record)?;
         let (Some(init), Status::Running) = (record.init, status) else {
-            return Err(Error::WrongState {
-                id: id.clone(),
-                operation: "exec in",
-                status,
-            });
+            return Err(Error::wrong_state(id, "exec in", status));
         };
         let spec = spec::load(locked.dir())?;
         let mut process = complete(id, process, &spec)?;
@@ -158,10 +154,8 @@ impl NativeRuntime {
         };
         if filter.as_ref().is_some_and(Filter::notifies) {
             let what = format!("exec in container {id}, whose seccomp profile notifies a listener");
-            return Err(Error::Unsupported {
-                what,
-                why: "only a container's own process can be given a listener".into(),
-            });
+            let why = "only a container's own process can be given a listener";
+            return Err(Error::unsupported(what, why));
         }
         Ok(filter)
     }

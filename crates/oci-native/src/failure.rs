@@ -54,11 +54,7 @@ impl Failure {
                 failure: why.failure,
                 reason: why.reason,
             },
-            Self::Other(reason) => Error::Failed {
-                id: id.clone(),
-                operation,
-                reason,
-            },
+            Self::Other(reason) => Error::failed(id, operation, reason),
         }
     }
 }
@@ -71,8 +67,8 @@ pub(crate) fn step(context: &str) -> impl FnOnce(std::io::Error) -> Failure {
 
 /// The container is another process's child.
 pub(crate) fn not_ours(id: &ContainerId) -> Error {
-    Error::Unsupported {
-        what: format!("waiting for container {id}"),
-        why: "another process created it".into(),
-    }
+    Error::unsupported(
+        format!("waiting for container {id}"),
+        "another process created it",
+    )
 }

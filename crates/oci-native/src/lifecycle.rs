@@ -1,6 +1,6 @@
 //! What happens to a container after its creation. None of it forks but hooks.
 
-use std::{collections::HashMap, fs, io, os::fd::AsRawFd, path::Path, time::Duration};
+use std::{fs, io, os::fd::AsRawFd, path::Path, time::Duration};
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use magik_oci::{ContainerId, ContainerState, Error, Exit, Result, Signal, Status};
@@ -8,7 +8,7 @@ use magik_sys::{
     cgroup::paths_of,
     process::{Process, watch_readable},
 };
-use oci_spec::runtime::{Hook, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt as _},
@@ -31,14 +31,6 @@ use crate::{
 const MAX_REASON_SIZE: u64 = 64 << 10;
 /// How long a killed process may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
-
-fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Error {
-    Error::WrongState {
-        id: id.clone(),
-        operation,
-        status,
-    }
-}
 
 impl NativeRuntime {
     /// The status now, not as recorded: from the process, the freezer and the exec fifo.
@@ -71,7 +63,7 @@ impl NativeRuntime {
         let record = locked.read()?;
         match self.status(&record)? {
             Status::Created => {}
-            other => return Err(wrong_state(id, "start", other)),
+            other => return Err(Error::wrong_state(id, "start", other)),
         }
         let failed_io = |step: &str| Error::io(format!("starting container {id}: {step}"));
         let mut init = say_start(&locked).await.map_err(failed_io("start socket"))?;
@@ -97,7 +89,7 @@ impl NativeRuntime {
             return Err(Failure::Other(reason.into()).of_container(id, "start"));
         }
         if record.poststart
-            && let Err(e) = self.run_hooks(&record, HookKind::Poststart).await
+            && let Err(e) = self.run_hooks(&record, false).await
         {
             // runtime-spec, "Lifecycle" 9: a failing poststart hook stops the container.
             if let Some(init) = record.init {
@@ -134,9 +126,9 @@ impl NativeRuntime {
             let init = record
                 .init
                 .filter(|_| !matches!(status, Status::Stopped | Status::Creating));
-            let init = init.ok_or_else(|| wrong_state(id, "kill", status))?;
+            let init = init.ok_or_else(|| Error::wrong_state(id, "kill", status))?;
             if !init.signal(signal.0).map_err(sent)? {
-                return Err(wrong_state(id, "kill", Status::Stopped));
+                return Err(Error::wrong_state(id, "kill", Status::Stopped));
             }
         }
         // A v1 freezer delays even SIGKILL. Other signals wait, and the container stays paused.
@@ -161,7 +153,9 @@ impl NativeRuntime {
         };
         let status = self.status(&record)?;
         let alive = match status {
-            Status::Running | Status::Paused if !force => return Err(wrong_state(id, "delete", status)),
+            Status::Running | Status::Paused if !force => {
+                return Err(Error::wrong_state(id, "delete", status));
+            }
             Status::Stopped => None,
             _ => record.init,
         };
@@ -172,7 +166,7 @@ impl NativeRuntime {
         self.remove_cgroup(id, &record.cgroup, alive).await?;
         self.config.children.forget_container(id);
         if record.poststop
-            && let Err(e) = self.run_hooks(&record, HookKind::Poststop).await
+            && let Err(e) = self.run_hooks(&record, true).await
         {
             // runtime-spec, "Lifecycle" 13: warn, and go on as if it had succeeded.
             tracing::warn!(container = %id, error = %e, "poststop hook");
@@ -231,7 +225,13 @@ impl NativeRuntime {
         let record = locked.read()?;
         match (self.status(&record)?, frozen) {
             (Status::Running | Status::Created, true) | (Status::Paused, false) => {}
-            (status, _) => return Err(wrong_state(id, if frozen { "pause" } else { "resume" }, status)),
+            (status, _) => {
+                return Err(Error::wrong_state(
+                    id,
+                    if frozen { "pause" } else { "resume" },
+                    status,
+                ));
+            }
         }
         let context = format!("{} container {id}", if frozen { "pausing" } else { "resuming" });
         self.cgroup(&record.cgroup)?
@@ -244,7 +244,7 @@ impl NativeRuntime {
         let locked = self.config.store.lock(id).await?;
         let record = locked.read()?;
         if let status @ (Status::Stopped | Status::Creating) = self.status(&record)? {
-            return Err(wrong_state(id, "update", status));
+            return Err(Error::wrong_state(id, "update", status));
         }
         let failure = |e: &dyn std::error::Error| Failure::Other(e.to_string()).of_container(id, "update");
         let config = CgroupConfig {
@@ -265,41 +265,29 @@ impl NativeRuntime {
     pub(crate) fn list_containers(&self) -> Result<Vec<ContainerState>> {
         let mut states = Vec::new();
         for id in self.config.store.ids()? {
-            match self
-                .config
-                .store
-                .read(&id)
-                .and_then(|record| Ok((self.status(&record)?, record)))
-            {
+            let record = self.config.store.read(&id);
+            match record.and_then(|record| Ok((self.status(&record)?, record))) {
                 Ok((status, record)) => states.push(record.state(status)),
                 // Deleted since.
                 Err(Error::NotFound(_)) => {}
                 // Listed all the same, so that it can be deleted.
                 Err(e) => {
                     tracing::warn!(container = %id, error = %e, "unreadable state");
-                    states.push(ContainerState {
-                        oci_version: String::new(),
-                        id,
-                        status: Status::Stopped,
-                        pid: None,
-                        bundle: Path::new("").into(),
-                        annotations: HashMap::new(),
-                        created: None,
-                    });
+                    states.push(ContainerState::new(id, Status::Stopped));
                 }
             }
         }
         Ok(states)
     }
 
-    async fn run_hooks(&self, record: &Record, kind: HookKind) -> Result<()> {
+    /// Runs the poststop hooks of a container that is `stopped`, else its poststart hooks.
+    async fn run_hooks(&self, record: &Record, stopped: bool) -> Result<()> {
         let spec = spec::load(&self.config.store.dir(&record.id))?;
-        let hooks = spec.hooks().as_ref();
-        let hooks: Option<Vec<Hook>> = match kind {
-            HookKind::Poststart => hooks.and_then(|h| h.poststart().clone()),
-            HookKind::Poststop => hooks.and_then(|h| h.poststop().clone()),
+        let (operation, hooks) = match (spec.hooks(), stopped) {
+            (Some(hooks), true) => ("poststop hook", hooks.poststop().clone()),
+            (Some(hooks), false) => ("poststart hook", hooks.poststart().clone()),
+            (None, _) => return Ok(()),
         };
-        let stopped = matches!(kind, HookKind::Poststop);
         let job = HooksJob {
             hooks: hooks.unwrap_or_default(),
             id: record.id.to_string(),
@@ -324,21 +312,10 @@ impl NativeRuntime {
         )
         .await
         .map_err(context)?;
-        let operation = if stopped {
-            "poststop hook"
-        } else {
-            "poststart hook"
-        };
         answer
             .map(drop)
             .map_err(|e| e.of_container(&record.id, operation))
     }
-}
-
-#[derive(Clone, Copy)]
-enum HookKind {
-    Poststart,
-    Poststop,
 }
 
 /// Whether the init waits for `start`: if so it reads the exec fifo, and opening to write succeeds.

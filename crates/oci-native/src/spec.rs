@@ -1,6 +1,7 @@
 //! The bundle's runtime spec: read and checked.
 
 use std::{
+    fmt::Display,
     fs,
     io::Read,
     path::{Component, Path, PathBuf},
@@ -19,28 +20,18 @@ use crate::{
 /// The largest `config.json` that is read, in bytes.
 const MAX_SPEC_SIZE: u64 = 4 << 20;
 
-fn invalid(bundle: &Path, reason: impl Into<String>) -> Error {
-    Error::InvalidBundle {
-        bundle: bundle.to_owned(),
-        reason: reason.into(),
-    }
-}
-
 /// Reads `config.json` of a directory.
 pub(crate) fn load(bundle: &Path) -> Result<Spec> {
-    let file = fs::File::open(bundle.join("config.json"))
-        .map_err(|e| invalid(bundle, format!("config.json: {e}")))?;
+    let bad = |e: &dyn Display| Error::invalid_bundle(bundle, format!("config.json: {e}"));
+    let file = fs::File::open(bundle.join("config.json")).map_err(|e| bad(&e))?;
     let mut bytes = Vec::new();
     file.take(MAX_SPEC_SIZE + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| invalid(bundle, format!("config.json: {e}")))?;
+        .map_err(|e| bad(&e))?;
     if bytes.len() as u64 > MAX_SPEC_SIZE {
-        return Err(invalid(
-            bundle,
-            format!("config.json: has more than {MAX_SPEC_SIZE} bytes"),
-        ));
+        return Err(bad(&format!("has more than {MAX_SPEC_SIZE} bytes")));
     }
-    serde_json::from_slice(&bytes).map_err(|e| invalid(bundle, format!("config.json: {e}")))
+    serde_json::from_slice(&bytes).map_err(|e| bad(&e))
 }
 
 /// Adds variables and mounts to a spec.
@@ -82,7 +73,7 @@ pub(crate) fn prepare(
     cgroup_root: &Path,
     own: &[PathBuf],
 ) -> Result<Prepared> {
-    let bad = |reason: &str| invalid(bundle, reason);
+    let bad = |reason: &str| Error::invalid_bundle(bundle, reason);
     if !spec.version().starts_with("1.") {
         return Err(bad("ociVersion: only 1.x is supported"));
     }
@@ -156,7 +147,7 @@ pub(crate) fn prepare(
 }
 
 pub(crate) fn cgroup_refused(bundle: &Path, path: &Path, why: &PathError) -> Error {
-    invalid(
+    Error::invalid_bundle(
         bundle,
         format!("linux.cgroupsPath {:?} {why}", path.display().to_string()),
     )

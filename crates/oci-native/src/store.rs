@@ -184,10 +184,9 @@ impl Store {
 
 fn read_record(dir: &Path, id: &ContainerId) -> Result<Record> {
     let file = dir.join(RECORD);
-    let damaged = |why: String| Error::Failed {
-        id: id.clone(),
-        operation: "reading its state",
-        reason: format!("{}: {why}; delete it with force", file.display()),
+    let damaged = |why: String| {
+        let reason = format!("{}: {why}; delete it with force", file.display());
+        Error::failed(id, "reading its state", reason)
     };
     let bytes = match fs::metadata(&file) {
         Ok(meta) if meta.len() > MAX_RECORD_SIZE => return Err(damaged("too large".into())),

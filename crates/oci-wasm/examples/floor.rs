@@ -1,8 +1,9 @@
 //! What running a program costs inside one process: the floor under every pod of WebAssembly.
 //!
-//! `cargo run --profile bench -p magik-wasm --example floor -- MODULE...` compiles each module once and prints medians:
-//! first (a new process: engine, cache, linker, container, to its exit), again (the same process, everything but the
-//! container is there) and instantiate (wasmtime alone, from a pool).
+//! `cargo run --profile bench -p magik-wasm --example floor -- MODULE...` compiles each module once
+//! and prints medians: first (a new process: engine, cache, linker, container, to its exit), again
+//! (the same process, everything but the container is there) and instantiate (wasmtime alone, from
+//! a pool).
 
 use std::{
     env,
@@ -104,7 +105,7 @@ fn bundle(directory: &Path, module: &Path, fuel: &str) -> Result<PathBuf> {
 /// From nothing to the exit of one container.
 async fn run(loader: &Loader, bundle: &Path, id: &str) -> Result<Duration> {
     let began = Instant::now();
-    let runtime = WasmtimeRuntime::builder(loader.clone()).build();
+    let runtime = WasmtimeRuntime::new(loader.clone());
     let id = id.parse()?;
     runtime
         .create(&id, bundle, Stdio::default(), CreateOptions::default())

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(bundle.path().join("config.json"), spec.to_string())?;
 
     let loader = Loader::builder(bundle.path().join("cache")).build();
-    let runtime = WasmtimeRuntime::builder(loader).build();
+    let runtime = WasmtimeRuntime::new(loader);
     let id = "example".parse()?;
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

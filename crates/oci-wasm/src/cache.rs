@@ -13,7 +13,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -126,19 +126,50 @@ impl Cache {
     }
 }
 
+/// The hash of a file, which is left at its start.
 fn hash_of(mut file: &File) -> io::Result<String> {
-    use std::io::Seek;
+    file.rewind()?;
+    let hash = sha256(file)?;
+    file.rewind()?;
+    Ok(hash)
+}
+
+/// The SHA-256 of what is read, in hex.
+pub(crate) fn sha256(mut from: impl Read) -> io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
-    file.rewind()?;
     loop {
-        match file.read(&mut buffer)? {
-            0 => break,
+        match from.read(&mut buffer)? {
+            0 => return Ok(hex::encode(sha.finalize())),
             n => sha.update(&buffer[..n]),
         }
     }
-    file.rewind()?;
-    Ok(hex::encode(sha.finalize()))
+}
+
+/// Whether it is a directory that no other may write to.
+fn check_directory(directory: &Path) -> Result<(), LoadError> {
+    let metadata = fs::symlink_metadata(directory)
+        .map_err(LoadError::io(format!("looking at {}", directory.display())))?;
+    let verdict = if metadata.is_dir() {
+        is_ours(&metadata)
+    } else {
+        Err("it is not a directory".to_owned())
+    };
+    verdict.map_err(|reason| LoadError::UnsafeCache {
+        path: directory.to_owned(),
+        reason,
+    })
+}
+
+/// Opens a file that no other may write to.
+fn open_ours(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    is_ours(&metadata).map_err(io::Error::other)?;
+    Ok(file)
 }
 
 #[cfg(unix)]
@@ -156,7 +187,7 @@ mod ours {
     }
 
     /// Owned by this user or root, and writable by no other.
-    fn is_ours(metadata: &fs::Metadata) -> Result<(), String> {
+    pub(super) fn is_ours(metadata: &fs::Metadata) -> Result<(), String> {
         let me = rustix::process::geteuid().as_raw();
         if metadata.uid() != me && metadata.uid() != 0 {
             return Err(format!("it belongs to user {}, not to {me}", metadata.uid()));
@@ -170,32 +201,12 @@ mod ours {
         Ok(())
     }
 
-    pub(super) fn check_directory(directory: &Path) -> Result<(), LoadError> {
-        let metadata = fs::symlink_metadata(directory)
-            .map_err(LoadError::io(format!("looking at {}", directory.display())))?;
-        let verdict = if metadata.is_dir() {
-            is_ours(&metadata)
-        } else {
-            Err("it is not a directory".to_owned())
-        };
-        verdict.map_err(|reason| LoadError::UnsafeCache {
-            path: directory.to_owned(),
-            reason,
-        })
-    }
-
-    pub(super) fn open_ours(path: &Path) -> io::Result<File> {
+    pub(super) fn open(path: &Path) -> io::Result<File> {
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let file = fs::OpenOptions::new()
+        fs::OpenOptions::new()
             .read(true)
             .custom_flags(flags.bits().cast_signed())
-            .open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        is_ours(&metadata).map_err(io::Error::other)?;
-        Ok(file)
+            .open(path)
     }
 }
 
@@ -208,28 +219,16 @@ mod ours {
         fs::create_dir_all(directory).map_err(LoadError::io(format!("creating {}", directory.display())))
     }
 
-    pub(super) fn check_directory(directory: &Path) -> Result<(), LoadError> {
-        let metadata = fs::symlink_metadata(directory)
-            .map_err(LoadError::io(format!("looking at {}", directory.display())))?;
-        if metadata.is_dir() {
-            return Ok(());
-        }
-        Err(LoadError::UnsafeCache {
-            path: directory.to_owned(),
-            reason: "it is not a directory".to_owned(),
-        })
+    pub(super) fn is_ours(_: &fs::Metadata) -> Result<(), String> {
+        Ok(())
     }
 
-    pub(super) fn open_ours(path: &Path) -> io::Result<File> {
-        let file = File::open(path)?;
-        if file.metadata()?.is_file() {
-            return Ok(file);
-        }
-        Err(io::Error::other("it is not a regular file"))
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        File::open(path)
     }
 }
 
-use ours::{check_directory, create_directory, open_ours};
+use ours::{create_directory, is_ours, open};
 
 #[cfg(test)]
 mod tests {

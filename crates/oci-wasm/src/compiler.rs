@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) struct Compiler {
 }
 
 /// What kind of binary a file is, by its first 8 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Module,
     Component,
@@ -59,10 +60,7 @@ impl Compiler {
             Kind::Module => "module",
             Kind::Component => "component",
         };
-        let running = |e| LoadError::Io {
-            context: format!("running the compiler {}", self.helper.display()),
-            source: e,
-        };
+        let running = |e| LoadError::io(format!("running the compiler {}", self.helper.display()))(e);
         let mut child = Command::new(&self.helper)
             .arg(ASKED)
             .args([metering.name(), kind, &self.memory.to_string()])

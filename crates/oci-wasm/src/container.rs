@@ -1,14 +1,13 @@
 //! One container, from created to stopped.
 
 use std::{
-    collections::HashMap,
+    io,
     net::TcpListener,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use magik_oci::{ContainerId, ContainerState, Exit, ExitReason, Signal, Status};
+use magik_oci::{ContainerState, Exit, ExitReason, Signal, Status};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -17,7 +16,7 @@ use wasmtime::{Engine, Store, Trap};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    control::{Control, Gate, Verdict},
+    control::{Control, Gate, Verdict, set_once},
     error::one_line,
     host::{Host, ProgramSetup},
     http::Server,
@@ -52,11 +51,8 @@ pub(crate) struct Ended {
 /// A created container.
 #[derive(Debug)]
 pub(crate) struct Container {
-    pub(crate) id: ContainerId,
-    pub(crate) bundle: PathBuf,
-    pub(crate) oci_version: String,
-    pub(crate) annotations: HashMap<String, String>,
-    pub(crate) created: String,
+    /// As it was created; see [`status`](Self::status).
+    created: ContainerState,
     pub(crate) control: Arc<Control>,
     pub(crate) usage: Arc<Usage>,
     pub(crate) deadline: Option<Duration>,
@@ -85,31 +81,15 @@ impl std::fmt::Debug for Ready {
     }
 }
 
-/// What a container is made of.
-pub(crate) struct Made {
-    pub(crate) id: ContainerId,
-    pub(crate) bundle: PathBuf,
-    pub(crate) oci_version: String,
-    pub(crate) annotations: HashMap<String, String>,
-    pub(crate) created: String,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) ready: Ready,
-}
-
 impl Container {
-    pub(crate) fn new(made: Made) -> Self {
-        let setup = &made.ready.setup;
+    pub(crate) fn new(created: ContainerState, deadline: Option<Duration>, ready: Ready) -> Self {
         Self {
-            id: made.id,
-            bundle: made.bundle,
-            oci_version: made.oci_version,
-            annotations: made.annotations,
-            created: made.created,
-            control: Arc::new(Control::new(made.ready.engine)),
-            usage: setup.usage.clone(),
-            metered: setup.fuel.is_some(),
-            deadline: made.deadline,
-            ready: Mutex::new(Some(made.ready)),
+            created,
+            control: Arc::new(Control::new(ready.engine)),
+            usage: ready.setup.usage.clone(),
+            metered: ready.setup.fuel.is_some(),
+            deadline,
+            ready: Mutex::new(Some(ready)),
             ended: watch::Sender::new(None),
         }
     }
@@ -132,18 +112,22 @@ impl Container {
 
     pub(crate) fn state(&self) -> ContainerState {
         ContainerState {
-            oci_version: self.oci_version.clone(),
-            id: self.id.clone(),
             status: self.status(),
-            pid: None,
-            bundle: self.bundle.clone(),
-            annotations: self.annotations.clone(),
-            created: Some(self.created.clone()),
+            ..self.created.clone()
         }
     }
 
     pub(crate) fn ended(&self) -> watch::Receiver<Option<Ended>> {
         self.ended.subscribe()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn exit(&self) -> Exit {
+        match self.ended().wait_for(Option::is_some).await {
+            Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
+            // This container has the sender.
+            Err(_) => Exit::exited(255),
+        }
     }
 
     /// Starts the program on a thread of its own; the error says why it could not.
@@ -155,7 +139,7 @@ impl Container {
         let container = self.clone();
         let handle = Handle::current();
         std::thread::Builder::new()
-            .name(format!("wasm-{}", self.id))
+            .name(format!("wasm-{}", self.created.id))
             .stack_size(THREAD_STACK)
             .spawn(move || container.live(ready, &handle, started))
             .map_err(|e| format!("no thread for it: {e}"))?;
@@ -201,7 +185,7 @@ impl Container {
                 control: self.control.clone(),
                 deadline: self.deadline,
             }
-            .run(&self.id, listeners, started),
+            .run(&self.created.id, listeners, started),
             linked => handle.block_on(self.run(linked, engine, &setup, listeners, started)),
         });
     }
@@ -219,11 +203,7 @@ impl Container {
             .and_then(|sockets| setup.store(engine, sockets));
         let mut store = match store {
             Ok(store) => store,
-            Err(error) => {
-                let message = error.to_string();
-                let _ = started.send(Err(message.clone()));
-                return Ended::trapped(ExitReason::Trap, &message);
-            }
+            Err(error) => return Ended::before_start(&error, started),
         };
         let program = call(&linked, &mut store, started);
         let result = Gate::new(self.control.clone(), self.usage.yields.clone(), program).await;
@@ -251,10 +231,7 @@ impl Container {
     fn kill(self: &Arc<Self>) {
         let signal = self.control.asked().borrow().unwrap_or(SIGKILL);
         self.control.end(Verdict::Killed(signal));
-        let killed = Ended {
-            exit: Exit::signalled(signal),
-            message: None,
-        };
+        let killed = Ended::by_verdict(Verdict::Killed(signal), None);
         if self.ready().take().is_some() {
             self.publish(killed, None);
             return;
@@ -264,7 +241,7 @@ impl Container {
             let mut ended = container.ended();
             let over = ended.wait_for(Option::is_some);
             if tokio::time::timeout(STUCK, over).await.is_err() {
-                tracing::warn!(id = %container.id, "a killed container is stuck in a system call and is left behind");
+                tracing::warn!(id = %container.created.id, "a killed container is stuck in a system call and is left behind");
                 container.publish(killed, None);
             }
         });
@@ -276,13 +253,7 @@ impl Container {
         }
         // The streams close before the end is reported: their readers see everything.
         drop(streams);
-        self.ended.send_if_modified(|current| match current {
-            Some(_) => false,
-            None => {
-                *current = Some(ended);
-                true
-            }
-        });
+        set_once(&self.ended, ended);
     }
 }
 
@@ -348,6 +319,14 @@ impl Ended {
             exit: Exit::exited(code),
             message: None,
         }
+    }
+
+    /// It could not be started, which `started` is told.
+    pub(crate) fn before_start(error: &io::Error, started: oneshot::Sender<Result<(), String>>) -> Self {
+        let message = error.to_string();
+        let ended = Self::trapped(ExitReason::Trap, &message);
+        let _ = started.send(Err(message));
+        ended
     }
 
     /// The runtime ended it: a trap is an abort, a limit a kill.

@@ -63,13 +63,7 @@ impl Control {
 
     /// Remembers that the container was asked to end; WASI cannot tell the program.
     pub(crate) fn ask(&self, signal: i32) {
-        self.asked.send_if_modified(|asked| match asked {
-            Some(_) => false,
-            None => {
-                *asked = Some(signal);
-                true
-            }
-        });
+        set_once(&self.asked, signal);
     }
 
     /// The signal that asked the container to end, as it comes.
@@ -79,13 +73,7 @@ impl Control {
 
     /// Ends the container; the first verdict stands.
     pub(crate) fn end(&self, verdict: Verdict) {
-        self.verdict.send_if_modified(|current| match current {
-            Some(_) => false,
-            None => {
-                *current = Some(verdict);
-                true
-            }
-        });
+        set_once(&self.verdict, verdict);
         self.call_back();
     }
 
@@ -110,6 +98,15 @@ impl Control {
             waker.wake();
         }
     }
+}
+
+/// Sets and announces a value that has none; the first one stands.
+pub(crate) fn set_once<T>(value: &watch::Sender<Option<T>>, new: T) {
+    value.send_if_modified(|value| {
+        let first = value.is_none();
+        value.get_or_insert(new);
+        first
+    });
 }
 
 /// A program, polled as its container's [`Control`] allows.

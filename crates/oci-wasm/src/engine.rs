@@ -29,6 +29,14 @@ pub enum Metering {
 }
 
 impl Metering {
+    /// That of a container with, or without, a limit of fuel.
+    pub(crate) fn of(fuel: Option<u64>) -> Self {
+        match fuel {
+            Some(_) => Self::Fuel,
+            None => Self::Epochs,
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fuel => "fuel",
@@ -81,26 +89,30 @@ pub(crate) struct Running {
 
 /// The one engine of its kind in this process.
 pub(crate) fn running(metering: Metering, allocation: Allocation) -> Result<&'static Running, LoadError> {
-    static ENGINES: [OnceLock<Running>; 4] = [const { OnceLock::new() }; 4];
-    let slot = match (metering, allocation) {
-        (Metering::Fuel, Allocation::OnDemand) => 0,
-        (Metering::Fuel, Allocation::Pooled) => 1,
-        (Metering::Epochs, Allocation::OnDemand) => 2,
-        (Metering::Epochs, Allocation::Pooled) => 3,
-    };
-    if let Some(engine) = ENGINES[slot].get() {
-        return Ok(engine);
+    static ENGINES: [[OnceLock<Running>; 2]; 2] = [const { [const { OnceLock::new() }; 2] }; 2];
+    once(&ENGINES[metering as usize][allocation as usize], || {
+        let mut config = config(metering);
+        config.enable_compiler(false);
+        if allocation == Allocation::Pooled {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        }
+        Ok(Running {
+            engine: Engine::new(&config)?,
+            linkers: Linkers::default(),
+        })
+    })
+}
+
+/// What is there, or is made now.
+pub(crate) fn once<T>(
+    made: &OnceLock<T>,
+    make: impl FnOnce() -> wasmtime::Result<T>,
+) -> Result<&T, LoadError> {
+    if let Some(made) = made.get() {
+        return Ok(made);
     }
-    let mut config = config(metering);
-    config.enable_compiler(false);
-    if allocation == Allocation::Pooled {
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
-    }
-    let engine = Engine::new(&config).map_err(|e| LoadError::engine(&e))?;
-    Ok(ENGINES[slot].get_or_init(|| Running {
-        engine,
-        linkers: Linkers::default(),
-    }))
+    let new = make().map_err(|e| LoadError::engine(&e))?;
+    Ok(made.get_or_init(|| new))
 }
 
 fn pool() -> PoolingAllocationConfig {
@@ -131,7 +143,7 @@ pub(crate) fn compiling(metering: Metering) -> Result<Engine, LoadError> {
 /// Tells compiled code of engines apart: wasmtime's version and settings, and the processor.
 pub(crate) fn compatibility(metering: Metering) -> Result<&'static str, LoadError> {
     static HASHES: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
-    let slot = &HASHES[usize::from(metering == Metering::Epochs)];
+    let slot = &HASHES[metering as usize];
     if let Some(hash) = slot.get() {
         return Ok(hash);
     }

@@ -25,7 +25,7 @@ pub(crate) struct Directory {
 }
 
 /// All that a program is given; the same for every store of a container.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ProgramSetup {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -128,17 +128,10 @@ impl Host {
     /// A store that nothing runs in.
     pub(crate) fn empty(engine: &Engine) -> Option<Store<Self>> {
         let setup = ProgramSetup {
-            args: Vec::new(),
-            env: Vec::new(),
             cwd: "/".to_owned(),
-            directories: Vec::new(),
-            streams: Streams::default(),
-            network: Arc::default(),
-            usage: Arc::default(),
-            fuel: None,
+            ..ProgramSetup::default()
         };
-        let sockets = Sockets::default();
-        Some(Store::new(engine, setup.host(sockets).ok()?))
+        Some(Store::new(engine, setup.host(Sockets::default()).ok()?))
     }
 }
 

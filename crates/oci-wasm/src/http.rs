@@ -63,10 +63,7 @@ pub(crate) struct Server {
 
 /// What all requests share.
 struct Service {
-    pre: ProxyPre<Host>,
-    engine: &'static Engine,
-    setup: ProgramSetup,
-    control: Arc<Control>,
+    server: Server,
     requests: Arc<Semaphore>,
     turns: Arc<Turns>,
 }
@@ -170,11 +167,7 @@ impl Server {
                 runtime.shutdown_timeout(SHUTDOWN);
                 ended
             }
-            Err(error) => {
-                let message = error.to_string();
-                let _ = started.send(Err(message.clone()));
-                Ended::trapped(ExitReason::Trap, &message)
-            }
+            Err(error) => Ended::before_start(&error, started),
         }
     }
 
@@ -185,16 +178,13 @@ impl Server {
         let mut asked = self.control.asked();
         let draining = watch::Sender::new(false);
         let service = Arc::new(Service {
-            pre: self.pre,
-            engine: self.engine,
-            setup: self.setup,
-            control: self.control,
             requests: Arc::new(Semaphore::new(self.concurrency)),
             turns: Arc::default(),
+            server: self,
         });
         let _over = Over(service.turns.clone());
-        if service.setup.fuel.is_none() {
-            let (turns, engine) = (service.turns.clone(), service.engine);
+        if service.server.setup.fuel.is_none() {
+            let (turns, engine) = (service.turns.clone(), service.server.engine);
             let thread = std::thread::Builder::new()
                 .name("wasm-turns".to_owned())
                 .spawn(move || turns.take(engine));
@@ -222,7 +212,7 @@ impl Server {
         tokio::select! {
             biased;
             verdict = verdict.wait_for(Option::is_some) => match verdict.ok().and_then(|v| *v) {
-                Some(verdict) => Ended::by_verdict(verdict, self.deadline),
+                Some(verdict) => Ended::by_verdict(verdict, service.server.deadline),
                 None => Ended::exited(0),
             },
             () = drained => Ended::exited(0),
@@ -312,13 +302,11 @@ impl Service {
         };
         let bad = |_| (StatusCode::BAD_REQUEST, "not a request this server answers");
         let (sender, receiver) = oneshot::channel();
-        let mut store = self
-            .setup
-            .store(self.engine, Sockets::default())
-            .map_err(|error| {
-                self.say(&error.to_string());
-                FAILED
-            })?;
+        let Server { setup, engine, .. } = &self.server;
+        let mut store = setup.store(engine, Sockets::default()).map_err(|error| {
+            self.say(&error.to_string());
+            FAILED
+        })?;
         let (request, out) = {
             let mut http = store.data_mut().http();
             let request = http.new_incoming_request(Scheme::Http, request).map_err(bad)?;
@@ -329,28 +317,29 @@ impl Service {
         let service = self.clone();
         let task = tokio::spawn(async move {
             let _permit = permit;
+            let Server { setup, control, .. } = &service.server;
             let turn = service.turns.begin();
             let program = async {
-                let proxy = service.pre.instantiate_async(&mut store).await?;
+                let proxy = service.server.pre.instantiate_async(&mut store).await?;
                 proxy
                     .wasi_http_incoming_handler()
                     .call_handle(&mut store, request, out)
                     .await
             };
             let gate = Gate::new(
-                service.control.clone(),
-                service.setup.usage.yields.clone(),
+                control.clone(),
+                setup.usage.yields.clone(),
                 tokio::time::timeout(HTTP_REQUEST_TIMEOUT, program),
             );
             let result = gate.await;
             drop(turn);
-            if let (Some(fuel), Ok(left)) = (service.setup.fuel, store.get_fuel()) {
-                service.setup.usage.ended(fuel - left);
+            if let (Some(fuel), Ok(left)) = (setup.fuel, store.get_fuel()) {
+                setup.usage.ended(fuel - left);
             }
             match result {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    let (reason, message) = explain(&error, service.setup.fuel);
+                    let (reason, message) = explain(&error, setup.fuel);
                     service.say(&format!("{reason}: {message}"));
                 }
                 Ok(Err(_)) => service.say(&format!(
@@ -377,6 +366,6 @@ impl Service {
 
     /// A line on the container's standard error.
     fn say(&self, line: &str) {
-        self.setup.streams.say(line);
+        self.server.setup.streams.say(line);
     }
 }

@@ -17,8 +17,9 @@
 //! A native container can also run a program: another runtime makes the container, and a process in
 //! it that calls [`run_sandboxed_if_asked`] runs the program (Linux).
 //!
-//! Each container has a thread of its own, so a program that computes holds up nobody but itself. Fuel (on by default)
-//! makes code run about 1.4 times as long, epochs (with fuel switched off) about 1.2 times.
+//! Each container has a thread of its own, so a program that computes holds up nobody but itself.
+//! Fuel (on by default) makes code run about 1.4 times as long, epochs (with fuel switched off)
+//! about 1.2 times.
 //!
 //! It runs no native programs, and it is no plugin system: a program gets its bundle and what
 //! annotations allow, no functions of the caller's. It has run on Linux, and compiles for macOS and
@@ -54,6 +55,6 @@ pub use error::LoadError;
 pub use loader::load_in_process;
 pub use loader::{Loader, LoaderBuilder, World};
 pub use magik_oci;
-pub use runtime::{WasmtimeRuntime, WasmtimeRuntimeBuilder};
+pub use runtime::WasmtimeRuntime;
 #[cfg(target_os = "linux")]
 pub use sandboxed::{CANNOT_RUN, SandboxError, run_sandboxed_if_asked};

@@ -9,12 +9,11 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use wasmtime::{Module, component::Component};
 
 use crate::{
     LoadError, Metering,
-    cache::Cache,
+    cache::{Cache, sha256},
     compiler::{self, Compiler, Kind},
     engine::{self, Allocation, Running},
     error::one_line,
@@ -103,27 +102,22 @@ impl Loader {
     /// The program in `file`.
     pub(crate) async fn load(
         &self,
-        mut file: File,
+        file: File,
         metering: Metering,
         allocation: Allocation,
     ) -> Result<Program, LoadError> {
-        let kind = examine(&mut file)?;
-        let key = key(&mut file, metering)?;
-        self.load_known(file, kind, key, metering, allocation).await
+        let (_, _, program) = self.load_known(file, metering, allocation).await?;
+        Ok(program)
     }
 
     /// The program in `file`, what it is, and its machine code: for another process to run.
     #[cfg(target_os = "linux")]
     pub(crate) async fn machine_code(
         &self,
-        mut file: File,
+        file: File,
         metering: Metering,
     ) -> Result<(Kind, Program, File), LoadError> {
-        let kind = examine(&mut file)?;
-        let key = key(&mut file, metering)?;
-        let program = self
-            .load_known(file, kind, key.clone(), metering, Allocation::OnDemand)
-            .await?;
+        let (kind, key, program) = self.load_known(file, metering, Allocation::OnDemand).await?;
         let code = self.shared.cache.get(&key)?.ok_or_else(|| {
             let gone = io::Error::from(io::ErrorKind::NotFound);
             LoadError::io("finding the compiled program again")(gone)
@@ -131,21 +125,23 @@ impl Loader {
         Ok((kind, program, code))
     }
 
+    /// What the program is, its key in the cache, and itself.
     async fn load_known(
         &self,
-        file: File,
-        kind: Kind,
-        key: String,
+        mut file: File,
         metering: Metering,
         allocation: Allocation,
-    ) -> Result<Program, LoadError> {
-        let known = (key, allocation);
-        if let Some(program) = self.programs().get(&known) {
-            return Ok(program.clone());
+    ) -> Result<(Kind, String, Program), LoadError> {
+        let kind = examine(&mut file)?;
+        let key = key(&mut file, metering)?;
+        let known = (key.clone(), allocation);
+        let loaded = self.programs().get(&known).cloned();
+        if let Some(program) = loaded {
+            return Ok((kind, key, program));
         }
-        let program = self.load_code(file, kind, &known.0, metering, allocation).await?;
+        let program = self.load_code(file, kind, &key, metering, allocation).await?;
         self.programs().insert(known, program.clone());
-        Ok(program)
+        Ok((kind, key, program))
     }
 
     async fn load_code(
@@ -313,29 +309,11 @@ fn kind(head: &[u8]) -> Result<Kind, LoadError> {
 
 /// The name of the program's machine code in the cache.
 fn key(file: &mut File, metering: Metering) -> Result<String, LoadError> {
-    let mut sha = Sha256::new();
-    file.rewind()
-        .and_then(|()| io::copy(&mut file.take(MAX_WASM_MODULE_SIZE), &mut Writer(&mut sha)))
+    let hash = file
+        .rewind()
+        .and_then(|()| sha256(file.take(MAX_WASM_MODULE_SIZE)))
         .map_err(LoadError::io("reading it"))?;
-    Ok(format!(
-        "{}-{}",
-        hex::encode(sha.finalize()),
-        engine::compatibility(metering)?
-    ))
-}
-
-/// A hash as a writer.
-struct Writer<'a>(&'a mut Sha256);
-
-impl io::Write for Writer<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Ok(format!("{hash}-{}", engine::compatibility(metering)?))
 }
 
 /// Maps machine code that is known to be ours.

@@ -11,7 +11,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::{
     LoadError, World,
-    engine::Running,
+    engine::{Running, once},
     error::one_line,
     files,
     host::Host,
@@ -168,7 +168,7 @@ impl std::fmt::Debug for Linkers {
 impl Linkers {
     fn module(&self, engine: &Engine, listening: bool) -> Result<&Linker<Host>, LoadError> {
         let made = if listening { &self.listening } else { &self.plain };
-        make(made, || {
+        once(made, || {
             let mut linker = Linker::new(engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| &mut host.wasi)?;
             // wasmtime-wasi traps on exit codes from 126 on; a process may have any.
@@ -187,7 +187,7 @@ impl Linkers {
     }
 
     fn component(&self, engine: &Engine) -> Result<&component::Linker<Host>, LoadError> {
-        make(&self.component, || {
+        once(&self.component, || {
             let mut linker = component::Linker::new(engine);
             wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
             files::add_to_component_linker(&mut linker)?;
@@ -195,14 +195,6 @@ impl Linkers {
             Ok(linker)
         })
     }
-}
-
-fn make<T>(made: &OnceLock<T>, how: impl FnOnce() -> wasmtime::Result<T>) -> Result<&T, LoadError> {
-    if let Some(made) = made.get() {
-        return Ok(made);
-    }
-    let new = how().map_err(|e| LoadError::engine(&e))?;
-    Ok(made.get_or_init(|| new))
 }
 
 /// Says which imports of a module are the problem.

@@ -13,12 +13,11 @@ use magik_oci::{
     MemoryStats, OciRuntime, PidsStats, Result, Signal, Stats, Status, Stdio,
 };
 use oci_spec::runtime::{LinuxResources, Process};
-use tokio::sync::watch;
 
 use crate::{
     LoadError, Loader, Metering, World,
     annotations::{ALLOW_OUTBOUND, LISTEN},
-    container::{Container, Ended, Made, Ready},
+    container::{Container, Ready},
     engine::Allocation,
     host::ProgramSetup,
     limiter::Usage,
@@ -26,7 +25,7 @@ use crate::{
     loader::Program,
     network::{Listen, Loopback, Network, Protocol},
     program::Linked,
-    spec::{Bundle, Refusal},
+    spec::Bundle,
     stdio::Streams,
 };
 
@@ -41,7 +40,7 @@ use crate::{
 /// use oci_wasm::{Loader, WasmtimeRuntime};
 ///
 /// let loader = Loader::builder("/var/lib/example/wasm-cache".into()).build();
-/// let runtime = WasmtimeRuntime::builder(loader).build();
+/// let runtime = WasmtimeRuntime::new(loader);
 /// let id = "web".parse()?;
 /// runtime.create(&id, "/bundle".as_ref(), Stdio::default(), CreateOptions::default()).await?;
 /// runtime.start(&id).await?;
@@ -58,48 +57,22 @@ pub struct WasmtimeRuntime {
 #[derive(Debug)]
 struct Shared {
     loader: Loader,
-    memory_limit: u64,
     loopback: Loopback,
     /// `None`: being created.
     containers: Mutex<HashMap<ContainerId, Option<Arc<Container>>>>,
 }
 
-/// Configures a [`WasmtimeRuntime`].
-#[derive(Debug)]
-pub struct WasmtimeRuntimeBuilder {
-    loader: Loader,
-    memory_limit: u64,
-}
-
-impl WasmtimeRuntimeBuilder {
-    /// Memory in bytes without a limit in the bundle. Default: [`DEFAULT_WASM_MEMORY`].
+impl WasmtimeRuntime {
+    /// A runtime whose programs come through `loader`. Nothing is touched before its first
+    /// operation.
     #[must_use]
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.memory_limit = bytes;
-        self
-    }
-
-    /// The runtime. Nothing is touched before its first operation.
-    #[must_use]
-    pub fn build(self) -> WasmtimeRuntime {
-        WasmtimeRuntime {
+    pub fn new(loader: Loader) -> Self {
+        Self {
             shared: Arc::new(Shared {
-                loader: self.loader,
-                memory_limit: self.memory_limit,
+                loader,
                 loopback: Loopback::default(),
                 containers: Mutex::default(),
             }),
-        }
-    }
-}
-
-impl WasmtimeRuntime {
-    /// A runtime whose programs come through `loader`.
-    #[must_use]
-    pub fn builder(loader: Loader) -> WasmtimeRuntimeBuilder {
-        WasmtimeRuntimeBuilder {
-            loader,
-            memory_limit: DEFAULT_WASM_MEMORY,
         }
     }
 
@@ -150,33 +123,18 @@ impl WasmtimeRuntime {
         unsupported(&options)?;
         let directory = std::path::absolute(directory)
             .map_err(Error::io(format!("finding the bundle {}", directory.display())))?;
-        let invalid = |reason: String| Error::InvalidBundle {
-            bundle: directory.clone(),
-            reason,
-        };
-        let bundle =
-            Bundle::open(&directory, &options.env, &options.mounts).map_err(|refusal| match refusal {
-                Refusal::Field(reason) => invalid(reason),
-                Refusal::Program {
-                    program,
-                    failure,
-                    reason,
-                } => Error::CannotExecute {
-                    id: id.clone(),
-                    program,
-                    failure,
-                    reason,
-                },
-            })?;
+        let bundle = Bundle::open(&directory, &options.env, &options.mounts)
+            .map_err(|refusal| refusal.of_container(id, &directory))?;
         let annotation = |name: &str| bundle.annotations.get(name).map(String::as_str);
         let network = Network::new(
             annotation(LISTEN),
             annotation(ALLOW_OUTBOUND),
             self.shared.loopback.clone(),
-        )
-        .await
-        .map_err(invalid)?;
-        let limit = bundle.memory.unwrap_or(self.shared.memory_limit);
+        );
+        let network = network
+            .await
+            .map_err(|reason| Error::invalid_bundle(&directory, reason))?;
+        let limit = bundle.memory.unwrap_or(DEFAULT_WASM_MEMORY);
         let program_name = bundle.args.first().cloned().unwrap_or_default();
         let cannot = |error: LoadError| Error::CannotExecute {
             id: id.clone(),
@@ -184,50 +142,41 @@ impl WasmtimeRuntime {
             failure: ExecFailure::NotExecutable,
             reason: format!("it {error}"),
         };
-        let metering = if bundle.fuel.is_some() {
-            Metering::Fuel
-        } else {
-            Metering::Epochs
-        };
-        let program = self.load(bundle.module, metering).await.map_err(cannot)?;
+        let program = self.load(bundle.module, Metering::of(bundle.fuel)).await;
+        let program = program.map_err(cannot)?;
         let needs = program.initial_memory();
         if needs > limit {
             return Err(cannot(LoadError::NeedsMemory { needs, limit }));
         }
         let linked = program.link(!network.listen.is_empty()).map_err(cannot)?;
-        // A component of the command world opens its sockets itself.
-        let listeners = if matches!(linked, Linked::Command(_)) {
-            Vec::new()
-        } else {
-            listen(&network.listen)?
-        };
+        let listeners = listen(&linked, &network.listen)?;
         let streams =
             Streams::new(stdio).map_err(Error::io(format!("connecting the streams of container {id}")))?;
-        Ok(Container::new(Made {
-            id: id.clone(),
-            bundle: directory,
+        let created = ContainerState {
             oci_version: bundle.oci_version,
+            bundle: directory,
             annotations: bundle.annotations,
-            created: jiff::Timestamp::now().to_string(),
-            deadline: bundle.deadline,
-            ready: Ready {
-                linked,
-                engine: &program.running.engine,
-                listening: self.shared.loopback.add(&network.listen),
-                setup: ProgramSetup {
-                    args: bundle.args,
-                    env: bundle.env,
-                    cwd: bundle.cwd,
-                    directories: bundle.directories,
-                    streams,
-                    network: Arc::new(network),
-                    usage: Arc::new(Usage::new(limit)),
-                    fuel: bundle.fuel,
-                },
-                listeners,
-                http_concurrency: bundle.http_concurrency,
+            created: Some(jiff::Timestamp::now().to_string()),
+            ..ContainerState::new(id.clone(), Status::Created)
+        };
+        let ready = Ready {
+            linked,
+            engine: &program.running.engine,
+            listening: self.shared.loopback.add(&network.listen),
+            setup: ProgramSetup {
+                args: bundle.args,
+                env: bundle.env,
+                cwd: bundle.cwd,
+                directories: bundle.directories,
+                streams,
+                network: Arc::new(network),
+                usage: Arc::new(Usage::new(limit)),
+                fuel: bundle.fuel,
             },
-        }))
+            listeners,
+            http_concurrency: bundle.http_concurrency,
+        };
+        Ok(Container::new(created, bundle.deadline, ready))
     }
 
     /// The program, for instances of the kind it is used with.
@@ -243,14 +192,6 @@ impl WasmtimeRuntime {
         }
         Ok(program)
     }
-
-    async fn end(ended: &mut watch::Receiver<Option<Ended>>) -> Exit {
-        match ended.wait_for(Option::is_some).await {
-            Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
-            // The waiter holds the container, so its sender is there.
-            Err(_) => Exit::exited(255),
-        }
-    }
 }
 
 /// What only processes have.
@@ -262,14 +203,18 @@ fn unsupported(options: &CreateOptions) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Unsupported {
-        what: what.to_owned(),
-        why: "a WebAssembly container is not a process".to_owned(),
-    })
+    Err(Error::unsupported(
+        what,
+        "a WebAssembly container is not a process",
+    ))
 }
 
 /// Opens the sockets that a program is given.
-pub(crate) fn listen(addresses: &[Listen]) -> Result<Vec<TcpListener>> {
+pub(crate) fn listen(program: &Linked, addresses: &[Listen]) -> Result<Vec<TcpListener>> {
+    // A component of the command world opens its sockets itself.
+    if matches!(program, Linked::Command(_)) {
+        return Ok(Vec::new());
+    }
     addresses
         .iter()
         .filter(|l| l.protocol == Protocol::Tcp)
@@ -332,13 +277,10 @@ impl OciRuntime for WasmtimeRuntime {
         let container = self.container(id)?;
         let status = container.status();
         if status != Status::Created {
-            return Err(wrong_state(id, "start", status));
+            return Err(Error::wrong_state(id, "start", status));
         }
-        container.start().await.map_err(|reason| Error::Failed {
-            id: id.clone(),
-            operation: "start",
-            reason,
-        })
+        let started = container.start().await;
+        started.map_err(|reason| Error::failed(id, "start", reason))
     }
 
     async fn state(&self, id: &ContainerId) -> Result<ContainerState> {
@@ -346,13 +288,13 @@ impl OciRuntime for WasmtimeRuntime {
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<Exit> {
-        Ok(Self::end(&mut self.container(id)?.ended()).await)
+        Ok(self.container(id)?.exit().await)
     }
 
     async fn kill(&self, id: &ContainerId, signal: Signal, _all: bool) -> Result<()> {
         let container = self.container(id)?;
         match container.status() {
-            status @ (Status::Creating | Status::Stopped) => Err(wrong_state(id, "kill", status)),
+            status @ (Status::Creating | Status::Stopped) => Err(Error::wrong_state(id, "kill", status)),
             _ => {
                 container.signal(signal);
                 Ok(())
@@ -368,10 +310,10 @@ impl OciRuntime for WasmtimeRuntime {
         let status = container.status();
         if status != Status::Stopped {
             if !force {
-                return Err(wrong_state(id, "delete", status));
+                return Err(Error::wrong_state(id, "delete", status));
             }
             container.signal(Signal::KILL);
-            Self::end(&mut container.ended()).await;
+            container.exit().await;
         }
         self.containers().remove(id);
         Ok(())
@@ -391,7 +333,7 @@ impl OciRuntime for WasmtimeRuntime {
         let container = self.container(id)?;
         match container.status() {
             Status::Running => container.control.set_paused(true),
-            status => return Err(wrong_state(id, "pause", status)),
+            status => return Err(Error::wrong_state(id, "pause", status)),
         }
         Ok(())
     }
@@ -400,7 +342,7 @@ impl OciRuntime for WasmtimeRuntime {
         let container = self.container(id)?;
         match container.status() {
             Status::Paused => container.control.set_paused(false),
-            status => return Err(wrong_state(id, "resume", status)),
+            status => return Err(Error::wrong_state(id, "resume", status)),
         }
         Ok(())
     }
@@ -416,11 +358,8 @@ impl OciRuntime for WasmtimeRuntime {
             ("a limit of processes", resources.pids().is_some()),
         ];
         if let Some((what, _)) = other.into_iter().find(|(_, asked)| *asked) {
-            return Err(Error::Unsupported {
-                what: what.to_owned(),
-                why: "a WebAssembly container has a limit of memory only; its pod's process may have others"
-                    .to_owned(),
-            });
+            let why = "a WebAssembly container has a limit of memory only; its pod's process may have others";
+            return Err(Error::unsupported(what, why));
         }
         if let Some(limit) = resources
             .memory()
@@ -430,7 +369,7 @@ impl OciRuntime for WasmtimeRuntime {
             // -1 is no limit.
             container
                 .usage
-                .set_limit(u64::try_from(limit).unwrap_or(self.shared.memory_limit));
+                .set_limit(u64::try_from(limit).unwrap_or(DEFAULT_WASM_MEMORY));
         }
         Ok(())
     }
@@ -473,17 +412,7 @@ impl OciRuntime for WasmtimeRuntime {
     }
 }
 
-fn wrong_state(id: &ContainerId, operation: &'static str, status: Status) -> Error {
-    Error::WrongState {
-        id: id.clone(),
-        operation,
-        status,
-    }
-}
-
 fn no_exec() -> Error {
-    Error::Unsupported {
-        what: "exec".to_owned(),
-        why: "a WebAssembly container is one program and has nothing to run another in".to_owned(),
-    }
+    let why = "a WebAssembly container is one program and has nothing to run another in";
+    Error::unsupported("exec", why)
 }

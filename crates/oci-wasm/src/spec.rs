@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
-use magik_oci::ExecFailure;
+use magik_oci::{ContainerId, Error, ExecFailure};
 use oci_spec::runtime::{Mount, Process, Spec};
 
 use crate::{
@@ -49,6 +49,24 @@ pub(crate) enum Refusal {
         failure: ExecFailure,
         reason: String,
     },
+}
+
+impl Refusal {
+    pub(crate) fn of_container(self, id: &ContainerId, bundle: &Path) -> Error {
+        match self {
+            Self::Field(reason) => Error::invalid_bundle(bundle, reason),
+            Self::Program {
+                program,
+                failure,
+                reason,
+            } => Error::CannotExecute {
+                id: id.clone(),
+                program,
+                failure,
+                reason,
+            },
+        }
+    }
 }
 
 impl From<String> for Refusal {

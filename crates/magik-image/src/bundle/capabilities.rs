@@ -22,73 +22,37 @@ pub const DEFAULT_CAPABILITIES: [Capability; 11] = [
     Capability::SysChroot,
 ];
 
-/// Every capability there is, with its number (`linux/capability.h`).
-const ALL: [Capability; 41] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::DacReadSearch,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::LinuxImmutable,
-    Capability::NetBindService,
-    Capability::NetBroadcast,
-    Capability::NetAdmin,
-    Capability::NetRaw,
-    Capability::IpcLock,
-    Capability::IpcOwner,
-    Capability::SysModule,
-    Capability::SysRawio,
-    Capability::SysChroot,
-    Capability::SysPtrace,
-    Capability::SysPacct,
-    Capability::SysAdmin,
-    Capability::SysBoot,
-    Capability::SysNice,
-    Capability::SysResource,
-    Capability::SysTime,
-    Capability::SysTtyConfig,
-    Capability::Mknod,
-    Capability::Lease,
-    Capability::AuditWrite,
-    Capability::AuditControl,
-    Capability::Setfcap,
-    Capability::MacOverride,
-    Capability::MacAdmin,
-    Capability::Syslog,
-    Capability::WakeAlarm,
-    Capability::BlockSuspend,
-    Capability::AuditRead,
-    Capability::Perfmon,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
-];
+/// Every capability there is, in the order of their numbers (`linux/capability.h`).
+const NAMES: &str = "\
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \
+    NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO \
+    SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME \
+    SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG \
+    WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE";
+
+/// Every capability with its number.
+fn all() -> impl Iterator<Item = (u32, Capability)> {
+    let named = NAMES.split(' ').map(|name| name.parse().ok());
+    (0..)
+        .zip(named)
+        .filter_map(|(number, capability)| Some((number, capability?)))
+}
 
 /// The capabilities in this process's bounding set: no child can have others.
-static AVAILABLE: LazyLock<Capabilities> =
-    LazyLock::new(|| ALL.into_iter().filter(|c| is_available(*c)).collect());
+static AVAILABLE: LazyLock<Capabilities> = LazyLock::new(|| {
+    let available = all().filter(|(number, _)| is_available(*number));
+    available.map(|(_, capability)| capability).collect()
+});
 
 #[cfg(target_os = "linux")]
-fn is_available(capability: Capability) -> bool {
-    let Some(number) = ALL
-        .iter()
-        .position(|c| *c == capability)
-        .and_then(|n| u32::try_from(n).ok())
-    else {
-        return false;
-    };
+fn is_available(number: u32) -> bool {
+    let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
     // An older kernel answers EINVAL for what it does not know.
-    rustix::thread::capability_is_in_bounding_set(rustix::thread::CapabilitySet::from_bits_retain(
-        1 << u64::from(number),
-    ))
-    .unwrap_or(false)
+    rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_available(_: Capability) -> bool {
+fn is_available(_: u32) -> bool {
     true // the container runs in a virtual machine whose kernel has them all
 }
 
@@ -144,13 +108,11 @@ impl Named {
                 named.all = true;
                 continue;
             }
-            let capability = ALL.into_iter().find(|c| c.to_string() == short);
-            named
-                .names
-                .insert(capability.ok_or_else(|| BundleError::Capability {
-                    name: text.clone(),
-                    reason: "there is no capability of that name; see capabilities(7)".into(),
-                })?);
+            let capability = short.parse().map_err(|_| BundleError::Capability {
+                name: text.clone(),
+                reason: "there is no capability of that name; see capabilities(7)".into(),
+            })?;
+            named.names.insert(capability);
         }
         Ok(named)
     }
@@ -169,14 +131,16 @@ mod tests {
         }
     }
 
+    fn every() -> Capabilities {
+        let every: Capabilities = all().map(|(_, capability)| capability).collect();
+        assert_eq!(every.len(), 41);
+        every
+    }
+
     #[test]
     fn adds_and_drops_by_kubernetes_names_with_or_without_prefix() {
-        let all: Capabilities = ALL.into();
-        let set = resolve(
-            &settings(&["NET_ADMIN", "cap_sys_time"], &["CAP_KILL", "MKNOD"]),
-            &all,
-        )
-        .unwrap();
+        let settings = settings(&["NET_ADMIN", "cap_sys_time"], &["CAP_KILL", "MKNOD"]);
+        let set = resolve(&settings, &every()).unwrap();
         assert!(set.contains(&Capability::NetAdmin) && set.contains(&Capability::SysTime));
         assert!(!set.contains(&Capability::Kill));
         assert_eq!(set.len(), 12);
@@ -184,17 +148,14 @@ mod tests {
 
     #[test]
     fn drop_all_leaves_only_what_is_added() {
-        let all: Capabilities = ALL.into();
-        let set = resolve(&settings(&["NET_BIND_SERVICE"], &["ALL"]), &all).unwrap();
+        let set = resolve(&settings(&["NET_BIND_SERVICE"], &["ALL"]), &every()).unwrap();
         assert_eq!(set, Capabilities::from([Capability::NetBindService]));
     }
 
     #[test]
     fn add_all_takes_what_the_host_has_and_no_more() {
-        let available: Capabilities = ALL
-            .into_iter()
-            .filter(|c| *c != Capability::SysResource)
-            .collect();
+        let mut available = every();
+        available.remove(&Capability::SysResource);
         assert_eq!(resolve(&settings(&["ALL"], &[]), &available).unwrap(), available);
         let privileged = ContainerSettings {
             privileged: true,

@@ -9,7 +9,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -17,6 +20,8 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
+
+use crate::unpack::is_opaque;
 
 /// As many symbolic links as the kernel follows in one lookup.
 const MAX_SYMLINKS: usize = 40;
@@ -107,7 +112,7 @@ fn lookup(directory: &[OwnedFd], name: &OsStr) -> io::Result<Entry> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let found = open(OFlags::DIRECTORY)?;
-                let opaque = is_opaque(&found);
+                let opaque = is_opaque(found.as_fd());
                 merged.push(found);
                 if opaque {
                     break;
@@ -136,16 +141,6 @@ fn lookup(directory: &[OwnedFd], name: &OsStr) -> io::Result<Entry> {
     } else {
         Ok(Entry::Directory(merged))
     }
-}
-
-/// Whether a directory hides those below it; `user.` is what unprivileged overlays use.
-fn is_opaque(directory: &OwnedFd) -> bool {
-    ["trusted.overlay.opaque", "user.overlay.opaque"]
-        .into_iter()
-        .any(|name| {
-            let mut value = [0_u8; 1];
-            matches!(rustix::fs::fgetxattr(directory, name, &mut value), Ok(1)) && value[0] == b'y'
-        })
 }
 
 #[cfg(test)]
@@ -186,6 +181,11 @@ mod tests {
             open(&self.1, Path::new(path))?.read_to_string(&mut text)?;
             Ok(text)
         }
+
+        #[track_caller]
+        fn assert_refused(&self, path: &str, kind: io::ErrorKind) {
+            assert_eq!(self.read(path).unwrap_err().kind(), kind, "{path}");
+        }
     }
 
     /// A character device 0:0 needs no privilege since Linux 5.8.
@@ -217,35 +217,18 @@ mod tests {
             &[("etc/passwd", "x"), ("lib/a", "x"), ("usr", "file")],
             &[("usr/b", "x")],
         ]);
-        for path in ["etc/passwd", "lib/a"] {
-            assert_eq!(
-                layers.read(path).unwrap_err().kind(),
-                io::ErrorKind::NotFound,
-                "{path}"
-            );
-        }
-        assert_eq!(
-            layers.read("usr/b").unwrap_err().kind(),
-            io::ErrorKind::NotADirectory
-        );
+        layers.assert_refused("etc/passwd", io::ErrorKind::NotFound);
+        layers.assert_refused("lib/a", io::ErrorKind::NotFound);
+        layers.assert_refused("usr/b", io::ErrorKind::NotADirectory);
     }
 
     #[test]
     fn an_opaque_directory_hides_those_below() {
         let layers = Layers::new(&[&[("etc/hosts", "x")], &[("etc/passwd", "x")]]);
         // Some file systems have no user xattrs (tmpfs before 6.6): nothing to test.
-        if rustix::fs::setxattr(
-            layers.1[0].join("etc"),
-            "user.overlay.opaque",
-            b"y",
-            rustix::fs::XattrFlags::empty(),
-        )
-        .is_ok()
-        {
-            assert_eq!(
-                layers.read("etc/passwd").unwrap_err().kind(),
-                io::ErrorKind::NotFound
-            );
+        let (etc, flags) = (layers.1[0].join("etc"), rustix::fs::XattrFlags::empty());
+        if rustix::fs::setxattr(etc, "user.overlay.opaque", b"y", flags).is_ok() {
+            layers.assert_refused("etc/passwd", io::ErrorKind::NotFound);
         }
     }
 
@@ -265,11 +248,8 @@ mod tests {
         ]);
         assert_eq!(layers.read("/etc/passwd").unwrap(), "inside");
         assert_eq!(layers.read("abs").unwrap(), "inside");
-        assert_eq!(
-            layers.read("up").unwrap_err().kind(),
-            io::ErrorKind::NotFound,
-            "the host has /etc/shadow"
-        );
+        // The host has /etc/shadow.
+        layers.assert_refused("up", io::ErrorKind::NotFound);
         assert!(layers.read("loop").is_err());
         assert!(layers.0.path().exists());
     }
@@ -277,17 +257,8 @@ mod tests {
     #[test]
     fn a_device_or_pipe_is_refused_without_opening_it() {
         let layers = Layers::new(&[&[("x", "")]]);
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            layers.1[0].join("fifo"),
-            FileType::Fifo,
-            Mode::RUSR,
-            0,
-        )
-        .unwrap();
-        assert_eq!(
-            layers.read("fifo").unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        let fifo = layers.1[0].join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        layers.assert_refused("fifo", io::ErrorKind::InvalidInput);
     }
 }

@@ -198,22 +198,29 @@ mod tests {
         (dir, layers)
     }
 
+    fn user(uid: u32, additional_gids: &[u32], home: &str) -> User {
+        User {
+            uid,
+            gid: additional_gids[0],
+            additional_gids: additional_gids.to_vec(),
+            home: home.into(),
+        }
+    }
+
+    #[track_caller]
+    fn assert_refused(layers: &[PathBuf], user: &str, part: &str) {
+        let message = resolve_user(layers, user).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# broken\nredis:x:101:102::/var/lib/redis:/bin/false\n123:x:7:7::/seven:\n";
     const GROUP: &str = "root:x:0:\nredis:x:102:\nssl:x:110:www,redis\ntty:x:5:redis\nredis2:x:102:redis\n";
 
     #[test]
     fn names_are_looked_up_with_their_groups_and_home() {
         let (_dir, layers) = rootfs(PASSWD, GROUP);
-        let user = resolve_user(&layers, "redis").unwrap();
-        assert_eq!(
-            user,
-            User {
-                uid: 101,
-                gid: 102,
-                additional_gids: vec![102, 110, 5],
-                home: "/var/lib/redis".into()
-            }
-        );
+        let redis = user(101, &[102, 110, 5], "/var/lib/redis");
+        assert_eq!(resolve_user(&layers, "redis").unwrap(), redis);
         assert_eq!(resolve_user(&layers, "redis:ssl").unwrap().gid, 110);
         assert_eq!(resolve_user(&layers, "redis:77").unwrap().gid, 77);
     }
@@ -222,24 +229,8 @@ mod tests {
     fn numbers_are_ids_and_need_no_entry() {
         let (_dir, layers) = rootfs(PASSWD, GROUP);
         assert_eq!(resolve_user(&layers, "101").unwrap().gid, 102);
-        assert_eq!(
-            resolve_user(&layers, "123").unwrap(),
-            User {
-                uid: 123,
-                gid: 0,
-                additional_gids: vec![0],
-                home: "/".into()
-            }
-        );
-        assert_eq!(
-            resolve_user(&[], "5:6").unwrap(),
-            User {
-                uid: 5,
-                gid: 6,
-                additional_gids: vec![6],
-                home: "/".into()
-            }
-        );
+        assert_eq!(resolve_user(&layers, "123").unwrap(), user(123, &[0], "/"));
+        assert_eq!(resolve_user(&[], "5:6").unwrap(), user(5, &[6], "/"));
         assert_eq!(resolve_user(&layers, "").unwrap().home, "/root");
     }
 
@@ -252,8 +243,7 @@ mod tests {
             ("4294967295", "largest id"),
             ("-1", "\"-1\" is not in"),
         ] {
-            let message = resolve_user(&layers, user).unwrap_err().to_string();
-            assert!(message.contains(part), "{message}");
+            assert_refused(&layers, user, part);
         }
         assert!(resolve_user(&[], "redis").is_err());
         assert_eq!(resolve_user(&[], "2147483647").unwrap().uid, MAX_ID);
@@ -300,8 +290,7 @@ mod tests {
         let groups: String = (0..80_000).map(line).collect();
         assert!(groups.len() as u64 <= MAX_USER_FILE_SIZE);
         let (_dir, layers) = rootfs("r:x:1:1::/\0:\n", &groups);
-        let message = resolve_user(&layers, "r").unwrap_err().to_string();
-        assert!(message.contains("more than 65536 groups"), "{message}");
+        assert_refused(&layers, "r", "more than 65536 groups");
         let (_dir, layers) = rootfs("r:x:1:1::/\0:\n", "");
         assert_eq!(resolve_user(&layers, "r").unwrap().home, "/");
     }
@@ -312,38 +301,20 @@ mod tests {
         let (dir, layers) = rootfs("", "");
         let etc = dir.path().join("etc");
         std::fs::remove_file(etc.join("passwd")).unwrap();
-        let make = |kind, device| {
-            rustix::fs::mknodat(rustix::fs::CWD, etc.join("passwd"), kind, 0o600.into(), device)
+        let make = |path: &str, kind, device| {
+            rustix::fs::mknodat(rustix::fs::CWD, dir.path().join(path), kind, 0o600.into(), device)
         };
-        make(rustix::fs::FileType::Fifo, 0).unwrap();
-        let refused = || resolve_user(&layers, "0").unwrap_err().to_string();
-        assert!(
-            refused().contains("neither a file nor a directory"),
-            "{}",
-            refused()
-        );
+        make("etc/passwd", rustix::fs::FileType::Fifo, 0).unwrap();
+        assert_refused(&layers, "0", "neither a file nor a directory");
         std::fs::remove_file(etc.join("passwd")).unwrap();
         // Links to what has no end, inside of the image, do not leave it; without root there is no
         // device to try.
         std::os::unix::fs::symlink("/dev/zero", etc.join("passwd")).unwrap();
         assert!(resolve_user(&layers, "0").is_ok(), "the image has no /dev/zero");
         std::fs::create_dir(dir.path().join("dev")).unwrap();
-        let zero = dir.path().join("dev/zero");
-        let kind = rustix::fs::FileType::CharacterDevice;
-        if rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &zero,
-            kind,
-            0o600.into(),
-            rustix::fs::makedev(1, 5),
-        )
-        .is_ok()
-        {
-            assert!(
-                refused().contains("neither a file nor a directory"),
-                "{}",
-                refused()
-            );
+        let (kind, zero) = (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 5));
+        if make("dev/zero", kind, zero).is_ok() {
+            assert_refused(&layers, "0", "neither a file nor a directory");
         }
     }
 
@@ -353,11 +324,6 @@ mod tests {
         let (_dir, layers) = rootfs(&"#".repeat(bound), "");
         assert!(resolve_user(&layers, "0").is_ok());
         let (_dir, layers) = rootfs(&"#".repeat(bound + 1), "");
-        assert!(
-            resolve_user(&layers, "0")
-                .unwrap_err()
-                .to_string()
-                .contains("larger than")
-        );
+        assert_refused(&layers, "0", "larger than");
     }
 }

@@ -52,10 +52,7 @@ impl Contents {
             count += 1;
             if count > MAX_ARCHIVE_ENTRIES {
                 let what = format!("archive {}: entries", path.display());
-                return Err(Error::TooMany {
-                    what,
-                    limit: MAX_ARCHIVE_ENTRIES as u64,
-                });
+                return Err(Error::too_many(what, MAX_ARCHIVE_ENTRIES as u64));
             }
             let name = text_path(&member.path).map_err(|reason| invalid(path, reason))?;
             match member.kind {
@@ -99,10 +96,10 @@ impl Contents {
     pub(super) fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let file = self.file(name)?;
         if file.info().size > limit {
-            return Err(Error::TooLarge {
-                what: format!("file {name:?} of {}", self.path.display()),
+            return Err(Error::too_large(
+                format!("file {name:?} of {}", self.path.display()),
                 limit,
-            });
+            ));
         }
         let mut bytes = Vec::new();
         let read = file.open()?.take(limit).read_to_end(&mut bytes);
@@ -148,10 +145,7 @@ fn stage_member(
         };
         match writer.append(bytes) {
             Err(magik_cas::Error::TooLarge { cap }) => {
-                return Err(Error::TooLarge {
-                    what: what(),
-                    limit: cap,
-                });
+                return Err(Error::too_large(what(), cap));
             }
             other => other?,
         }
@@ -160,24 +154,15 @@ fn stage_member(
 }
 
 pub(super) fn invalid(path: &Path, reason: impl Into<String>) -> Error {
-    Error::InvalidArchive {
-        path: path.to_owned(),
-        reason: reason.into(),
-    }
+    Error::archive(path, reason.into())
 }
 
 /// Writes all of `source` to `writer`; `what` is for messages.
 pub(super) fn stage(mut writer: Writer, source: impl Read, what: &str) -> Result<Staged> {
     match writer.copy_from(source) {
         Ok(_) => Ok(writer.finish()?),
-        Err(magik_cas::Error::TooLarge { cap }) => Err(Error::TooLarge {
-            what: what.to_owned(),
-            limit: cap,
-        }),
-        Err(magik_cas::Error::Source(source)) => Err(Error::Io {
-            context: format!("read {what}"),
-            source,
-        }),
+        Err(magik_cas::Error::TooLarge { cap }) => Err(Error::too_large(what, cap)),
+        Err(magik_cas::Error::Source(source)) => Err(Error::io(format!("read {what}"))(source)),
         Err(other) => Err(other.into()),
     }
 }

@@ -116,10 +116,7 @@ fn manifest(
     let limits = store.limits();
     if saved.layers.len() > limits.max_layers {
         let what = format!("{}: layers", path.display());
-        return Err(Error::TooMany {
-            what,
-            limit: limits.max_layers as u64,
-        });
+        return Err(Error::too_many(what, limits.max_layers as u64));
     }
     let config_bytes = contents.small(&saved.config, limits.max_config_size)?;
     let config_info = *contents.file(&saved.config)?.info();

@@ -69,13 +69,7 @@ pub fn import_oci_dir(store: &ImageStore, dir: &Path, options: &ImportOptions) -
 /// As [`import_oci_dir`].
 pub fn import_oci_archive(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<Image> {
     check_archive(file, false, options)?;
-    let contents = Contents::read(store, file)?;
-    oci::import(
-        store,
-        file,
-        &mut oci::Archive::new(contents, *store.limits()),
-        options,
-    )
+    oci::import_archive(store, file, Contents::read(store, file)?, options)
 }
 
 /// Imports images from what `docker save`, `podman save` and `skopeo copy docker-archive:` write.
@@ -104,13 +98,7 @@ pub fn load(store: &ImageStore, file: &Path, options: &ImportOptions) -> Result<
     if contents.has(docker::MANIFEST) {
         return docker::import(store, file, contents, options);
     }
-    let image = oci::import(
-        store,
-        file,
-        &mut oci::Archive::new(contents, *store.limits()),
-        options,
-    )?;
-    Ok(vec![image])
+    Ok(vec![oci::import_archive(store, file, contents, options)?])
 }
 
 /// Whether the policy lets an archive in.
@@ -137,10 +125,7 @@ pub(crate) fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
 
 pub(crate) fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
     let document = || format!("descriptor of {digest}");
-    let invalid = |e: oci_spec::OciSpecError| Error::InvalidDocument {
-        document: document(),
-        reason: e.to_string(),
-    };
+    let invalid = |e: oci_spec::OciSpecError| Error::document(document(), e.to_string());
     let digest: oci_spec::image::Digest = digest.to_string().parse().map_err(invalid)?;
     DescriptorBuilder::default()
         .media_type(media_type)

@@ -90,6 +90,16 @@ pub(super) fn import(
     }
 }
 
+pub(super) fn import_archive(
+    store: &ImageStore,
+    file: &Path,
+    contents: Contents,
+    options: &ImportOptions,
+) -> Result<Image> {
+    let limits = *store.limits();
+    import(store, file, &mut Archive { contents, limits }, options)
+}
+
 fn check_version(source: &Path, document: &[u8]) -> Result<()> {
     let layout: oci_spec::image::OciLayout =
         serde_json::from_slice(document).map_err(|e| invalid(source, format!("{LAYOUT_FILE}: {e}")))?;
@@ -200,24 +210,14 @@ impl Layout for Directory<'_> {
         let read = open_regular(&path)?.take(limit + 1).read_to_end(&mut bytes);
         read.map_err(Error::io(format!("read {}", path.display())))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::TooLarge {
-                what: format!("file {}", path.display()),
-                limit,
-            });
+            return Err(Error::too_large(format!("file {}", path.display()), limit));
         }
         Ok(bytes)
     }
 
     fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let bytes = self.document(&blob_path(digest), limit)?;
-        let found = Digest::of(digest.algorithm(), &bytes);
-        if found != *digest {
-            return Err(magik_cas::Error::DigestMismatch {
-                expected: *digest,
-                found: Box::new(found),
-            }
-            .into());
-        }
+        check_digest(Digest::of(digest.algorithm(), &bytes), *digest)?;
         Ok(bytes)
     }
 
@@ -254,27 +254,22 @@ fn check(blob: &Staged, descriptor: &Descriptor, expected: &Digest) -> Result<()
         }
         .into());
     }
-    if info.digest != expected {
-        return Err(magik_cas::Error::DigestMismatch {
-            expected,
-            found: Box::new(info.digest),
-        }
-        .into());
+    check_digest(info.digest, expected)
+}
+
+fn check_digest(found: Digest, expected: Digest) -> Result<()> {
+    if found == expected {
+        return Ok(());
     }
-    Ok(())
+    let found = Box::new(found);
+    Err(magik_cas::Error::DigestMismatch { expected, found }.into())
 }
 
 /// A layout in a tar file.
 #[derive(Debug)]
-pub(super) struct Archive {
+struct Archive {
     contents: Contents,
     limits: Limits,
-}
-
-impl Archive {
-    pub(super) const fn new(contents: Contents, limits: Limits) -> Self {
-        Self { contents, limits }
-    }
 }
 
 impl Layout for Archive {
@@ -284,14 +279,7 @@ impl Layout for Archive {
 
     fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let path = blob_path(digest);
-        let found = self.contents.file(&path)?.info().digest;
-        if found != *digest {
-            return Err(magik_cas::Error::DigestMismatch {
-                expected: *digest,
-                found: Box::new(found),
-            }
-            .into());
-        }
+        check_digest(self.contents.file(&path)?.info().digest, *digest)?;
         self.contents.small(&path, limit.min(self.limits.max_layer_size))
     }
 

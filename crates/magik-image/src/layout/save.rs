@@ -50,14 +50,7 @@ pub fn save(store: &ImageStore, image: &Image, destination: &Path, format: SaveF
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut builder = tempfile::Builder::new();
-    // Others may read it, as umask allows: it is a file the user asked for.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temp = builder
-        .prefix(".saving-")
-        .tempfile_in(dir)
-        .map_err(Error::io(context()))?;
+    let temp = temporary(dir).map_err(Error::io(context()))?;
     write_archive(store, image, temp.as_file(), format)?;
     temp.persist(destination)
         .map_err(|e| Error::io(context())(e.error))?;
@@ -79,19 +72,15 @@ pub fn write_archive(
     match format {
         SaveFormat::OciArchive => write_oci(store, image, &mut archive)?,
         SaveFormat::DockerArchive if image.layers().iter().any(|layer| layer.is_module) => {
-            return Err(Error::Unsupported {
-                what: format!("writing image {} as a docker archive", image.name()),
-                why: "it is a WebAssembly artifact, which docker archives cannot hold: write an OCI archive"
-                    .to_owned(),
-            });
+            return Err(Error::unsupported(
+                format!("writing image {} as a docker archive", image.name()),
+                "it is a WebAssembly artifact, which docker archives cannot hold: write an OCI archive",
+            ));
         }
         SaveFormat::DockerArchive => write_docker(store, image, &mut archive)?,
         SaveFormat::OciDir => {
             let why = "a directory is no stream".to_owned();
-            return Err(Error::Unsupported {
-                what: "writing an OCI directory to a stream".to_owned(),
-                why,
-            });
+            return Err(Error::unsupported("writing an OCI directory to a stream", why));
         }
     }
     let written = archive.0.into_inner().and_then(|mut output| output.flush());
@@ -113,10 +102,7 @@ fn index_entry(image: &Image) -> Descriptor {
 }
 
 fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: INDEX_FILE.to_owned(),
-        reason,
-    };
+    let invalid = |reason: String| Error::document(INDEX_FILE.to_owned(), reason);
     let index = ImageIndexBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageIndex)
@@ -154,52 +140,19 @@ impl<W: Write> Archive<W> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(size);
-        // A source that is too short or too long would shift all that follows.
-        let mut content = Exactly {
-            inner: content,
-            left: size,
+        let mut content = content.take(size);
+        let written = self.0.append_data(&mut header, name, &mut content);
+        let failed = || Error::io(format!("write {name}"));
+        written.map_err(failed())?;
+        // A source that is too short or too long would shift all that follows. A verifying one says
+        // at its end whether all was well.
+        let wrong = match (content.limit(), content.into_inner().read(&mut [0])) {
+            (0, Ok(0)) => return Ok(()),
+            (_, Err(error)) => error,
+            (0, Ok(_)) => io::Error::other("it has more bytes than expected"),
+            (_, Ok(_)) => io::Error::other("it has fewer bytes than expected"),
         };
-        self.0
-            .append_data(&mut header, name, &mut content)
-            .map_err(Error::io(format!("write {name}")))?;
-        content.end().map_err(Error::io(format!("write {name}")))
-    }
-}
-
-/// Reads as many bytes as were announced, or fails.
-struct Exactly<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Exactly<R> {
-    /// Sees the end of the source, where a verifying one says whether all was well.
-    fn end(&mut self) -> io::Result<()> {
-        match self.inner.read(&mut [0])? {
-            0 => Ok(()),
-            _ => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it has more bytes than expected",
-            )),
-        }
-    }
-}
-
-impl<R: Read> Read for Exactly<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
-        if len == 0 {
-            return Ok(0);
-        }
-        let n = self.inner.read(&mut buf[..len])?;
-        if n == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it has fewer bytes than expected",
-            ));
-        }
-        self.left -= n as u64;
-        Ok(n)
+        Err(failed()(wrong))
     }
 }
 
@@ -263,10 +216,10 @@ fn plain_layer(store: &ImageStore, layer: &crate::store::Layer) -> Result<(u64, 
         };
         size += n as u64;
         if size > limit {
-            return Err(Error::TooLarge {
-                what: format!("layer {}, decompressed,", layer.digest),
+            return Err(Error::too_large(
+                format!("layer {}, decompressed,", layer.digest),
                 limit,
-            });
+            ));
         }
         hasher.update(&buffer[..n]);
         file.write_all(&buffer[..n]).map_err(Error::io(context()))?;
@@ -327,15 +280,20 @@ fn save_dir(store: &ImageStore, image: &Image, dir: &Path) -> Result<()> {
     replace(&path, index(manifests)?.as_slice())
 }
 
+/// A file that is being written. Others may read it, as umask allows: the user asked for it.
+fn temporary(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(".saving-").tempfile_in(dir)
+}
+
 /// Writes a file beside its place and puts it there.
 fn replace(path: &Path, mut content: impl Read) -> Result<()> {
     let mut write = || -> io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(dir)?;
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut temp = builder.prefix(".saving-").tempfile_in(dir)?;
+        let mut temp = temporary(dir)?;
         io::copy(&mut content, temp.as_file_mut())?;
         temp.persist(path)?;
         Ok(())

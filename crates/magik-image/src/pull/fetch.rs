@@ -10,12 +10,13 @@ use std::{
 
 use futures_util::{StreamExt as _, future::BoxFuture};
 use magik_cas::{Digest, Staged};
-use oci_spec::image::{Descriptor, DescriptorBuilder, ImageConfiguration, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 use tokio::sync::mpsc;
 
 use super::{Arriving, Event, Progress, PullOptions, arriving::FailOnDrop, blocking};
 use crate::{
     Error, Image, ImageStore, Reference, Result,
+    layout::descriptor,
     manifest::{self, Document, MAX_INDEX_DEPTH, OCI_MANIFEST},
     platform::{self, Platform},
     registry::{Fetch, Problem, Registry, Wanted},
@@ -206,10 +207,10 @@ impl<'a> Pull<'a> {
                 }
             }
         }
-        Err(Error::InvalidDocument {
-            document: format!("index {name}"),
-            reason: format!("indexes lie in one another more than {MAX_INDEX_DEPTH} deep"),
-        })
+        Err(Error::document(
+            format!("index {name}"),
+            format!("indexes lie in one another more than {MAX_INDEX_DEPTH} deep"),
+        ))
     }
 
     /// Reads the configuration, before anything large is downloaded.
@@ -418,18 +419,5 @@ fn descriptor_of(manifest: &ImageManifest, digest: &Digest, size: u64) -> Result
         .media_type()
         .clone()
         .unwrap_or_else(|| MediaType::from(OCI_MANIFEST));
-    let invalid = |reason: String| Error::InvalidDocument {
-        document: format!("manifest {digest}"),
-        reason,
-    };
-    let digest: oci_spec::image::Digest = digest
-        .to_string()
-        .parse()
-        .map_err(|e: oci_spec::OciSpecError| invalid(e.to_string()))?;
-    DescriptorBuilder::default()
-        .media_type(media_type)
-        .digest(digest)
-        .size(size)
-        .build()
-        .map_err(|e| invalid(e.to_string()))
+    descriptor(media_type, digest, size)
 }

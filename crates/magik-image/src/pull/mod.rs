@@ -181,10 +181,10 @@ impl ImageStore {
                 match (images.into_iter().next(), ids.len()) {
                     // One image may have several names.
                     (Some(image), 1) => Ok(image),
-                    (_, count) => Err(Error::InvalidArchive {
-                        path: path.clone(),
-                        reason: format!("holds {count} images; say which one as docker-archive:FILE:NAME"),
-                    }),
+                    (_, count) => Err(Error::archive(
+                        path,
+                        format!("holds {count} images; say which one as docker-archive:FILE:NAME"),
+                    )),
                 }
             }
         }

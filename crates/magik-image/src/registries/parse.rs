@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::{Entry, Mirror, PullFrom};
+use crate::one_line::one_line;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -52,6 +53,7 @@ const WITHOUT_MEANING: &[&str] = &["short-name-mode", "aliases", "additional-lay
 
 /// The entries of a file, and warnings about it.
 pub(super) fn entries(text: &str) -> Result<(Vec<Entry>, Vec<String>), String> {
+    // The parser's message is a drawing of several lines.
     let file: File = toml::from_str(text).map_err(|e| one_line(&e.to_string()))?;
     let mut remarks = Vec::new();
     if file.rest.get("registries").is_some_and(toml::Value::is_table) {
@@ -152,9 +154,4 @@ fn place(text: &str, what: &str) -> Result<String, String> {
         ));
     }
     Ok(text.trim_end_matches('/').to_owned())
-}
-
-/// The parser's message is a drawing of several lines.
-fn one_line(text: &str) -> String {
-    crate::one_line::one_line(text)
 }

@@ -4,12 +4,11 @@ fn image(name: &str) -> Reference {
     name.parse().unwrap()
 }
 
-fn places(conf: &str, name: &str) -> Vec<(String, bool)> {
+/// Where an image is looked for, in order.
+fn places(conf: &str, name: &str) -> Vec<String> {
     let endpoints = Registries::parse(conf).unwrap().endpoints(&image(name)).unwrap();
-    endpoints
-        .into_iter()
-        .map(|e| (e.reference.to_string(), e.insecure))
-        .collect()
+    let shown = |e: Endpoint| format!("{}{}", e.reference, if e.insecure { " insecure" } else { "" });
+    endpoints.into_iter().map(shown).collect()
 }
 
 const MIRRORS: &str = r#"
@@ -37,25 +36,19 @@ fn mirrors_come_first_and_the_longest_prefix_counts() {
     assert_eq!(
         places(MIRRORS, "busybox:1"),
         [
-            ("fast.lan/library/busybox:1".into(), false),
-            ("hub.lan:5000/dockerhub/library/busybox:1".into(), true)
+            "fast.lan/library/busybox:1",
+            "hub.lan:5000/dockerhub/library/busybox:1 insecure"
         ]
     );
     let digest = format!("busybox@{}", magik_cas::Digest::sha256(b"x"));
     assert_eq!(places(MIRRORS, &digest).len(), 3);
     assert_eq!(
         places(MIRRORS, "nginx"),
-        [
-            ("tags.lan/nginx:latest".into(), false),
-            ("docker.io/library/nginx:latest".into(), false)
-        ]
+        ["tags.lan/nginx:latest", "docker.io/library/nginx:latest"]
     );
     // A prefix ends where a part of the name ends.
     assert_eq!(places(MIRRORS, "nginx-unprivileged:1").len(), 2);
-    assert_eq!(
-        places(MIRRORS, "quay.io/a/b"),
-        [("quay.io/a/b:latest".into(), false)]
-    );
+    assert_eq!(places(MIRRORS, "quay.io/a/b"), ["quay.io/a/b:latest"]);
     let pushed = Registries::parse(MIRRORS)
         .unwrap()
         .destination(&image("busybox:1"))
@@ -67,26 +60,15 @@ fn mirrors_come_first_and_the_longest_prefix_counts() {
 fn a_wildcard_is_every_host_below_its_domain() {
     let conf = "[[registry]]\nprefix = \"*.corp.example\"\ninsecure = true\n\
                 [[registry]]\nprefix = \"*.eu.corp.example\"\nlocation = \"eu.example/all\"\n";
-    assert_eq!(
-        places(conf, "a.corp.example/x:1"),
-        [("a.corp.example/x:1".into(), true)]
-    );
-    assert_eq!(
-        places(conf, "a.corp.example:5000/x:1"),
-        [("a.corp.example:5000/x:1".into(), true)]
-    );
-    assert_eq!(
-        places(conf, "corp.example/x:1"),
-        [("corp.example/x:1".into(), false)]
-    );
-    assert_eq!(
-        places(conf, "a.corp.example.org/x:1"),
-        [("a.corp.example.org/x:1".into(), false)]
-    );
-    assert_eq!(
-        places(conf, "b.eu.corp.example/x:1"),
-        [("eu.example/all/x:1".into(), false)]
-    );
+    for (name, place) in [
+        ("a.corp.example/x:1", "a.corp.example/x:1 insecure"),
+        ("a.corp.example:5000/x:1", "a.corp.example:5000/x:1 insecure"),
+        ("corp.example/x:1", "corp.example/x:1"),
+        ("a.corp.example.org/x:1", "a.corp.example.org/x:1"),
+        ("b.eu.corp.example/x:1", "eu.example/all/x:1"),
+    ] {
+        assert_eq!(places(conf, name), [place]);
+    }
 }
 
 #[test]
@@ -153,9 +135,8 @@ fn files_are_read_in_podmans_order() {
     };
     let read = |set: &[(&str, PathBuf)]| {
         let env = |name: &str| {
-            set.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, path)| path.clone())
+            let found = set.iter().find(|(key, _)| *key == name);
+            found.map(|(_, path)| path.into())
         };
         let registries = system(&env, &etc).unwrap();
         registries.endpoints(&image("x.example/i")).unwrap()[0]

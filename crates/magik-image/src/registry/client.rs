@@ -1,6 +1,6 @@
 //! One repository at one registry.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use magik_cas::Digest;
@@ -13,7 +13,10 @@ use super::{
     is_loopback, retry,
     token::{self, Authorization},
 };
-use crate::{Error, Reference, Result, auth::Credential, manifest::MANIFEST_TYPES, registries::Endpoint};
+use crate::{
+    Error, Reference, Result, auth::Credential, manifest::MANIFEST_TYPES, pull::blocking,
+    registries::Endpoint,
+};
 
 /// What a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +70,9 @@ impl Registry {
             (_, _, true) => (trust(true), Some(trust(false))),
             _ => (trust(true), None),
         };
-        let certificates = {
-            let (given, name): (Option<PathBuf>, _) =
-                (connection.certificates.clone(), reference.registry().to_owned());
-            let loaded =
-                tokio::task::spawn_blocking(move || Certificates::load(given.as_deref(), &name)).await;
-            let loaded = loaded.map_err(|e| Error::Task(e.to_string()))?;
-            Arc::new(loaded.map_err(|reason| failed(set_up(reason)))?)
-        };
+        let (given, name) = (connection.certificates.clone(), reference.registry().to_owned());
+        let certificates = blocking(move || Ok(Certificates::load(given.as_deref(), &name))).await?;
+        let certificates = Arc::new(certificates.map_err(|reason| failed(set_up(reason)))?);
         let guard = Guard::new(host);
         let clients = |trust| {
             let made = Clients::new(trust, host, &guard, &certificates);

@@ -6,7 +6,8 @@ use magik_cas::Digest;
 
 use crate::one_line::one_line;
 
-/// A registry did not give, or did not take, what it should have. The message is one line that names image and registry.
+/// A registry did not give, or did not take, what it should have. The message is one line that
+/// names image and registry.
 #[derive(Debug, thiserror::Error)]
 #[error("{image}: registry {registry}: {problem}")]
 pub struct RegistryError {
@@ -120,9 +121,7 @@ impl Problem {
             _ => false,
         }
     }
-}
 
-impl Problem {
     /// Whether the part of a blob that has arrived may be resumed later.
     pub(crate) fn is_interruption(&self) -> bool {
         self.is_transient() || matches!(self, Self::Stalled { .. } | Self::TimedOut { .. })

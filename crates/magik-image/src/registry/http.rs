@@ -14,7 +14,7 @@ use reqwest::{
 };
 
 use super::is_loopback;
-use crate::bounded;
+use crate::{bounded, environment::config_home};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -185,7 +185,7 @@ fn proxies() -> impl Iterator<Item = String> {
 }
 
 /// A host without its port and without the brackets of IPv6.
-fn bare(host: &str) -> &str {
+pub(super) fn bare(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or(v6),
         None => match host.rsplit_once(':') {
@@ -223,14 +223,7 @@ impl Certificates {
             return Ok(Self::default());
         };
         let failed = |path: &Path, e: &dyn std::fmt::Display| format!("certificates {}: {e}", path.display());
-        let mut paths = std::fs::read_dir(&dir)
-            .and_then(|entries| {
-                entries
-                    .map(|entry| Ok(entry?.path()))
-                    .collect::<io::Result<Vec<_>>>()
-            })
-            .map_err(|e| failed(&dir, &e))?;
-        paths.sort();
+        let paths = bounded::sorted_paths(&dir).map_err(|e| failed(&dir, &e))?;
         let mut found = Self::default();
         for path in paths {
             match path.extension().and_then(|e| e.to_str()) {
@@ -253,10 +246,7 @@ impl Certificates {
 }
 
 fn default_dirs(host: &str) -> Vec<PathBuf> {
-    let config = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
-    let own = config.map(|dir| dir.join("containers/certs.d"));
+    let own = config_home(&|name| std::env::var_os(name)).map(|dir| dir.join("containers/certs.d"));
     let all = own.into_iter().chain(CERT_DIRS.map(PathBuf::from));
     all.map(|dir| dir.join(host)).collect()
 }

@@ -67,10 +67,7 @@ fn host(reference: &Reference) -> &str {
 
 /// Whether a registry is this very machine: then plain HTTP is used, as in docker and podman.
 fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
+    let name = http::bare(host);
     name == "localhost"
         || name
             .parse::<std::net::IpAddr>()

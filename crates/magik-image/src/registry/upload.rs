@@ -74,7 +74,8 @@ impl Registry {
                     .header(header::CONTENT_LENGTH, size)
                     .body(Body::wrap_stream(body));
                 // Only where the registry itself is may see who we are.
-                let authorization = self.authorization().await.filter(|_| self.is_its_own(&url));
+                let is_its_own = url.origin() == self.base.origin();
+                let authorization = self.authorization().await.filter(|_| is_its_own);
                 let request = with(request, authorization.as_ref());
                 let answer = self.while_moving(&what, &count, request.send(), sent).await?;
                 let answer = answer.map_err(|e| self.broken(&what, &e))?;
@@ -119,10 +120,6 @@ impl Registry {
             .map_err(|why| self.protocol(what, format!("its address {why}")))?;
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
         Ok(url)
-    }
-
-    fn is_its_own(&self, url: &Url) -> bool {
-        url.origin() == self.base.origin()
     }
 
     /// Waits for an answer as long as `count` grows.

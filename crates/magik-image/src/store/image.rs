@@ -99,10 +99,7 @@ impl ImageStore {
 
     fn read_document(&self, digest: &Digest, kind: &str, limit: u64) -> Result<Vec<u8>> {
         self.cas().read(digest, limit).map_err(|e| match e {
-            magik_cas::Error::TooLarge { .. } => Error::TooLarge {
-                what: format!("{kind} {digest}"),
-                limit,
-            },
+            magik_cas::Error::TooLarge { .. } => Error::too_large(format!("{kind} {digest}"), limit),
             other => other.into(),
         })
     }
@@ -136,10 +133,7 @@ pub(crate) fn layers_of(
     config_digest: &Digest,
 ) -> Result<Vec<Layer>> {
     let diff_ids = config.rootfs().diff_ids();
-    let invalid = |reason| Error::InvalidDocument {
-        document: format!("config {config_digest}"),
-        reason,
-    };
+    let invalid = |reason| Error::document(format!("config {config_digest}"), reason);
     if diff_ids.len() != manifest.layers().len() {
         return Err(invalid(format!(
             "rootfs.diff_ids has {} entries, manifest {manifest_digest} has {} layers",
@@ -183,9 +177,11 @@ pub(crate) fn oci_digest(descriptor: &Descriptor) -> Result<Digest> {
         .digest()
         .as_ref()
         .parse()
-        .map_err(|e: magik_cas::InvalidDigest| Error::InvalidDocument {
-            document: format!("descriptor of type {}", descriptor.media_type()),
-            reason: e.to_string(),
+        .map_err(|e: magik_cas::InvalidDigest| {
+            Error::document(
+                format!("descriptor of type {}", descriptor.media_type()),
+                e.to_string(),
+            )
         })
 }
 

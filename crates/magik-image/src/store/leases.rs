@@ -1,13 +1,8 @@
 //! The files under `leases/`: what outlives a process and prune must leave.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::{self, Read, Write},
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
-use magik_cas::Digest;
+use magik_cas::{Digest, Durability};
 use serde::{Deserialize, Serialize};
 
 use super::{Image, ImageStore};
@@ -31,7 +26,6 @@ impl ImageStore {
     /// Adds an image's layers to a lease, made if missing. Hold a [`magik_cas::Lease`].
     pub(crate) fn add_to_lease(&self, name: &str, image: &Image) -> Result<()> {
         let path = self.lease_path(name)?;
-        let context = || format!("write lease {}", path.display());
         let _lock = self.lock_leases()?;
         let before = self.read_lease(name)?;
         let mut lease = before.clone().unwrap_or_default();
@@ -40,18 +34,10 @@ impl ImageStore {
         if before.as_ref() == Some(&lease) {
             return Ok(());
         }
-        let text = serde_json::to_vec(&lease).map_err(Error::io(context()))?;
+        let text = serde_json::to_vec(&lease).map_err(io::Error::from);
         // Not synced: a lease protects a running pod, which no power failure leaves.
-        let write = || -> io::Result<()> {
-            let tmp = self.cas().tmp_dir();
-            let mut temp = tempfile::Builder::new()
-                .prefix(super::record::PREFIX)
-                .tempfile_in(tmp)?;
-            temp.write_all(&text)?;
-            temp.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(Error::io(context()))
+        text.and_then(|text| super::replace(&self.cas().tmp_dir(), &path, &text, Durability::None))
+            .map_err(Error::io(format!("write lease {}", path.display())))
     }
 
     /// Gives a lease up; one that does not exist is no error.
@@ -62,10 +48,9 @@ impl ImageStore {
         let path = self.lease_path(lease)?;
         let _lock = self.lock_leases()?;
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Io {
-                context: format!("remove lease {}", path.display()),
-                source: e,
-            }),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove lease {}", path.display()))(e))
+            }
             _ => Ok(()),
         }
     }
@@ -95,27 +80,16 @@ impl ImageStore {
 
     pub(super) fn read_lease(&self, name: &str) -> Result<Option<LeaseFile>> {
         let path = self.lease_path(name)?;
-        let mut text = Vec::new();
-        match fs::File::open(&path).and_then(|f| f.take(MAX_LEASE_SIZE).read_to_end(&mut text)) {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(Error::Io {
-                    context: format!("read lease {}", path.display()),
-                    source,
-                });
-            }
-        }
+        let read = super::read_small(&path, MAX_LEASE_SIZE);
+        let text = read.map_err(Error::io(format!("read lease {}", path.display())))?;
         // It was renamed when complete: only a power failure can tear it, which ended its pod.
-        if text.is_empty() {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
             return Ok(None);
-        }
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::InvalidDocument {
-                document: path.display().to_string(),
-                reason: format!("{e}; remove the file if its pod is gone"),
-            })
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| {
+            let remedy = "remove the file if its pod is gone";
+            Error::document(path.display().to_string(), format!("{e}; {remedy}"))
+        })
     }
 
     fn lease_path(&self, name: &str) -> Result<PathBuf> {

@@ -11,6 +11,8 @@ mod verify;
 mod version;
 
 use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -245,6 +247,32 @@ pub(crate) fn try_lock_file(path: &Path) -> Result<Option<std::fs::File>> {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()))(e)),
+    }
+}
+
+/// The beginning of a small file, up to `limit` bytes; `None` if there is none.
+fn read_small(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Puts a file in its place, which has the old one or the whole new one. `tmp` is a directory of
+/// the same file system.
+fn replace(tmp: &Path, path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    let mut temp = tempfile::Builder::new().prefix(record::PREFIX).tempfile_in(tmp)?;
+    temp.write_all(bytes)?;
+    let durable = durability == Durability::Full;
+    if durable {
+        temp.as_file().sync_all()?;
+    }
+    temp.persist(path)?;
+    match path.parent() {
+        Some(directory) if durable && cfg!(unix) => File::open(directory)?.sync_all(),
+        _ => Ok(()),
     }
 }
 

@@ -1,12 +1,8 @@
 //! The files under `images/`.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    path::PathBuf,
-};
+use std::{fmt::Display, fs, io, path::PathBuf};
 
-use magik_cas::{Digest, Durability};
+use magik_cas::Digest;
 use oci_spec::image::Descriptor;
 use serde::{Deserialize, Serialize};
 
@@ -37,23 +33,19 @@ impl Record {
     pub(super) fn key(&self) -> String {
         match &self.reference {
             Some(reference) => key(reference),
-            None => sha256_hex(&format!("@{}", self.manifest.digest())),
+            None => unnamed_key(self.manifest.digest()),
         }
     }
 }
 
 /// The file name, without `.json`, of a reference's record.
 pub(super) fn key(reference: &Reference) -> String {
-    sha256_hex(&reference.to_string())
+    Digest::sha256(reference.to_string().as_bytes()).hex()
 }
 
 /// The same for an image without a name.
-pub(super) fn unnamed_key(manifest: &Digest) -> String {
-    sha256_hex(&format!("@{manifest}"))
-}
-
-fn sha256_hex(text: &str) -> String {
-    Digest::sha256(text.as_bytes()).hex()
+pub(super) fn unnamed_key(manifest: &impl Display) -> String {
+    Digest::sha256(format!("@{manifest}").as_bytes()).hex()
 }
 
 impl ImageStore {
@@ -63,24 +55,14 @@ impl ImageStore {
 
     pub(super) fn read_record(&self, key: &str) -> Result<Option<Record>> {
         let path = self.record_path(key);
-        let mut text = Vec::new();
-        let read = fs::File::open(&path).and_then(|f| f.take(MAX_RECORD_SIZE).read_to_end(&mut text));
-        match read {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(Error::Io {
-                    context: format!("read {}", path.display()),
-                    source,
-                });
-            }
-        }
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::InvalidDocument {
-                document: path.display().to_string(),
-                reason: format!("{e}; remove the file and pull the image again"),
-            })
+        let read = super::read_small(&path, MAX_RECORD_SIZE);
+        let Some(text) = read.map_err(Error::io(format!("read {}", path.display())))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| {
+            let remedy = "remove the file and pull the image again";
+            Error::document(path.display().to_string(), format!("{e}; {remedy}"))
+        })
     }
 
     /// Every well-formed record; others are logged.
@@ -109,24 +91,9 @@ impl ImageStore {
 
     pub(super) fn write_record(&self, record: &Record) -> Result<()> {
         let path = self.record_path(&record.key());
-        let context = || format!("write {}", path.display());
-        let text = serde_json::to_vec(record).map_err(Error::io(context()))?;
-        let durable = self.cas().durability() == Durability::Full;
-        let write = || -> io::Result<()> {
-            let mut temp = tempfile::Builder::new()
-                .prefix(PREFIX)
-                .tempfile_in(self.cas().tmp_dir())?;
-            temp.write_all(&text)?;
-            if durable {
-                temp.as_file().sync_all()?;
-            }
-            temp.persist(&path)?;
-            if durable && cfg!(unix) {
-                fs::File::open(self.images_dir())?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(Error::io(context()))
+        let text = serde_json::to_vec(record).map_err(io::Error::from);
+        text.and_then(|text| super::replace(&self.cas().tmp_dir(), &path, &text, self.cas().durability()))
+            .map_err(Error::io(format!("write {}", path.display())))
     }
 
     pub(super) fn remove_record(&self, key: &str) -> Result<bool> {
@@ -134,10 +101,7 @@ impl ImageStore {
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(Error::Io {
-                context: format!("remove {}", path.display()),
-                source,
-            }),
+            Err(source) => Err(Error::io(format!("remove {}", path.display()))(source)),
         }
     }
 }

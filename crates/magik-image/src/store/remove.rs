@@ -103,19 +103,6 @@ impl ImageStore {
         Ok(report)
     }
 
-    /// The blobs that images need. Anything made from other blobs, such as compiled modules, may be
-    /// dropped. Hold [`magik_cas::Exclusive`] so that others do not become live.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or [`Error::Cas`].
-    pub fn live_blobs(&self) -> Result<HashSet<Digest>> {
-        let mut live = Live::default();
-        for image in self.prunable()? {
-            live.add(&image)?;
-        }
-        Ok(live.blobs)
-    }
-
     /// Removes a name. The image's blobs and layers stay until [`prune`](Self::prune).
     ///
     /// # Errors

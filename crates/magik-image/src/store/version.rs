@@ -1,12 +1,10 @@
 //! The version of a store's format.
 
-use std::{
-    fs,
-    io::{self, Read as _, Write as _},
-    path::Path,
-};
+use std::{io, path::Path};
 
-use super::{format::VERSION, record};
+use magik_cas::Durability;
+
+use super::format::VERSION;
 use crate::{Error, Result};
 
 /// Where it is written.
@@ -19,37 +17,27 @@ const MAX_SIZE: u64 = 64;
 /// Stores written before there was the file are of version 1.
 pub(super) fn check(root: &Path, tmp: &Path) -> Result<()> {
     let path = root.join(FILE);
-    let mut text = String::new();
-    let read = fs::File::open(&path).and_then(|file| file.take(MAX_SIZE).read_to_string(&mut text));
-    match read {
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return write(&path, tmp),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
-        Err(e) => return Err(Error::io(format!("read {}", path.display()))(e)),
-    }
-    match text.trim().parse::<u32>() {
+    let read = super::read_small(&path, MAX_SIZE);
+    let Some(text) = read.map_err(Error::io(format!("read {}", path.display())))? else {
+        return write(&path, tmp);
+    };
+    match String::from_utf8_lossy(&text).trim().parse::<u32>() {
         Ok(VERSION) => Ok(()),
         Ok(found) => Err(Error::StoreVersion {
             root: root.to_owned(),
             found,
         }),
-        Err(_) => Err(Error::InvalidDocument {
-            document: path.display().to_string(),
-            reason: "is no version of the store's format: remove the file if the store is this magikrun's"
-                .into(),
-        }),
+        Err(_) => Err(Error::document(
+            path.display().to_string(),
+            "is no version of the store's format: remove the file if the store is this magikrun's",
+        )),
     }
 }
 
 /// Several processes may do so at once: they write the same.
 fn write(path: &Path, tmp: &Path) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut temp = tempfile::Builder::new().prefix(record::PREFIX).tempfile_in(tmp)?;
-        writeln!(temp, "{VERSION}")?;
-        temp.persist(path)?;
-        Ok(())
-    };
-    match write() {
+    let text = format!("{VERSION}\n");
+    match super::replace(tmp, path, text.as_bytes(), Durability::None) {
         // A store that cannot be written can still be read.
         Err(e)
             if matches!(

@@ -287,49 +287,25 @@ impl<R: BufRead> Archive<R> {
             // Archives older than POSIX mark directories by a slash only.
             kind = MemberKind::Directory;
         }
-        let stored = match (records.size().map_err(malformed)?, header.size()?) {
-            (Some(said), size) if said != size && said <= MAX_OCTAL_SIZE => {
-                return Err(malformed(format!(
-                    "its size is {said} in its pax header and {size} in its own (CVE-2025-62518)"
-                )));
-            }
-            (said, size) => said.unwrap_or(size),
-        };
-        if kind != MemberKind::File && stored > 0 {
+        self.stored = stored_size(header, &records)?;
+        self.padding = padding(self.stored);
+        if kind != MemberKind::File && self.stored > 0 {
             return Err(malformed("it has content and is no file"));
         }
-        self.stored = stored;
-        self.padding = padding(stored);
-        let mut map = match (old_sparse, records.sparse().map_err(malformed)?) {
+        let sparse = match (old_sparse, records.sparse().map_err(malformed)?) {
             (true, None) => Some(self.old_sparse_map(header)?),
             (false, Some(_)) if kind != MemberKind::File => {
                 return Err(malformed("a sparse entry that is no file"));
             }
-            (false, Some(pax::Sparse { name, size, map })) => {
-                if let Some(name) = name {
-                    path = name;
-                }
-                match map {
-                    Some(map) => Some((size, map)),
-                    None => Some((size, self.leading_sparse_map()?)),
-                }
+            (false, Some(sparse)) => {
+                path = sparse.name.unwrap_or(path);
+                let map = sparse.map.map_or_else(|| self.leading_sparse_map(), Ok)?;
+                Some((sparse.size, map))
             }
             (false, None) => None,
             (true, Some(_)) => return Err(malformed("a sparse entry of two kinds")),
         };
-        if let Some((size, map)) = &mut map {
-            sparse::check(map, *size, self.stored).map_err(malformed)?;
-        }
-        let (size, mut segments) = map.unwrap_or_else(|| {
-            let whole = Segment {
-                offset: 0,
-                length: self.stored,
-            };
-            (self.stored, vec![whole])
-        });
-        segments.retain(|s| s.length > 0);
-        segments.reverse();
-        (self.size, self.position, self.segments) = (size, 0, segments);
+        self.begin_content(sparse)?;
 
         let id = |key, offset| match records.number(key).map_err(malformed)? {
             Some(id) => Ok(id),
@@ -357,6 +333,25 @@ impl<R: BufRead> Archive<R> {
             device,
             xattrs: records.into_xattrs(),
         })
+    }
+
+    /// The content comes next: that of a sparse file with its size and map, or a whole one.
+    fn begin_content(&mut self, sparse: Option<(u64, Vec<Segment>)>) -> io::Result<()> {
+        let whole = Segment {
+            offset: 0,
+            length: self.stored,
+        };
+        let (size, mut segments) = match sparse {
+            Some((size, map)) => {
+                sparse::check(&map, size, self.stored).map_err(malformed)?;
+                (size, map)
+            }
+            None => (self.stored, vec![whole]),
+        };
+        segments.retain(|s| s.length > 0);
+        segments.reverse();
+        (self.size, self.position, self.segments) = (size, 0, segments);
+        Ok(())
     }
 
     /// GNU tar's own form of sparse files: the map is in the header and in blocks after it.
@@ -411,6 +406,16 @@ impl<R: BufRead> Archive<R> {
                 return Ok(map);
             }
         }
+    }
+}
+
+/// The bytes of an entry in the archive, of both headers.
+fn stored_size(header: &Header, records: &pax::Records) -> io::Result<u64> {
+    match (records.size().map_err(malformed)?, header.size()?) {
+        (Some(said), size) if said != size && said <= MAX_OCTAL_SIZE => Err(malformed(format!(
+            "its size is {said} in its pax header and {size} in its own (CVE-2025-62518)"
+        ))),
+        (said, size) => Ok(said.unwrap_or(size)),
     }
 }
 

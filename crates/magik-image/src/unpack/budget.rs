@@ -29,10 +29,9 @@ impl RootfsBudget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(bytes)
             });
-        taken.map(drop).map_err(|_| Error::TooLarge {
-            what: format!("root filesystem of image {}", self.image),
-            limit: self.limit,
-        })
+        taken
+            .map(drop)
+            .map_err(|_| Error::too_large(format!("root filesystem of image {}", self.image), self.limit))
     }
 }
 
@@ -74,10 +73,7 @@ impl<'a> Budget<'a> {
         self.files += 1;
         if self.files > self.limits.max_files_per_layer {
             let what = format!("layer {}: files", self.layer);
-            return Err(Error::TooMany {
-                what,
-                limit: self.limits.max_files_per_layer,
-            });
+            return Err(Error::too_many(what, self.limits.max_files_per_layer));
         }
         self.remember(path)
     }
@@ -89,10 +85,7 @@ impl<'a> Budget<'a> {
             return Ok(());
         }
         let what = format!("names and directories' attributes of layer {}", self.layer);
-        Err(Error::TooLarge {
-            what,
-            limit: self.limits.max_names_size,
-        })
+        Err(Error::too_large(what, self.limits.max_names_size))
     }
 
     /// Counts file content before it is written. The layer's own limit matters only for sparse
@@ -101,10 +94,7 @@ impl<'a> Budget<'a> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.limits.max_layer_size {
             let what = format!("content of layer {}", self.layer);
-            return Err(Error::TooLarge {
-                what,
-                limit: self.limits.max_layer_size,
-            });
+            return Err(Error::too_large(what, self.limits.max_layer_size));
         }
         self.rootfs.take(bytes)
     }

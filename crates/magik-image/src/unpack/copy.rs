@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     Temporary,
-    entry::{Kind, Metadata, is_kept, split},
+    entry::{Kind, Metadata, is_kept, join, split},
     extract::open_root,
     metadata::{self, Identity, is_opaque},
     open_dir::resolve,
@@ -41,14 +41,11 @@ impl ImageStore {
         let mut copier =
             Copier::new(layers, dir, self.limits().max_rootfs_size).map_err(Error::io(context()))?;
         copier.copy().map_err(|(path, fault)| match fault {
-            Fault::TooLarge => Error::TooLarge {
-                what: format!("root filesystem {}", dir.display()),
-                limit: self.limits().max_rootfs_size,
-            },
-            Fault::Io(source) => Error::Io {
-                context: format!("{}: {:?}", context(), super::shown(&path)),
-                source,
-            },
+            Fault::TooLarge => Error::too_large(
+                format!("root filesystem {}", dir.display()),
+                self.limits().max_rootfs_size,
+            ),
+            Fault::Io(source) => Error::io(format!("{}: {:?}", context(), super::shown(&path)))(source),
         })?;
         copy.keep();
         Ok(())
@@ -260,15 +257,6 @@ fn is_whiteout(stat: &Stat) -> bool {
 fn kept(mut metadata: Metadata) -> Metadata {
     metadata.xattrs.retain(|(name, _)| is_kept(name));
     metadata
-}
-
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let separator: &[u8] = if directory.is_empty() || name.is_empty() {
-        b""
-    } else {
-        b"/"
-    };
-    [directory, separator, name].concat()
 }
 
 /// Shares a file's content with a new one; `false` if not supported here (ioctl_ficlone(2)).

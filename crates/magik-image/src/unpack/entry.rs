@@ -195,6 +195,13 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The path of `name` in `directory`; either may be empty.
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let apart = !directory.is_empty() && !name.is_empty();
+    let separator: &[u8] = if apart { b"/" } else { b"" };
+    [directory, separator, name].concat()
+}
+
 /// What a path says if it is a whiteout's.
 fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
     // All below aufs' own directories is aufs' own.
@@ -216,14 +223,7 @@ fn whiteout(path: &[u8]) -> Result<Option<(Vec<u8>, Kind)>, Refused> {
     };
     match hidden {
         b"" | b"." | b".." => Err("whiteout of no file".to_owned()),
-        _ => {
-            let mut path = parent.to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(hidden);
-            Ok(Some((path, Kind::Whiteout)))
-        }
+        _ => Ok(Some((join(parent, hidden), Kind::Whiteout))),
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::{
 };
 
 use super::{
-    extract::{Fault, open_root},
+    extract::open_root,
     open_dir::{join, resolve},
     remove::names,
 };
@@ -26,7 +26,10 @@ pub(crate) fn each_file(tree: &Path, mut each: impl FnMut(&mut File) -> io::Resu
         for name in names(dir.as_fd())? {
             let stat = fs::statat(&dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)?;
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => todo.push_back(join(&path, name.to_bytes()).map_err(too_long)?),
+                FileType::Directory => {
+                    let below = join(&path, name.to_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+                    todo.push_back(below);
+                }
                 FileType::RegularFile => {
                     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                     let file = fs::openat(&dir, name.as_c_str(), flags, Mode::empty())?;
@@ -37,8 +40,4 @@ pub(crate) fn each_file(tree: &Path, mut each: impl FnMut(&mut File) -> io::Resu
         }
     }
     Ok(())
-}
-
-fn too_long(_: Fault) -> io::Error {
-    Errno::NAMETOOLONG.into()
 }

@@ -23,19 +23,13 @@ impl ImageStore {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => {
-                return Err(Error::Io {
-                    context: context(),
-                    source,
-                });
+                return Err(Error::io(context())(source));
             }
         };
         let root = open_root(dir).map_err(Error::io(context()))?;
         if !names(root.as_fd()).map_err(Error::io(context()))?.is_empty() {
             let source = io::Error::from(io::ErrorKind::DirectoryNotEmpty);
-            return Err(Error::Io {
-                context: context(),
-                source,
-            });
+            return Err(Error::io(context())(source));
         }
         let unpacked = self.unpack_all(image, dir);
         if unpacked.is_err() {

@@ -32,9 +32,11 @@ impl LayerInfo {
         fs::File::open(&path)
             .and_then(|f| f.take(MAX_SIZE).read_to_end(&mut text))
             .map_err(Error::io(format!("read {}", path.display())))?;
-        serde_json::from_slice(&text).map_err(|e| Error::InvalidDocument {
-            document: path.display().to_string(),
-            reason: format!("{e}; remove the layer's directory"),
+        serde_json::from_slice(&text).map_err(|e| {
+            Error::document(
+                path.display().to_string(),
+                format!("{e}; remove the layer's directory"),
+            )
         })
     }
 

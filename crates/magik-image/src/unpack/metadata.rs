@@ -229,7 +229,9 @@ fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
-pub(super) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
+/// Whether a directory hides what lower layers have in it; `user.` is what unprivileged overlays
+/// use.
+pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     [OPAQUE, OPAQUE_USER].into_iter().any(|name| {
         let mut value = [0; 1];
         fs::fgetxattr(dir, name, &mut value).is_ok_and(|_| value == *b"y")

@@ -31,7 +31,7 @@ use std::{
 
 use magik_cas::{Algorithm, Digest};
 
-use crate::{Error, Image, ImageStore, Result, limits::MAX_TAR_HEADER_SIZE, store::Layer};
+use crate::{Error, Image, ImageStore, Result, limits::MAX_TAR_HEADER_SIZE, pull::blocking, store::Layer};
 use budget::{Budget, RootfsBudget};
 use entry::Entry;
 use extract::{Extractor, Fault, LowerTrees};
@@ -41,6 +41,7 @@ pub(crate) use entry::clean;
 pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
+pub(crate) use metadata::is_opaque;
 pub(crate) use remove::{names, remove_tree};
 #[cfg(feature = "registry")]
 pub(crate) use staged::StagedLayer;
@@ -58,8 +59,9 @@ pub(crate) const TEMP_SUFFIX: &str = ".tmp";
 pub(crate) enum Source {
     /// The store.
     Store,
-    /// Whoever is downloading it; its end means that it is whole and has the right digest. It must bear not being read for as long
-    /// as the layers below take: a layer may need to look into them.
+    /// Whoever is downloading it; its end means that it is whole and has the right digest. It must
+    /// bear not being read for as long as the layers below take: a layer may need to look into
+    /// them.
     #[cfg_attr(
         not(feature = "registry"),
         expect(dead_code, reason = "nothing is downloaded")
@@ -86,8 +88,7 @@ impl ImageStore {
     /// remain, nothing of others. The lease remains; release it.
     pub async fn unpack(&self, image: &Image, lease: &str) -> Result<Vec<PathBuf>> {
         let (store, image, lease) = (self.clone(), image.clone(), lease.to_owned());
-        let task = tokio::task::spawn_blocking(move || store.unpack_blocking(&image, &lease));
-        task.await.map_err(|e| Error::Task(e.to_string()))?
+        blocking(move || store.unpack_blocking(&image, &lease)).await
     }
 
     /// [`unpack`](Self::unpack) for callers without an async runtime.
@@ -98,10 +99,7 @@ impl ImageStore {
         let layers = image.layers();
         if layers.len() > self.limits().max_layers {
             let what = format!("image {}: layers", image.name());
-            return Err(Error::TooMany {
-                what,
-                limit: self.limits().max_layers as u64,
-            });
+            return Err(Error::too_many(what, self.limits().max_layers as u64));
         }
         let _blobs = self.cas().lease()?;
         self.add_to_lease(lease, image)?;
@@ -177,10 +175,7 @@ impl ImageStore {
                 let blob = self.cas().open_blob(&layer.digest)?;
                 if blob.size() > limits.max_layer_size {
                     let what = format!("layer {}", layer.digest);
-                    return Err(Error::TooLarge {
-                        what,
-                        limit: limits.max_layer_size,
-                    });
+                    return Err(Error::too_large(what, limits.max_layer_size));
                 }
                 (true, Box::new(blob.into_file()))
             }
@@ -255,10 +250,7 @@ fn fault_of(layer: &Layer, fault: Fault, name: &str) -> Error {
         },
         // Errors of decompressor and archive have no number, unlike the file system's.
         Fault::Io(e) if e.raw_os_error().is_none() => broken(layer, &e),
-        Fault::Io(source) => Error::Io {
-            context: format!("layer {}: entry {name:?}", layer.digest),
-            source,
-        },
+        Fault::Io(source) => Error::io(format!("layer {}: entry {name:?}", layer.digest))(source),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 
-use magik_cas::{Digest, Hasher};
+use magik_cas::Digest;
 
 use super::{
     archive::Archive,
@@ -11,7 +11,7 @@ use super::{
     entry::{Entry, Kind, Metadata},
     extract::Extractor,
     fault_of,
-    stream::BUFFER,
+    stream::{BUFFER, Hashing},
 };
 use crate::{Error, Result, store::Layer, wasm::MODULE};
 
@@ -30,10 +30,8 @@ pub(super) fn extract(
             ..Metadata::default()
         },
     };
-    let hashed = Hashed {
-        inner: blob,
-        hasher: layer.diff_id.algorithm().hasher(),
-    };
+    // Its size is checked below.
+    let hashed = Hashing::new(blob, layer.diff_id.algorithm(), u64::MAX);
     let mut content = Archive::of_content(BufReader::with_capacity(BUFFER, hashed), layer.size);
     extractor
         .add(entry, &mut content, budget)
@@ -47,18 +45,4 @@ pub(super) fn extract(
         });
     }
     Ok(rest.into_inner().hasher.finish())
-}
-
-/// What is read is hashed.
-struct Hashed {
-    inner: Box<dyn Read>,
-    hasher: Hasher,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..n]);
-        Ok(n)
-    }
 }

@@ -17,7 +17,7 @@ use rustix::{
 
 use super::{
     budget::Budget,
-    entry::{MAX_PATH, Metadata, split},
+    entry::{self, MAX_PATH, Metadata, split},
     extract::{Extractor, Fault, Planned, Result, Whiteouts},
     lower::Found,
     metadata,
@@ -58,12 +58,7 @@ pub(super) fn resolve(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<Owne
 
 /// The path of `name` in `directory`.
 pub(super) fn join(directory: &[u8], name: &[u8]) -> Result<Vec<u8>> {
-    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-    path.extend_from_slice(directory);
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
+    let path = entry::join(directory, name);
     if path.len() > MAX_PATH {
         return Err(Fault::Refused(format!(
             "its path, through links, is longer than {MAX_PATH} bytes"

@@ -155,13 +155,9 @@ fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 /// Decimal digits and nothing else.
 pub(super) fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |number, digit| match digit {
-        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-        _ => None,
-    })
+    let text = std::str::from_utf8(text).ok()?;
+    // Rust takes a sign.
+    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 /// What stands before the first NUL of a header's field.

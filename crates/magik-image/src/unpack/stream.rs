@@ -41,10 +41,7 @@ impl Refusal {
     /// The error for `what`, if an I/O error is a refusal.
     pub(crate) fn of(error: &io::Error, what: impl FnOnce() -> String) -> Option<Error> {
         Some(match error.get_ref()?.downcast_ref()? {
-            Self::TooLong(limit) => Error::TooLarge {
-                what: format!("{}, decompressed,", what()),
-                limit: *limit,
-            },
+            Self::TooLong(limit) => Error::too_large(format!("{}, decompressed,", what()), *limit),
             #[cfg(not(feature = "zstd"))]
             Self::Feature(feature) => Error::MissingFeature {
                 what: what(),
@@ -106,30 +103,38 @@ fn unzstd<'a>(_: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Err(Refusal::Feature("zstd").into_io())
 }
 
-/// The decompressed bytes of an archive. Whoever reads it gets them after they have been counted and hashed.
+/// The decompressed bytes of an archive. Whoever reads it gets them after they have been counted
+/// and hashed.
 pub(crate) struct ArchiveStream<'a> {
     inner: BufReader<Hashing<'a>>,
 }
 
-struct Hashing<'a> {
+/// What is read is counted and hashed.
+pub(super) struct Hashing<'a> {
     inner: Box<dyn Read + 'a>,
-    hasher: Hasher,
+    pub(super) hasher: Hasher,
     count: u64,
     cap: u64,
+}
+
+impl<'a> Hashing<'a> {
+    /// At most `cap` bytes.
+    pub(super) fn new(inner: Box<dyn Read + 'a>, algorithm: Algorithm, cap: u64) -> Self {
+        Self {
+            inner,
+            hasher: algorithm.hasher(),
+            count: 0,
+            cap,
+        }
+    }
 }
 
 impl<'a> ArchiveStream<'a> {
     /// At most `cap` bytes of `source`, decompressed.
     pub(crate) fn new(source: impl Read + 'a, algorithm: Algorithm, cap: u64) -> io::Result<Self> {
         let (_, inner) = decompress(source)?;
-        let hashing = Hashing {
-            inner,
-            hasher: algorithm.hasher(),
-            count: 0,
-            cap,
-        };
         Ok(Self {
-            inner: BufReader::with_capacity(BUFFER, hashing),
+            inner: BufReader::with_capacity(BUFFER, Hashing::new(inner, algorithm, cap)),
         })
     }
 

@@ -142,11 +142,9 @@ impl Extractor<'_> {
                 }
             }
             // mknod(2) needs no privilege for these; only overlayfs itself takes none.
-            Err(Errno::PERM) => Err(Fault::from(Error::Io {
-                context: "whiteouts cannot be made on an overlay: choose a data root on another file system"
-                    .into(),
-                source: Errno::PERM.into(),
-            })),
+            Err(Errno::PERM) => Err(Fault::from(Error::io(
+                "whiteouts cannot be made on an overlay: choose a data root on another file system",
+            )(Errno::PERM))),
             Err(e) => Err(e.into()),
         }
     }

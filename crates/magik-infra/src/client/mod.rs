@@ -1,4 +1,5 @@
-//! The client side of the control service. What the pod init says is not trusted: it may run in a guest.
+//! The client side of the control service. What the pod init says is not trusted: it may run in a
+//! guest.
 
 mod exec;
 mod port_forward;
@@ -7,6 +8,7 @@ mod window;
 
 pub use exec::{ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use port_forward::{PortForward, PortReader, PortWriter};
+use streams::Messages;
 pub(crate) use streams::size;
 pub use streams::{EventStream, Launch, LaunchProgress, LogOutput};
 
@@ -31,7 +33,7 @@ use tokio::{
 use ttrpc::{
     Code,
     r#async::{Client, transport::Socket},
-    context,
+    context::{self, Context},
 };
 
 use crate::{
@@ -60,8 +62,8 @@ type Result<T, E = ControlError> = std::result::Result<T, E>;
 
 /// A connection to a pod init.
 ///
-/// The calls with an answer of unknown length (`exec`, `logs`, `events`, `port_forward`) take the client: each has its
-/// connection to itself, and dropping it ends the call on the other side too.
+/// The calls with an answer of unknown length (`exec`, `logs`, `events`, `port_forward`) take the
+/// client: each has its connection to itself, and dropping it ends the call on the other side too.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), magik_infra::ControlError> {
@@ -86,7 +88,8 @@ impl std::fmt::Debug for ControlClient {
 }
 
 impl ControlClient {
-    /// Connects to a control socket and says hello. The path may be longer than a socket address can hold.
+    /// Connects to a control socket and says hello. The path may be longer than a socket address
+    /// can hold.
     ///
     /// # Errors
     /// Nobody listens there, or not in this version.
@@ -126,7 +129,7 @@ impl ControlClient {
         request.major = MAJOR;
         request.minor = MINOR;
         request.client = concat!("magik-infra ", env!("CARGO_PKG_VERSION")).to_owned();
-        let hello = within(CALL_TIMEOUT, calls.hello(context::with_timeout(0), &request)).await?;
+        let hello = soon(calls.hello(unbounded(), &request)).await?;
         if hello.major != MAJOR {
             return Err(ControlError::Version {
                 major: hello.major,
@@ -151,7 +154,8 @@ impl ControlClient {
         &self.pod_id
     }
 
-    /// Starts the pod with the containers that it begins with; only on the launch connection. Read the result to its end.
+    /// Starts the pod with the containers that it begins with; only on the launch connection. Read
+    /// the result to its end.
     ///
     /// # Errors
     /// The plan cannot be sent.
@@ -160,10 +164,10 @@ impl ControlClient {
         request.plan = json(plan)?;
         let stream = self
             .calls
-            .start_sandbox(context::with_timeout(0), &request)
+            .start_sandbox(unbounded(), &request)
             .await
             .map_err(error)?;
-        Ok(Launch::new(stream, self.meter.clone()))
+        Ok(Launch::new(Messages::new(stream, &self.meter)))
     }
 
     /// Commits the launched pod: from now on it does not depend on the launch connection.
@@ -171,12 +175,7 @@ impl ControlClient {
     /// # Errors
     /// The pod is over already, or this is not the launch connection.
     pub async fn commit(&self) -> Result<()> {
-        within(
-            CALL_TIMEOUT,
-            self.calls
-                .commit(context::with_timeout(0), &proto::CommitRequest::new()),
-        )
-        .await?;
+        soon(self.calls.commit(unbounded(), &proto::CommitRequest::new())).await?;
         Ok(())
     }
 
@@ -186,11 +185,7 @@ impl ControlClient {
     /// The pod init does not answer.
     pub async fn status(&self) -> Result<PodStatus> {
         let request = proto::StatusRequest::new();
-        let response = within(
-            CALL_TIMEOUT,
-            self.calls.status(context::with_timeout(0), &request),
-        )
-        .await?;
+        let response = soon(self.calls.status(unbounded(), &request)).await?;
         document("status", &response.status)
     }
 
@@ -200,23 +195,20 @@ impl ControlClient {
     /// The pod init does not answer.
     pub async fn stats(&self) -> Result<BTreeMap<String, Stats>> {
         let request = proto::StatsRequest::new();
-        let response = within(CALL_TIMEOUT, self.calls.stats(context::with_timeout(0), &request)).await?;
+        let response = soon(self.calls.stats(unbounded(), &request)).await?;
         document("stats", &response.stats)
     }
 
-    /// Stops the pod: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period). Answers with the final
-    /// status once everything has ended; a pod that is being stopped already is only ever stopped sooner.
+    /// Stops the pod: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period).
+    /// Answers with the final status once everything has ended; a pod that is being stopped already
+    /// is only ever stopped sooner.
     ///
     /// # Errors
     /// The connection ended before the answer; the pod may be stopped all the same.
     pub async fn stop(&self, grace: Option<Duration>) -> Result<PodStatus> {
         let mut request = proto::StopRequest::new();
         request.grace_ms = grace.map(milliseconds);
-        let response = self
-            .calls
-            .stop(context::with_timeout(0), &request)
-            .await
-            .map_err(error)?;
+        let response = self.calls.stop(unbounded(), &request).await.map_err(error)?;
         document("status", &response.status)
     }
 
@@ -231,29 +223,29 @@ impl ControlClient {
     pub async fn create_container(&self, plan: &ContainerPlan) -> Result<PodStatus> {
         let mut request = proto::CreateContainerRequest::new();
         request.plan = json(plan)?;
-        changed(self.calls.create_container(context::with_timeout(0), &request)).await
+        changed(self.calls.create_container(unbounded(), &request)).await
     }
 
     /// Runs the program of a container that was created.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has been started;
-    /// else it cannot be, and has ended. It may be restarted.
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has been
+    /// started; else it cannot be, and has ended. It may be restarted.
     pub async fn start_container(&self, container: &str) -> Result<PodStatus> {
         let request = container_request(container, None);
-        changed(self.calls.start_container(context::with_timeout(0), &request)).await
+        changed(self.calls.start_container(unbounded(), &request)).await
     }
 
     /// Changes the limits of a container; what is absent stays as it is.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has ended, or the
-    /// kernel does not take the limits; [`ControlError::Unsupported`]: not in this kind of pod.
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it has ended, or
+    /// the kernel does not take the limits; [`ControlError::Unsupported`]: not in this kind of pod.
     pub async fn update_container(&self, container: &str, resources: &LinuxResources) -> Result<PodStatus> {
         let mut request = proto::UpdateContainerRequest::new();
         request.container = container.to_owned();
         request.resources = json(resources)?;
-        changed(self.calls.update_container(context::with_timeout(0), &request)).await
+        changed(self.calls.update_container(unbounded(), &request)).await
     }
 
     /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace`
@@ -265,7 +257,7 @@ impl ControlClient {
     /// [`ControlError::Unsupported`]: not in this kind of pod.
     pub async fn stop_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
-        changed(self.calls.stop_container(context::with_timeout(0), &request)).await
+        changed(self.calls.stop_container(unbounded(), &request)).await
     }
 
     /// Stops it, if it runs, and runs it again with an empty writable layer. Answers once it was
@@ -276,7 +268,7 @@ impl ControlClient {
     /// says how it ended before.
     pub async fn restart_container(&self, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
         let request = container_request(container, grace);
-        changed(self.calls.restart_container(context::with_timeout(0), &request)).await
+        changed(self.calls.restart_container(unbounded(), &request)).await
     }
 
     /// Has the pod forget an app container that has ended.
@@ -285,26 +277,28 @@ impl ControlClient {
     /// As [`stop_container`](Self::stop_container); it runs.
     pub async fn remove_container(&self, container: &str) -> Result<PodStatus> {
         let request = container_request(container, None);
-        changed(self.calls.remove_container(context::with_timeout(0), &request)).await
+        changed(self.calls.remove_container(unbounded(), &request)).await
     }
 
     /// Runs another program in a running container.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::CannotExecute`]: no such program;
-    /// [`ControlError::Refused`]: it does not run, or the request is malformed.
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::CannotExecute`]: no such
+    /// program; [`ControlError::Refused`]: it does not run, or the request is malformed.
     pub async fn exec(self, request: &ExecRequest) -> Result<ExecSession> {
-        let stream = self.calls.exec(context::with_timeout(0)).await.map_err(error)?;
+        let stream = self.calls.exec(unbounded()).await.map_err(error)?;
         ExecSession::start(self, stream, request).await
     }
 
-    /// Starts a container whose plan has `attach`, and takes its streams; `size` is that of its terminal. The session's end kills it.
-    /// Only on a connection to the init itself: nothing passes it on.
+    /// Starts a container whose plan has `attach`, and takes its streams; `size` is that of its
+    /// terminal. The session's end kills it. Only on a connection to the init itself: nothing
+    /// passes it on.
     ///
     /// # Errors
-    /// [`ControlError::Refused`]: there is nothing to attach to, or it was not started, which its launch tells more of.
+    /// [`ControlError::Refused`]: there is nothing to attach to, or it was not started, which its
+    /// launch tells more of.
     pub async fn attach(self, container: &str, size: Option<(u16, u16)>) -> Result<ExecSession> {
-        let stream = self.calls.attach(context::with_timeout(0)).await.map_err(error)?;
+        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
         let request = ExecRequest {
             container: container.to_owned(),
             size,
@@ -322,12 +316,7 @@ impl ControlClient {
         request.container = container.to_owned();
         request.signal = signal;
         request.all = all;
-        within(
-            CALL_TIMEOUT,
-            self.calls.signal(context::with_timeout(0), &request),
-        )
-        .await
-        .map(drop)
+        soon(self.calls.signal(unbounded(), &request)).await.map(drop)
     }
 
     /// A container's log; with `follow`, until the container has ended.
@@ -355,12 +344,8 @@ impl ControlClient {
     }
 
     async fn log_output(self, request: &proto::LogsRequest) -> Result<LogOutput> {
-        let stream = self
-            .calls
-            .logs(context::with_timeout(0), request)
-            .await
-            .map_err(error)?;
-        Ok(LogOutput::new(stream, self))
+        let stream = self.calls.logs(unbounded(), request).await.map_err(error)?;
+        Ok(LogOutput::new(Messages::new(stream, &self.meter), self))
     }
 
     /// What happened in the pod so far; with `follow`, and what happens until it is over.
@@ -370,12 +355,8 @@ impl ControlClient {
     pub async fn events(self, follow: bool) -> Result<EventStream> {
         let mut request = proto::EventsRequest::new();
         request.follow = follow;
-        let stream = self
-            .calls
-            .events(context::with_timeout(0), &request)
-            .await
-            .map_err(error)?;
-        Ok(EventStream::new(stream, self))
+        let stream = self.calls.events(unbounded(), &request).await.map_err(error)?;
+        Ok(EventStream::new(Messages::new(stream, &self.meter), self))
     }
 
     /// A connection to a TCP port on the pod's loopback.
@@ -383,11 +364,7 @@ impl ControlClient {
     /// # Errors
     /// The request cannot be sent. A port where nobody listens is an error of the first read.
     pub async fn port_forward(self, port: u16) -> Result<PortForward> {
-        let stream = self
-            .calls
-            .port_forward(context::with_timeout(0))
-            .await
-            .map_err(error)?;
+        let stream = self.calls.port_forward(unbounded()).await.map_err(error)?;
         PortForward::start(self, stream, port).await
     }
 }
@@ -408,11 +385,16 @@ async fn changed(call: impl Future<Output = ttrpc::Result<proto::StatusResponse>
     document("status", &call.await.map_err(error)?.status)
 }
 
-/// Waits for an answer, but not for ever.
-async fn within<T>(limit: Duration, call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
-    timeout(limit, call)
+/// What ttrpc is told of a call: its time is limited here, if at all.
+fn unbounded() -> Context {
+    context::with_timeout(0)
+}
+
+/// The answer to a call that waits for nothing in the pod.
+async fn soon<T>(call: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+    timeout(CALL_TIMEOUT, call)
         .await
-        .map_err(|_| ControlError::Timeout(limit))?
+        .map_err(|_| ControlError::Timeout(CALL_TIMEOUT))?
         .map_err(error)
 }
 
@@ -425,7 +407,8 @@ fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|e| ControlError::Protocol(clean(&format!("{what}: {e}"))))
 }
 
-/// How ttrpc 0.10 begins the message when a connection was over before it could send: it has no variant for that.
+/// How ttrpc 0.10 begins the message when a connection was over before it could send: it has no
+/// variant for that.
 const CLOSED: [&str; 3] = [
     "reserve channel capacity failed",
     "send to wire channel failed",
@@ -459,7 +442,8 @@ fn error(error: ttrpc::Error) -> ControlError {
     }
 }
 
-/// A text of the other side, fit to be shown on a terminal: bounded, in one line, without control characters.
+/// A text of the other side, fit to be shown on a terminal: bounded, in one line, without control
+/// characters.
 pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .take(MAX_MESSAGE)
@@ -479,8 +463,8 @@ mod tests {
         // Before ttrpc has noticed, meanwhile, and after.
         for _ in 0..20 {
             let request = proto::HelloRequest::new();
-            let answer = calls.hello(context::with_timeout(0), &request);
-            let error = within(CALL_TIMEOUT, answer).await.unwrap_err();
+            let answer = calls.hello(unbounded(), &request);
+            let error = soon(answer).await.unwrap_err();
             assert!(matches!(error, ControlError::Disconnected), "{error}");
         }
     }

@@ -24,28 +24,44 @@ pub struct LaunchProgress {
     pub container: String,
 }
 
-/// A pod being started.
-pub struct Launch {
-    stream: ClientStreamReceiver<proto::LaunchEvent>,
+/// The messages of one call.
+pub(super) struct Messages<M> {
+    stream: ClientStreamReceiver<M>,
     meter: Arc<Meter>,
-    ready: bool,
 }
 
-impl std::fmt::Debug for Launch {
+impl<M> std::fmt::Debug for Messages<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Launch")
-            .field("ready", &self.ready)
-            .finish_non_exhaustive()
+        f.debug_struct("Messages").finish_non_exhaustive()
     }
 }
 
-impl Launch {
-    pub(super) fn new(stream: ClientStreamReceiver<proto::LaunchEvent>, meter: Arc<Meter>) -> Self {
-        Self {
-            stream,
-            meter,
-            ready: false,
+impl<M: protobuf::Message> Messages<M> {
+    pub(super) fn new(stream: ClientStreamReceiver<M>, meter: &Arc<Meter>) -> Self {
+        let meter = meter.clone();
+        Self { stream, meter }
+    }
+
+    async fn next(&mut self) -> Result<Option<M>> {
+        let message = self.stream.recv().await.map_err(error)?;
+        if let Some(message) = &message {
+            self.meter.release(None, size(message));
         }
+        Ok(message)
+    }
+}
+
+/// A pod being started.
+#[derive(Debug)]
+pub struct Launch {
+    messages: Messages<proto::LaunchEvent>,
+    ready: bool,
+}
+
+impl Launch {
+    pub(super) fn new(messages: Messages<proto::LaunchEvent>) -> Self {
+        let ready = false;
+        Self { messages, ready }
     }
 
     /// The next step; `None`: every container was started.
@@ -56,13 +72,8 @@ impl Launch {
         if self.ready {
             return Ok(None);
         }
-        let message = self
-            .stream
-            .recv()
-            .await
-            .map_err(error)?
-            .ok_or(ControlError::Disconnected)?;
-        self.meter.release(None, size(&message));
+        let message = self.messages.next().await?;
+        let message = message.ok_or(ControlError::Disconnected)?;
         match message.event {
             Some(proto::launch_event::Event::Progress(p)) => Ok(Some(LaunchProgress {
                 step: LaunchStep::from_message(p.step),
@@ -98,22 +109,18 @@ impl Launch {
 }
 
 /// A container's log, as it comes.
+#[derive(Debug)]
 pub struct LogOutput {
-    stream: ClientStreamReceiver<proto::LogsChunk>,
-    client: ControlClient,
-}
-
-impl std::fmt::Debug for LogOutput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogOutput")
-            .field("client", &self.client)
-            .finish_non_exhaustive()
-    }
+    messages: Messages<proto::LogsChunk>,
+    _client: ControlClient,
 }
 
 impl LogOutput {
-    pub(super) fn new(stream: ClientStreamReceiver<proto::LogsChunk>, client: ControlClient) -> Self {
-        Self { stream, client }
+    pub(super) fn new(messages: Messages<proto::LogsChunk>, client: ControlClient) -> Self {
+        Self {
+            messages,
+            _client: client,
+        }
     }
 
     /// The next piece; `None`: the end.
@@ -121,10 +128,9 @@ impl LogOutput {
     /// # Errors
     /// [`ControlError::NotFound`]: no such container.
     pub async fn next(&mut self) -> Result<Option<LogChunk>> {
-        let Some(message) = self.stream.recv().await.map_err(error)? else {
+        let Some(message) = self.messages.next().await? else {
             return Ok(None);
         };
-        self.client.meter.release(None, size(&message));
         let stream = if message.is_stderr {
             LogStream::Stderr
         } else {
@@ -141,23 +147,19 @@ impl LogOutput {
 #[derive(Debug)]
 pub struct EventStream(Events);
 
+#[derive(Debug)]
 enum Events {
-    Coming(ClientStreamReceiver<proto::Event>, ControlClient),
+    Coming {
+        messages: Messages<proto::Event>,
+        _client: ControlClient,
+    },
     Past(std::vec::IntoIter<Event>),
 }
 
-impl std::fmt::Debug for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Coming(_, client) => f.debug_tuple("Coming").field(client).finish_non_exhaustive(),
-            Self::Past(events) => f.debug_tuple("Past").field(&events.as_slice()).finish(),
-        }
-    }
-}
-
 impl EventStream {
-    pub(super) fn new(stream: ClientStreamReceiver<proto::Event>, client: ControlClient) -> Self {
-        Self(Events::Coming(stream, client))
+    pub(super) fn new(messages: Messages<proto::Event>, client: ControlClient) -> Self {
+        let _client = client;
+        Self(Events::Coming { messages, _client })
     }
 
     /// Those of a pod that is over, as its [`EVENTS_FILE`](crate::EVENTS_FILE) has them.
@@ -175,14 +177,13 @@ impl EventStream {
     /// # Errors
     /// The connection ended, or what came is no event.
     pub async fn next(&mut self) -> Result<Option<Event>> {
-        let (stream, client) = match &mut self.0 {
-            Events::Coming(stream, client) => (stream, client),
+        let messages = match &mut self.0 {
+            Events::Coming { messages, .. } => messages,
             Events::Past(events) => return Ok(events.next()),
         };
-        let Some(message) = stream.recv().await.map_err(error)? else {
+        let Some(message) = messages.next().await? else {
             return Ok(None);
         };
-        client.meter.release(None, size(&message));
         let time = message
             .time
             .parse()

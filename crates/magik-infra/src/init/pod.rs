@@ -63,8 +63,8 @@ pub(super) struct Pod {
     pub(super) deletions: JoinSet<()>,
     /// Held by each of them: who makes a container waits, so that none is removed in its place.
     pub(super) deleting: Arc<RwLock<()>>,
-    /// The number of the run of each container that was created and not removed at the runtime: what
-    /// is heard of an earlier one is not about this.
+    /// The number of the run of each container that was created and not removed at the runtime:
+    /// what is heard of an earlier one is not about this.
     runs: HashMap<String, u64>,
     next_run: u64,
     /// The first processes of containers that were created and not started yet.
@@ -179,24 +179,12 @@ impl Pod {
         };
         self.ended(&report);
         self.delete(&report.name);
-        let ending = match report {
-            ExitReport {
-                exit: Exit { code: 0, .. },
-                unknown: None,
-                ..
-            } => return Ok(()),
-            ExitReport {
-                unknown: Some(why), ..
-            } => why,
-            ExitReport {
-                exit: Exit { oom_killed: true, .. },
-                ..
-            } => "killed: out of memory".to_owned(),
-            ExitReport {
-                exit: Exit { signal: Some(n), .. },
-                ..
-            } => format!("killed by signal {n}"),
-            ExitReport { exit, .. } => format!("exit code {}", exit.code),
+        let ending = match (report.unknown, report.exit) {
+            (None, Exit { code: 0, .. }) => return Ok(()),
+            (Some(why), _) => why,
+            (None, Exit { oom_killed: true, .. }) => "killed: out of memory".to_owned(),
+            (None, Exit { signal: Some(n), .. }) => format!("killed by signal {n}"),
+            (None, Exit { code, .. }) => format!("exit code {code}"),
         };
         let message = if report.last_line.is_empty() {
             ending
@@ -210,8 +198,9 @@ impl Pod {
         ))
     }
 
-    /// Creates the app containers, as many at a time as there are processors, and starts them in order once all of
-    /// them are there: a container that cannot be created means that none was started.
+    /// Creates the app containers, as many at a time as there are processors, and starts them in
+    /// order once all of them are there: a container that cannot be created means that none was
+    /// started.
     pub(super) async fn start_containers(&mut self) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
         let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
@@ -303,8 +292,8 @@ impl Pod {
         Ok(())
     }
 
-    /// Asks every container to end, in the reverse of the order they were started in. A stop that is already under
-    /// way is only ever made shorter.
+    /// Asks every container to end, in the reverse of the order they were started in. A stop that
+    /// is already under way is only ever made shorter.
     pub(super) async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {
         let kill_at = after(grace);
         match under_way {
@@ -400,7 +389,8 @@ impl Pod {
                 Ok(under_way) => under_way,
                 Err(_) => deleting.read_owned().await,
             };
-            // By force: with a shared pid namespace its other processes may have outlived the first.
+            // By force: with a shared pid namespace its other processes may have outlived the
+            // first.
             if let Err(error) = runtime.delete(&id, true).await {
                 tracing::warn!(container = %id, %error, "cannot remove the ended container");
             }

@@ -1,7 +1,8 @@
 //! The mounts of a pod, made inside of its mount namespace.
 //!
-//! Device files of an image lead nowhere: every root file system is mounted `nodev`, and a container's `/dev` is a tmpfs of its
-//! own. What a guest is shown of the host is `nosuid` and `noexec`, too.
+//! Device files of an image lead nowhere: every root file system is mounted `nodev`, and a
+//! container's `/dev` is a tmpfs of its own. What a guest is shown of the host is `nosuid` and
+//! `noexec`, too.
 
 use std::{
     fs::Permissions,
@@ -43,13 +44,19 @@ pub(crate) enum MountError {
     NoLayer { target: PathBuf },
 }
 
+impl MountError {
+    fn of(what: &'static str, target: &Path) -> impl Fn(Errno) -> Self + Copy {
+        move |source| Self::Mount {
+            what,
+            target: target.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
 /// Mounts an emptyDir that lies in memory.
 pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
-    let failed = |source: Errno| MountError::Mount {
-        what: "tmpfs",
-        target: plan.target.clone(),
-        source: source.into(),
-    };
+    let failed = MountError::of("tmpfs", &plan.target);
     let options = match plan.size {
         Some(size) => format!("mode=0777,size={size}"),
         None => "mode=0777".to_owned(),
@@ -59,21 +66,13 @@ pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
 }
 
-/// Mounts layers, the uppermost first, on a directory as one file system to be shown to others: read-only, and nothing of it is a
-/// device or is executed here.
+/// Mounts layers, the uppermost first, on a directory as one file system to be shown to others:
+/// read-only, and nothing of it is a device or is executed here.
 ///
 /// # Errors
 /// Names the layer or the mount that failed.
 pub fn mount_layers(layers: &[PathBuf], target: &Path) -> io::Result<()> {
-    let mounted = match layers {
-        [] => Err(MountError::NoLayer {
-            target: target.to_owned(),
-        }),
-        // overlayfs wants two layers when there is no upper one.
-        [layer] => bind_read_only(layer, target),
-        layers => overlay(layers, None, target),
-    };
-    mounted.map_err(io::Error::other)?;
+    mount_on(target, layers, None).map_err(io::Error::other)?;
     magik_sys::mount::restrict(
         target,
         MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC,
@@ -82,16 +81,20 @@ pub fn mount_layers(layers: &[PathBuf], target: &Path) -> io::Result<()> {
 
 /// Mounts a container's root file system on its bundle's `rootfs`.
 pub(crate) fn mount_rootfs(plan: &ContainerPlan) -> Result<(), MountError> {
-    let target = plan.bundle.join("rootfs");
-    let (lower, upper) = match &plan.rootfs {
-        RootfsPlan::Directory { .. } => return Ok(()),
-        RootfsPlan::Overlay { lower, upper } => (lower, upper.as_ref()),
-    };
-    match (lower.as_slice(), upper) {
-        ([], _) => Err(MountError::NoLayer { target }),
+    match &plan.rootfs {
+        RootfsPlan::Directory { .. } => Ok(()),
+        RootfsPlan::Overlay { lower, upper } => mount_on(&plan.bundle.join("rootfs"), lower, upper.as_ref()),
+    }
+}
+
+fn mount_on(target: &Path, lower: &[PathBuf], upper: Option<&UpperPlan>) -> Result<(), MountError> {
+    match (lower, upper) {
+        ([], _) => Err(MountError::NoLayer {
+            target: target.to_owned(),
+        }),
         // overlayfs wants two layers when there is no upper one.
-        ([layer], None) => bind_read_only(layer, &target),
-        (lower, upper) => overlay(lower, upper, &target),
+        ([layer], None) => bind_read_only(layer, target),
+        (lower, upper) => overlay(lower, upper, target),
     }
 }
 
@@ -218,11 +221,7 @@ pub(crate) async fn remove_old(old: Vec<PathBuf>) {
 }
 
 fn bind_read_only(layer: &Path, target: &Path) -> Result<(), MountError> {
-    let failed = |source: Errno| MountError::Mount {
-        what: "layer",
-        target: target.to_owned(),
-        source: source.into(),
-    };
+    let failed = MountError::of("layer", target);
     mount_bind(layer, target).map_err(failed)?;
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV;
     mount_remount(target, flags, "").map_err(failed)
@@ -249,11 +248,7 @@ fn overlay_by_fsconfig(
     upper: Option<&UpperPlan>,
     target: &Path,
 ) -> Result<(), MountError> {
-    let failed = |source: Errno| MountError::Mount {
-        what: "overlay",
-        target: target.to_owned(),
-        source: source.into(),
-    };
+    let failed = MountError::of("overlay", target);
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
     let mut opened = Vec::new();
     for layer in lower {
@@ -264,7 +259,8 @@ fn overlay_by_fsconfig(
         let (upper, work) = (short(upper, &mut opened)?, short(work, &mut opened)?);
         fsconfig_set_string(fs.as_fd(), "upperdir", &upper).map_err(failed)?;
         fsconfig_set_string(fs.as_fd(), "workdir", &work).map_err(failed)?;
-        // The layer dies with the pod: without this, every unmount would sync the host's whole file system.
+        // The layer dies with the pod: without this, every unmount would sync the host's whole file
+        // system.
         fsconfig_set_flag(fs.as_fd(), "volatile").map_err(failed)?;
     }
     fsconfig_create(fs.as_fd()).map_err(failed)?;
@@ -281,14 +277,10 @@ fn overlay_by_fsconfig(
     .map_err(failed)
 }
 
-/// The old way: all options in one page. Layers are named by descriptor, so that 128 of them fit and no path is cut
-/// at a comma or colon.
+/// The old way: all options in one page. Layers are named by descriptor, so that 128 of them fit
+/// and no path is cut at a comma or colon.
 fn overlay_by_mount(lower: &[PathBuf], upper: Option<&UpperPlan>, target: &Path) -> Result<(), MountError> {
-    let failed = |source: Errno| MountError::Mount {
-        what: "overlay",
-        target: target.to_owned(),
-        source: source.into(),
-    };
+    let failed = MountError::of("overlay", target);
     let mut opened = Vec::new();
     let names = lower
         .iter()

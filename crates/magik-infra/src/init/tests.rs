@@ -59,13 +59,8 @@ impl Pretender {
 
     fn state(id: &ContainerId) -> ContainerState {
         ContainerState {
-            oci_version: "1.2.0".into(),
-            id: id.clone(),
-            status: Status::Created,
             pid: Some(7),
-            bundle: PathBuf::new(),
-            annotations: HashMap::new(),
-            created: None,
+            ..ContainerState::new(id.clone(), Status::Created)
         }
     }
 }
@@ -168,6 +163,15 @@ struct Troublemaker {
 }
 
 impl Troublemaker {
+    fn new(required: bool, on: &'static str, how: &'static str) -> Self {
+        Self {
+            required,
+            on,
+            how,
+            calls: Arc::default(),
+        }
+    }
+
     async fn called(&self, what: &str) -> Result<(), ExtensionError> {
         self.calls.lock().unwrap().push(what.to_owned());
         match self.how {
@@ -223,20 +227,12 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         attach: None,
     };
     let plan = PodPlan {
-        user_namespace: None,
         id: "id".into(),
         name: "pod".into(),
         namespace: "default".into(),
-        labels: Default::default(),
-        annotations: Default::default(),
-        published: vec![],
-        tmpfs: Vec::new(),
-        init_containers: Vec::new(),
         containers: containers.iter().map(container).collect(),
         grace_period_s: 5,
-        active_deadline_s: None,
-        ends: crate::plan::PodEnd::default(),
-        extensions: Vec::new(),
+        ..PodPlan::default()
     };
     let runtime = Arc::new(Pretender::default());
     let state = StateDir::new(std::fs::File::open(dir.path()).unwrap().into());
@@ -269,12 +265,8 @@ impl World {
     async fn events(&self) -> Vec<Event> {
         let (ours, theirs) = duplex(4096);
         self.connections.send(theirs).await.unwrap();
-        let mut events = ControlClient::over(ours)
-            .await
-            .unwrap()
-            .events(false)
-            .await
-            .unwrap();
+        let client = ControlClient::over(ours).await.unwrap();
+        let mut events = client.events(false).await.unwrap();
         let mut all = Vec::new();
         while let Some(event) = events.next().await.unwrap() {
             all.push(event);
@@ -334,23 +326,11 @@ async fn an_extension_sees_the_whole_life() {
 async fn a_failing_hanging_or_panicking_extension_is_reported_and_the_pod_goes_on() {
     for on in ["start", "ready", "event", "stop"] {
         for how in ["fail", "hang", "panic"] {
-            let world = world(
-                &["a"],
-                Troublemaker {
-                    on,
-                    how,
-                    ..Troublemaker::default()
-                },
-            )
-            .await;
+            let world = world(&["a"], Troublemaker::new(false, on, how)).await;
             world.launch().await.unwrap();
             if on != "stop" {
-                tokio::time::sleep(Duration::from_millis(if how == "hang" && on == "event" {
-                    80
-                } else {
-                    5
-                }))
-                .await;
+                let hangs = how == "hang" && on == "event";
+                tokio::time::sleep(Duration::from_millis(if hangs { 80 } else { 5 })).await;
                 let failed = |e: &Event| {
                     e.kind == EventKind::ExtensionFailed && e.detail.starts_with("troublemaker: on_")
                 };
@@ -371,16 +351,7 @@ async fn a_failing_hanging_or_panicking_extension_is_reported_and_the_pod_goes_o
 async fn a_required_extension_fails_the_launch() {
     for on in ["start", "ready"] {
         for how in ["fail", "hang", "panic"] {
-            let world = world(
-                &["a"],
-                Troublemaker {
-                    required: true,
-                    on,
-                    how,
-                    ..Troublemaker::default()
-                },
-            )
-            .await;
+            let world = world(&["a"], Troublemaker::new(true, on, how)).await;
             let error = world.launch().await.unwrap_err();
             let ControlError::Launch(error) = error else {
                 panic!("{error}")
@@ -399,13 +370,7 @@ async fn a_required_extension_fails_the_launch() {
 
 #[tokio::test]
 async fn a_required_extension_that_fails_later_fails_the_pod() {
-    let extension = Troublemaker {
-        required: true,
-        on: "event pod.ready",
-        how: "fail",
-        ..Troublemaker::default()
-    };
-    let world = world(&["a"], extension).await;
+    let world = world(&["a"], Troublemaker::new(true, "event pod.ready", "fail")).await;
     world.launch().await.unwrap();
     world.client.commit().await.unwrap();
     let PodOutcome::Finished(status) = world.finished().await else {

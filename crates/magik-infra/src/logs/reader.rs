@@ -65,29 +65,28 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log at `path`, with the file that was rotated out before it. A log that does not exist is empty.
+    /// Opens the log at `path`, with the file that was rotated out before it. A log that does not
+    /// exist is empty.
     ///
     /// # Errors
     /// A file exists and cannot be read.
     pub fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
         let current = open(path)?;
         let file = match (options.tail, open(&rotated(path))?) {
-            (None, Some(mut older)) => Some(rewound(&mut older, 0)?),
-            (None, None) => current,
+            (None, older) => older.or(current),
             (Some(lines), older) => {
                 let mut wanted = lines;
                 let from = current
                     .as_ref()
                     .map_or(Ok(None), |f| tail_start(f, &mut wanted))?;
                 match (from, older) {
-                    (None, Some(mut older)) if wanted > 0 => {
+                    (None, Some(older)) if wanted > 0 => {
                         let start = tail_start(&older, &mut wanted)?.unwrap_or(0);
-                        Some(rewound(&mut older, start)?)
+                        Some(from_there(older, start)?)
                     }
-                    _ => match current {
-                        Some(mut file) => Some(rewound(&mut file, from.unwrap_or(0))?),
-                        None => None,
-                    },
+                    _ => current
+                        .map(|file| from_there(file, from.unwrap_or(0)))
+                        .transpose()?,
                 }
             }
         };
@@ -186,7 +185,8 @@ impl LogReader {
                     if (current.metadata()?.dev(), current.metadata()?.ino()) != (here.dev(), here.ino()) =>
                 {
                     self.file = Some(current);
-                    // Entries are written whole: an incomplete one at a file's end will never be completed.
+                    // Entries are written whole: an incomplete one at a file's end will never be
+                    // completed.
                     self.buffer.clear();
                     self.skipping = false;
                 }
@@ -205,13 +205,15 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn rewound(file: &mut File, from: u64) -> io::Result<File> {
+/// The file, to be read from there on.
+fn from_there(mut file: File, from: u64) -> io::Result<File> {
     file.seek(SeekFrom::Start(from))?;
-    file.try_clone()
+    Ok(file)
 }
 
-/// Where the last `wanted` lines of a file start, read from its end; `None` if it has no more than these, and then
-/// `wanted` is how many are missing. A line is an `F` entry with the `P` entries right before it.
+/// Where the last `wanted` lines of a file start, read from its end; `None` if it has no more than
+/// these, and then `wanted` is how many are missing. A line is an `F` entry with the `P` entries
+/// right before it.
 fn tail_start(file: &File, wanted: &mut u64) -> io::Result<Option<u64>> {
     let size = file.metadata()?.len();
     if *wanted == 0 {

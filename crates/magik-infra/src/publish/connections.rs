@@ -12,13 +12,14 @@ use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, Id, JoinSet},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::{
     MAX_PUBLISHED_CONNECTIONS, MAX_WAITING, YIELD_AFTER,
     watched::{Activity, Watched},
 };
+use crate::life::reached;
 
 /// Whose connections count together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,7 +103,7 @@ impl<S: Send + 'static> Connections<S> {
                     };
                     self.open.remove(&id);
                 }
-                () = until(yields_at) => {}
+                () = reached(yields_at) => {}
             }
         }
     }
@@ -172,8 +173,8 @@ impl<S: Send + 'static> Connections<S> {
 
 /// Which connection gives its place to a newcomer, and from when on; `None` for at once.
 ///
-/// It is one of the peer that has most of them. A newcomer who has less than that peer even with this one takes it away; of
-/// equals, or of itself, only what is idle.
+/// It is one of the peer that has most of them. A newcomer who has less than that peer even with
+/// this one takes it away; of equals, or of itself, only what is idle.
 fn gives_way<K>(
     open: impl Iterator<Item = (K, Peer, Instant)>,
     held: &HashMap<Peer, usize>,
@@ -192,13 +193,6 @@ fn count(peers: impl Iterator<Item = Peer>) -> HashMap<Peer, usize> {
         *counts.entry(peer).or_default() += 1;
     }
     counts
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

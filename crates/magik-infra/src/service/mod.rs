@@ -19,7 +19,7 @@ use magik_oci::Signal;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use ttrpc::{
-    Code,
+    Code, Result,
     r#async::{ServerStreamSender, TtrpcContext},
 };
 
@@ -60,7 +60,7 @@ impl Connection {
         }
     }
 
-    fn check_greeted(&self) -> ttrpc::Result<()> {
+    fn check_greeted(&self) -> Result<()> {
         if self.greeted.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl Connection {
         ))
     }
 
-    fn check_launch(&self) -> ttrpc::Result<()> {
+    fn check_launch(&self) -> Result<()> {
         self.check_greeted()?;
         if self.is_launch {
             return Ok(());
@@ -81,7 +81,7 @@ impl Connection {
         ))
     }
 
-    async fn command(&self, command: Command) -> ttrpc::Result<()> {
+    async fn command(&self, command: Command) -> Result<()> {
         self.shared
             .commands
             .send(command)
@@ -90,16 +90,17 @@ impl Connection {
     }
 
     /// Waits until the supervisor has done what was asked; ends with the connection.
-    async fn done(&self, done: oneshot::Receiver<()>) -> ttrpc::Result<()> {
+    async fn done(&self, done: oneshot::Receiver<()>) -> Result<()> {
         tokio::select! {
-            // An error means that the supervisor has ended: the pod is over, which is what was asked for.
+            // An error means that the supervisor has ended: the pod is over, which is what was
+            // asked for.
             _ = done => Ok(()),
             () = self.meter.closed() => Err(ttrpc::Error::Eof),
         }
     }
 
     /// Has the supervisor change a container, and waits until it has.
-    async fn change(&self, container: String, change: Change) -> ttrpc::Result<proto::StatusResponse> {
+    async fn change(&self, container: String, change: Change) -> Result<proto::StatusResponse> {
         self.check_greeted()?;
         let (answer, answered) = oneshot::channel();
         self.command(Command::Change {
@@ -115,6 +116,10 @@ impl Connection {
             },
             () = self.meter.closed() => return Err(ttrpc::Error::Eof),
         }
+        self.status_response()
+    }
+
+    fn status_response(&self) -> Result<proto::StatusResponse> {
         let mut response = proto::StatusResponse::new();
         response.status = self.shared.status_json().ok_or_else(Self::not_launched)?;
         Ok(response)
@@ -135,11 +140,7 @@ impl Connection {
 
 #[async_trait]
 impl Control for Connection {
-    async fn hello(
-        &self,
-        _: &TtrpcContext,
-        request: proto::HelloRequest,
-    ) -> ttrpc::Result<proto::HelloResponse> {
+    async fn hello(&self, _: &TtrpcContext, request: proto::HelloRequest) -> Result<proto::HelloResponse> {
         if request.major != MAJOR {
             let message = format!(
                 "version {}.{} of the control service was asked for, the pod init speaks {MAJOR}.{MINOR}: use the program that started the pod",
@@ -160,7 +161,7 @@ impl Control for Connection {
         _: &TtrpcContext,
         request: proto::StartSandboxRequest,
         stream: ServerStreamSender<proto::LaunchEvent>,
-    ) -> ttrpc::Result<()> {
+    ) -> Result<()> {
         self.check_launch()?;
         let plan: PodPlan = document("pod plan", &request.plan)?;
         let (updates, mut received) = Updates::new();
@@ -179,11 +180,7 @@ impl Control for Connection {
         Ok(())
     }
 
-    async fn commit(
-        &self,
-        _: &TtrpcContext,
-        _: proto::CommitRequest,
-    ) -> ttrpc::Result<proto::CommitResponse> {
+    async fn commit(&self, _: &TtrpcContext, _: proto::CommitRequest) -> Result<proto::CommitResponse> {
         self.check_launch()?;
         let (done, wait) = oneshot::channel();
         self.command(Command::Commit { done }).await?;
@@ -191,32 +188,22 @@ impl Control for Connection {
         Ok(proto::CommitResponse::new())
     }
 
-    async fn status(
-        &self,
-        _: &TtrpcContext,
-        _: proto::StatusRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    async fn status(&self, _: &TtrpcContext, _: proto::StatusRequest) -> Result<proto::StatusResponse> {
         self.check_greeted()?;
-        let mut response = proto::StatusResponse::new();
-        response.status = self.shared.status_json().ok_or_else(Self::not_launched)?;
-        Ok(response)
+        self.status_response()
     }
 
-    async fn exec(&self, context: &TtrpcContext, stream: ExecStream) -> ttrpc::Result<()> {
+    async fn exec(&self, context: &TtrpcContext, stream: ExecStream) -> Result<()> {
         self.check_greeted()?;
         self.containers.exec(self.stream_call(context), stream).await
     }
 
-    async fn attach(&self, context: &TtrpcContext, stream: ExecStream) -> ttrpc::Result<()> {
+    async fn attach(&self, context: &TtrpcContext, stream: ExecStream) -> Result<()> {
         self.check_greeted()?;
         self.containers.attach(self.stream_call(context), stream).await
     }
 
-    async fn signal(
-        &self,
-        _: &TtrpcContext,
-        request: proto::SignalRequest,
-    ) -> ttrpc::Result<proto::SignalResponse> {
+    async fn signal(&self, _: &TtrpcContext, request: proto::SignalRequest) -> Result<proto::SignalResponse> {
         self.check_greeted()?;
         if !(1..=64).contains(&request.signal) {
             let message = format!("there is no signal {}", request.signal);
@@ -233,12 +220,12 @@ impl Control for Connection {
         _: &TtrpcContext,
         request: proto::LogsRequest,
         stream: ServerStreamSender<proto::LogsChunk>,
-    ) -> ttrpc::Result<()> {
+    ) -> Result<()> {
         self.check_greeted()?;
         logs::logs(&self.shared, &self.meter, &request, &stream).await
     }
 
-    async fn stats(&self, _: &TtrpcContext, _: proto::StatsRequest) -> ttrpc::Result<proto::StatsResponse> {
+    async fn stats(&self, _: &TtrpcContext, _: proto::StatsRequest) -> Result<proto::StatsResponse> {
         self.check_greeted()?;
         let pod = self.shared.status().ok_or_else(Self::not_launched)?;
         let all = self.containers.stats(&pod).await?;
@@ -252,7 +239,7 @@ impl Control for Connection {
         _: &TtrpcContext,
         request: proto::EventsRequest,
         stream: ServerStreamSender<proto::Event>,
-    ) -> ttrpc::Result<()> {
+    ) -> Result<()> {
         self.check_greeted()?;
         let mut reader = self.shared.events.reader();
         loop {
@@ -269,22 +256,12 @@ impl Control for Connection {
         }
     }
 
-    async fn stop(
-        &self,
-        _: &TtrpcContext,
-        request: proto::StopRequest,
-    ) -> ttrpc::Result<proto::StopResponse> {
+    async fn stop(&self, _: &TtrpcContext, request: proto::StopRequest) -> Result<proto::StopResponse> {
         self.check_greeted()?;
         let grace = request.grace_ms.map(Duration::from_millis);
         let (done, wait) = oneshot::channel();
         // A pod that is over already is stopped: the same answer.
-        if self
-            .shared
-            .commands
-            .send(Command::Stop { grace, done })
-            .await
-            .is_ok()
-        {
+        if self.command(Command::Stop { grace, done }).await.is_ok() {
             self.done(wait).await?;
         }
         let mut response = proto::StopResponse::new();
@@ -296,7 +273,7 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::CreateContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         self.check_greeted()?;
         let plan: ContainerPlan = document("container's plan", &request.plan)?;
         let name = plan.name.clone();
@@ -307,7 +284,7 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::ContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         self.change(request.container, Change::Start).await
     }
 
@@ -315,7 +292,7 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::ContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         let change = Change::Stop(grace(&request));
         self.change(request.container, change).await
     }
@@ -324,7 +301,7 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::ContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         let change = Change::Restart(grace(&request));
         self.change(request.container, change).await
     }
@@ -333,7 +310,7 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::ContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         self.change(request.container, Change::Remove).await
     }
 
@@ -341,14 +318,14 @@ impl Control for Connection {
         &self,
         _: &TtrpcContext,
         request: proto::UpdateContainerRequest,
-    ) -> ttrpc::Result<proto::StatusResponse> {
+    ) -> Result<proto::StatusResponse> {
         self.check_greeted()?;
         let resources = document("resources", &request.resources)?;
         let change = Change::Update(Box::new(resources));
         self.change(request.container, change).await
     }
 
-    async fn port_forward(&self, context: &TtrpcContext, stream: PortStream) -> ttrpc::Result<()> {
+    async fn port_forward(&self, context: &TtrpcContext, stream: PortStream) -> Result<()> {
         self.check_greeted()?;
         self.containers
             .port_forward(self.stream_call(context), stream)
@@ -357,7 +334,7 @@ impl Control for Connection {
 }
 
 /// Reads a JSON document of a client; its size is bounded by the longest frame.
-fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> ttrpc::Result<T> {
+fn document<T: DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
     let malformed = |e| refused(Code::INVALID_ARGUMENT, format!("the {what} cannot be read: {e}"));
     serde_json::from_slice(json).map_err(malformed)
 }

@@ -27,6 +27,28 @@ fn error(spec: &str, container: &str) -> String {
         .to_string()
 }
 
+/// Checks how pieces of a manifest are refused. A line of `table` is `PIECE => MESSAGE`; the error
+/// starts with `prefix` and the message, and is one line.
+fn refused(prefix: &str, table: &str, error: impl Fn(&str) -> String) {
+    for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (piece, message) = line.split_once(" => ").expect(line);
+        let error = error(piece);
+        assert!(
+            error.starts_with(&format!("{prefix}{message}")),
+            "{error}\n  wanted {message}"
+        );
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+}
+
+fn refused_in_pod(table: &str) {
+    refused("spec.", table, |piece| error(piece, ""));
+}
+
+fn refused_in_container(table: &str) {
+    refused("spec.containers[0].", table, |piece| error("", piece));
+}
+
 #[test]
 fn host_aliases_are_addresses_and_names() {
     let pod = parse(
@@ -41,24 +63,14 @@ fn host_aliases_are_addresses_and_names() {
         ("::1".parse().unwrap(), vec![]),
     ];
     assert_eq!(pod.host_aliases, expected);
-    for (aliases, wrong) in [
-        (
-            "[{ip: 192.0.2, hostnames: [a]}]",
-            "spec.hostAliases[0].ip: \"192.0.2\" is no IP address",
-        ),
-        (
-            "[{ip: 192.0.2.1, hostnames: [a, \"b c\"]}]",
-            "spec.hostAliases[0].hostnames[1]: \"b c\" may hold",
-        ),
-        (
-            "[{ip: 192.0.2.1, hostnames: [\"a\\n1.2.3.4 b\"]}]",
-            "spec.hostAliases[0].hostnames[0]",
-        ),
-        ("[{ip: 192.0.2.1, names: [a]}]", "spec.hostAliases[0].names"),
-    ] {
-        let error = error(&format!("hostAliases: {aliases}"), "");
-        assert!(error.contains(wrong), "{error}");
-    }
+    refused_in_pod(
+        r#"
+        hostAliases: [{ip: 192.0.2, hostnames: [a]}] => hostAliases[0].ip: "192.0.2" is no IP address
+        hostAliases: [{ip: 192.0.2.1, hostnames: [a, "b c"]}] => hostAliases[0].hostnames[1]: "b c" may hold
+        hostAliases: [{ip: 192.0.2.1, hostnames: ["a\n1.2.3.4 b"]}] => hostAliases[0].hostnames[0]
+        hostAliases: [{ip: 192.0.2.1, names: [a]}] => hostAliases[0].names
+        "#,
+    );
 }
 
 #[test]
@@ -197,128 +209,52 @@ fn json_is_read_as_yaml_is() {
 
 #[test]
 fn fields_that_kubernetes_has_not_are_unknown_and_the_near_one_is_named() {
-    for (spec, container, message) in [
-        (
-            "restartpolicy: Never",
-            "",
-            "spec.restartpolicy: unknown field, did you mean restartPolicy?",
-        ),
-        (
-            "",
-            "imagePullPolcy: Never",
-            "spec.containers[0].imagePullPolcy: unknown field, did you mean imagePullPolicy?",
-        ),
-        (
-            "",
-            "command_line: x",
-            "spec.containers[0].command_line: unknown field",
-        ),
-        (
-            "",
-            "securityContext: {capabilities: {ad: []}}",
-            "spec.containers[0].securityContext.capabilities.ad: unknown field, did you mean add?",
-        ),
-        (
-            "volumes: [{name: v, emptyDir: {zzz: 1}}]",
-            "",
-            "spec.volumes[0].emptyDir.zzz: unknown field",
-        ),
-        ("\"a b\\n\": 1", "", "spec.\"a b\\n\": unknown field"),
-    ] {
-        assert!(
-            error(spec, container).starts_with(message),
-            "{}",
-            error(spec, container)
-        );
-    }
+    refused_in_pod(
+        r#"
+        restartpolicy: Never => restartpolicy: unknown field, did you mean restartPolicy?
+        volumes: [{name: v, emptyDir: {zzz: 1}}] => volumes[0].emptyDir.zzz: unknown field
+        "a b\n": 1 => "a b\n": unknown field
+        "#,
+    );
+    refused_in_container(
+        r#"
+        imagePullPolcy: Never => imagePullPolcy: unknown field, did you mean imagePullPolicy?
+        command_line: x => command_line: unknown field
+        securityContext: {capabilities: {ad: []}} => securityContext.capabilities.ad: unknown field, did you mean add?
+        "#,
+    );
 }
 
 #[test]
 fn fields_that_kubernetes_has_and_this_not_are_named() {
-    for (spec, container, message) in [
-        ("nodeSelector: {a: b}", "", "spec.nodeSelector: not supported"),
-        (
-            "securityContext: {fsGroup: 1}",
-            "",
-            "spec.securityContext.fsGroup: not supported",
-        ),
-        (
-            "securityContext: {sysctls: []}",
-            "",
-            "spec.securityContext.sysctls: not supported",
-        ),
-        (
-            "securityContext: {windowsOptions: {}}",
-            "",
-            "spec.securityContext.windowsOptions: not supported: containers are Linux's",
-        ),
-        (
-            "",
-            "securityContext: {windowsOptions: {}}",
-            "spec.containers[0].securityContext.windowsOptions: not supported: containers are Linux's",
-        ),
-        (
-            "restartPolicy: Always",
-            "",
-            "spec.restartPolicy: not supported: Always",
-        ),
-        (
-            "restartPolicy: OnFailure",
-            "",
-            "spec.restartPolicy: not supported: OnFailure",
-        ),
-        (
-            "",
-            "livenessProbe: {}",
-            "spec.containers[0].livenessProbe: not supported",
-        ),
-        (
-            "",
-            "ports: [{containerPort: 80, hostPort: 80, protocol: UDP}]",
-            "spec.containers[0].ports[0].hostPort: not supported: only TCP",
-        ),
-        (
-            "",
-            "env: [{name: A, valueFrom: {}}]",
-            "spec.containers[0].env[0].valueFrom: not supported: give a value",
-        ),
-        (
-            "",
-            "resources: {limits: {ephemeral-storage: 1Gi}}",
-            "spec.containers[0].resources.limits.ephemeral-storage: not supported",
-        ),
-        (
-            "initContainers: [{name: i, image: b, restartPolicy: Always}]",
-            "",
-            "spec.initContainers[0].restartPolicy: not supported",
-        ),
-        (
-            "volumes: [{name: v, configMap: {name: x}}]",
-            "",
-            "spec.volumes[0].configMap: not supported",
-        ),
-        (
-            "volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}]",
-            "",
-            "spec.volumes[0].emptyDir.sizeLimit: not supported: ",
-        ),
-        (
-            "volumes: [{name: v, emptyDir: {medium: HugePages}}]",
-            "",
-            "spec.volumes[0].emptyDir.medium: not supported: ",
-        ),
-        (
-            "volumes: [{name: v}]",
-            "volumeMounts: [{name: v, mountPath: /v, subPath: x}]",
-            "spec.containers[0].volumeMounts[0].subPath: not supported: ",
-        ),
-    ] {
-        assert!(
-            error(spec, container).starts_with(message),
-            "{}",
-            error(spec, container)
-        );
-    }
+    refused_in_pod(
+        r#"
+        nodeSelector: {a: b} => nodeSelector: not supported
+        securityContext: {fsGroup: 1} => securityContext.fsGroup: not supported
+        securityContext: {sysctls: []} => securityContext.sysctls: not supported
+        securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
+        restartPolicy: Always => restartPolicy: not supported: Always
+        restartPolicy: OnFailure => restartPolicy: not supported: OnFailure
+        initContainers: [{name: i, image: b, restartPolicy: Always}] => initContainers[0].restartPolicy: not supported
+        volumes: [{name: v, configMap: {name: x}}] => volumes[0].configMap: not supported
+        volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported:
+        volumes: [{name: v, emptyDir: {medium: HugePages}}] => volumes[0].emptyDir.medium: not supported:
+        "#,
+    );
+    refused_in_container(
+        r#"
+        securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
+        livenessProbe: {} => livenessProbe: not supported
+        ports: [{containerPort: 80, hostPort: 80, protocol: UDP}] => ports[0].hostPort: not supported: only TCP
+        env: [{name: A, valueFrom: {}}] => env[0].valueFrom: not supported: give a value
+        resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported
+        "#,
+    );
+    refused(
+        "spec.containers[0].",
+        "volumeMounts: [{name: v, mountPath: /v, subPath: x}] => volumeMounts[0].subPath: not supported:",
+        |mounts| error("volumes: [{name: v}]", mounts),
+    );
 }
 
 #[test]
@@ -331,51 +267,30 @@ fn what_is_no_pod_says_what_it_is() {
         ("[]", "not a pod: it is a list"),
         ("just text", "not a pod: it is a string"),
         ("a: b", "not a pod: it is an object without kind"),
-        (
-            "{kind: Deployment, apiVersion: apps/v1}",
-            "not a pod: it is \"Deployment\" of \"apps/v1\"",
-        ),
-        (
-            "{kind: Pod, apiVersion: v2}",
-            "not a pod: it is \"Pod\" of \"v2\"",
-        ),
         (&format!("{pod}---\n{pod}"), "not a pod: 2 documents"),
         ("a: [", "not valid YAML: "),
         ("a: 1\na: 2", "not valid YAML: "),
-        ("{apiVersion: v1, kind: Pod}", "metadata.name: is missing"),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p}}",
-            "spec: is missing",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: []}}",
-            "spec.containers: a pod has at least one",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: ../p}, spec: {containers: []}}",
-            "metadata.name: ",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a.b}, spec: {containers: []}}",
-            "metadata.namespace: ",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p, uid: x}, spec: {containers: []}}",
-            "metadata.uid: not supported",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p}, status: {}}",
-            "status: not supported",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: 'b c'}}}",
-            "metadata.labels.a: ",
-        ),
     ] {
         let error = PodSpec::from_yaml(text).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}\n  wanted {message}");
         assert!(!error.contains('\n'), "{error:?}");
     }
+    refused(
+        "",
+        r#"
+        {kind: Deployment, apiVersion: apps/v1} => not a pod: it is "Deployment" of "apps/v1"
+        {kind: Pod, apiVersion: v2} => not a pod: it is "Pod" of "v2"
+        {apiVersion: v1, kind: Pod} => metadata.name: is missing
+        {apiVersion: v1, kind: Pod, metadata: {name: p}} => spec: is missing
+        {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: []}} => spec.containers: a pod has at least one
+        {apiVersion: v1, kind: Pod, metadata: {name: ../p}, spec: {containers: []}} => metadata.name:
+        {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a.b}, spec: {containers: []}} => metadata.namespace:
+        {apiVersion: v1, kind: Pod, metadata: {name: p, uid: x}, spec: {containers: []}} => metadata.uid: not supported
+        {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {}} => status: not supported
+        {apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: 'b c'}}} => metadata.labels.a:
+        "#,
+        |text| PodSpec::from_yaml(text).unwrap_err().to_string(),
+    );
     assert!(PodSpec::from_yaml(&format!("---\n{pod}---\n")).is_ok());
 }
 

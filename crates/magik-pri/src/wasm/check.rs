@@ -1,4 +1,5 @@
-//! What of a pod means nothing to a WebAssembly program is refused by name, so that nobody relies on it.
+//! What of a pod means nothing to a WebAssembly program is refused by name, so that nobody relies
+//! on it.
 
 use std::collections::BTreeMap;
 
@@ -192,109 +193,43 @@ mod tests {
         PodSpec::from_yaml(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
     }
 
-    #[test]
-    fn what_means_nothing_is_refused_by_name() {
-        for (metadata, spec, container, field) in [
-            (
-                "",
-                ", shareProcessNamespace: true",
-                "",
-                "spec.shareProcessNamespace",
-            ),
-            (
-                "",
-                ", hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]",
-                "",
-                "spec.hostAliases",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {privileged: true}",
-                "spec.containers[0].securityContext.privileged",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {capabilities: {add: [NET_ADMIN]}}",
-                "spec.containers[0].securityContext.capabilities.add",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {runAsUser: 1}",
-                "spec.containers[0].securityContext.runAsUser",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {seccompProfile: {type: Unconfined}}",
-                "spec.containers[0].securityContext.seccompProfile",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {appArmorProfile: {type: Localhost, localhostProfile: p}}",
-                "spec.containers[0].securityContext.appArmorProfile",
-            ),
-            (
-                "",
-                "",
-                ", securityContext: {seLinuxOptions: {level: s0}}",
-                "spec.containers[0].securityContext.seLinuxOptions",
-            ),
-            (
-                "",
-                ", securityContext: {supplementalGroups: [5]}",
-                "",
-                "spec.containers[0].securityContext.supplementalGroups",
-            ),
-            (
-                "",
-                "",
-                ", resources: {limits: {cpu: 1}}",
-                "spec.containers[0].resources.limits.cpu",
-            ),
-            (
-                "",
-                "",
-                ", ports: [{containerPort: 1, protocol: SCTP}]",
-                "spec.containers[0].ports[0].protocol",
-            ),
-            (
-                "",
-                ", volumes: [{name: v, hostPath: {path: /x, type: Socket}}]",
-                "",
-                "spec.volumes[0].hostPath.type",
-            ),
-            (
-                ", annotations: {magikrun.dev/wasm.feul: '1'}",
-                "",
-                "",
-                "metadata.annotations.magikrun.dev/wasm.feul",
-            ),
-            (
-                ", annotations: {d.magikrun.dev/wasm.fuel: '1'}",
-                "",
-                "",
-                "metadata.annotations.d.magikrun.dev/wasm.fuel",
-            ),
-            (
-                ", annotations: {magikrun.dev/wasm.listen: '1'}",
-                "",
-                "",
-                "metadata.annotations.magikrun.dev/wasm.listen",
-            ),
-            (
-                ", annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'}",
-                "",
-                "",
-                "hostNetwork",
-            ),
-        ] {
-            let said = check(&pod(metadata, spec, container)).unwrap_err().to_string();
+    /// Checks that pieces of a pod are refused. A line of `table` is `PIECE => FIELD`; the error
+    /// names the field.
+    fn refused(table: &str, pod: impl Fn(&str) -> PodSpec) {
+        for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (piece, field) = line.split_once(" => ").expect(line);
+            let said = check(&pod(&format!(", {piece}"))).unwrap_err().to_string();
             assert!(said.contains(field) && !said.contains('\n'), "{field}: {said}");
         }
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_by_name() {
+        let of_pod = "
+            shareProcessNamespace: true => spec.shareProcessNamespace
+            hostAliases: [{ip: 192.0.2.1, hostnames: [a]}] => spec.hostAliases
+            securityContext: {supplementalGroups: [5]} => spec.containers[0].securityContext.supplementalGroups
+            volumes: [{name: v, hostPath: {path: /x, type: Socket}}] => spec.volumes[0].hostPath.type
+        ";
+        refused(of_pod, |piece| pod("", piece, ""));
+        let of_container = "
+            securityContext: {privileged: true} => spec.containers[0].securityContext.privileged
+            securityContext: {capabilities: {add: [NET_ADMIN]}} => spec.containers[0].securityContext.capabilities.add
+            securityContext: {runAsUser: 1} => spec.containers[0].securityContext.runAsUser
+            securityContext: {seccompProfile: {type: Unconfined}} => spec.containers[0].securityContext.seccompProfile
+            securityContext: {appArmorProfile: {type: Localhost, localhostProfile: p}} => spec.containers[0].securityContext.appArmorProfile
+            securityContext: {seLinuxOptions: {level: s0}} => spec.containers[0].securityContext.seLinuxOptions
+            resources: {limits: {cpu: 1}} => spec.containers[0].resources.limits.cpu
+            ports: [{containerPort: 1, protocol: SCTP}] => spec.containers[0].ports[0].protocol
+        ";
+        refused(of_container, |piece| pod("", "", piece));
+        let of_metadata = "
+            annotations: {magikrun.dev/wasm.feul: '1'} => metadata.annotations.magikrun.dev/wasm.feul
+            annotations: {d.magikrun.dev/wasm.fuel: '1'} => metadata.annotations.d.magikrun.dev/wasm.fuel
+            annotations: {magikrun.dev/wasm.listen: '1'} => metadata.annotations.magikrun.dev/wasm.listen
+            annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'} => hostNetwork
+        ";
+        refused(of_metadata, |piece| pod(piece, "", ""));
         let fine = ", securityContext: {capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}, resources: {limits: {memory: 64Mi}}, \
                     ports: [{containerPort: 53, protocol: UDP}]";
         assert!(check(&pod(", annotations: {example.com/a: b}", "", fine)).is_ok());

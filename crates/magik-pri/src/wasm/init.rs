@@ -30,7 +30,7 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         )?;
     }
     let loader = Loader::builder(config.data.join("wasm-cache")).build();
-    let runtime = WasmtimeRuntime::builder(loader).build();
+    let runtime = WasmtimeRuntime::new(loader);
     let descriptors = if arguments.isolation == Kind::None {
         descriptors
     } else {
@@ -58,8 +58,8 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
     })
 }
 
-/// Compiles and loads every program while that is still allowed. In a thread that is gone afterwards, since what a process
-/// gives up is given up by the threads it makes from then on.
+/// Compiles and loads every program while that is still allowed. In a thread that is gone
+/// afterwards, since what a process gives up is given up by the threads it makes from then on.
 async fn prepare(runtime: WasmtimeRuntime, plan: &Arc<PodPlan>) -> Result<(), LaunchError> {
     let plan = plan.clone();
     let (done, end) = tokio::sync::oneshot::channel();

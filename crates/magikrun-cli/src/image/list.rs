@@ -6,21 +6,9 @@ use magik_image::{Image, store::Layer};
 use serde::Serialize;
 
 use crate::{
-    output::{self, FormatArg},
+    output::{self, FormatArg, ListArgs},
     roots::GlobalArgs,
 };
-
-pub(crate) const LIST_EXAMPLE: &str = "Example: magikrun image ls --format json";
-pub(crate) const INSPECT_EXAMPLE: &str = "Example: magikrun image inspect nginx --format json";
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ListArgs {
-    /// Print the ids only
-    #[arg(short, long, conflicts_with = "format")]
-    quiet: bool,
-    #[command(flatten)]
-    format: FormatArg,
-}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {

@@ -8,11 +8,6 @@ use crate::{
     roots::GlobalArgs,
 };
 
-pub(crate) const TAG_EXAMPLE: &str = "Example: magikrun image tag 5b3dfa32b1c7 localhost/app:1";
-pub(crate) const REMOVE_EXAMPLE: &str = "Example: magikrun image rm nginx:1.27";
-pub(crate) const PRUNE_EXAMPLE: &str = "Example: magikrun image prune --all";
-pub(crate) const VERIFY_EXAMPLE: &str = "Example: magikrun image verify --repair";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct TagArgs {
     /// The image: a name, an id or the start of one
@@ -36,9 +31,9 @@ pub(crate) struct RemoveArgs {
 pub(crate) struct PruneArgs {
     /// Also images that no pod uses
     #[arg(short, long)]
-    all: bool,
+    pub(crate) all: bool,
     #[command(flatten)]
-    format: FormatArg,
+    pub(crate) format: FormatArg,
 }
 
 #[derive(Debug, clap::Args)]

@@ -9,8 +9,8 @@ use anyhow::Result;
 use clap::Subcommand;
 use magik_image::ImageStore;
 
-pub(crate) use self::maintain::pruned;
-use crate::roots::GlobalArgs;
+pub(crate) use self::maintain::{PruneArgs, pruned};
+use crate::{output::ListArgs, roots::GlobalArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -18,10 +18,10 @@ pub(crate) enum ImageCommand {
     #[command(after_help = transfer::PULL_EXAMPLE)]
     Pull(transfer::PullArgs),
     /// List images
-    #[command(after_help = list::LIST_EXAMPLE)]
-    Ls(list::ListArgs),
+    #[command(after_help = "Example: magikrun image ls --format json")]
+    Ls(ListArgs),
     /// Show an image: digest, platform, configuration, layers
-    #[command(after_help = list::INSPECT_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image inspect nginx --format json")]
     Inspect(list::InspectArgs),
     /// Load images from a file, a directory or standard input
     #[command(after_help = transfer::LOAD_EXAMPLE)]
@@ -30,22 +30,22 @@ pub(crate) enum ImageCommand {
     #[command(after_help = transfer::SAVE_EXAMPLE)]
     Save(transfer::SaveArgs),
     /// Push an image to a registry
-    #[command(after_help = transfer::PUSH_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image push nginx localhost:5000/nginx:copy")]
     Push(transfer::PushArgs),
     /// Give an image another name
-    #[command(after_help = maintain::TAG_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image tag 5b3dfa32b1c7 localhost/app:1")]
     Tag(maintain::TagArgs),
     /// Remove images
-    #[command(after_help = maintain::REMOVE_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image rm nginx:1.27")]
     Rm(maintain::RemoveArgs),
     /// Remove everything that no image needs
-    #[command(after_help = maintain::PRUNE_EXAMPLE)]
-    Prune(maintain::PruneArgs),
+    #[command(after_help = "Example: magikrun image prune --all")]
+    Prune(PruneArgs),
     /// Read everything again and compare it with its digest
-    #[command(after_help = maintain::VERIFY_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image verify --repair")]
     Verify(maintain::VerifyArgs),
     /// Unpack an image into a directory: its root file system
-    #[command(after_help = unpack::UNPACK_EXAMPLE)]
+    #[command(after_help = "Example: magikrun image unpack debian:12 ./rootfs")]
     Unpack(unpack::UnpackArgs),
     /// Make a bundle for any OCI runtime: rootfs and config.json
     #[command(after_help = unpack::BUNDLE_EXAMPLE)]

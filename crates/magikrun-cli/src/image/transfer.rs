@@ -39,7 +39,6 @@ Reads OCI archives, docker archives (both also gzip or zstd), OCI layout directo
 pub(crate) const SAVE_EXAMPLE: &str = "\
 Examples: magikrun image save -o nginx.tar nginx
           magikrun image save --type oci-dir -o ./layout nginx";
-pub(crate) const PUSH_EXAMPLE: &str = "Example: magikrun image push nginx localhost:5000/nginx:copy";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PullArgs {

@@ -13,7 +13,6 @@ use magik_image::{
 
 use crate::roots::GlobalArgs;
 
-pub(crate) const UNPACK_EXAMPLE: &str = "Example: magikrun image unpack debian:12 ./rootfs";
 pub(crate) const BUNDLE_EXAMPLE: &str = "\
 Example: magikrun image bundle busybox ./bundle -- echo hello && runc run -b ./bundle test";
 

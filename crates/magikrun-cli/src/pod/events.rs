@@ -12,8 +12,6 @@ use crate::{
     roots::GlobalArgs,
 };
 
-pub(crate) const EXAMPLE: &str = "Example: magikrun pod events -f web --format json";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct EventsArgs {
     /// Go on until the pod is over

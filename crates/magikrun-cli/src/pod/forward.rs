@@ -12,8 +12,6 @@ use tokio::{
 use super::advise;
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
-pub(crate) const EXAMPLE: &str = "Example: magikrun pod port-forward web 8080:80 6379";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForwardArgs {
     /// Name, namespace/name, id or the start of an id

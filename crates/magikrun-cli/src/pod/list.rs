@@ -7,21 +7,10 @@ use jiff::Timestamp;
 use magik_pri::status::{ContainerPhase, PodStatus};
 
 use crate::{
-    output::{self, FormatArg},
+    output::{self, ListArgs},
     pod::backend,
     roots::GlobalArgs,
 };
-
-pub(crate) const EXAMPLE: &str = "Example: magikrun pod ls";
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct ListArgs {
-    /// Print the ids only
-    #[arg(short, long, conflicts_with = "format")]
-    quiet: bool,
-    #[command(flatten)]
-    format: FormatArg,
-}
 
 pub(super) async fn run(global: &GlobalArgs, args: &ListArgs) -> Result<ExitCode> {
     let pods = backend::pods(global)?.list_pods().await?;

@@ -18,7 +18,10 @@ use anyhow::Result;
 use clap::Subcommand;
 use magik_pri::PodRuntime;
 
-use crate::{output, roots::GlobalArgs};
+use crate::{
+    output::{self, ListArgs},
+    roots::GlobalArgs,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
@@ -26,10 +29,10 @@ pub(crate) enum PodCommand {
     #[command(after_help = run::EXAMPLE)]
     Run(run::RunArgs),
     /// List pods
-    #[command(visible_alias = "ps", after_help = list::EXAMPLE)]
-    Ls(list::ListArgs),
+    #[command(visible_alias = "ps", after_help = "Example: magikrun pod ls")]
+    Ls(ListArgs),
     /// Show a pod and its containers
-    #[command(after_help = status::EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod status web --format json")]
     Status(status::StatusArgs),
     /// Print what containers wrote
     #[command(after_help = logs::EXAMPLE)]
@@ -38,22 +41,22 @@ pub(crate) enum PodCommand {
     #[command(after_help = exec::EXAMPLE)]
     Exec(exec::ExecArgs),
     /// Stop pods: SIGTERM, and SIGKILL after the grace period
-    #[command(after_help = remove::STOP_EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod stop -t 5 web")]
     Stop(remove::StopArgs),
     /// Run containers of pods again: SIGTERM, SIGKILL after the grace period, and a fresh start
-    #[command(after_help = remove::RESTART_EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod restart -c server web")]
     Restart(remove::RestartArgs),
     /// Delete pods and everything of theirs
     #[command(visible_alias = "rm", after_help = remove::DELETE_EXAMPLE)]
     Delete(remove::DeleteArgs),
     /// Show what containers use
-    #[command(after_help = stats::EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod stats --watch web")]
     Stats(stats::StatsArgs),
     /// Show what happened in a pod
-    #[command(after_help = events::EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod events -f web --format json")]
     Events(events::EventsArgs),
     /// Forward local ports to a pod
-    #[command(after_help = forward::EXAMPLE)]
+    #[command(after_help = "Example: magikrun pod port-forward web 8080:80 6379")]
     PortForward(forward::ForwardArgs),
 }
 

@@ -7,8 +7,6 @@ use anyhow::Result;
 use super::{advise, manifest};
 use crate::{failure, output, pod::backend, roots::GlobalArgs};
 
-pub(crate) const STOP_EXAMPLE: &str = "Example: magikrun pod stop -t 5 web";
-pub(crate) const RESTART_EXAMPLE: &str = "Example: magikrun pod restart -c server web";
 pub(crate) const DELETE_EXAMPLE: &str = "\
 Examples: magikrun pod delete --force web db
           magikrun pod delete -f web.yaml";

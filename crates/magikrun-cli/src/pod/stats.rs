@@ -18,8 +18,6 @@ use crate::{
     roots::GlobalArgs,
 };
 
-pub(crate) const EXAMPLE: &str = "Example: magikrun pod stats --watch web";
-
 /// Between two samples of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(2);
 

@@ -13,8 +13,6 @@ use crate::{
     roots::GlobalArgs,
 };
 
-pub(crate) const EXAMPLE: &str = "Example: magikrun pod status web --format json";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     /// Name, namespace/name, id or the start of an id

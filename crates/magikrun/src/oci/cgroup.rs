@@ -385,36 +385,20 @@ mod tests {
             HYBRID,
         );
         assert!(!cgroups.v2);
-        assert_eq!(
-            cgroups.file("memory", "x").unwrap(),
-            Path::new("/sys/fs/cgroup/memory/m/c/x")
-        );
-        assert_eq!(
-            cgroups.file("cpuacct", "x").unwrap(),
-            Path::new("/sys/fs/cgroup/cpu,cpuacct/m/c/x")
-        );
-        assert_eq!(cgroups.file("pids", "x"), None);
+        let file = |controller| cgroups.file(controller, "x");
+        assert_eq!(file("memory"), Some("/sys/fs/cgroup/memory/m/c/x".into()));
+        assert_eq!(file("cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct/m/c/x".into()));
+        assert_eq!(file("pids"), None);
     }
 
     #[test]
     fn finds_the_one_directory_of_v2_also_below_a_mounted_part() {
-        let cgroups = Cgroups::parse(
-            "0::/m/c\n",
-            b"30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-        );
-        assert!(cgroups.v2);
-        assert_eq!(
-            cgroups.file("memory", "x").unwrap(),
-            Path::new("/sys/fs/cgroup/m/c/x")
-        );
-        let cgroups = Cgroups::parse(
-            "0::/m/c\n",
-            b"30 24 0:26 /m /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-        );
-        assert_eq!(
-            cgroups.file("memory", "x").unwrap(),
-            Path::new("/sys/fs/cgroup/c/x")
-        );
+        for (root, file) in [("/", "/sys/fs/cgroup/m/c/x"), ("/m", "/sys/fs/cgroup/c/x")] {
+            let table = format!("30 24 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+            let cgroups = Cgroups::parse("0::/m/c\n", table.as_bytes());
+            assert!(cgroups.v2);
+            assert_eq!(cgroups.file("memory", "x"), Some(file.into()));
+        }
     }
 
     /// A v2 directory as a tree of plain files, so that the test needs no cgroup of this host.

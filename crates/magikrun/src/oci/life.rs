@@ -18,7 +18,7 @@ use super::{
     notify::{self, Notify},
     process,
     route::Globals,
-    terminal::{Console, Foreground},
+    terminal::{Foreground, console},
 };
 use crate::failure;
 
@@ -32,7 +32,7 @@ pub(super) fn create(backend: &Backend, args: &CreateArgs, config: &Config) -> R
     let id = ContainerId::new(args.id.as_str())?;
     create_with(backend, &id, &args.init, config, true)
         .map(drop)
-        .map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
+        .map_err(coded(FAILED))
 }
 
 /// Creates the container; returns the socket for its terminal's master, if that is ours.
@@ -43,7 +43,7 @@ fn create_with(
     config: &Config,
     detach: bool,
 ) -> Result<(ContainerState, Option<OwnedFd>)> {
-    let (console, ours) = Console::choose(config.terminal(), detach, init.console_socket.as_deref())?.split();
+    let (console, ours) = console(config.terminal(), detach, init.console_socket.as_deref())?;
     if !init.no_new_keyring {
         keyring::join(id)?;
     }
@@ -72,7 +72,7 @@ fn create_with(
 
 /// `run`.
 pub(super) fn run(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
-    run_container(backend, args, config).map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
+    run_container(backend, args, config).map_err(coded(FAILED))
 }
 
 fn run_container(backend: &Backend, args: &RunArgs, config: &Config) -> Result<ExitCode> {
@@ -114,7 +114,7 @@ fn start_and_wait(
 
 /// `start`: with `NOTIFY_SOCKET`, returns when the container is ready.
 pub(super) fn start(backend: &Backend, id: &ContainerId) -> Result<()> {
-    start_and_notify(backend, id).map_err(|e| failure::with_code(failure_code(&e, FAILED), e))
+    start_and_notify(backend, id).map_err(coded(FAILED))
 }
 
 fn start_and_notify(backend: &Backend, id: &ContainerId) -> Result<()> {
@@ -178,7 +178,7 @@ pub(super) fn exec(globals: &Globals, args: &ExecArgs) -> Result<ExitCode> {
         let id = ContainerId::new(args.id.as_str())?;
         exec_in(&Backend::of(globals, &id)?, args, &id)
     };
-    exec().map_err(|e| failure::with_code(failure_code(&e, EXEC_FAILED), e))
+    exec().map_err(coded(EXEC_FAILED))
 }
 
 fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitCode> {
@@ -186,7 +186,7 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
     let state = backend.block_on(runtime.state(id))?;
     let process = process::build(args, &state, backend.root_of(&state).as_deref())?;
     let terminal = process.terminal().unwrap_or(false);
-    let (console, ours) = Console::choose(terminal, args.detach, args.console_socket.as_deref())?.split();
+    let (console, ours) = console(terminal, args.detach, args.console_socket.as_deref())?;
     // runc has no --no-new-keyring for exec: it joins the keyring that create made.
     keyring::join(id)?;
     let io = match console {
@@ -206,11 +206,14 @@ fn exec_in(backend: &Backend, args: &ExecArgs, id: &ContainerId) -> Result<ExitC
     Ok(code(backend.block_on(runtime.wait_exec(id, pid))?))
 }
 
-/// 127 and 126 as in a shell (program missing, or not executable), else runc's code.
-fn failure_code(error: &anyhow::Error, otherwise: u8) -> u8 {
-    match error.downcast_ref::<Error>() {
-        Some(Error::CannotExecute { failure, .. }) => failure.exit_code(),
-        _ => otherwise,
+/// Gives an error 127 and 126 as in a shell (program missing, or not executable), else runc's code.
+fn coded(otherwise: u8) -> impl Fn(anyhow::Error) -> anyhow::Error {
+    move |error| {
+        let code = match error.downcast_ref::<Error>() {
+            Some(Error::CannotExecute { failure, .. }) => failure.exit_code(),
+            _ => otherwise,
+        };
+        failure::with_code(code, error)
     }
 }
 

@@ -91,85 +91,83 @@ fn run(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> 
         "create" => parsed(rest, |args: CreateArgs| {
             life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
-            done(life::create(
-                &Backend::for_new(globals, &config, &args.init.bundle)?,
-                &args,
-                &config,
-            ))
+            let backend = Backend::for_new(globals, &config, &args.init.bundle)?;
+            done(life::create(&backend, &args, &config))
         }),
         "run" => parsed(rest, |args: RunArgs| {
             life::check_preserved(args.init.preserve_fds)?;
             let config = Config::read(&args.init.bundle)?;
-            life::run(
-                &Backend::for_new(globals, &config, &args.init.bundle)?,
-                &args,
-                &config,
-            )
+            let backend = Backend::for_new(globals, &config, &args.init.bundle)?;
+            life::run(&backend, &args, &config)
         }),
         "exec" => parsed(rest, |args: ExecArgs| {
             life::check_preserved(args.preserve_fds)?;
             life::exec(globals, &args)
         }),
-        "start" => parsed(rest, |args: StartArgs| done(on(globals, &args.id, life::start))),
-        "state" => parsed(rest, |args: StateArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                show::state(&backend.block_on(backend.runtime().state(id))?, backend.root())
-            }))
-        }),
-        "kill" => parsed(rest, |args: KillArgs| {
-            let signal: Signal = args.signal.parse()?;
-            done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().kill(id, signal, args.all))?)
-            }))
-        }),
-        "delete" => parsed(rest, |args: DeleteArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                life::delete(backend, id, args.force)
-            }))
-        }),
-        "pause" => parsed(rest, |args: PauseArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().pause(id))?)
-            }))
-        }),
-        "resume" => parsed(rest, |args: ResumeArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().resume(id))?)
-            }))
-        }),
-        "update" => parsed(rest, |args: UpdateArgs| {
-            let resources = update::resources(&args)?;
-            done(on(globals, &args.id, |backend, id| {
-                Ok(backend.block_on(backend.runtime().update(id, &resources))?)
-            }))
-        }),
-        "events" => parsed(rest, |args: EventsArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                events::run(&args, &backend.block_on(backend.runtime().state(id))?)
-            }))
-        }),
-        "ps" => parsed(rest, |args: PsArgs| {
-            done(on(globals, &args.id, |backend, id| {
-                show::ps(&args, &backend.block_on(backend.runtime().processes(id))?)
-            }))
-        }),
         "list" => parsed(rest, |args: ListArgs| {
             let backend = Backend::open(globals)?;
-            done(show::list(
-                &args,
-                &backend.block_on(backend.runtime().list())?,
-                backend.root(),
-            ))
+            let states = backend.block_on(backend.runtime().list())?;
+            done(show::list(&args, &states, backend.root()))
         }),
         "spec" => parsed(rest, |args: SpecArgs| done(spec::run(&args))),
         "features" => parsed(rest, |_: FeaturesArgs| done(output::json(&features::document()))),
+        _ => operate(globals, command, rest),
+    }
+}
+
+/// An operation on one container.
+fn operate(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCode> {
+    match command {
+        "start" => parsed(rest, |args: StartArgs| on(globals, &args.id, life::start)),
+        "state" => parsed(rest, |args: StateArgs| {
+            on(globals, &args.id, |backend, id| {
+                show::state(&backend.block_on(backend.runtime().state(id))?, backend.root())
+            })
+        }),
+        "kill" => parsed(rest, |args: KillArgs| {
+            let signal: Signal = args.signal.parse()?;
+            on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().kill(id, signal, args.all))?)
+            })
+        }),
+        "delete" => parsed(rest, |args: DeleteArgs| {
+            on(globals, &args.id, |backend, id| {
+                life::delete(backend, id, args.force)
+            })
+        }),
+        "pause" => parsed(rest, |args: PauseArgs| {
+            on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().pause(id))?)
+            })
+        }),
+        "resume" => parsed(rest, |args: ResumeArgs| {
+            on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().resume(id))?)
+            })
+        }),
+        "update" => parsed(rest, |args: UpdateArgs| {
+            let resources = update::resources(&args)?;
+            on(globals, &args.id, |backend, id| {
+                Ok(backend.block_on(backend.runtime().update(id, &resources))?)
+            })
+        }),
+        "events" => parsed(rest, |args: EventsArgs| {
+            on(globals, &args.id, |backend, id| {
+                events::run(&args, &backend.block_on(backend.runtime().state(id))?)
+            })
+        }),
+        "ps" => parsed(rest, |args: PsArgs| {
+            on(globals, &args.id, |backend, id| {
+                show::ps(&args, &backend.block_on(backend.runtime().processes(id))?)
+            })
+        }),
         "checkpoint" => parsed(rest, |args: CheckpointArgs| {
-            done(on(globals, &args.id, |backend, id| {
+            on(globals, &args.id, |backend, id| {
                 checkpoint::checkpoint(backend, id, &args)
-            }))
+            })
         }),
         _ => parsed(rest, |args: RestoreArgs| {
-            done(on(globals, &args.id, |_, id| checkpoint::restore(id, &args)))
+            on(globals, &args.id, |_, id| checkpoint::restore(id, &args))
         }),
     }
 }
@@ -190,12 +188,13 @@ fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>
     }
 }
 
-/// An operation on an existing container: the id is checked before anything is touched.
+/// Runs an operation; the id is checked before anything is touched.
 fn on(
     globals: &Globals,
     id: &str,
     operation: impl FnOnce(&Backend, &ContainerId) -> Result<()>,
-) -> Result<()> {
+) -> Result<ExitCode> {
     let id = ContainerId::new(id)?;
-    operation(&Backend::of(globals, &id)?, &id)
+    operation(&Backend::of(globals, &id)?, &id)?;
+    Ok(ExitCode::SUCCESS)
 }

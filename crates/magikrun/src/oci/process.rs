@@ -176,13 +176,8 @@ mod tests {
 
     fn state(bundle: &Path) -> ContainerState {
         ContainerState {
-            oci_version: "1.2.0".into(),
-            id: "c".parse().unwrap(),
-            status: Status::Running,
-            pid: None,
             bundle: bundle.into(),
-            annotations: Default::default(),
-            created: None,
+            ..ContainerState::new("c".parse().unwrap(), Status::Running)
         }
     }
 

@@ -117,10 +117,10 @@ pub(crate) fn route(args: &[OsString]) -> Route {
         if name == "version" {
             return Route::Version;
         }
-        let Some(option) = GlobalOption::named(name) else {
+        let Some(takes_value) = takes_value(name) else {
             return Route::Other;
         };
-        let value = match (option.takes_value(), inline) {
+        let value = match (takes_value, inline) {
             (true, None) => match args.next() {
                 Some(value) => value.clone(),
                 None => return Route::Other,
@@ -128,77 +128,46 @@ pub(crate) fn route(args: &[OsString]) -> Route {
             (_, Some(value)) => value,
             (false, None) => "true".into(),
         };
-        if let Err(reason) = option.set(&mut globals, value) {
+        if let Err(reason) = globals.set(name, value) {
             invalid.get_or_insert(reason);
         }
     }
     Route::Other
 }
 
-/// A global option.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GlobalOption {
-    Root,
-    StateDir,
-    Log,
-    LogFormat,
-    CgroupManager,
-    Runtime,
-    Debug,
-    SystemdCgroup,
-    /// runc's `--rootless` and `--criu`: accepted, because callers pass them, and without effect.
-    Ignored,
+/// Whether a global option takes a value; `None`: there is no such option.
+fn takes_value(name: &str) -> Option<bool> {
+    match name {
+        "debug" | "systemd-cgroup" => Some(false),
+        "root" | "state-dir" | "log" | "log-format" | "cgroup-manager" | "runtime" => Some(true),
+        // runc's: accepted, because callers pass them, and without effect.
+        "rootless" | "criu" => Some(true),
+        _ => None,
+    }
 }
 
-impl GlobalOption {
-    fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "root" => Self::Root,
-            "state-dir" => Self::StateDir,
-            "log" => Self::Log,
-            "log-format" => Self::LogFormat,
-            "cgroup-manager" => Self::CgroupManager,
-            "runtime" => Self::Runtime,
-            "debug" => Self::Debug,
-            "systemd-cgroup" => Self::SystemdCgroup,
-            "rootless" | "criu" => Self::Ignored,
-            _ => return None,
-        })
-    }
-
-    fn takes_value(self) -> bool {
-        !matches!(self, Self::Debug | Self::SystemdCgroup)
-    }
-
-    fn set(self, globals: &mut Globals, value: OsString) -> Result<(), String> {
+impl Globals {
+    /// Sets a global option that has a meaning here.
+    fn set(&mut self, name: &str, value: OsString) -> Result<(), String> {
         let text = value.to_string_lossy().into_owned();
-        match self {
-            Self::Root => globals.root = Some(value.into()),
-            Self::StateDir => globals.state_dir = Some(value.into()),
+        match (name, text.as_str()) {
+            ("root", _) => self.root = Some(value.into()),
+            ("state-dir", _) => self.state_dir = Some(value.into()),
             // runc's callers may pass an empty --log, which means none.
-            Self::Log => globals.log = Some(PathBuf::from(value)).filter(|p| !p.as_os_str().is_empty()),
-            Self::LogFormat => {
-                globals.log_format = match text.as_str() {
-                    "text" | "" => LogFormat::Text,
-                    "json" => LogFormat::Json,
-                    _ => return Err(format!("--log-format {text:?}: use text or json")),
-                }
+            ("log", _) => self.log = Some(PathBuf::from(value)).filter(|p| !p.as_os_str().is_empty()),
+            ("log-format", "text" | "") => self.log_format = LogFormat::Text,
+            ("log-format", "json") => self.log_format = LogFormat::Json,
+            ("log-format", _) => return Err(format!("--log-format {text:?}: use text or json")),
+            ("cgroup-manager", "cgroupfs" | "systemd" | "disabled") => self.cgroup_manager = Some(text),
+            ("cgroup-manager", _) => {
+                let message = format!("--cgroup-manager {text:?}: use cgroupfs, systemd or disabled");
+                return Err(message);
             }
-            Self::CgroupManager => match text.as_str() {
-                "cgroupfs" | "systemd" | "disabled" => globals.cgroup_manager = Some(text),
-                _ => {
-                    return Err(format!(
-                        "--cgroup-manager {text:?}: use cgroupfs, systemd or disabled"
-                    ));
-                }
-            },
-            Self::Runtime => match text.as_str() {
-                "native" | "krun" | "wasm" => globals.runtime = Some(text),
-                _ => return Err(format!("--runtime {text:?}: use native, krun or wasm")),
-            },
-            Self::Debug => globals.debug = text != "false",
-            Self::SystemdCgroup => globals.systemd_cgroup = text != "false",
-            Self::Ignored => {}
+            ("runtime", "native" | "krun" | "wasm") => self.runtime = Some(text),
+            ("runtime", _) => return Err(format!("--runtime {text:?}: use native, krun or wasm")),
+            ("debug", _) => self.debug = text != "false",
+            ("systemd-cgroup", _) => self.systemd_cgroup = text != "false",
+            _ => {}
         }
         Ok(())
     }

@@ -15,58 +15,34 @@ use rustix::{
     event::{PollFd, PollFlags},
     fs::OFlags,
     io::Errno,
-    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair},
+    net::RecvFlags,
     termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 
 /// Bytes that are copied at once.
 const CHUNK: usize = 16 << 10;
 
-/// Who gets the master of a new terminal.
-#[derive(Debug)]
-pub(super) enum Console {
-    /// The process has no terminal.
-    None,
-    /// The caller, over its socket.
-    Socket(OwnedFd),
-    /// We ourselves: `ours` receives what is sent over `theirs`.
-    Foreground { theirs: OwnedFd, ours: OwnedFd },
-}
+/// What the master of a new terminal is sent over, and the end that we receive it at, if it is
+/// ours.
+pub(super) type Console = (Option<OwnedFd>, Option<OwnedFd>);
 
-impl Console {
-    /// Decides as runc does, and refuses what runc refuses.
-    pub(super) fn choose(terminal: bool, detach: bool, socket: Option<&Path>) -> Result<Self> {
-        match (terminal, detach, socket) {
-            (true, _, Some(path)) => {
-                let stream = UnixStream::connect(path)
-                    .with_context(|| format!("--console-socket {}", path.display()))?;
-                Ok(Self::Socket(stream.into()))
-            }
-            (true, true, None) => bail!("a detached process with a terminal needs --console-socket"),
-            (true, false, None) => {
-                let (theirs, ours) = socketpair(
-                    AddressFamily::UNIX,
-                    SocketType::STREAM,
-                    SocketFlags::CLOEXEC,
-                    None,
-                )
-                .context("socketpair")?;
-                Ok(Self::Foreground { theirs, ours })
-            }
-            (false, _, Some(path)) => {
-                bail!("--console-socket {}: the process has no terminal", path.display())
-            }
-            (false, _, None) => Ok(Self::None),
+/// Decides who gets the master of a new terminal as runc does, and refuses what runc refuses.
+pub(super) fn console(terminal: bool, detach: bool, socket: Option<&Path>) -> Result<Console> {
+    match (terminal, detach, socket) {
+        (true, _, Some(path)) => {
+            let callers =
+                UnixStream::connect(path).with_context(|| format!("--console-socket {}", path.display()))?;
+            Ok((Some(callers.into()), None))
         }
-    }
-
-    /// The socket the runtime sends the master over, and the end we receive it at.
-    pub(super) fn split(self) -> (Option<OwnedFd>, Option<OwnedFd>) {
-        match self {
-            Self::None => (None, None),
-            Self::Socket(socket) => (Some(socket), None),
-            Self::Foreground { theirs, ours } => (Some(theirs), Some(ours)),
+        (true, true, None) => bail!("a detached process with a terminal needs --console-socket"),
+        (true, false, None) => {
+            let (theirs, ours) = UnixStream::pair().context("socketpair")?;
+            Ok((Some(theirs.into()), Some(ours.into())))
         }
+        (false, _, Some(path)) => {
+            bail!("--console-socket {}: the process has no terminal", path.display())
+        }
+        (false, _, None) => Ok((None, None)),
     }
 }
 
@@ -216,25 +192,17 @@ mod tests {
 
     #[test]
     fn a_terminal_needs_somebody_to_take_it() {
-        let error = Console::choose(true, true, None).unwrap_err().to_string();
+        let error = console(true, true, None).unwrap_err().to_string();
         assert!(error.contains("--console-socket"), "{error}");
-        let error = Console::choose(false, false, Some(Path::new("/s")))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("/s"), "{error}");
-        assert!(matches!(
-            Console::choose(true, false, None).unwrap(),
-            Console::Foreground { .. }
-        ));
-        assert!(matches!(
-            Console::choose(false, true, None).unwrap(),
-            Console::None
-        ));
+        let error = console(false, false, Some(Path::new("/s"))).unwrap_err();
+        assert!(error.to_string().contains("/s"), "{error}");
+        assert!(matches!(console(true, false, None).unwrap(), (Some(_), Some(_))));
+        assert!(matches!(console(false, true, None).unwrap(), (None, None)));
     }
 
     #[test]
     fn the_master_comes_over_the_socket() {
-        let Console::Foreground { theirs, ours } = Console::choose(true, false, None).unwrap() else {
+        let (Some(theirs), Some(ours)) = console(true, false, None).unwrap() else {
             panic!()
         };
         let file = tempfile::tempfile().unwrap();

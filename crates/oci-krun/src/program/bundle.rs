@@ -1,13 +1,14 @@
 //! A bundle taken apart: what its container is in the guest, and what it is on the host.
 //!
-//! On the host it is a native container, too: that of the machine's supervisor, with the bundle's cgroup, namespaces, hooks and
-//! terminal. So everything that engines do with a container's first process, they do with the machine.
+//! On the host it is a native container, too: that of the machine's supervisor, with the bundle's
+//! cgroup, namespaces, hooks and terminal. So everything that engines do with a container's first
+//! process, they do with the machine.
 
 use std::path::{Path, PathBuf};
 
 use magik_vm::{DriverKind, HostLimits, HostShare, MAX_VM_MEMORY_MIB, OVERHEAD_MIB, vcpus};
 use oci_spec::runtime::{
-    Hook, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
+    Hook, Linux, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec,
 };
 use serde_json::{Value, json};
 
@@ -133,7 +134,8 @@ fn check(spec: &Spec) -> Result<(), String> {
             ));
         }
     }
-    // An engine makes a network for every container: nothing but the machine's own processes is in it.
+    // An engine makes a network for every container: nothing but the machine's own processes is in
+    // it.
     if let Some(other) = namespaces().find(|n| n.path().is_some() && n.typ() != LinuxNamespaceType::Network) {
         return Err(format!(
             "linux.namespaces: {} of another container: a machine has its own",
@@ -224,18 +226,8 @@ pub(super) fn on_host(
             )
         })
         .collect();
-    let mut resources = HostLimits::new(parts.memory_mib, parts.vcpus, driver).resources();
-    if let (Some(own), Some(cpu)) = (
-        linux.resources().as_ref().and_then(|r| r.cpu().as_ref()),
-        resources.cpu().clone(),
-    ) {
-        let mut cpu = cpu;
-        cpu.set_shares(own.shares())
-            .set_cpus(own.cpus().clone())
-            .set_mems(own.mems().clone());
-        resources.set_cpu(Some(cpu));
-    }
-    let resources = value(serde_json::to_value(resources))?;
+    let limits = HostLimits::new(parts.memory_mib, parts.vcpus, driver).resources();
+    let resources = value(serde_json::to_value(with_cpu_of(linux, limits)))?;
     let mut args: Vec<String> = program.iter().map(|p| p.display().to_string()).collect();
     if let Some(first) = args.first_mut() {
         first.insert_str(0, HOST);
@@ -283,7 +275,20 @@ pub(super) fn on_host(
     serde_json::from_value(host).map_err(|e| e.to_string())
 }
 
-/// The capabilities that a process of this host can have: what is not in our bounding set, no child of ours gets.
+/// The machine's limits, with what the bundle says of processors beside the quota.
+fn with_cpu_of(linux: &Linux, mut limits: LinuxResources) -> LinuxResources {
+    let own = linux.resources().as_ref().and_then(|r| r.cpu().as_ref());
+    if let (Some(own), Some(mut cpu)) = (own, limits.cpu().clone()) {
+        cpu.set_shares(own.shares())
+            .set_cpus(own.cpus().clone())
+            .set_mems(own.mems().clone());
+        limits.set_cpu(Some(cpu));
+    }
+    limits
+}
+
+/// The capabilities that a process of this host can have: what is not in our bounding set, no child
+/// of ours gets.
 fn capabilities() -> Vec<String> {
     let has = |capability| rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false);
     let all = rustix::thread::CapabilitySet::all();

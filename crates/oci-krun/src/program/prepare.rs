@@ -29,7 +29,8 @@ const MAX_HOSTNAME: usize = 64;
 /// What of the host's root the supervisor is started with: its program's libraries.
 const SYSTEM: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "nix", "sbin", "usr"];
 
-/// Prepares the machine of a bundle's container in an existing, empty directory; what is known of drivers is in `state`.
+/// Prepares the machine of a bundle's container in an existing, empty directory; what is known of
+/// drivers is in `state`.
 pub(super) fn run(bundle: &Path, id: &OsStr, dir: &Path, state: &Path, streams: Streams) -> ExitCode {
     let answer = answer(bundle, id, dir, state).unwrap_or_else(|e| Answer::Refused(e.to_string()));
     let say = || streams.output.try_clone_to_owned().map(fs::File::from);
@@ -148,15 +149,9 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
     }
     write(&bundle.join("config.json"), &guest)?;
     Ok(PodPlan {
-        user_namespace: None,
         id: id.to_owned(),
         name: id.to_owned(),
         namespace: "default".to_owned(),
-        labels: Default::default(),
-        annotations: Default::default(),
-        published: vec![],
-        tmpfs: vec![],
-        init_containers: vec![],
         containers: vec![ContainerPlan {
             name: id.to_owned(),
             image: String::new(),
@@ -167,10 +162,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
                 terminal: parts.terminal,
             }),
         }],
-        grace_period_s: 0,
-        active_deadline_s: None,
-        ends: magik_infra::plan::PodEnd::default(),
-        extensions: Vec::new(),
+        ..PodPlan::default()
     })
 }
 

@@ -10,9 +10,7 @@ use std::{
 };
 
 use libcgroups::common::{CgroupManager, ControllerOpt};
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 
 use super::{Cgroup, Layout, devices};
 
@@ -224,28 +222,16 @@ impl Writes {
 
     fn block_io(&mut self, block_io: &LinuxBlockIo) {
         self.set("blkio", "blkio.weight", block_io.weight());
-        let throttles: [(&str, &Option<Vec<LinuxThrottleDevice>>); 4] = [
-            (
-                "blkio.throttle.read_bps_device",
-                block_io.throttle_read_bps_device(),
-            ),
-            (
-                "blkio.throttle.write_bps_device",
-                block_io.throttle_write_bps_device(),
-            ),
-            (
-                "blkio.throttle.read_iops_device",
-                block_io.throttle_read_iops_device(),
-            ),
-            (
-                "blkio.throttle.write_iops_device",
-                block_io.throttle_write_iops_device(),
-            ),
+        let throttles = [
+            ("read_bps", block_io.throttle_read_bps_device()),
+            ("write_bps", block_io.throttle_write_bps_device()),
+            ("read_iops", block_io.throttle_read_iops_device()),
+            ("write_iops", block_io.throttle_write_iops_device()),
         ];
-        for (file, devices) in throttles {
+        for (limit, devices) in throttles {
             for device in devices.iter().flatten() {
                 let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-                self.add("blkio", file, &value);
+                self.add("blkio", &format!("blkio.throttle.{limit}_device"), &value);
             }
         }
     }

@@ -114,19 +114,7 @@ impl Inside {
         // Until new credentials clear it, or we do: the caller has to live until the start.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|e| step("prctl")(e.into()))?;
-
-        // On the host's side: its /proc and cgroups can be trusted.
-        let affinity = process.exec_cpu_affinity().as_ref();
-        attributes::set_affinity(affinity.and_then(|a| a.initial().as_deref()))
-            .map_err(step("execCPUAffinity.initial"))?;
-        job.cgroup.enter().map_err(step("cgroup"))?;
-        attributes::set_affinity(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))
-            .map_err(step("execCPUAffinity.final"))?;
-        attributes::apply(process, None)?;
-        Labels::open(process)?.set()?;
-        if job.new_keyring {
-            magik_sys::own_keyring().map_err(step("session keyring"))?;
-        }
+        prepare_on_host(job)?;
         self.stdio.iter().for_each(|stream| give(stream, job.owner));
 
         let init = self
@@ -194,6 +182,22 @@ impl Inside {
         let root = look_at_dir("/".as_ref())?;
         Terminal::new(root.as_fd(), &job.process, job.owner)
     }
+}
+
+/// What is done before the container's namespaces: the host's /proc and cgroups can be trusted.
+fn prepare_on_host(job: &ExecJob) -> Result<(), Failure> {
+    let affinity = job.process.exec_cpu_affinity().as_ref();
+    attributes::set_affinity(affinity.and_then(|a| a.initial().as_deref()))
+        .map_err(step("execCPUAffinity.initial"))?;
+    job.cgroup.enter().map_err(step("cgroup"))?;
+    attributes::set_affinity(affinity.and_then(|a| a.cpu_affinity_final().as_deref()))
+        .map_err(step("execCPUAffinity.final"))?;
+    attributes::apply(&job.process, None)?;
+    Labels::open(&job.process)?.set()?;
+    if job.new_keyring {
+        magik_sys::own_keyring().map_err(step("session keyring"))?;
+    }
+    Ok(())
 }
 
 /// A container without a mount namespace of its own has the host's, and a root inside of it.

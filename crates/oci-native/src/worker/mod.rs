@@ -155,13 +155,8 @@ fn by_exec(
     descriptors: &Descriptors,
     children: &Children,
 ) -> io::Result<Group> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
     let child = Command::new(helper)
         .arg0("oci-native-worker")
         .arg(serve::WORKER_ARGUMENT)

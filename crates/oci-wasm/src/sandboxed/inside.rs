@@ -4,7 +4,7 @@
 //! `/` is the root's own file system, and a directory with mounts in or below it is separate.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     ffi::OsString,
     fs::File,
     io::{self, Seek},
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use magik_oci::{ContainerId, Exit, Signal, Stdio};
+use magik_oci::{ContainerId, ContainerState, Exit, Signal, Status, Stdio};
 use magik_sys::{mountinfo, socket::receive_descriptor};
 use rustix::net::RecvFlags;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,8 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Orders, SandboxError};
 use crate::{
     LoadError, Metering, World,
-    compiler::Kind,
-    container::{Container, Made, Ready},
+    container::{Container, Ready},
     engine::Allocation,
     host::{Directory, ProgramSetup},
     limiter::Usage,
@@ -40,7 +39,8 @@ const ENVIRONMENT_MARK: char = '_';
 
 /// Runs the program and ends this process with it; comes back only where there is nothing to run.
 ///
-/// `ORDERS INPUTS OTHERS ARGUMENT…`: the two in between are lists of descriptors, the machine code's and those to close.
+/// `ORDERS INPUTS OTHERS ARGUMENT…`: the two in between are lists of descriptors, the machine
+/// code's and those to close.
 pub(super) fn main(arguments: impl Iterator<Item = OsString>) -> SandboxError {
     // The kernel has checked nothing for UTF-8, but this is JSON's text.
     let mut arguments = arguments.map(|a| a.to_string_lossy().into_owned());
@@ -112,12 +112,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
         .link(!network.listen.is_empty())
         .map_err(|e| format!("the program {e}"))?;
     let serves = matches!(linked, Linked::Proxy(_));
-    // A component of the command world opens its sockets itself.
-    let listeners = if matches!(linked, Linked::Command(_)) {
-        Vec::new()
-    } else {
-        listen(&network.listen).map_err(|e| e.to_string())?
-    };
+    let listeners = listen(&linked, &network.listen).map_err(|e| e.to_string())?;
     let setup = ProgramSetup {
         args,
         env: environment(std::env::vars_os()),
@@ -129,32 +124,22 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
         usage: Arc::new(Usage::new(u64::MAX)),
         fuel: orders.fuel,
     };
-    let container = Arc::new(Container::new(Made {
-        id: ContainerId::new("sandboxed").map_err(|e| e.to_string())?,
-        bundle: "/".into(),
-        oci_version: String::new(),
-        annotations: HashMap::new(),
-        created: String::new(),
-        deadline: orders.deadline.map(Duration::from_secs),
-        ready: Ready {
-            linked,
-            engine: &program.running.engine,
-            setup,
-            listeners,
-            http_concurrency: orders.http_concurrency,
-            listening: Loopback::default().add(&[]),
-        },
-    }));
+    let id = ContainerId::new("sandboxed").map_err(|e| e.to_string())?;
+    let created = ContainerState::new(id, Status::Created);
+    let ready = Ready {
+        linked,
+        engine: &program.running.engine,
+        setup,
+        listeners,
+        http_concurrency: orders.http_concurrency,
+        listening: Loopback::default().add(&[]),
+    };
+    let deadline = orders.deadline.map(Duration::from_secs);
+    let container = Arc::new(Container::new(created, deadline, ready));
     container.start().await?;
-    let mut ended = container.ended();
     loop {
         tokio::select! {
-            ended = ended.wait_for(Option::is_some) => {
-                return Ok(match ended {
-                    Ok(ended) => ended.as_ref().map_or(Exit::exited(255), |e| e.exit),
-                    Err(_) => Exit::exited(255),
-                });
-            }
+            exit = container.exit() => return Ok(exit),
             // A signal ends a program as if not handled; a server first answers all requests.
             number = signals.next() => {
                 if !serves {
@@ -195,21 +180,12 @@ fn mounted_in(table: &[u8]) -> BTreeSet<String> {
 
 /// The program, for instances of the kind it is used with.
 fn load(orders: &Orders, mut code: File) -> Result<Program, LoadError> {
-    let kind = if orders.component {
-        Kind::Component
-    } else {
-        Kind::Module
-    };
-    let metering = if orders.fuel.is_some() {
-        Metering::Fuel
-    } else {
-        Metering::Epochs
-    };
+    let metering = Metering::of(orders.fuel);
     let mut load = |allocation| {
         let rewound = code.rewind().and_then(|()| code.try_clone());
         deserialize(
             rewound.map_err(LoadError::io("reading it"))?,
-            kind,
+            orders.kind,
             metering,
             allocation,
         )

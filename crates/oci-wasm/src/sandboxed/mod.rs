@@ -15,6 +15,8 @@ use std::{ffi::OsStr, process::ExitCode};
 
 use serde::{Deserialize, Serialize};
 
+use crate::compiler::Kind;
+
 /// The first argument of the process that prepares.
 const PREPARE: &str = "magikrun-wasm-prepare";
 
@@ -24,7 +26,7 @@ const RUN: &str = "magikrun-wasm-run";
 /// What one tells the other.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Orders {
-    component: bool,
+    kind: Kind,
     /// `None`: epochs.
     fuel: Option<u64>,
     /// Seconds.
@@ -34,7 +36,8 @@ struct Orders {
     allow_outbound: Option<String>,
 }
 
-/// Why a native container's program is not run. Its process says so on its standard error and exits with [`CANNOT_RUN`].
+/// Why a native container's program is not run. Its process says so on its standard error and exits
+/// with [`CANNOT_RUN`].
 #[derive(Debug, thiserror::Error)]
 #[error("magikrun: {0}")]
 pub struct SandboxError(String);
@@ -42,10 +45,12 @@ pub struct SandboxError(String);
 /// The exit code of a program that cannot be run, as a shell has it.
 pub const CANNOT_RUN: u8 = 126;
 
-/// Prepares, or runs, a WebAssembly program of a native container, if this process was started for that.
+/// Prepares, or runs, a WebAssembly program of a native container, if this process was started for
+/// that.
 ///
-/// A binary that native containers with WebAssembly programs are started by calls it at the beginning of its `main`, after
-/// [`run_compiler_if_asked`](crate::run_compiler_if_asked), says what the error is, and exits.
+/// A binary that native containers with WebAssembly programs are started by calls it at the
+/// beginning of its `main`, after [`run_compiler_if_asked`](crate::run_compiler_if_asked), says
+/// what the error is, and exits.
 #[must_use]
 pub fn run_sandboxed_if_asked() -> Option<Result<ExitCode, SandboxError>> {
     let mut arguments = std::env::args_os().skip(1);

@@ -18,7 +18,6 @@ use super::{Orders, RUN};
 use crate::{
     LoadError, Loader, Metering,
     annotations::{ALLOW_OUTBOUND, LISTEN},
-    compiler::Kind,
     network::{Loopback, Network},
     spec::{Bundle, PRELOAD, Refusal},
 };
@@ -89,11 +88,7 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
     }
     let annotation = |name: &str| bundle.annotations.get(name).cloned();
     let (listen, allow_outbound) = (annotation(LISTEN), annotation(ALLOW_OUTBOUND));
-    let metering = if bundle.fuel.is_some() {
-        Metering::Fuel
-    } else {
-        Metering::Epochs
-    };
+    let metering = Metering::of(bundle.fuel);
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -110,7 +105,7 @@ fn prepare(bundle: &Path, cache: PathBuf, only_modules: bool) -> Result<Answer, 
         }
     })?;
     let orders = Orders {
-        component: kind == Kind::Component,
+        kind,
         fuel: bundle.fuel,
         deadline: bundle.deadline.map(|d| d.as_secs()),
         http_concurrency: bundle.http_concurrency,

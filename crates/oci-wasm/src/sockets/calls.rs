@@ -302,40 +302,29 @@ fn transferring(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             })
         },
     )?;
-    linker.func_wrap_async(
-        MODULE,
-        "fd_read",
-        |mut caller: Caller<'_, Host>, args: (i32, i32, i32, i32)| {
-            Box::new(async move {
-                let (mut memory, host) = parts(&mut caller)?;
-                let (fd, buffers, count, moved) = args;
-                if let Some(socket) = host.sockets.get(fd) {
-                    return Ok(errno(
-                        transfer(&mut memory, socket, (buffers, count, moved), true).await,
-                    ));
-                }
-                let mut memory = GuestMemory::Unshared(memory.0);
-                preview1::fd_read(&mut host.wasi, &mut memory, fd, buffers, count, moved).await
-            })
-        },
-    )?;
-    linker.func_wrap_async(
-        MODULE,
-        "fd_write",
-        |mut caller: Caller<'_, Host>, args: (i32, i32, i32, i32)| {
-            Box::new(async move {
-                let (mut memory, host) = parts(&mut caller)?;
-                let (fd, buffers, count, moved) = args;
-                if let Some(socket) = host.sockets.get(fd) {
-                    return Ok(errno(
-                        transfer(&mut memory, socket, (buffers, count, moved), false).await,
-                    ));
-                }
-                let mut memory = GuestMemory::Unshared(memory.0);
-                preview1::fd_write(&mut host.wasi, &mut memory, fd, buffers, count, moved).await
-            })
-        },
-    )?;
+    for (name, reading) in [("fd_read", true), ("fd_write", false)] {
+        linker.func_wrap_async(
+            MODULE,
+            name,
+            move |mut caller: Caller<'_, Host>, args: (i32, i32, i32, i32)| {
+                Box::new(async move {
+                    let (mut memory, host) = parts(&mut caller)?;
+                    let (fd, buffers, count, moved) = args;
+                    if let Some(socket) = host.sockets.get(fd) {
+                        return Ok(errno(
+                            transfer(&mut memory, socket, (buffers, count, moved), reading).await,
+                        ));
+                    }
+                    let (wasi, mut memory) = (&mut host.wasi, GuestMemory::Unshared(memory.0));
+                    if reading {
+                        preview1::fd_read(wasi, &mut memory, fd, buffers, count, moved).await
+                    } else {
+                        preview1::fd_write(wasi, &mut memory, fd, buffers, count, moved).await
+                    }
+                })
+            },
+        )?;
+    }
     Ok(())
 }
 

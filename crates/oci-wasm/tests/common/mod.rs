@@ -71,7 +71,7 @@ impl Host {
     pub(crate) fn new() -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
-            runtime: WasmtimeRuntime::builder(loader()).build(),
+            runtime: WasmtimeRuntime::new(loader()),
         }
     }
 
