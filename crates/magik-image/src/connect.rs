@@ -53,7 +53,7 @@ impl ConnectOptions {
     /// Where an image is, or goes: the best place first.
     pub(crate) async fn endpoints(&self, image: &Reference, operation: Operation) -> Result<Vec<Endpoint>> {
         let (source, image) = (self.registries.clone(), image.clone());
-        crate::pull::blocking(move || {
+        crate::background::blocking(move || {
             let registries = source.load().map_err(Error::Registries)?;
             Ok(match operation {
                 Operation::Pull => registries.endpoints(&image)?,

@@ -24,6 +24,7 @@
 
 #[cfg(feature = "registry")]
 pub mod auth;
+mod background;
 mod bounded;
 pub mod bundle;
 #[cfg(feature = "registry")]

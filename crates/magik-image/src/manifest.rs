@@ -11,10 +11,12 @@
 //! `urls` of layers are never read: an image must not cause requests (CVE-2020-15157).
 
 use magik_cas::{Digest, InvalidDigest};
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use oci_spec::image::{
+    Descriptor, DescriptorBuilder, ImageConfiguration, ImageIndex, ImageManifest, MediaType,
+};
 use serde::Deserialize;
 
-use crate::{Error, Limits, Result, wasm};
+use crate::{Error, Limits, Result, wasm::config as wasm};
 
 /// How deep an index may lie in another: the index of an index of manifests, and no deeper.
 pub const MAX_INDEX_DEPTH: usize = 2;
@@ -269,6 +271,19 @@ pub fn parse_config(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<Im
             .map_err(|e| invalid(format!("rootfs.diff_ids[{n}]: {e}")))?;
     }
     Ok(image)
+}
+
+/// A descriptor of a blob.
+pub(crate) fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
+    let document = || format!("descriptor of {digest}");
+    let invalid = |e: oci_spec::OciSpecError| Error::document(document(), e.to_string());
+    let digest: oci_spec::image::Digest = digest.to_string().parse().map_err(invalid)?;
+    DescriptorBuilder::default()
+        .media_type(media_type)
+        .size(size)
+        .digest(digest)
+        .build()
+        .map_err(invalid)
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use magik_cas::Digest;
 
 use crate::{
     Error, Image, ImageStore, Reference, Result,
+    background::blocking,
     connect::ConnectOptions,
     manifest::OCI_MANIFEST,
-    pull::{Event, Progress, blocking},
+    pull::{Event, Progress},
     registry::{Deadline, Operation, Registry},
     store::oci_digest,
 };

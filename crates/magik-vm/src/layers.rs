@@ -22,8 +22,8 @@ use rustix::{
     thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces},
 };
 
-use crate::supervised::JAIL;
-
+/// In the sandbox: what the jail is mounted on.
+pub(crate) const JAIL: &str = "jail";
 /// Where they are mounted, in the supervisor's jail.
 pub(crate) const LAYERS: &str = "/machine/layers";
 /// Where they are seen in the share that the guest boots from.

@@ -23,8 +23,6 @@ use crate::{
 const ROOT: &str = "/machine/root";
 const SHARES: &str = "/machine/shares";
 const SOCKETS: &str = "/machine/sockets";
-/// In the sandbox: what the jail is mounted on.
-pub(crate) const JAIL: &str = "jail";
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -104,7 +102,7 @@ impl MachineGuest {
         nonce: [u8; NONCE],
         user: u32,
     ) -> Result<PodPlan, Failed> {
-        let at = self.sandbox.join(JAIL);
+        let at = self.sandbox.join(layers::JAIL);
         std::fs::create_dir(&at)?;
         // Seen by the guest, and written before the sandbox becomes read-only.
         let config = self.machine.guest_config(&self.sandbox, nonce);

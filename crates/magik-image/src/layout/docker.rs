@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     ImportOptions,
     contents::{Contents, invalid, stage},
-    descriptor, publish,
 };
 use crate::{
     Error, Image, ImageStore, Reference, Result,
-    manifest::{parse_config, parse_manifest},
+    manifest::{descriptor, parse_config, parse_manifest},
     platform,
     unpack::Compression,
 };
@@ -53,7 +52,7 @@ pub(super) fn import(
     }
     let mut blobs = contents.take(&wanted);
     blobs.extend(manifests);
-    publish(store, blobs)?;
+    store.publish(blobs)?;
 
     let mut images = Vec::new();
     for (digest, size, tags) in names {

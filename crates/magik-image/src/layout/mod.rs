@@ -10,9 +10,6 @@ mod save;
 
 use std::path::Path;
 
-use magik_cas::{Digest, Staged};
-use oci_spec::image::{Descriptor, DescriptorBuilder, MediaType};
-
 use crate::{
     Error, Image, ImageSource, ImageStore, Reference, Result, platform::Platform, policy::PolicySource,
 };
@@ -110,27 +107,4 @@ fn check_archive(file: &Path, is_docker: bool, options: &ImportOptions) -> Resul
         ImageSource::OciArchive { path, tag }
     };
     Ok(options.signature_policy.check(&source)?)
-}
-
-/// Publishes blobs, the last one last: what names the others comes after them.
-pub(crate) fn publish(store: &ImageStore, blobs: Vec<Staged>) -> Result<()> {
-    for blob in blobs {
-        let info = blob.info();
-        if store.cas().stat(&info.digest)? != Some(info.size) {
-            blob.publish()?;
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {
-    let document = || format!("descriptor of {digest}");
-    let invalid = |e: oci_spec::OciSpecError| Error::document(document(), e.to_string());
-    let digest: oci_spec::image::Digest = digest.to_string().parse().map_err(invalid)?;
-    DescriptorBuilder::default()
-        .media_type(media_type)
-        .size(size)
-        .digest(digest)
-        .build()
-        .map_err(invalid)
 }

@@ -12,11 +12,10 @@ use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 use super::{
     CONTAINERD_NAME, ImportOptions,
     contents::{Contents, invalid, open_regular, stage},
-    publish,
 };
 use crate::{
     Error, Image, ImageStore, Limits, Reference, Result,
-    manifest::{Document, MAX_INDEX_DEPTH, parse, parse_config_of},
+    manifest::{Document, MAX_INDEX_DEPTH, descriptor as new_descriptor, parse, parse_config_of},
     platform,
     store::oci_digest,
 };
@@ -80,10 +79,10 @@ pub(super) fn import(
 
     // What the index says about the manifest beside its digest is not the image's.
     let manifest_size = layout.read(&digest, limits.max_manifest_size)?.len() as u64;
-    let plain = super::descriptor(descriptor.media_type().clone(), &digest, manifest_size)?;
+    let plain = new_descriptor(descriptor.media_type().clone(), &digest, manifest_size)?;
     let mut blobs: Vec<&Descriptor> = manifest.layers().iter().collect();
     blobs.extend([manifest.config(), &plain]);
-    publish(store, layout.stage(&blobs)?)?;
+    store.publish(layout.stage(&blobs)?)?;
     match name {
         Some(name) => store.tag(&name, &plain),
         None => store.keep(&plain),

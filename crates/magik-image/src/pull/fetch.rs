@@ -13,11 +13,11 @@ use magik_cas::{Digest, Staged};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 use tokio::sync::mpsc;
 
-use super::{Arriving, Event, Progress, PullOptions, arriving::FailOnDrop, blocking};
+use super::{Arriving, Event, Progress, PullOptions, arriving::FailOnDrop};
 use crate::{
     Error, Image, ImageStore, Reference, Result,
-    layout::descriptor,
-    manifest::{self, Document, MAX_INDEX_DEPTH, OCI_MANIFEST},
+    background::blocking,
+    manifest::{self, Document, MAX_INDEX_DEPTH, OCI_MANIFEST, descriptor},
     platform::{self, Platform},
     registry::{Fetch, Problem, Registry, Wanted},
     store::{Layer, layers_of, oci_digest},

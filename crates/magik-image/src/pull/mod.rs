@@ -29,6 +29,7 @@ use magik_cas::Digest;
 use crate::connect::ConnectOptions;
 use crate::{
     Error, Image, ImageSource, ImageStore, Reference, Result,
+    background::blocking,
     layout::{self, ImportOptions},
     platform::{self, Platform},
     policy::PolicySource,
@@ -230,13 +231,4 @@ impl ImageStore {
             feature: "registry",
         })
     }
-}
-
-/// Runs what blocks on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::Task(e.to_string()))?
 }

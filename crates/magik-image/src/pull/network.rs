@@ -2,9 +2,10 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::{PARTIAL_AGE, Progress, PullOptions, blocking, fetch};
+use super::{PARTIAL_AGE, Progress, PullOptions, fetch};
 use crate::{
     Error, Image, ImageStore, Reference, Result,
+    background::blocking,
     platform::Platform,
     registry::{Deadline, Operation, Problem},
 };

@@ -58,7 +58,7 @@ impl Registry {
         let writer = {
             let (store, digest, size) = (fetch.store.clone(), wanted.digest, wanted.size);
             let resume = fetch.resume && size >= RESUMED_FROM;
-            crate::pull::blocking(move || {
+            crate::background::blocking(move || {
                 Ok(if resume {
                     store.resume(&digest, size)?
                 } else {

@@ -14,7 +14,7 @@ use super::{
     token::{self, Authorization},
 };
 use crate::{
-    Error, Reference, Result, auth::Credential, manifest::MANIFEST_TYPES, pull::blocking,
+    Error, Reference, Result, auth::Credential, background::blocking, manifest::MANIFEST_TYPES,
     registries::Endpoint,
 };
 

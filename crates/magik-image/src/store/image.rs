@@ -153,7 +153,7 @@ pub(crate) fn layers_of(
                 size: descriptor.size(),
                 diff_id,
                 chain_id,
-                is_module: crate::wasm::is_layer(descriptor.media_type()),
+                is_module: crate::wasm::config::is_layer(descriptor.media_type()),
             })
         })
         .collect()

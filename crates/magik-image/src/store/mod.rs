@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use magik_cas::{Digest, Durability, private};
+use magik_cas::{Digest, Durability, Staged, private};
 use oci_spec::image::Descriptor;
 
 use crate::{Error, Limits, Reference, Result};
@@ -104,6 +104,17 @@ impl ImageStore {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Publishes blobs, the last one last: what names the others comes after them.
+    pub(crate) fn publish(&self, blobs: Vec<Staged>) -> Result<()> {
+        for blob in blobs {
+            let info = blob.info();
+            if self.cas().stat(&info.digest)? != Some(info.size) {
+                blob.publish()?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn images_dir(&self) -> PathBuf {

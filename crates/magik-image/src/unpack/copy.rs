@@ -19,10 +19,9 @@ use rustix::{
 use super::{
     Temporary,
     entry::{Kind, Metadata, is_kept, join, split},
-    extract::open_root,
     metadata::{self, Identity, is_opaque},
-    open_dir::resolve,
     remove::names,
+    tree::{open_root, resolve},
 };
 use crate::{Error, ImageStore, Result};
 

@@ -12,9 +12,8 @@ use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     io::{self, BufRead},
-    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     rc::Rc,
 };
 
@@ -29,10 +28,9 @@ use super::{
     entry::{Entry, Kind, Metadata, split},
     lower::Lower,
     metadata::{self, Identity},
-    open_dir::{Dir, join, resolve},
     remove::remove_at,
+    tree::{Dir, Fault, Result, below, join, resolve},
 };
-use crate::Error;
 
 /// What becomes of whiteouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,34 +40,6 @@ pub(super) enum Whiteouts {
     /// They are carried out on what is there already.
     Apply,
 }
-
-/// Why an entry could not be written.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Refused(String),
-    Io(io::Error),
-    Other(Box<Error>),
-}
-
-impl From<Errno> for Fault {
-    fn from(errno: Errno) -> Self {
-        Self::Io(errno.into())
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        Self::Other(Box::new(error))
-    }
-}
-
-pub(super) type Result<T, E = Fault> = std::result::Result<T, E>;
 
 /// Waits for the layers below and says where their trees are, the uppermost first.
 pub(super) type LowerTrees<'a> = &'a dyn Fn() -> crate::Result<Vec<PathBuf>>;
@@ -408,24 +378,4 @@ fn copy(fd: BorrowedFd<'_>, content: &mut Archive<impl BufRead>, budget: &mut Bu
         fs::ftruncate(fd, size)?;
     }
     Ok(())
-}
-
-/// All paths below a directory that is not the root.
-pub(super) fn below(directory: &[u8]) -> Range<Vec<u8>> {
-    // The byte after the slash.
-    const AFTER: u8 = b'/' + 1;
-    [directory, b"/"].concat()..[directory, &[AFTER]].concat()
-}
-
-pub(super) fn is_at_or_below(path: &[u8], directory: &[u8]) -> bool {
-    directory.is_empty()
-        || path
-            .strip_prefix(directory)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-/// Opens the directory that a layer is to be written into.
-pub(super) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(fs::open(dir, flags, Mode::empty())?)
 }

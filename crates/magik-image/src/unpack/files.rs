@@ -8,9 +8,8 @@ use rustix::{
 };
 
 use super::{
-    extract::open_root,
-    open_dir::{join, resolve},
     remove::names,
+    tree::{join, open_root, resolve},
 };
 
 /// Calls `each` with every regular file below `tree`, opened for reading, in no order.

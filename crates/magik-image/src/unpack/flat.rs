@@ -5,9 +5,10 @@ use std::{fs, io, os::fd::AsFd, path::Path};
 use super::{
     Source,
     budget::{Budget, RootfsBudget},
-    extract::{Extractor, open_root},
+    extract::Extractor,
     finish,
     remove::{names, remove_at},
+    tree::open_root,
 };
 use crate::{Error, Image, ImageStore, Result};
 

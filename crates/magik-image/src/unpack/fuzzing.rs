@@ -8,7 +8,8 @@ use super::{
     archive::{Archive, Piece},
     budget::{Budget, RootfsBudget},
     entry::Entry,
-    extract::{Extractor, Fault, open_root},
+    extract::Extractor,
+    tree::{Fault, open_root},
 };
 use crate::Limits;
 

@@ -53,7 +53,7 @@ impl Lower {
     pub(super) fn open(trees: &[PathBuf]) -> io::Result<Self> {
         let open = |tree: &PathBuf| {
             Ok(Tree {
-                root: super::extract::open_root(tree)?,
+                root: super::tree::open_root(tree)?,
                 absent: Vec::new(),
             })
         };
@@ -86,7 +86,7 @@ impl Lower {
 
 impl Tree {
     fn look_up(&mut self, path: &[u8]) -> io::Result<Answer> {
-        if !self.absent.is_empty() && super::extract::is_at_or_below(path, &self.absent) {
+        if !self.absent.is_empty() && super::tree::is_at_or_below(path, &self.absent) {
             return Ok(Answer::Passes);
         }
         let mut dir: Option<OwnedFd> = None;

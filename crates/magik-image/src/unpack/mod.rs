@@ -21,6 +21,7 @@ mod schedule;
 mod sparse;
 mod staged;
 mod stream;
+mod tree;
 mod whiteouts;
 
 use std::{
@@ -31,10 +32,13 @@ use std::{
 
 use magik_cas::{Algorithm, Digest};
 
-use crate::{Error, Image, ImageStore, Result, limits::MAX_TAR_HEADER_SIZE, pull::blocking, store::Layer};
+use crate::{
+    Error, Image, ImageStore, Result, background::blocking, limits::MAX_TAR_HEADER_SIZE, store::Layer,
+};
 use budget::{Budget, RootfsBudget};
 use entry::Entry;
-use extract::{Extractor, Fault, LowerTrees};
+use extract::{Extractor, LowerTrees};
+use tree::Fault;
 
 pub(crate) use archive::{Archive, Piece};
 pub(crate) use entry::clean;
@@ -143,7 +147,7 @@ impl ImageStore {
         fs::create_dir(dir)
             .and_then(|()| fs::create_dir(&tree))
             .map_err(Error::io(context()))?;
-        let root = extract::open_root(&tree).map_err(Error::io(context()))?;
+        let root = tree::open_root(&tree).map_err(Error::io(context()))?;
         let mut extractor = Extractor::overlay(root, lower);
         let mut budget = Budget::new(rootfs, self.limits(), layer.digest);
         self.extract(layer, source, &mut extractor, &mut budget)?;

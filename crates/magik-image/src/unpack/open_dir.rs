@@ -11,28 +11,21 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 
 use super::{
     budget::Budget,
-    entry::{self, MAX_PATH, Metadata, split},
-    extract::{Extractor, Fault, Planned, Result, Whiteouts},
+    entry::{Metadata, split},
+    extract::{Extractor, Planned, Whiteouts},
     lower::Found,
     metadata,
+    tree::{Dir, Fault, Result, join, resolve},
 };
 
 /// The most symbolic links that one path may lead through, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
-
-/// A directory of the tree that is being written.
-#[derive(Debug)]
-pub(super) struct Dir {
-    /// Its path, through no links.
-    pub(super) path: Vec<u8>,
-    pub(super) fd: OwnedFd,
-}
 
 /// Where one name of a path leads.
 enum Step {
@@ -40,31 +33,6 @@ enum Step {
     Link(Vec<u8>),
     /// Nowhere, and nothing may be made there.
     Nowhere,
-}
-
-/// Opens a directory below `root`.
-pub(super) fn resolve(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { b"." } else { path };
-    let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match fs::openat2(root, path, flags, Mode::empty(), resolve) {
-            // openat2(2): EAGAIN when a rename elsewhere made the kernel unsure about the path.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
-}
-
-/// The path of `name` in `directory`.
-pub(super) fn join(directory: &[u8], name: &[u8]) -> Result<Vec<u8>> {
-    let path = entry::join(directory, name);
-    if path.len() > MAX_PATH {
-        return Err(Fault::Refused(format!(
-            "its path, through links, is longer than {MAX_PATH} bytes"
-        )));
-    }
-    Ok(path)
 }
 
 impl Extractor<'_> {

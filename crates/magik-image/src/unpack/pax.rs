@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sparse::{self, Segment};
+use super::sparse::{self, Segment, decimal};
 
 /// Schilling's prefix of extended attributes, the usual one.
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -151,13 +151,6 @@ fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let record = record.strip_suffix(b"\n")?.get(space + 1..)?;
     let equals = record.iter().position(|b| *b == b'=').filter(|at| *at > 0)?;
     Some((&record[..equals], &record[equals + 1..], rest))
-}
-
-/// Decimal digits and nothing else.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    // Rust takes a sign.
-    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 /// What stands before the first NUL of a header's field.

@@ -20,7 +20,7 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::io(context())(io::Error::from(io::ErrorKind::InvalidInput)));
     };
-    let parent = super::extract::open_root(parent).map_err(Error::io(context()))?;
+    let parent = super::tree::open_root(parent).map_err(Error::io(context()))?;
     match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(Error::io(context())),
@@ -117,7 +117,7 @@ mod tests {
             .unwrap();
         let top = dir.path().join("top");
         std::fs::create_dir(&top).unwrap();
-        let mut at = super::super::extract::open_root(&top).unwrap();
+        let mut at = super::super::tree::open_root(&top).unwrap();
         for _ in 0..5000 {
             fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
             fs::mkdirat(&at, "e", Mode::RWXU).unwrap();

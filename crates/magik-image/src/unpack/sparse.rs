@@ -1,7 +1,5 @@
 //! The maps of sparse files: where what the archive holds of a file belongs in it.
 
-use super::pax::decimal;
-
 /// The most segments of a file.
 const MAX_SEGMENTS: usize = 100_000;
 
@@ -88,6 +86,13 @@ impl Lines {
         }
         Ok(None)
     }
+}
+
+/// Decimal digits and nothing else.
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    // Rust takes a sign.
+    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 #[cfg(test)]

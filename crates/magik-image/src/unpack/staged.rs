@@ -9,8 +9,8 @@ use std::{
 use magik_cas::Durability;
 
 use super::{
-    LOCK_SUFFIX, LayerInfo, Source, TEMP_SUFFIX, TREE, Temporary, budget::RootfsBudget, extract, remove_tree,
-    schedule,
+    LOCK_SUFFIX, LayerInfo, Source, TEMP_SUFFIX, TREE, Temporary, budget::RootfsBudget, remove_tree,
+    schedule, tree::open_root,
 };
 use crate::{
     Error, ImageStore, Result,
@@ -123,7 +123,7 @@ impl ImageStore {
         if self.cas().durability() != Durability::Full {
             return Ok(());
         }
-        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(extract::open_root(path)?)?) };
+        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(open_root(path)?)?) };
         sync().map_err(Error::io(format!("sync {}", path.display())))
     }
 

@@ -15,10 +15,10 @@ use rustix::{
 use super::{
     budget::Budget,
     entry::{Metadata, split},
-    extract::{Extractor, Fault, Planned, Result, Whiteouts, below},
+    extract::{Extractor, Planned, Whiteouts},
     lower::Found,
-    open_dir::{join, resolve},
     remove::remove_at,
+    tree::{Fault, Result, below, join, resolve},
 };
 use crate::Error;
 

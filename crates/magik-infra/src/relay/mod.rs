@@ -241,6 +241,22 @@ impl RemotePod {
         receiver
     }
 
+    /// Asks the guest to stop its pod; by when it has to be done.
+    fn ask_to_stop(
+        &self,
+        client: &Arc<ControlClient>,
+        grace: Option<Duration>,
+        stops: &mut JoinSet<()>,
+    ) -> Option<Instant> {
+        // Its answer is the end of the pod, which is heard of as an event.
+        if stops.len() < ASKED {
+            let client = client.clone();
+            stops.spawn(async move { drop(client.stop(grace).await) });
+        }
+        let time = self.plan.grace(grace).saturating_add(STOP_MARGIN);
+        Instant::now().checked_add(time)
+    }
+
     /// Asks the guest for a change of one of its containers.
     fn change(&mut self, client: &Arc<ControlClient>, container: String, change: Change, answer: Answer) {
         if self.changes.len() >= ASKED {
@@ -427,14 +443,8 @@ impl Supervisor for RemotePod {
             match interrupt {
                 Interrupt::Abandoned => return None,
                 Interrupt::Stop { grace } => {
-                    let grace_or_own = self.plan.grace(grace);
-                    let at = Instant::now().checked_add(grace_or_own.saturating_add(STOP_MARGIN));
+                    let at = self.ask_to_stop(&client, grace, &mut stops);
                     kill_at = [kill_at, at].into_iter().flatten().min();
-                    let client = client.clone();
-                    // Its answer is the end of the pod, which is heard of as an event.
-                    if stops.len() < ASKED {
-                        stops.spawn(async move { drop(client.stop(grace).await) });
-                    }
                 }
                 Interrupt::Deadline => {
                     let message = self.plan.deadline_passed();

@@ -8,19 +8,13 @@ use wasmtime::{Caller, Extern, Linker};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
 
-use super::{End, Errno, Socket, poll};
+use super::{End, Errno, Socket, memory::Memory, poll};
 use crate::host::Host;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
 /// What one call may copy, in bytes; wasmtime's own default.
 const HOSTCALL_FUEL: usize = 128 << 20;
-
-/// The most that one read or write moves, in bytes.
-const CHUNK: usize = 64 * 1024;
-
-/// The most buffers of one read or write (Linux's `IOV_MAX`).
-const MAX_BUFFERS: u32 = 1024;
 
 /// `fdflags::nonblock` and `filetype::socket_stream` (witx).
 const NONBLOCK: i32 = 4;
@@ -29,53 +23,6 @@ const SOCKET_STREAM: u8 = 6;
 /// The rights of a socket, as witx numbers them: fd_read 1, fdstat_set_flags 3, fd_write 6,
 /// filestat_get 21, poll_fd_readwrite 27, sock_shutdown 28, sock_accept 29.
 const RIGHTS: u64 = 1 << 1 | 1 << 3 | 1 << 6 | 1 << 21 | 1 << 27 | 1 << 28 | 1 << 29;
-
-/// The program's memory, checked at every access.
-pub(crate) struct Memory<'a>(pub(crate) &'a mut [u8]);
-
-impl Memory<'_> {
-    pub(crate) fn slice(&mut self, at: u32, len: u32) -> Result<&mut [u8], Errno> {
-        let (at, len) = (at as usize, len as usize);
-        self.0
-            .get_mut(at..)
-            .and_then(|m| m.get_mut(..len))
-            .ok_or(Errno::Fault)
-    }
-
-    pub(super) fn read<const N: usize>(&mut self, at: u32) -> Result<[u8; N], Errno> {
-        let bytes = self.slice(at, u32::try_from(N).map_err(|_| Errno::Fault)?)?;
-        bytes.try_into().map_err(|_| Errno::Fault)
-    }
-
-    pub(crate) fn u32(&mut self, at: u32) -> Result<u32, Errno> {
-        self.read(at).map(u32::from_le_bytes)
-    }
-
-    pub(super) fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), Errno> {
-        let len = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
-        self.slice(at, len)?.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    /// The first buffer of a list that is not empty: a short read or write is always allowed.
-    fn buffer(&mut self, list: i32, count: i32) -> Result<&mut [u8], Errno> {
-        let (list, count) = (list.cast_unsigned(), count.cast_unsigned());
-        if count > MAX_BUFFERS {
-            return Err(Errno::Inval);
-        }
-        for i in 0..count {
-            let entry = list.checked_add(i * 8).ok_or(Errno::Fault)?;
-            let len = self.u32(entry.checked_add(4).ok_or(Errno::Fault)?)?;
-            if len > 0 {
-                let at = self.u32(entry)?;
-                let slice = self.slice(at, len)?;
-                let end = slice.len().min(CHUNK);
-                return Ok(&mut slice[..end]);
-            }
-        }
-        Ok(&mut [])
-    }
-}
 
 /// The memory and the state behind a call.
 pub(crate) fn parts<'a>(caller: &'a mut Caller<'_, Host>) -> wasmtime::Result<(Memory<'a>, &'a mut Host)> {

@@ -8,6 +8,7 @@
 //! for a container without directories; else numbers that no file ever gets.
 
 mod calls;
+mod memory;
 mod poll;
 
 use std::{collections::BTreeMap, io, net};

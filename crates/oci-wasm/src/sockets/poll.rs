@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as preview1;
 use wiggle::GuestMemory;
 
-use super::{End, Errno, Sockets, calls::Memory};
+use super::{End, Errno, Sockets, memory::Memory};
 use crate::host::Host;
 
 /// The most subscriptions of one call.
