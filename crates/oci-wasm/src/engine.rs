@@ -8,7 +8,11 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
-use crate::{LoadError, limits::MAX_WASM_STACK, program::Linkers};
+use crate::{
+    LoadError,
+    limits::MAX_WASM_STACK,
+    linkers::{Linkers, once},
+};
 
 /// Stack of a program's fiber: its own part, and as much for its calls into the host.
 const FIBER_STACK: usize = 2 * MAX_WASM_STACK;
@@ -101,18 +105,6 @@ pub(crate) fn running(metering: Metering, allocation: Allocation) -> Result<&'st
             linkers: Linkers::default(),
         })
     })
-}
-
-/// What is there, or is made now.
-pub(crate) fn once<T>(
-    made: &OnceLock<T>,
-    make: impl FnOnce() -> wasmtime::Result<T>,
-) -> Result<&T, LoadError> {
-    if let Some(made) = made.get() {
-        return Ok(made);
-    }
-    let new = make().map_err(|e| LoadError::engine(&e))?;
-    Ok(made.get_or_init(|| new))
 }
 
 fn pool() -> PoolingAllocationConfig {

@@ -26,8 +26,8 @@ use wasmtime_wasi_http::{
 };
 
 use crate::{
-    container::{Ended, explain},
     control::{Control, Gate},
+    ended::{Ended, explain},
     host::{Host, ProgramSetup},
     limits::HTTP_REQUEST_TIMEOUT,
     sockets::Sockets,

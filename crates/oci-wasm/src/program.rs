@@ -1,26 +1,17 @@
 //! What a program is, whether it fits, and how it begins.
 
-use std::sync::OnceLock;
-
-use wasmtime::{
-    Engine, ExternType, InstancePre, Linker, Module,
-    component::{self, Component},
-};
+use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, component::Component};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::{
     LoadError, World,
-    engine::{Running, once},
+    engine::Running,
     error::one_line,
-    files,
     host::Host,
+    linkers::PREVIEW1,
     loader::{Code, Program},
-    sockets,
 };
-
-/// The module that preview 1's functions are imported from.
-const PREVIEW1: &str = "wasi_snapshot_preview1";
 
 /// The interfaces a component is started by, without their versions.
 const RUN: &str = "wasi:cli/run";
@@ -149,52 +140,6 @@ fn newer_imports(component: &Component) -> Option<LoadError> {
     Some(LoadError::WrongWasiVersion {
         found: format!("WASI 0.3 (it imports {})", shorten(found)),
     })
-}
-
-/// What programs of one engine are linked with. Made once: that takes longer than using it.
-#[derive(Default)]
-pub(crate) struct Linkers {
-    plain: OnceLock<Linker<Host>>,
-    listening: OnceLock<Linker<Host>>,
-    component: OnceLock<component::Linker<Host>>,
-}
-
-impl std::fmt::Debug for Linkers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Linkers").finish_non_exhaustive()
-    }
-}
-
-impl Linkers {
-    fn module(&self, engine: &Engine, listening: bool) -> Result<&Linker<Host>, LoadError> {
-        let made = if listening { &self.listening } else { &self.plain };
-        once(made, || {
-            let mut linker = Linker::new(engine);
-            wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| &mut host.wasi)?;
-            // wasmtime-wasi traps on exit codes from 126 on; a process may have any.
-            linker.allow_shadowing(true);
-            linker.func_wrap(PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
-                Err(wasmtime_wasi::I32Exit(code).into())
-            })?;
-            linker.allow_shadowing(false);
-            files::add_to_linker(&mut linker)?;
-            sockets::add_polling(&mut linker)?;
-            if listening {
-                sockets::add_to_linker(&mut linker)?;
-            }
-            Ok(linker)
-        })
-    }
-
-    fn component(&self, engine: &Engine) -> Result<&component::Linker<Host>, LoadError> {
-        once(&self.component, || {
-            let mut linker = component::Linker::new(engine);
-            wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-            files::add_to_component_linker(&mut linker)?;
-            wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-            Ok(linker)
-        })
-    }
 }
 
 /// Says which imports of a module are the problem.
