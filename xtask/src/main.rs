@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod demo;
 mod host;
+mod install;
 mod krun;
 mod package;
 mod test;
@@ -39,6 +40,10 @@ enum Command {
     FetchKernel,
     /// Everything virtual machines need here: kernel, init, vsock device; with --krun the monitor for libkrun.
     Vm(vm::VmArgs),
+    /// Installs magikrun: programs, completions, a systemd unit.
+    Install(install::InstallArgs),
+    /// Packs what install installs as a .deb and a tarball.
+    Package(install::PackageArgs),
     /// Compares magikrun with other runtimes on this machine.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -62,6 +67,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildVminit(args) => vminit::run(&args),
         Command::FetchKernel => vm::fetch_kernel(&host::shell()?),
         Command::Vm(args) => vm::run(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Package(args) => install::package(&args),
         Command::Bench(command) => bench::run(&command),
     }
 }

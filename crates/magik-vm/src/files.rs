@@ -28,19 +28,25 @@ impl VmFiles {
         Self { directory }
     }
 
-    /// The directory that [`FILES_VARIABLE`] names, else `vm` beside the directory of this program's binary (a build's
-    /// `target/vm`), else `lib/magikrun` beside it, else `/usr/lib/magikrun`.
+    /// The directory that [`FILES_VARIABLE`] names, else that of this program's binary (where it is
+    /// installed), else `vm` beside that directory (a build's `target/vm`), else `lib/magikrun` beside
+    /// it, else `/usr/lib/magikrun`.
     #[must_use]
     pub fn find() -> Self {
         if let Some(directory) = std::env::var_os(FILES_VARIABLE) {
             return Self::new(directory.into());
         }
         let own = std::env::current_exe().ok();
-        let beside = own.as_deref().and_then(Path::parent).and_then(Path::parent);
-        let candidates = beside
+        let here = own.as_deref().and_then(Path::parent);
+        let above = here.and_then(Path::parent);
+        let above = above
             .into_iter()
             .flat_map(|dir| [dir.join("vm"), dir.join("lib/magikrun")]);
-        let found = candidates.into_iter().find(|dir| dir.join(Self::INIT).is_file());
+        let found = here
+            .map(Path::to_owned)
+            .into_iter()
+            .chain(above)
+            .find(|dir| dir.join(Self::INIT).is_file());
         Self::new(found.unwrap_or_else(|| "/usr/lib/magikrun".into()))
     }
 

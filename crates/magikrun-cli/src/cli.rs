@@ -23,8 +23,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run pods and look after them
-    #[command(subcommand)]
-    Pod(pod::PodCommand),
+    Pod(pod::PodArgs),
     /// Pull, import, look at and unpack images
     #[command(subcommand)]
     Image(image::ImageCommand),

@@ -66,13 +66,15 @@ fn client() -> Result<ExitCode> {
         .build()
         .context("tokio")?;
     let result = runtime.block_on(async {
-        match &cli.command {
-            Command::Pod(command) => pod::run(&cli.global, command).await,
-            Command::Image(command) => image::run(&cli.global, command).await.map(|()| ExitCode::SUCCESS),
-            Command::System(command) => system::run(&cli.global, command)
+        match cli.command {
+            Command::Pod(args) => pod::run(&cli.global, args).await,
+            Command::Image(command) => image::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
-            Command::Completions(args) => completions::run(args, Cli::command()).map(|()| ExitCode::SUCCESS),
+            Command::System(command) => system::run(&cli.global, &command)
+                .await
+                .map(|()| ExitCode::SUCCESS),
+            Command::Completions(args) => completions::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
         }
     });
     // Nobody waits for threads that are still busy with what was given up.

@@ -21,7 +21,9 @@ pub(crate) enum Format {
 pub(crate) struct FormatArg {
     /// How to print it
     #[arg(
+        short = 'o',
         long,
+        visible_alias = "output",
         value_name = "FORMAT",
         default_value = "table",
         hide_default_value = true

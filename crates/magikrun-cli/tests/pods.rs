@@ -169,6 +169,50 @@ fn pods_are_deleted_by_their_manifest_and_all_at_once() {
 }
 
 #[test]
+fn a_namespace_and_labels_choose_pods() {
+    if !is_root("a_namespace_and_labels_choose_pods") {
+        return;
+    }
+    let host = host_with_busybox();
+    let _default = run(&host, "web", &[("main", SLEEP)]);
+    let file = pod_file(&host, "web", &container("main", SLEEP));
+    let labelled = std::fs::read_to_string(&file).unwrap();
+    let labelled = labelled.replacen("name: web", "name: web, labels: {app: web, tier: front}", 1);
+    let file = host.write("labelled.yaml", &labelled);
+    host.run(&["pod", "run", "-n", "shop", "-f", &file]).ok();
+
+    let names = |args: &[&str]| {
+        let pods = json(&host.run(&[&["pod", "ls", "-o", "json"], args].concat()).ok());
+        let pods = pods.as_array().unwrap().iter();
+        let name = |pod: &Value| format!("{}/{}", pod["namespace"], pod["name"]).replace('"', "");
+        pods.map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["-A"]), ["default/web", "shop/web"]);
+    assert_eq!(names(&["-n", "shop"]), ["shop/web"]);
+    assert_eq!(names(&["-l", "app=web,tier!=back"]), ["shop/web"]);
+    assert_eq!(names(&["-l", "!app"]), ["default/web"]);
+    host.run(&["pod", "ls", "-l", "app in (a)"]).fails(2);
+
+    host.run(&["pod", "-n", "shop", "exec", "web", "--", "touch", "/here"])
+        .ok();
+    let elsewhere = host.run(&["pod", "exec", "web", "--", "test", "-e", "/here"]);
+    assert_eq!(elsewhere.code, Some(1));
+    let status = json(
+        &host
+            .run(&["pod", "status", "-n", "shop", "web", "-o", "json"])
+            .ok(),
+    );
+    assert_eq!(status["labels"]["tier"], "front");
+    let deleted = host
+        .run(&["pod", "delete", "-n", "shop", "--force", "-f", &file])
+        .ok();
+    assert_eq!(deleted, "shop/web\n");
+    host.run(&["pod", "delete", "-n", "shop", "--all", "--force"])
+        .ok();
+    assert_eq!(names(&[]), ["default/web"]);
+}
+
+#[test]
 fn what_happened_in_a_pod_is_told_when_it_is_over() {
     if !is_root("what_happened_in_a_pod_is_told_when_it_is_over") {
         return;

@@ -328,7 +328,7 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
         .expect("run")
         .id;
     let mut events = t.runtime.events(&pod, true).await.expect("events");
-    let mut seen: Vec<String> = vec![];
+    let (mut told, mut seen): (Vec<_>, Vec<String>) = (vec![], vec![]);
     let mut stopped = false;
     while let Some(event) = events.next().await.expect("event") {
         let code = event.exit_code.map_or(String::new(), |code| format!(" {code}"));
@@ -337,6 +337,7 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
                 .trim_end()
                 .to_owned(),
         );
+        told.push(event);
         if !stopped && seen.last().is_some_and(|s| s == "container.exited short 4") {
             stopped = true;
             t.runtime
@@ -364,6 +365,13 @@ pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
     ];
     let positions: Vec<usize> = life.iter().chain(&end).map(|what| position(what)).collect();
     assert!(positions.is_sorted(), "{seen:?}");
+    // They can be asked for when the pod is over, too.
+    t.runtime.wait_pod(&pod).await.expect("wait");
+    let mut past = t.runtime.events(&pod, true).await.expect("past events");
+    for event in told {
+        assert_eq!(past.next().await.expect("event"), Some(event));
+    }
+    assert_eq!(past.next().await.expect("the end"), None);
     t.delete(&pod).await;
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct EventsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Name, namespace/name, id or the start of an id
-    pod: String,
+    pub(super) pod: String,
     #[command(flatten)]
     format: FormatArg,
 }

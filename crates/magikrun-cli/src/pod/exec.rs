@@ -50,7 +50,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
     /// Name, namespace/name, id or the start of an id
-    pod: String,
+    pub(super) pod: String,
     /// The program and its arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,

@@ -15,7 +15,7 @@ use crate::{failure, output, pod::backend, roots::GlobalArgs};
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForwardArgs {
     /// Name, namespace/name, id or the start of an id
-    pod: String,
+    pub(super) pod: String,
     /// Port on 127.0.0.1 here and port in the pod; one number is both, :REMOTE takes any free port here
     #[arg(required = true, value_name = "[LOCAL:]REMOTE", value_parser = parse_ports)]
     ports: Vec<Ports>,

@@ -1,6 +1,6 @@
 //! `pod ls`.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -12,8 +12,78 @@ use crate::{
     roots::GlobalArgs,
 };
 
-pub(super) async fn run(global: &GlobalArgs, args: &ListArgs) -> Result<ExitCode> {
-    let pods = backend::pods(global)?.list_pods().await?;
+#[derive(Debug, clap::Args)]
+pub(crate) struct PodListArgs {
+    /// Pods of all namespaces, as without -n
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// Only pods with these labels: app=web,tier!=db,stable,!old
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = Selector::parse)]
+    selector: Option<Selector>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Which labels a pod has to have, as `kubectl -l` has it, but for sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Selector(Vec<Requirement>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirement {
+    label: String,
+    /// What it has to be; absent: anything.
+    value: Option<String>,
+    /// It must not be so.
+    not: bool,
+}
+
+impl Selector {
+    fn parse(text: &str) -> Result<Self, String> {
+        let requirement = |part: &str| {
+            let (label, value, not) = match part.split_once('=') {
+                Some((label, value)) => match label.strip_suffix('!') {
+                    Some(label) => (label, Some(value), true),
+                    None => (label, Some(value.strip_prefix('=').unwrap_or(value)), false),
+                },
+                None => match part.strip_prefix('!') {
+                    Some(label) => (label, None, true),
+                    None => (part, None, false),
+                },
+            };
+            if label.is_empty() || label.contains([' ', '!', '(']) {
+                return Err(format!(
+                    "{part:?} selects no label: write app=web, app!=web, app or !app"
+                ));
+            }
+            let (label, value) = (label.to_owned(), value.map(str::to_owned));
+            Ok(Requirement { label, value, not })
+        };
+        let parts = text.split(',').map(|part| requirement(part.trim()));
+        parts.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|Requirement { label, value, not }| {
+            let found = labels.get(label);
+            let is_so = found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found));
+            is_so != *not
+        })
+    }
+}
+
+pub(super) async fn run(
+    global: &GlobalArgs,
+    args: &PodListArgs,
+    namespace: Option<&str>,
+) -> Result<ExitCode> {
+    let mut pods = backend::pods(global)?.list_pods().await?;
+    pods.retain(|pod| namespace.is_none_or(|namespace| namespace == pod.namespace));
+    pods.retain(|pod| {
+        args.selector
+            .as_ref()
+            .is_none_or(|selector| selector.selects(&pod.labels))
+    });
+    let args = &args.list;
     if args.quiet {
         pods.iter().try_for_each(|pod| output::line(&pod.id))?;
     } else if args.format.json() {
@@ -47,5 +117,32 @@ pub(super) fn phase(pod: &PodStatus) -> String {
     match &pod.reason {
         Some(reason) => format!("{:?} ({reason})", pod.phase),
         None => format!("{:?}", pod.phase),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_selected_as_kubectl_selects_them() {
+        let labels = [("app", "web"), ("stable", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let labels = BTreeMap::from(labels);
+        for (text, selects) in [
+            ("app=web", true),
+            ("app==web,stable", true),
+            ("app=db", false),
+            ("app!=db", true),
+            ("app!=web", false),
+            ("other!=x", true),
+            ("!old", true),
+            ("!stable", false),
+            ("old", false),
+        ] {
+            assert_eq!(Selector::parse(text).unwrap().selects(&labels), selects, "{text}");
+        }
+        for wrong in ["", "=x", "app=web,", "app in (a,b)", "!"] {
+            assert!(Selector::parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct LogsArgs {
     #[arg(long)]
     timestamps: bool,
     /// Name, namespace/name, id or the start of an id
-    pod: String,
+    pub(super) pod: String,
 }
 
 /// A time, or how long ago that is.

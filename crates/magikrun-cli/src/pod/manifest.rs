@@ -9,8 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use magik_pri::{PodSpec, limits::MAX_SPEC_SIZE};
 
+/// That of pods which name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
 /// Reads a file, or standard input where it is called `-`, never more than a pod may have.
-pub(super) fn read(file: &Path) -> Result<PodSpec> {
+/// A pod that names no namespace, or the default one, is in `namespace`, if one is given.
+pub(super) fn read(file: &Path, namespace: Option<&str>) -> Result<PodSpec> {
     let stdin = file == Path::new("-");
     let name = if stdin {
         "stdin".into()
@@ -35,16 +39,25 @@ pub(super) fn read(file: &Path) -> Result<PodSpec> {
     }
     let text = String::from_utf8(bytes)
         .map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))?;
-    PodSpec::from_yaml(&text).context(name)
+    let mut spec = PodSpec::from_yaml(&text).with_context(|| name.clone())?;
+    match namespace {
+        Some(namespace) if spec.namespace == DEFAULT_NAMESPACE => spec.namespace = namespace.to_owned(),
+        Some(namespace) if spec.namespace != namespace => bail!(
+            "{name}: the pod is in namespace {}, not {namespace}: leave -n out",
+            spec.namespace
+        ),
+        _ => {}
+    }
+    Ok(spec)
 }
 
 /// The pod that a manifest describes, by namespace and name.
-pub(super) fn name(file: &Path) -> Result<String> {
+pub(super) fn name(file: &Path, namespace: Option<&str>) -> Result<String> {
     if !file.exists() && file != Path::new("-") {
         let file = file.display();
         bail!(
             "{file}: no such file: -f names a manifest; to kill and delete a pod give 'pod delete --force {file}'"
         );
     }
-    Ok(read(file)?.full_name())
+    Ok(read(file, namespace)?.full_name())
 }

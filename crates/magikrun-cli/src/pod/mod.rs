@@ -12,16 +12,22 @@ mod run;
 mod stats;
 mod status;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, slice};
 
 use anyhow::Result;
 use clap::Subcommand;
 use magik_pri::PodRuntime;
 
-use crate::{
-    output::{self, ListArgs},
-    roots::GlobalArgs,
-};
+use crate::{output, roots::GlobalArgs};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PodArgs {
+    /// The namespace that pods named without one are in [default: default; of `ls`: all]
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    #[command(subcommand)]
+    command: PodCommand,
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
@@ -30,7 +36,7 @@ pub(crate) enum PodCommand {
     Run(run::RunArgs),
     /// List pods
     #[command(visible_alias = "ps", after_help = "Example: magikrun pod ls")]
-    Ls(ListArgs),
+    Ls(list::PodListArgs),
     /// Show a pod and its containers
     #[command(after_help = "Example: magikrun pod status web --format json")]
     Status(status::StatusArgs),
@@ -60,16 +66,44 @@ pub(crate) enum PodCommand {
     PortForward(forward::ForwardArgs),
 }
 
-pub(crate) async fn run(global: &GlobalArgs, command: &PodCommand) -> Result<ExitCode> {
-    match command {
-        PodCommand::Run(args) => run::run(global, args).await,
-        PodCommand::Ls(args) => list::run(global, args).await,
+impl PodCommand {
+    /// The pods that are named.
+    fn names(&mut self) -> &mut [String] {
+        match self {
+            Self::Run(_) | Self::Ls(_) => &mut [],
+            Self::Status(args) => slice::from_mut(&mut args.pod),
+            Self::Logs(args) => slice::from_mut(&mut args.pod),
+            Self::Exec(args) => slice::from_mut(&mut args.pod),
+            Self::Events(args) => slice::from_mut(&mut args.pod),
+            Self::PortForward(args) => slice::from_mut(&mut args.pod),
+            Self::Stop(args) => &mut args.pods,
+            Self::Restart(args) => &mut args.pods,
+            Self::Delete(args) => &mut args.pods,
+            Self::Stats(args) => &mut args.pods,
+        }
+    }
+}
+
+pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> {
+    let PodArgs {
+        namespace,
+        mut command,
+    } = args;
+    if let Some(namespace) = &namespace {
+        for name in command.names().iter_mut().filter(|name| !name.contains('/')) {
+            *name = format!("{namespace}/{name}");
+        }
+    }
+    let namespace = namespace.as_deref();
+    match &command {
+        PodCommand::Run(args) => run::run(global, args, namespace).await,
+        PodCommand::Ls(args) => list::run(global, args, namespace).await,
         PodCommand::Status(args) => status::run(global, args).await,
         PodCommand::Logs(args) => logs::run(global, args).await,
         PodCommand::Exec(args) => exec::run(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
         PodCommand::Restart(args) => remove::restart(global, args).await,
-        PodCommand::Delete(args) => remove::delete(global, args).await,
+        PodCommand::Delete(args) => remove::delete(global, args, namespace).await,
         PodCommand::Stats(args) => stats::run(global, args).await,
         PodCommand::Events(args) => events::run(global, args).await,
         PodCommand::PortForward(args) => forward::run(global, args).await,

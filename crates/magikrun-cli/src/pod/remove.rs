@@ -18,7 +18,7 @@ pub(crate) struct StopArgs {
     time: Option<u32>,
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required = true, value_name = "POD")]
-    pods: Vec<String>,
+    pub(super) pods: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct RestartArgs {
     container: Option<String>,
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required = true, value_name = "POD")]
-    pods: Vec<String>,
+    pub(super) pods: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,12 +42,12 @@ pub(crate) struct DeleteArgs {
     /// Kill what still runs, and do not mind pods that do not exist
     #[arg(long)]
     force: bool,
-    /// Every pod
+    /// Every pod, or with -n every pod of that namespace
     #[arg(long, conflicts_with_all = ["file", "pods"])]
     all: bool,
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required_unless_present_any = ["file", "all"], value_name = "POD")]
-    pods: Vec<String>,
+    pub(super) pods: Vec<String>,
 }
 
 pub(super) async fn stop(global: &GlobalArgs, args: &StopArgs) -> Result<ExitCode> {
@@ -84,15 +84,22 @@ pub(super) async fn restart(global: &GlobalArgs, args: &RestartArgs) -> Result<E
     Ok(failures.exit_code())
 }
 
-pub(super) async fn delete(global: &GlobalArgs, args: &DeleteArgs) -> Result<ExitCode> {
+pub(super) async fn delete(
+    global: &GlobalArgs,
+    args: &DeleteArgs,
+    namespace: Option<&str>,
+) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let mut pods = args.pods.clone();
     if let Some(file) = &args.file {
-        pods.push(manifest::name(file)?);
+        pods.push(manifest::name(file, namespace)?);
     }
     if args.all {
         let all = runtime.list_pods().await?;
-        pods.extend(all.into_iter().map(|pod| pod.id));
+        let chosen = all
+            .into_iter()
+            .filter(|pod| namespace.is_none_or(|n| n == pod.namespace));
+        pods.extend(chosen.map(|pod| pod.id));
     }
     let mut failures = Failures::default();
     for pod in &pods {

@@ -76,8 +76,8 @@ impl From<Pull> for PullPolicy {
     }
 }
 
-pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
-    let done = run_pod(global, args).await;
+pub(super) async fn run(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
+    let done = run_pod(global, args, namespace).await;
     // Without --wait no program's exit code is passed on, so 1 can only be ours.
     if args.wait {
         done.map_err(|e| failure::with_code(failure::OWN_FAILURE, e))
@@ -86,8 +86,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode>
     }
 }
 
-async fn run_pod(global: &GlobalArgs, args: &RunArgs) -> Result<ExitCode> {
-    let spec = manifest::read(&args.file)?;
+async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
+    let spec = manifest::read(&args.file, namespace)?;
     let class = args
         .runtime
         .or_else(|| spec.runtime())

@@ -28,7 +28,7 @@ pub(crate) struct StatsArgs {
     watch: bool,
     /// Names, namespace/names, ids or the starts of ids [default: every running pod]
     #[arg(value_name = "POD")]
-    pods: Vec<String>,
+    pub(super) pods: Vec<String>,
     #[command(flatten)]
     format: FormatArg,
 }

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     /// Name, namespace/name, id or the start of an id
-    pod: String,
+    pub(super) pod: String,
     #[command(flatten)]
     format: FormatArg,
 }
