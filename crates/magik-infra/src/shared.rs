@@ -206,7 +206,7 @@ impl Shared {
     /// A container is one of the pod's from now on; `false`: it has one of that name.
     pub(crate) fn add(&self, plan: ContainerPlan) -> bool {
         let mut status = ContainerStatus::waiting(&plan);
-        status.revision = self.last_revision.load(Ordering::Relaxed) + 1;
+        status.revision = self.last_revision.load(Ordering::Relaxed).saturating_add(1);
         let added = self.table().add(plan);
         if added {
             self.note(|pod| pod.containers.push(status));

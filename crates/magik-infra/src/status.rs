@@ -227,7 +227,7 @@ impl ContainerStatus {
 
     /// It is something else now.
     pub(crate) fn is(&mut self, state: ContainerPhase) {
-        self.revision += 1;
+        self.revision = self.revision.saturating_add(1);
         self.state = state;
     }
 

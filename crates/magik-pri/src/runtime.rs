@@ -190,7 +190,13 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// There is no such pod, or it was deleted meanwhile.
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus>;
 
-    /// All pods below this runtime's roots, of whatever class, sorted by namespace and name.
+    /// The ids of all pods below this runtime's roots, also of those that cannot be listed.
+    ///
+    /// # Errors
+    /// The pods' state cannot be read.
+    async fn pod_ids(&self) -> Result<Vec<String>>;
+
+    /// All pods whose status can be read below this runtime's roots, of whatever class, sorted by namespace and name.
     ///
     /// # Errors
     /// The pods' state cannot be read.

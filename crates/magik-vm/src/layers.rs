@@ -12,6 +12,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
+    thread,
 };
 
 use magik_infra::{guest::SHARE, mount_layers};
@@ -44,8 +45,8 @@ pub fn show(supervisor: BorrowedFd<'_>, sandbox: &Path, name: &str, layers: &[Pa
     let place = sandbox.join(JAIL);
     let show = || show_here(supervisor, &place, name, layers);
     // Mount namespaces are a thread's: this one ends with its own.
-    std::thread::scope(|threads| {
-        let shown = threads.spawn(show).join();
+    thread::scope(|threads| {
+        let shown = thread::Builder::new().spawn_scoped(threads, show)?.join();
         shown.unwrap_or_else(|_| Err(io::Error::other("the thread that mounts them panicked")))
     })
 }

@@ -49,12 +49,22 @@ impl LimitArgs {
     /// An error of an image, with the option that helps where it is a limit.
     pub(crate) fn advise(&self, error: anyhow::Error) -> anyhow::Error {
         let limits = self.limits();
-        let option = match error.downcast_ref() {
-            Some(Error::TooLarge { limit, .. }) if *limit == limits.max_layer_size => "--max-layer-size",
-            Some(Error::TooLarge { limit, .. }) if *limit == limits.max_rootfs_size => "--max-image-size",
-            Some(Error::TooMany { limit, .. }) if *limit == limits.max_files_per_layer => "--max-layer-files",
+        let sizes = [
+            ("--max-layer-size", limits.max_layer_size),
+            ("--max-image-size", limits.max_rootfs_size),
+        ];
+        let files = [("--max-layer-files", limits.max_files_per_layer)];
+        let (passed, options) = match error.downcast_ref() {
+            Some(Error::TooLarge { limit, .. }) => (*limit, &sizes[..]),
+            Some(Error::TooMany { limit, .. }) => (*limit, &files[..]),
             _ => return error,
         };
-        anyhow::anyhow!("{error}: {option} raises it")
+        // Where two have the same value, either may be meant.
+        let meant = options.iter().filter(|(_, limit)| *limit == passed);
+        let meant: Vec<&str> = meant.map(|(option, _)| *option).collect();
+        if meant.is_empty() {
+            return error;
+        }
+        anyhow::anyhow!("{error}: {} raises it", meant.join(" or "))
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct ListArgs {
 /// Tells a person something that is no failure.
 pub(crate) fn note(text: &str) {
     // Who cannot be told misses nothing that matters.
-    let _ = write_stderr(format!("magikrun: {text}\n").as_bytes());
+    let _ = write_stderr(format!("magikrun: {}\n", printable(text)).as_bytes());
 }
 
 /// A size in bytes for a person, in binary units as `podman stats` has them.

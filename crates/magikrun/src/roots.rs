@@ -23,15 +23,18 @@ pub fn data_root(given: Option<&Path>) -> Result<PathBuf> {
 /// The state root that was given (`--state-dir`), else the default one; absolute.
 ///
 /// # Errors
-/// It is relative, and there is no current directory.
+/// Another user has the directory that it would be in.
 pub fn state_root(given: Option<&Path>) -> Result<PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
-        None => default_state_root(
-            rustix::process::geteuid().as_raw(),
-            |name| env::var_os(name),
-            is_own,
-        ),
+        None => {
+            let user = rustix::process::geteuid().as_raw();
+            let path = default_state_root(user, |name| env::var_os(name), is_own);
+            if path.parent() == Some(Path::new(SHARED)) {
+                make_private(&path)?;
+            }
+            path
+        }
     };
     absolute(&path, "--state-dir")
 }
@@ -60,6 +63,29 @@ fn default_data_root(root: bool, get: impl Fn(&str) -> Option<OsString>) -> Resu
     }
 }
 
+/// Where every user may make directories.
+const SHARED: &str = "/tmp";
+
+/// Makes a directory where others might have made it before, and does not follow a link there. One
+/// that is this user's stays so: nobody else removes or renames it in a sticky directory.
+fn make_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(e).with_context(|| format!("state root: {}", dir.display()));
+        }
+        _ => {}
+    }
+    let open = std::fs::symlink_metadata(dir).is_ok_and(|found| found.mode() & 0o077 != 0);
+    if open || !is_own(dir) {
+        bail!(
+            "state root: {}: is a link, another user's, or open to others: give --state-dir DIR",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
 /// Whether a directory is this user's own.
 fn is_own(dir: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -82,7 +108,7 @@ fn default_state_root(
     let of_user = || Some(PathBuf::from(format!("/run/user/{user}"))).filter(|dir| is_own(dir));
     match of_session.or_else(of_user) {
         Some(base) => base.join("magikrun"),
-        None => format!("/tmp/magikrun-{user}").into(),
+        None => Path::new(SHARED).join(format!("magikrun-{user}")),
     }
 }
 
@@ -125,6 +151,26 @@ mod tests {
         let set = env(&[("XDG_RUNTIME_DIR", "/r")]);
         let state = default_state_root(7, set, |_| true);
         assert_eq!(state, Path::new("/r/magikrun"));
+    }
+
+    #[test]
+    fn a_directory_that_others_could_have_made_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        make_private(&path("new")).unwrap();
+        make_private(&path("new")).unwrap();
+        symlink(path("new"), path("link")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        std::fs::create_dir(path("open")).unwrap();
+        std::fs::set_permissions(path("open"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        for name in ["link", "file", "open"] {
+            let refused = make_private(&path(name)).unwrap_err().to_string();
+            assert!(
+                refused.contains(name) && refused.contains("--state-dir"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

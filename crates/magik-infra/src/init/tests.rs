@@ -262,10 +262,14 @@ impl World {
         self.client.start_sandbox(&self.plan).await?.ready().await
     }
 
-    async fn events(&self) -> Vec<Event> {
+    async fn another_client(&self) -> ControlClient {
         let (ours, theirs) = duplex(4096);
         self.connections.send(theirs).await.unwrap();
-        let client = ControlClient::over(ours).await.unwrap();
+        ControlClient::over(ours).await.unwrap()
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let client = self.another_client().await;
         let mut events = client.events(false).await.unwrap();
         let mut all = Vec::new();
         while let Some(event) = events.next().await.unwrap() {
@@ -290,6 +294,20 @@ async fn containers_start_in_order_and_stop_in_reverse() {
     assert_eq!(world.runtime.calls("kill"), ["ccc", "bb", "a"]);
     assert_eq!((status.phase, status.exit_code()), (Phase::Failed, 143));
     assert!(matches!(world.finished().await, PodOutcome::Finished(_)));
+}
+
+#[tokio::test]
+async fn who_follows_the_log_of_all_runs_hears_of_the_removal() {
+    let world = world(&["a", "b"], Troublemaker::default()).await;
+    world.launch().await.unwrap();
+    world.client.commit().await.unwrap();
+    let client = world.another_client().await;
+    let mut log = client.logs_of_all_runs("a").await.unwrap();
+    world.client.stop_container("a", None).await.unwrap();
+    assert!(log.next().await.unwrap().unwrap().data.is_empty(), "all is there");
+    world.client.remove_container("a").await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), log.next());
+    assert_eq!(end.await.expect("it ends").unwrap(), None);
 }
 
 #[tokio::test]

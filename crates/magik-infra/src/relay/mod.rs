@@ -262,6 +262,10 @@ impl RemotePod {
         if self.changes.len() >= ASKED {
             let why = format!("{ASKED} changes are under way in the guest: wait for one to end");
             let _ = answer.send(Err(ChangeError::NotNow(why)));
+            if self.shared.container(&container).is_none() {
+                // What it was shown for a container that does not come.
+                self.guest.removed(&container);
+            }
             return;
         }
         if let Change::Create(plan) = &change

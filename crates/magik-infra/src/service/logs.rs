@@ -8,6 +8,7 @@ use crate::{
     logs::{LogOptions, LogReader, LogStream},
     rpc::control as proto,
     shared::Shared,
+    table::Entry,
     wire::Meter,
 };
 
@@ -23,9 +24,13 @@ pub(super) async fn logs(
             format!("the pod has no container {:?}", request.container),
         )
     };
-    let container = shared.container(&request.container).ok_or_else(unknown)?;
-    let mut signal = container.log.subscribe();
-    let container = container.plan;
+    let entry = shared.container(&request.container).ok_or_else(unknown)?;
+    let Entry {
+        plan: container, log, ..
+    } = entry;
+    let mut signal = log.subscribe();
+    // Who keeps it would never hear that the container was removed.
+    drop(log);
     let since = match request.since.as_str() {
         "" => None,
         text => Some(text.parse::<Timestamp>().map_err(|e| {

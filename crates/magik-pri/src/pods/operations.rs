@@ -21,7 +21,7 @@ use super::{
     init,
     opened::Opened,
     run::{self, Run},
-    store::Store,
+    store::{PodDir, Store},
 };
 use crate::{
     ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
@@ -207,6 +207,11 @@ impl PodRuntime for Pods {
         self.ended(pod).await
     }
 
+    async fn pod_ids(&self) -> Result<Vec<String>> {
+        let ids = |store: &Arc<Store>| Ok(store.all()?.into_iter().map(|pod| pod.id).collect());
+        self.with_store(ids).await
+    }
+
     async fn list_pods(&self) -> Result<Vec<PodStatus>> {
         let listed = self.with_store(|store| {
             let mut pods = Vec::new();
@@ -275,7 +280,13 @@ impl PodRuntime for Pods {
                 let events = client.events(follow).await;
                 events.map_err(|e| Error::control(pod, "events", &e))
             }
-            Err(Error::WrongState { .. }) => self.with_pod(pod, |_, found| found.past_events()).await,
+            Err(over @ Error::WrongState { .. }) => {
+                let past = |_: &Store, found: PodDir| match found.status()?.phase.is_final() {
+                    true => found.past_events(),
+                    false => Err(over),
+                };
+                self.with_pod(pod, past).await
+            }
             Err(e) => Err(e),
         }
     }

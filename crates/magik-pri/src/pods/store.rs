@@ -104,6 +104,14 @@ impl PodDir {
         Ok(PodStatus { id, ..status })
     }
 
+    /// Namespace and name as they were reserved, or the id: what the status says of them may be the
+    /// pod's own program's words.
+    fn full_name(&self) -> String {
+        let reserved = fs::read_link(self.dir.join(NAME)).ok();
+        let name = reserved.as_deref().and_then(Path::to_str);
+        name.map_or_else(|| self.id.clone(), |name| name.replacen('_', "/", 1))
+    }
+
     /// The init, if it is alive.
     pub(crate) fn init(&self) -> Result<Option<Process>> {
         Process::recorded(&self.dir).map_err(Error::io(format!("pod {}: find its init", self.id)))
@@ -223,10 +231,9 @@ impl Store {
         // A full disk keeps nobody from deleting; while the file is not signed its holder is taken to be alive.
         let _ = lock::sign(&caller);
         if !force && pod.is_alive()? {
-            let status = pod.status()?;
-            if !status.phase.is_final() {
+            if !pod.status()?.phase.is_final() {
                 return Err(Error::WrongState {
-                    pod: format!("{}/{}", status.namespace, status.name),
+                    pod: pod.full_name(),
                     operation: "delete",
                     why: "is still running: stop it first, or use force".to_owned(),
                 });

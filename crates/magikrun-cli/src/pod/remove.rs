@@ -94,12 +94,13 @@ pub(super) async fn delete(
     if let Some(file) = &args.file {
         pods.push(manifest::name(file, namespace)?);
     }
-    if args.all {
-        let all = runtime.list_pods().await?;
-        let chosen = all
-            .into_iter()
-            .filter(|pod| namespace.is_none_or(|n| n == pod.namespace));
-        pods.extend(chosen.map(|pod| pod.id));
+    match namespace {
+        Some(namespace) if args.all => {
+            let all = runtime.list_pods().await?.into_iter();
+            pods.extend(all.filter(|pod| pod.namespace == namespace).map(|pod| pod.id));
+        }
+        None if args.all => pods.extend(runtime.pod_ids().await?),
+        _ => {}
     }
     let mut failures = Failures::default();
     for pod in &pods {
