@@ -41,7 +41,7 @@ pub(crate) struct GlobalArgs {
     #[command(flatten)]
     pub(crate) images: LimitArgs,
     /// The same as --log-level debug
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide = true)]
     debug: bool,
 }
 

@@ -266,7 +266,16 @@ fn make_rootfs(rootfs: &Path) -> Result<()> {
     for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "mnt"] {
         fs::create_dir_all(rootfs.join(dir))?;
     }
-    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).context("busybox-static is needed")?;
+    // By another process: while this one has the file open for writing, another thread may fork, and
+    // until its child executes something nobody can execute the file (ETXTBSY).
+    let copied = Command::new("cp")
+        .arg("/bin/busybox")
+        .arg(rootfs.join("bin/busybox"))
+        .status();
+    ensure!(
+        copied.is_ok_and(|copied| copied.success()),
+        "busybox-static is needed"
+    );
     for applet in [
         "sh",
         "cat",
