@@ -158,7 +158,7 @@ fn pods_are_deleted_by_their_manifest_and_all_at_once() {
     // As podman has it: -f is no manifest there.
     let habit = host.run(&["pod", "delete", "-f", "one"]).fails(1);
     assert!(
-        habit.contains("no such file") && habit.contains("pod delete --force one"),
+        habit.contains("is no file") && habit.contains("pod delete --force one"),
         "{habit}"
     );
     host.run(&["pod", "delete"]).fails(2);

@@ -308,7 +308,7 @@ fn command_lines(magikrun: &Magikrun, manifest: &Value) -> Vec<(MachinePart, Vec
     magikrun.ok(&[
         "pod",
         "delete",
-        "-f",
+        "--force",
         manifest["metadata"]["name"].as_str().expect("a name"),
     ]);
     lines.sort_by_key(|(_, arguments, _)| arguments.clone());

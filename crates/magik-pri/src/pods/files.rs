@@ -18,7 +18,6 @@ use magik_infra::plan::{ContainerPlan, PodPlan, TmpfsPlan};
 use super::{
     failure::Failure,
     paths::{Paths, entries, make_dir},
-    process::Process,
     publish,
     users::{self, Places},
 };
@@ -166,8 +165,8 @@ impl<'a> PodFiles<'a> {
 
     /// The pod's init, while it runs.
     #[cfg(feature = "krun")]
-    pub(crate) fn init(&self) -> std::io::Result<Option<Process>> {
-        Process::recorded(&self.paths.pod(self.id))
+    pub(crate) fn init(&self) -> std::io::Result<Option<super::Process>> {
+        super::Process::recorded(&self.paths.pod(self.id))
     }
 
     /// Makes new directories, each with exactly its mode.

@@ -44,13 +44,14 @@ use crate::{Error, PodSpec, Result, RuntimeClass};
 /// What an init is started with.
 pub(crate) use magik_oci::helper_environment as environment;
 
+#[cfg(feature = "wasm")]
+pub(crate) use self::paths::BUNDLES;
 pub use self::{backend::PodBackend, paths::Roots};
 pub(crate) use self::{
     backend::{Backend, SELF, Start, beside_own_binary},
     cgroup::Hierarchies,
     failure::Failure,
     files::{ContainerImage, PodFiles},
-    paths::BUNDLES,
     process::Process,
 };
 

@@ -53,10 +53,10 @@ pub(super) fn read(file: &Path, namespace: Option<&str>) -> Result<PodSpec> {
 
 /// The pod that a manifest describes, by namespace and name.
 pub(super) fn name(file: &Path, namespace: Option<&str>) -> Result<String> {
-    if !file.exists() && file != Path::new("-") {
+    if file != Path::new("-") && (!file.exists() || file.is_dir()) {
         let file = file.display();
         bail!(
-            "{file}: no such file: -f names a manifest; to kill and delete a pod give 'pod delete --force {file}'"
+            "{file}: is no file: -f names a manifest; to kill and delete a pod give 'pod delete --force {file}'"
         );
     }
     Ok(read(file, namespace)?.full_name())
