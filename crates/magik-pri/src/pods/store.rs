@@ -230,14 +230,12 @@ impl Store {
         }
         // A full disk keeps nobody from deleting; while the file is not signed its holder is taken to be alive.
         let _ = lock::sign(&caller);
-        if !force && pod.is_alive()? {
-            if !pod.status()?.phase.is_final() {
-                return Err(Error::WrongState {
-                    pod: pod.full_name(),
-                    operation: "delete",
-                    why: "is still running: stop it first, or use force".to_owned(),
-                });
-            }
+        if !force && pod.is_alive()? && !pod.status()?.phase.is_final() {
+            return Err(Error::WrongState {
+                pod: pod.full_name(),
+                operation: "delete",
+                why: "is still running: stop it first, or use force".to_owned(),
+            });
         }
         let _lock = self.end(&pod.id, &pod.dir)?;
         let pending = self.paths.pending(&pod.id);
