@@ -28,9 +28,9 @@ impl VmFiles {
         Self { directory }
     }
 
-    /// The directory that [`FILES_VARIABLE`] names, else that of this program's binary (where it is
-    /// installed), else `vm` beside that directory (a build's `target/vm`), else `lib/magikrun` beside
-    /// it, else `/usr/lib/magikrun`.
+    /// The directory that [`FILES_VARIABLE`] names, else `vm` beside the directory of this program's
+    /// binary (a build's `target/vm`), else `lib/magikrun` beside it, else that directory itself (where
+    /// it is installed), else `/usr/lib/magikrun`.
     #[must_use]
     pub fn find() -> Self {
         if let Some(directory) = std::env::var_os(FILES_VARIABLE) {
@@ -42,11 +42,9 @@ impl VmFiles {
         let above = above
             .into_iter()
             .flat_map(|dir| [dir.join("vm"), dir.join("lib/magikrun")]);
-        let found = here
-            .map(Path::to_owned)
-            .into_iter()
-            .chain(above)
-            .find(|dir| dir.join(Self::INIT).is_file());
+        // The last: where it is built, a program of that name lies beside it, which is not static.
+        let mut candidates = above.chain(here.map(Path::to_owned));
+        let found = candidates.find(|dir| dir.join(Self::INIT).is_file());
         Self::new(found.unwrap_or_else(|| "/usr/lib/magikrun".into()))
     }
 
