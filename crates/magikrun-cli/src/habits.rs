@@ -1,5 +1,10 @@
 //! What people type who know podman, docker or kubectl, and what does it here.
 
+/// The answers to more than one of them.
+const BUILD: &str =
+    "Images are built by others: podman build, buildah or docker build; then 'magikrun image load'";
+const LOGIN: &str = "Credentials are those of podman login and docker login";
+
 /// Words of theirs, and the answer: a command of ours, or, where it begins with a capital, a sentence.
 const HABITS: &[(&[&str], &str)] = &[
     // kubectl
@@ -26,14 +31,8 @@ const HABITS: &[(&[&str], &str)] = &[
         "There is no configuration file; see 'magikrun system info'",
     ),
     // podman and docker
-    (
-        &["build"],
-        "Images are built by others: podman build, buildah or docker build; then 'magikrun image load'",
-    ),
-    (
-        &["commit"],
-        "Images are built by others: podman build, buildah or docker build; then 'magikrun image load'",
-    ),
+    (&["build"], BUILD),
+    (&["commit"], BUILD),
     (&["history"], "image inspect IMAGE"),
     (&["images"], "image ls"),
     (&["import"], "image load -i FILE"),
@@ -42,14 +41,8 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["kube", "down"], "pod delete --force -f FILE"),
     (&["kube"], "pod run -f FILE"),
     (&["load"], "image load -i FILE"),
-    (
-        &["login"],
-        "Credentials are those of podman login and docker login",
-    ),
-    (
-        &["logout"],
-        "Credentials are those of podman login and docker login",
-    ),
+    (&["login"], LOGIN),
+    (&["logout"], LOGIN),
     (&["play"], "pod run -f FILE"),
     (&["pods"], "pod ls"),
     (&["port"], "pod status POD"),
@@ -63,10 +56,7 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["stop"], "pod stop POD"),
     (&["tag"], "image tag IMAGE NAME"),
     (&["version"], "--version"),
-    (
-        &["image", "build"],
-        "Images are built by others: podman build, buildah or docker build; then 'magikrun image load'",
-    ),
+    (&["image", "build"], BUILD),
     (&["image", "history"], "image inspect IMAGE"),
     (&["image", "import"], "image load -i FILE"),
     (&["image", "list"], "image ls"),

@@ -94,13 +94,16 @@ pub(super) async fn delete(
     if let Some(file) = &args.file {
         pods.push(manifest::name(file, namespace)?);
     }
-    match namespace {
-        Some(namespace) if args.all => {
-            let all = runtime.list_pods().await?.into_iter();
-            pods.extend(all.filter(|pod| pod.namespace == namespace).map(|pod| pod.id));
-        }
-        None if args.all => pods.extend(runtime.pod_ids().await?),
-        _ => {}
+    if args.all {
+        pods = match namespace {
+            Some(namespace) => {
+                let all = runtime.list_pods().await?.into_iter();
+                all.filter(|pod| pod.namespace == namespace)
+                    .map(|pod| pod.id)
+                    .collect()
+            }
+            None => runtime.pod_ids().await?,
+        };
     }
     let mut failures = Failures::default();
     for pod in &pods {
