@@ -10,7 +10,7 @@ use crate::SpecError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The steps of `run_pod`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The specification is checked; nothing is touched.
     Validate,

@@ -59,7 +59,7 @@ pub use error::{Error, Result, Step};
 pub use pods::{PodBackend, Pods, Roots};
 #[cfg(target_os = "linux")]
 pub use role::{Role, run_role_if_asked};
-pub use runtime::{PodRuntime, RunOptions, UserNamespaces};
+pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
@@ -71,8 +71,8 @@ pub use spec::{
 pub use magik_infra::status;
 /// What goes in and out of a pod, as its init's control service has it.
 pub use magik_infra::{
-    ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, PortForward,
-    PortReader, PortWriter,
+    ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, LaunchStep,
+    PortForward, PortReader, PortWriter,
     logs::{LogChunk, LogStream as StdStream},
 };
 

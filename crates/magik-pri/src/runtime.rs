@@ -10,13 +10,13 @@ use std::{
 use async_trait::async_trait;
 use magik_image::pull::Progress;
 use magik_infra::{
-    EventStream, ExecRequest, ExecSession, PortForward, plan::ExtensionPlan, status::PodStatus,
+    EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
 
 use crate::{
-    ContainerSpec, LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, SweepReport, Watch,
+    ContainerSpec, LogOptions, LogStream, PodSpec, PullPolicy, Result, RuntimeClass, Step, SweepReport, Watch,
 };
 
 /// What `run_pod` takes beside the specification.
@@ -35,12 +35,27 @@ pub struct RunOptions {
     /// How long the pull of one image may take; absent:
     /// [`IMAGE_PULL_TIMEOUT`](magik_image::pull::IMAGE_PULL_TIMEOUT).
     pub pull_timeout: Option<Duration>,
-    /// Is told of what is pulled.
-    pub progress: Option<Arc<dyn Progress>>,
+    /// Is told how far it is.
+    pub progress: Option<Arc<dyn RunProgress>>,
     /// Extensions of the pod's init, which must have them ([`Role::extensions`](crate::Role::extensions)).
     pub extensions: Vec<ExtensionPlan>,
     /// Which pods that do not say (`hostUsers`) have users of their own.
     pub user_namespaces: UserNamespaces,
+}
+
+/// Is told how far a `run_pod` is: what is pulled, and each step as it begins.
+///
+/// It is called in between, so it must not block.
+pub trait RunProgress: Progress {
+    /// A step begins, and the one before it is done.
+    fn step(&self, step: Step) {
+        let _ = step;
+    }
+
+    /// What the pod's init does next, within [`Step::Start`], and with which container.
+    fn launch(&self, step: LaunchStep, container: Option<&str>) {
+        let _ = (step, container);
+    }
 }
 
 /// Which native pods run in a user namespace, where root is nobody on the host, if their specification does not say.
@@ -183,6 +198,12 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// # Errors
     /// There is no such pod.
     async fn pod_status(&self, pod: &str) -> Result<PodStatus>;
+
+    /// What a pod was run with. Containers that were added later are only in its status.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    async fn pod_spec(&self, pod: &str) -> Result<PodSpec>;
 
     /// Waits until nothing of the pod runs any more, and returns its final status.
     ///

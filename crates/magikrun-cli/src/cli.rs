@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run pods and look after them
-    Pod(pod::PodArgs),
+    Pod(Box<pod::PodArgs>),
     /// Pull, import, look at and unpack images
     #[command(subcommand)]
     Image(image::ImageCommand),

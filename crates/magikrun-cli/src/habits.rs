@@ -9,7 +9,7 @@ const LOGIN: &str = "Credentials are those of podman login and docker login";
 const HABITS: &[(&[&str], &str)] = &[
     // kubectl
     (&["apply"], "pod run -f FILE"),
-    (&["attach"], "pod logs -f POD"),
+    (&["attach"], "pod attach POD"),
     (&["debug"], "pod exec -it POD -- sh"),
     (&["describe"], "pod status POD"),
     (&["get", "events"], "pod events POD"),
@@ -19,13 +19,10 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["get"], "pod ls"),
     (&["logs"], "pod logs POD"),
     (&["port-forward"], "pod port-forward POD PORT"),
-    (
-        &["replace"],
-        "pod delete --force -f FILE && magikrun pod run -f FILE",
-    ),
+    (&["replace"], "pod run --replace -f FILE"),
     (&["rollout"], "pod restart POD"),
     (&["top"], "pod stats POD"),
-    (&["wait"], "pod run --wait -f FILE"),
+    (&["wait"], "pod wait POD"),
     (
         &["config"],
         "There is no configuration file; see 'magikrun system info'",
@@ -37,7 +34,7 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["images"], "image ls"),
     (&["import"], "image load -i FILE"),
     (&["info"], "system info"),
-    (&["inspect"], "pod status POD' or 'magikrun image inspect IMAGE"),
+    (&["inspect"], "pod inspect POD' or 'magikrun image inspect IMAGE"),
     (&["kube", "down"], "pod delete --force -f FILE"),
     (&["kube"], "pod run -f FILE"),
     (&["load"], "image load -i FILE"),
@@ -62,16 +59,13 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["image", "list"], "image ls"),
     (&["image", "mount"], "image unpack IMAGE DIR"),
     (&["image", "remove"], "image rm IMAGE"),
-    (&["pod", "attach"], "pod logs -f POD"),
     (&["pod", "create"], "pod run -f FILE"),
     (&["pod", "describe"], "pod status POD"),
-    (&["pod", "inspect"], "pod status --format json POD"),
     (&["pod", "kill"], "pod stop -t 0 POD"),
     (&["pod", "list"], "pod ls"),
     (&["pod", "prune"], "system prune"),
     (&["pod", "start"], "pod run -f FILE"),
     (&["pod", "top"], "pod exec POD -- ps"),
-    (&["pod", "wait"], "pod run --wait -f FILE"),
     (&["system", "df"], "image ls"),
 ];
 

@@ -67,7 +67,7 @@ fn client() -> Result<ExitCode> {
         .context("tokio")?;
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Pod(args) => pod::run(&cli.global, args).await,
+            Command::Pod(args) => pod::run(&cli.global, *args).await,
             Command::Image(command) => image::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),

@@ -1,10 +1,17 @@
 //! How the engine's commands print: `--format`, and figures for people.
 
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+};
+
+use anyhow::Result;
 use clap::ValueEnum;
 use jiff::Timestamp;
 pub(crate) use magikrun::output::{
     StdoutClosed, columns, fields, json, json_line, line, printable, table, write, write_stderr,
 };
+use serde::Serialize;
 
 /// `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -45,6 +52,16 @@ pub(crate) struct ListArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+}
+
+/// Prints a document as YAML.
+pub(crate) fn yaml(value: &impl Serialize) -> Result<()> {
+    write(serde_saphyr::to_string(value)?.as_bytes())
+}
+
+/// Whether colours are wanted on standard output: it is a terminal, and NO_COLOR (no-color.org) is not set.
+pub(crate) fn is_coloured() -> bool {
+    io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Tells a person something that is no failure.

@@ -17,7 +17,8 @@ pub(crate) struct GlobalArgs {
         global = true,
         value_name = "DIR",
         env = "MAGIKRUN_ROOT",
-        hide_env_values = true
+        hide_env_values = true,
+        hide_short_help = true
     )]
     root: Option<PathBuf>,
     /// State of what runs [default: /run/magikrun, or $XDG_RUNTIME_DIR/magikrun]
@@ -26,7 +27,8 @@ pub(crate) struct GlobalArgs {
         global = true,
         value_name = "DIR",
         env = "MAGIKRUN_STATE_DIR",
-        hide_env_values = true
+        hide_env_values = true,
+        hide_short_help = true
     )]
     state_dir: Option<PathBuf>,
     /// What is said on stderr: off, error, warn, info, debug or trace (RUST_LOG chooses in detail)
@@ -35,7 +37,8 @@ pub(crate) struct GlobalArgs {
         global = true,
         value_name = "LEVEL",
         default_value = "warn",
-        hide_default_value = true
+        hide_default_value = true,
+        hide_short_help = true
     )]
     log_level: LevelFilter,
     #[command(flatten)]

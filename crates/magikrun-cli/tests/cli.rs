@@ -42,12 +42,12 @@ fn a_mistake_on_the_command_line_is_one_line_and_exit_code_2() {
     let host = Host::new();
     for (args, part) in [
         (&["nonsense"][..], "nonsense"),
-        (&["pod", "run"], "--file"),
+        (&["pod", "run"], "-f FILE, or an IMAGE"),
         (
             &["pod", "run", "-f", "x", "--runtime", "docker"],
             "native, microvm or wasm",
         ),
-        (&["pod", "run", "-f", "x", "--rm"], "--wait"),
+        (&["pod", "run", "-f", "x", "-d", "--rm"], "--rm"),
         (&["pod", "logs", "--since", "yesterday", "x"], "yesterday"),
         (&["pod", "exec", "x", "-e", "NOVALUE", "--", "sh"], "NAME=VALUE"),
         (&["pod", "exec", "x"], "COMMAND"),

@@ -167,6 +167,7 @@ impl RemotePod {
     }
 
     async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), ControlError> {
+        self.updates.progress(LaunchStep::Boot, "");
         let booted = self.guest.boot(&self.plan).await;
         let (stream, plan) =
             booted.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Boot, &e)))?;

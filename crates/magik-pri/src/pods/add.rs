@@ -1,6 +1,6 @@
 //! A container that is added to a pod that runs.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use magik_infra::{ControlClient, ControlError, status::PodStatus};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
@@ -10,7 +10,6 @@ use super::{
     background::blocking,
     failure::Failure,
     files::{ContainerImage, PodFiles, remove_files},
-    reserve::SPEC,
     run::Run,
     store::Store,
     users::Users,
@@ -36,7 +35,7 @@ impl Addition {
     /// its end, also where nobody waits for it any more.
     pub(crate) async fn create(self, client: ControlClient) -> Result<PodStatus> {
         let (store, id) = (self.store.clone(), self.pod.id.clone());
-        let spec = blocking(move || read_spec(&store.paths.pod(&id))).await?;
+        let spec = blocking(move || store.resolve(&id)?.spec()).await?;
         self.check(&self.pod, &spec)?;
         let run = Run {
             busy: self.store.busy.subscribe(),
@@ -143,14 +142,6 @@ impl Addition {
             why: why.to_owned(),
         })
     }
-}
-
-/// The specification that the pod was run with.
-fn read_spec(pod: &Path) -> Result<PodSpec> {
-    let path = pod.join(SPEC);
-    let text = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
-    let spec = serde_json::from_slice(&text).map_err(io::Error::other);
-    spec.map_err(Error::io(format!("read {}", path.display())))
 }
 
 /// Waits until nobody else adds a container to this pod, or removes one.

@@ -203,6 +203,10 @@ impl PodRuntime for Pods {
         self.with_pod(pod, |_, found| found.status()).await
     }
 
+    async fn pod_spec(&self, pod: &str) -> Result<PodSpec> {
+        self.with_pod(pod, |_, found| found.spec()).await
+    }
+
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {
         self.ended(pod).await
     }

@@ -18,13 +18,10 @@ use super::{
     lock,
     paths::{INIT_LOG, entries, make_dir, name_link, remove_link},
     process::Process,
-    store::{CALLER, LOCK, NAME, PodDir, Store},
+    store::{CALLER, LOCK, NAME, PodDir, SPEC, Store},
     users::{self, Users},
 };
 use crate::{Error, PodSpec, Result, limits::MAX_PODS};
-
-/// The specification: for people, and for containers that are added.
-pub(crate) const SPEC: &str = "spec.json";
 
 impl Store {
     /// Takes id and name for a new pod.

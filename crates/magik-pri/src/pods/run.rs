@@ -15,7 +15,7 @@ use magik_image::{
     pull::{self, PullOptions},
 };
 use magik_infra::{
-    ControlClient, ControlError,
+    ControlClient, ControlError, LaunchProgress,
     plan::PodPlan,
     status::{PodReason, PodStatus},
 };
@@ -149,6 +149,7 @@ impl Run {
 
     async fn steps(&self, held: &mut Held) -> Result<Ran> {
         hooks::reached(Step::Validate).await;
+        self.begins(Step::Images);
 
         let id = self.store.paths.new_id()?;
         let (store, new_id, busy) = (self.store.clone(), id.clone(), self.busy.clone());
@@ -159,6 +160,7 @@ impl Run {
         hooks::reached(Step::Images).await;
 
         held.intent = None;
+        self.begins(Step::Reserve);
         let (store, spec, users) = (self.store.clone(), self.spec.clone(), self.users);
         let pending = blocking(move || {
             let pending = store.reserve(&id, &spec, users)?;
@@ -171,13 +173,16 @@ impl Run {
         })?;
         held.pending = Some(pending.clone());
         hooks::reached(Step::Reserve).await;
+        self.begins(Step::Launch);
 
         let (plan, socket) = self.launch(&pending, images).await?;
         let client = self.connect(&pending, socket).await?;
         hooks::reached(Step::Launch).await;
+        self.begins(Step::Start);
 
         self.start(&pending, &client, &plan).await?;
         hooks::reached(Step::Start).await;
+        self.begins(Step::Commit);
 
         let renamed = pending.clone();
         let renamed = blocking(move || Ok(renamed.commit())).await?;
@@ -186,6 +191,12 @@ impl Run {
         let answer = client.commit().await;
         let status = self.committed(&pending, pod, answer).await?;
         Ok((status, pending))
+    }
+
+    fn begins(&self, step: Step) {
+        if let Some(progress) = &self.options.progress {
+            progress.step(step);
+        }
     }
 
     pub(super) fn failed(&self, step: Step, container: Option<String>, reason: impl Display) -> Error {
@@ -343,7 +354,15 @@ impl Run {
     }
 
     async fn start(&self, pending: &Arc<Pending>, client: &ControlClient, plan: &PodPlan) -> Result<()> {
-        let started = async { client.start_sandbox(plan).await?.ready().await };
+        let started = async {
+            let mut launch = client.start_sandbox(plan).await?;
+            while let Some(LaunchProgress { step, container }) = launch.next().await? {
+                if let Some(progress) = &self.options.progress {
+                    progress.launch(step, Some(container.as_str()).filter(|c| !c.is_empty()));
+                }
+            }
+            Ok(())
+        };
         match started.await {
             Ok(()) => Ok(()),
             Err(ControlError::Launch(e)) => {

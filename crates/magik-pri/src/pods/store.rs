@@ -21,7 +21,7 @@ use super::{
     paths::{self, Paths, Roots, entries, name_link},
     process::Process,
 };
-use crate::{Error, Result};
+use crate::{Error, PodSpec, Result};
 
 /// Held by the launcher and the init: the pod's liveness.
 pub(crate) const LOCK: &str = "lock";
@@ -29,6 +29,8 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const CALLER: &str = "caller";
 /// A symlink whose target is the file name of the pod's reservation.
 pub(crate) const NAME: &str = "name";
+/// What the pod was run with.
+pub(crate) const SPEC: &str = "spec.json";
 /// The most that is read of a status, or of events, in bytes.
 const MAX_DOCUMENT_SIZE: u64 = 16 << 20;
 /// How long a killed init may take to end.
@@ -75,6 +77,16 @@ impl PodDir {
             status.message = Some("the pod's init ended before it, and every container with it".into());
         }
         Ok(status)
+    }
+
+    /// What it was run with.
+    pub(crate) fn spec(&self) -> Result<PodSpec> {
+        let path = self.dir.join(SPEC);
+        let failed = || Error::io(format!("read {}", path.display()));
+        let bytes = read_document(&path).map_err(failed())?;
+        serde_json::from_slice(&bytes)
+            .map_err(io::Error::from)
+            .map_err(failed())
     }
 
     /// What happened in it, if it is over.

@@ -1,9 +1,11 @@
 //! `magikrun pod …`.
 
 pub(crate) mod backend;
+mod compose;
 mod events;
 mod exec;
 mod forward;
+mod inspect;
 mod list;
 mod logs;
 mod manifest;
@@ -11,6 +13,7 @@ mod remove;
 mod run;
 mod stats;
 mod status;
+mod wait;
 
 use std::{process::ExitCode, slice};
 
@@ -22,7 +25,7 @@ use crate::{output, roots::GlobalArgs};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodArgs {
-    /// The namespace that pods named without one are in [default: default; of `ls`: all]
+    /// The pods' namespace [default: default; of `ls`: all]
     #[arg(short, long, global = true, value_name = "NAMESPACE")]
     namespace: Option<String>,
     #[command(subcommand)]
@@ -33,16 +36,25 @@ pub(crate) struct PodArgs {
 pub(crate) enum PodCommand {
     /// Run a pod: all of its containers, or nothing of it
     #[command(after_help = run::EXAMPLE)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// List pods
     #[command(visible_alias = "ps", after_help = "Example: magikrun pod ls")]
     Ls(list::PodListArgs),
     /// Show a pod and its containers
     #[command(after_help = "Example: magikrun pod status web --format json")]
     Status(status::StatusArgs),
+    /// Print all that is known of pods: what they were run with, and how they are
+    #[command(after_help = "Example: magikrun pod inspect -o yaml web")]
+    Inspect(inspect::InspectArgs),
     /// Print what containers wrote
     #[command(after_help = logs::EXAMPLE)]
     Logs(logs::LogsArgs),
+    /// Show what containers write from now on, until they end
+    #[command(after_help = "Example: magikrun pod attach -c server web")]
+    Attach(wait::AttachArgs),
+    /// Wait until pods are over, and print their exit codes
+    #[command(after_help = wait::WAIT_EXAMPLE)]
+    Wait(wait::WaitArgs),
     /// Run a program in a container of a pod
     #[command(after_help = exec::EXAMPLE)]
     Exec(exec::ExecArgs),
@@ -74,8 +86,11 @@ impl PodCommand {
             Self::Status(args) => slice::from_mut(&mut args.pod),
             Self::Logs(args) => slice::from_mut(&mut args.pod),
             Self::Exec(args) => slice::from_mut(&mut args.pod),
+            Self::Attach(args) => slice::from_mut(&mut args.pod),
             Self::Events(args) => slice::from_mut(&mut args.pod),
             Self::PortForward(args) => slice::from_mut(&mut args.pod),
+            Self::Inspect(args) => &mut args.pods,
+            Self::Wait(args) => &mut args.pods,
             Self::Stop(args) => &mut args.pods,
             Self::Restart(args) => &mut args.pods,
             Self::Delete(args) => &mut args.pods,
@@ -101,6 +116,9 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Status(args) => status::run(global, args).await,
         PodCommand::Logs(args) => logs::run(global, args).await,
         PodCommand::Exec(args) => exec::run(global, args).await,
+        PodCommand::Inspect(args) => inspect::run(global, args).await,
+        PodCommand::Attach(args) => wait::attach(global, args).await,
+        PodCommand::Wait(args) => wait::wait(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
         PodCommand::Restart(args) => remove::restart(global, args).await,
         PodCommand::Delete(args) => remove::delete(global, args, namespace).await,

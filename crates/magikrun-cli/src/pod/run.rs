@@ -4,35 +4,63 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use magik_image::pull::Progress;
 use magik_pri::{
-    PodRuntime, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
+    PodRuntime, PodSpec, PullPolicy, RunOptions, RunProgress, RuntimeClass, UserNamespaces,
     status::{Phase, PodReason, PodStatus},
 };
+use serde_json::Value;
 
-use super::manifest;
+use super::{compose::PodOptions, inspect::Document, logs, manifest};
 use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
 
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
-          magikrun pod run -f job.yaml --wait --rm
-The exit code with --wait is that of the first container that did not exit with 0; 125 is magikrun's own failure.";
+          magikrun pod run --name web -p 8080:80 -v ./site:/usr/share/nginx/html:ro nginx
+          magikrun pod run --attach --rm busybox -- echo hello
+With --wait the exit code is that of the first container that failed; 125 is magikrun's own failure.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
     /// A Kubernetes v1 Pod in YAML or JSON; - is standard input
     #[arg(short, long, value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Wait until the pod is over; Ctrl-C stops it, twice kills it
     #[arg(long)]
     wait: bool,
-    /// Delete the pod when it is over
-    #[arg(long, requires = "wait")]
+    /// Wait, and show what its containers write
+    #[arg(short, long)]
+    attach: bool,
+    /// Wait, and delete the pod when it is over
+    #[arg(long)]
     rm: bool,
-    /// What isolates the pod [default: its runtimeClassName, else native]
+    /// What is done anyway, in podman's and docker's words
+    #[arg(short, long, hide = true, conflicts_with_all = ["wait", "attach", "rm"])]
+    detach: bool,
+    /// Delete a pod of that name first, once the images are there
+    #[arg(long)]
+    replace: bool,
+    /// Run nothing: check the pod, and print it as a manifest
+    #[arg(long, value_name = "client", num_args = 0..=1, require_equals = true, default_missing_value = "client", value_parser = ["client"], hide_possible_values = true)]
+    dry_run: Option<String>,
+    /// How to print it
+    #[arg(
+        short,
+        long,
+        value_name = "yaml|json",
+        default_value = "yaml",
+        requires = "dry_run",
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true
+    )]
+    output: Document,
+    /// Show no progress
+    #[arg(short, long, hide_short_help = true)]
+    quiet: bool,
+    /// What isolates it [default: what the pod says, else native]
     #[arg(long, value_name = "native|microvm|wasm")]
     runtime: Option<RuntimeClass>,
-    /// When to pull images [default: each container's imagePullPolicy]
+    /// When to pull images [default: what the pod says]
     #[arg(long, value_name = "always|missing|never", hide_possible_values = true)]
     pull: Option<Pull>,
     /// Which pods get users of their own where hostUsers is absent: those that ask nothing of the host, or none
@@ -42,13 +70,16 @@ pub(crate) struct RunArgs {
         default_value = "auto",
         hide_possible_values = true,
         hide_default_value = true,
+        hide_short_help = true,
         env = "MAGIKRUN_USER_NAMESPACES",
         hide_env_values = true
     )]
     user_namespaces: Users,
     /// Talk plain HTTP to registries (loopback ones need no such option)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     http: bool,
+    #[command(flatten)]
+    options: PodOptions,
 }
 
 /// Which pods get a user namespace.
@@ -78,16 +109,58 @@ impl From<Pull> for PullPolicy {
 
 pub(super) async fn run(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
     let done = run_pod(global, args, namespace).await;
-    // Without --wait no program's exit code is passed on, so 1 can only be ours.
-    if args.wait {
+    // Where nobody waits no program's exit code is passed on, so 1 can only be ours.
+    if args.waits() {
         done.map_err(|e| failure::with_code(failure::OWN_FAILURE, e))
     } else {
         done
     }
 }
 
+impl RunArgs {
+    fn waits(&self) -> bool {
+        self.wait || self.attach || self.rm
+    }
+
+    /// The pod, and what it is as a manifest where it was made of options.
+    fn pod(&self, namespace: Option<&str>) -> Result<(PodSpec, Option<Value>)> {
+        match &self.file {
+            None => {
+                let composed = self.options.compose(namespace)?;
+                Ok((composed.spec, Some(composed.manifest)))
+            }
+            Some(_) if self.options != PodOptions::default() => {
+                let both =
+                    anyhow!("pod run: -f FILE and options of a pod without one: write them into the file");
+                Err(failure::with_code(failure::USAGE, both))
+            }
+            Some(file) => Ok((manifest::read(file, namespace)?, None)),
+        }
+    }
+
+    fn run_options(&self, global: &GlobalArgs, class: RuntimeClass, bars: &Arc<Bars>) -> RunOptions {
+        RunOptions {
+            runtime_class: Some(class),
+            user_namespaces: match self.user_namespaces {
+                Users::Auto => UserNamespaces::Auto,
+                Users::Never => UserNamespaces::Never,
+            },
+            pull_policy: self.pull.map(Into::into),
+            insecure_registries: self.http,
+            image_limits: global.images.limits(),
+            pull_timeout: global.images.pull_timeout(),
+            progress: Some(Arc::clone(bars) as Arc<dyn RunProgress>),
+            ..RunOptions::default()
+        }
+    }
+}
+
 async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
-    let spec = manifest::read(&args.file, namespace)?;
+    let (spec, manifest) = args.pod(namespace)?;
+    if args.dry_run.is_some() {
+        print_manifest(&spec, manifest.as_ref(), args.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let class = args
         .runtime
         .or_else(|| spec.runtime())
@@ -96,23 +169,20 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         backend::warn_of_emulation(global)?;
     }
     let runtime = backend::pods(global)?;
-    let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
-    let options = RunOptions {
-        runtime_class: Some(class),
-        user_namespaces: match args.user_namespaces {
-            Users::Auto => UserNamespaces::Auto,
-            Users::Never => UserNamespaces::Never,
-        },
-        pull_policy: args.pull.map(Into::into),
-        insecure_registries: args.http,
-        image_limits: global.images.limits(),
-        pull_timeout: global.images.pull_timeout(),
-        progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
-        ..RunOptions::default()
-    };
+    let bars = Arc::new(Bars::new(&format!("pod {}", spec.full_name()), args.quiet));
+    let options = args.run_options(global, class, &bars);
     let mut signals = Signals::new()?;
+    let run = async {
+        match runtime.run_pod(&spec, options.clone()).await {
+            Err(magik_pri::Error::NameInUse { id, .. }) if args.replace => {
+                runtime.delete_pod(&id, true).await?;
+                runtime.run_pod(&spec, options).await
+            }
+            ran => ran,
+        }
+    };
     let pod = tokio::select! {
-        pod = runtime.run_pod(&spec, options) => pod?,
+        pod = run => pod.map_err(|error| advise(error, args))?,
         signal = signals.next() => {
             // The run is dropped, and being undone.
             runtime.settled().await;
@@ -120,16 +190,57 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
             return Err(failure::with_code(signal.exit_code(), error));
         }
     };
-    bars.clear();
-    output::line(&pod.id)?;
-    if !args.wait {
+    if let Some(times) = bars.times() {
+        bars.clear();
+        output::note(&format!("pod {} runs: {times}", spec.full_name()));
+    }
+    // What its programs write is all that is to be on standard output.
+    if !args.attach {
+        output::line(&pod.id)?;
+    }
+    if !args.waits() {
         return Ok(ExitCode::SUCCESS);
     }
-    let end = wait(runtime.as_ref(), &pod.id, &mut signals).await?;
+    let end = if args.attach {
+        attached(runtime.as_ref(), &pod, &mut signals).await?
+    } else {
+        wait(runtime.as_ref(), &pod.id, &mut signals).await?
+    };
     if args.rm {
         runtime.delete_pod(&end.id, true).await?;
     }
     exit_code(&end)
+}
+
+/// The pod as a manifest: that which was given is not printed again.
+fn print_manifest(spec: &PodSpec, manifest: Option<&Value>, document: Document) -> Result<()> {
+    match manifest {
+        Some(manifest) => document.print(manifest),
+        None => output::line(format_args!(
+            "pod {} is valid (nothing was run)",
+            spec.full_name()
+        )),
+    }
+}
+
+/// An error of a run, with the option that helps.
+fn advise(error: magik_pri::Error, args: &RunArgs) -> anyhow::Error {
+    match error {
+        magik_pri::Error::NameInUse { .. } if args.file.is_none() => {
+            anyhow!("{error}: --name gives another one, --replace deletes the other pod first")
+        }
+        other => other.into(),
+    }
+}
+
+/// Shows what the pod's containers write, and waits for its end.
+async fn attached(runtime: &dyn PodRuntime, pod: &PodStatus, signals: &mut Signals) -> Result<PodStatus> {
+    let containers = logs::names(pod);
+    let shown = logs::follow(runtime, &pod.id, &containers, None);
+    let (end, shown) = tokio::join!(wait(runtime, &pod.id, signals), shown);
+    let end = end?;
+    shown?;
+    Ok(end)
 }
 
 /// Waits for the pod's end. The first signal stops the pod as `pod stop` does, the second one kills it.
