@@ -11,6 +11,7 @@ mod images;
 mod measure;
 mod oci;
 mod peers;
+mod plot;
 mod pods;
 mod report;
 mod scene;
@@ -23,10 +24,18 @@ use clap::{Parser, Subcommand};
 
 /// Compares magikrun with other runtimes on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Args {
+    /// Draws the tables of docs/benchmarks.md as pictures, in docs/images; measures nothing.
+    #[arg(long, required = true)]
+    plot: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 /// What is compared.
@@ -45,7 +54,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse().command) {
+    let args = Args::parse();
+    match args.command.as_ref().map_or_else(plot::run, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
