@@ -28,7 +28,8 @@ use clap::{Parser, Subcommand};
     name = "cargo xtask bench",
     bin_name = "cargo xtask bench",
     args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
 )]
 struct Args {
     /// Draws the tables of docs/benchmarks.md as pictures, in docs/images; measures nothing.

@@ -59,8 +59,9 @@ const WIDTH: u32 = 800;
 const MARGIN: u32 = 14;
 const TITLE_HEIGHT: u32 = 30;
 const LEGEND_HEIGHT: u32 = 26;
-/// Above each panel: what its axis is.
-const AXIS_TITLE: u32 = 24;
+/// Above each panel: what its axis is, line by line.
+const LINE: u32 = 16;
+const LINE_GAP: u32 = 8;
 /// Below each panel: the numbers of its axis.
 const AXIS_NUMBERS: u32 = 24;
 const NOTE_HEIGHT: u32 = 24;
@@ -73,8 +74,10 @@ const GROUP_GAP: u32 = 10;
 const PANEL_GAP: u32 = 14;
 /// What the text at a bar's end takes.
 const VALUE_WIDTH: u32 = 52;
-/// About the width of a letter of [`TEXT`].
-const LETTER: u32 = 7;
+/// What half of the number at a mark takes.
+const MARK_WIDTH: u32 = 18;
+/// At most the width of a letter of [`TEXT`], in the mean of a word.
+const LETTER: u32 = 8;
 const TITLE: u32 = 20;
 /// plotters divides by 1.24 what it writes to SVG.
 const TEXT: u32 = 16;
@@ -97,13 +100,28 @@ pub(super) fn draw(picture: &Picture, theme: &Theme) -> Result<String> {
     };
     let group = count(picture.series.len())? * BAR + GROUP_GAP;
     let bars = count(picture.groups.len())? * group;
-    let top = MARGIN + TITLE_HEIGHT + legend;
-    let height = top + AXIS_TITLE + bars + AXIS_NUMBERS + NOTE_HEIGHT;
     let names = picture.groups.iter().chain([&picture.groups_are]);
     let longest = names.map(|name| name.chars().count()).max().unwrap_or(0);
-    let left = MARGIN + count(longest)? * LETTER + 6;
+    let left = MARGIN + count(longest)? * LETTER + 8;
     let panels = count(picture.panels.len())?;
     let width = (WIDTH - left - MARGIN - (panels - 1) * PANEL_GAP) / panels;
+
+    let axes: Vec<Axis> = picture
+        .panels
+        .iter()
+        .map(|panel| Axis::of(panel, width).context("no bars"))
+        .collect::<Result<_>>()?;
+    let titles: Vec<Vec<String>> = picture
+        .panels
+        .iter()
+        .zip(&axes)
+        .map(|(panel, axis)| wrap(&axis.title(&panel.axis), width / LETTER))
+        .collect();
+    let lines = count(titles.iter().map(Vec::len).max().unwrap_or(1))?;
+    // Where the last line of what the axes are begins, and the bars.
+    let last_line = MARGIN + TITLE_HEIGHT + legend + (lines - 1) * LINE;
+    let top = last_line + LINE + LINE_GAP;
+    let height = top + bars + AXIS_NUMBERS + NOTE_HEIGHT;
 
     let mut svg = String::new();
     {
@@ -114,26 +132,41 @@ pub(super) fn draw(picture: &Picture, theme: &Theme) -> Result<String> {
         if legend > 0 {
             pen.legend(&picture.series, MARGIN + TITLE_HEIGHT)?;
         }
-        pen.text(&picture.groups_are, (left - 6, top), HPos::Right, SMALL)?;
+        pen.text(&picture.groups_are, (left - 8, last_line), HPos::Right, TEXT)?;
         for (index, name) in picture.groups.iter().enumerate() {
-            let middle = top + AXIS_TITLE + count(index)? * group + group / 2 - 7;
-            pen.text(name, (left - 6, middle), HPos::Right, TEXT)?;
+            let middle = top + count(index)? * group + group / 2 - 7;
+            pen.text(name, (left - 8, middle), HPos::Right, TEXT)?;
         }
-        for (index, panel) in picture.panels.iter().enumerate() {
+        for (index, (panel, axis)) in picture.panels.iter().zip(&axes).enumerate() {
             let x = left + count(index)? * (width + PANEL_GAP);
-            let axis = Axis::of(panel, width).context("no bars")?;
-            pen.text(&axis.title(&panel.axis), (x, top), HPos::Left, TEXT)?;
-            let bottom = AXIS_TITLE + bars + AXIS_NUMBERS;
-            let area = root
-                .clone()
-                .shrink((x, top + AXIS_TITLE), (width, bottom - AXIS_TITLE));
-            pen.panel(&area, picture, panel, &axis, (bars, group))?;
+            for (index, line) in titles[index].iter().rev().enumerate() {
+                let y = last_line - count(index)? * LINE;
+                pen.text(line, (x, y), HPos::Left, TEXT)?;
+            }
+            let area = root.clone().shrink((x, top), (width, bars + AXIS_NUMBERS));
+            pen.panel(&area, picture, panel, axis, (bars, group))?;
         }
         let note = (WIDTH - MARGIN, height - NOTE_HEIGHT + 4);
         pen.text("shorter bars are better", note, HPos::Right, SMALL)?;
         root.present()?;
     }
     Ok(svg)
+}
+
+/// Lines of at most this many letters, but for words that have more.
+fn wrap(text: &str, letters: u32) -> Vec<String> {
+    let letters = usize::try_from(letters).unwrap_or(usize::MAX);
+    let mut lines: Vec<String> = vec![];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= letters => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 struct Pen<'a, 'b> {
@@ -245,15 +278,16 @@ impl Axis {
     fn of(panel: &Panel, width: u32) -> Option<Self> {
         let numbers = || panel.bars.iter().flatten().flatten().map(|value| value.number);
         let (least, most) = (numbers().reduce(f64::min)?, numbers().reduce(f64::max)?);
-        // So that the text at the longest bar's end has its place.
+        // So that the text at the longest bar's end has its place, and the number at the last mark.
         let stretch = f64::from(width) / f64::from(width - VALUE_WIDTH);
+        let marked = f64::from(width - MARK_WIDTH) / f64::from(width);
         if most / least < LOGARITHMIC_FROM {
             let to = most * stretch;
             return Some(Self {
                 logarithmic: false,
                 from: 0.0,
                 to,
-                marks: steps(0.0, round_step(most / 3.0), to),
+                marks: steps(0.0, round_step(most / 2.0), to * marked),
             });
         }
         // The least bar is to be seen.
@@ -263,7 +297,7 @@ impl Axis {
             logarithmic: true,
             from: 10_f64.powf(from),
             to: 10_f64.powf(to),
-            marks: steps(from, 1.0, to)
+            marks: steps(from, 1.0, from + (to - from) * marked)
                 .into_iter()
                 .map(|mark| 10_f64.powf(mark))
                 .collect(),
@@ -272,7 +306,8 @@ impl Axis {
 
     fn title(&self, what: &str) -> String {
         if self.logarithmic {
-            format!("{what} (log scale)")
+            // The space between the two words never ends a line.
+            format!("{what} (log\u{a0}scale)")
         } else {
             what.to_owned()
         }
@@ -353,7 +388,7 @@ mod tests {
     #[test]
     fn an_axis_is_logarithmic_where_its_bars_differ_much() {
         let axis = axis(&[20.5, 2000.0]);
-        assert_eq!(axis.title("up, ms"), "up, ms (log scale)");
+        assert_eq!(axis.title("up, ms"), "up, ms (log\u{a0}scale)");
         let marks: Vec<String> = axis.marks.iter().map(Axis::format).collect();
         assert_eq!(marks[..3], ["10", "100", "1000"]);
         assert!(axis.from < 20.5 && axis.to > 2000.0, "{axis:?}");
@@ -367,12 +402,22 @@ mod tests {
         let axis = axis(&[3.0, 18.0]);
         assert_eq!(axis.title("MiB"), "MiB");
         assert_eq!((axis.from, axis.to), (0.0, 36.0));
-        assert_eq!(axis.marks, [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0]);
+        assert_eq!(axis.marks, [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]);
     }
 
     #[test]
     fn a_least_bar_at_a_power_of_ten_is_seen() {
         assert!(axis(&[10.0, 1000.0]).from < 2.0);
+    }
+
+    #[test]
+    fn what_an_axis_is_has_lines_of_whole_words() {
+        assert_eq!(
+            wrap("memory beside payload, MiB", 14),
+            ["memory beside", "payload, MiB"]
+        );
+        assert_eq!(wrap("up, ms", 14), ["up, ms"]);
+        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
     }
 
     #[test]
