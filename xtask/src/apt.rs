@@ -8,22 +8,25 @@ use xshell::{Shell, cmd};
 use crate::host;
 
 /// Needed to build the workspace.
-pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "pkg-config", "libseccomp-dev"];
+pub const BUILD: &[&str] = &["gcc", "libc6-dev", "pkg-config", "libseccomp-dev"];
+
+/// Needed to run virtual machines without libkrun.
+pub const MACHINES: &[&str] = &["qemu-system-x86"];
 
 /// Says why nothing is installed here although something is missing.
 #[derive(Debug)]
-pub(crate) struct Missing {
+pub struct Missing {
     /// The packages.
-    pub(crate) packages: Vec<String>,
+    pub packages: Vec<String>,
     /// Why they stay missing.
-    pub(crate) why: &'static str,
+    pub why: &'static str,
 }
 
 /// Installs the packages that are missing. Returns those that stay missing, where this machine cannot install.
 ///
 /// # Errors
 /// If apt-get fails.
-pub(crate) fn ensure(sh: &Shell, packages: &[&str]) -> Result<Option<Missing>> {
+pub fn ensure(sh: &Shell, packages: &[&str]) -> Result<Option<Missing>> {
     let missing: Vec<String> = packages
         .iter()
         .filter(|p| !installed(p))

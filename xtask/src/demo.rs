@@ -11,8 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use xshell::cmd;
-
-use crate::{apt, host};
+use xtask::{apt, host};
 
 /// The pod that is run: the example of the documentation.
 const MANIFEST: &str = "docs/examples/web.yaml";

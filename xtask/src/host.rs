@@ -1,12 +1,16 @@
 //! The machine and the checkout xtask runs in.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 /// The workspace's root directory.
-pub(crate) fn workspace() -> PathBuf {
+#[must_use]
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or(Path::new("/"))
@@ -14,14 +18,20 @@ pub(crate) fn workspace() -> PathBuf {
 }
 
 /// A shell in the workspace's root.
-pub(crate) fn shell() -> Result<Shell> {
+///
+/// # Errors
+/// This process has no current directory.
+pub fn shell() -> Result<Shell> {
     let sh = Shell::new()?;
     sh.change_dir(workspace());
     Ok(sh)
 }
 
 /// Cargo's target directory, as the environment or the configuration set it.
-pub(crate) fn target_dir(sh: &Shell) -> Result<PathBuf> {
+///
+/// # Errors
+/// Cargo cannot read the workspace.
+pub fn target_dir(sh: &Shell) -> Result<PathBuf> {
     let metadata = cmd!(sh, "cargo metadata --format-version 1 --no-deps --offline")
         .quiet()
         .read()?;
@@ -31,13 +41,25 @@ pub(crate) fn target_dir(sh: &Shell) -> Result<PathBuf> {
         .map_or_else(|| workspace().join("target"), PathBuf::from))
 }
 
+/// What virtual machines are made of: `target/vm`, which is made if it is not there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn machine_files(sh: &Shell) -> Result<PathBuf> {
+    let directory = target_dir(sh)?.join("vm");
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    Ok(directory)
+}
+
 /// Whether this process may do everything containers need.
-pub(crate) fn is_root() -> bool {
+#[must_use]
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Whether a program is found in `PATH` or in the directories of an administrator.
-pub(crate) fn has_program(name: &str) -> bool {
+#[must_use]
+pub fn has_program(name: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"])

@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use magik_vm::{VMM_PROGRAM, VmFiles, VmProcess};
 use xshell::{Shell, cmd};
-
-use crate::host;
+use xtask::{host, tools};
 
 /// The programs, which find each other beside themselves.
 const PROGRAMS: [&str; 5] = [
@@ -20,13 +18,8 @@ const PROGRAMS: [&str; 5] = [
     "magikrun-vm",
     "magikrun-wasm",
 ];
-/// What virtual machines are made of, where `cargo xtask vm` has made it.
-const OF_MACHINES: [&str; 4] = [
-    VmFiles::INIT,
-    VmFiles::KERNEL,
-    VmProcess::VsockDevice.as_str(),
-    VMM_PROGRAM,
-];
+/// Where the programs lie, and what virtual machines are made of, below the prefix.
+const DIRECTORY: &str = "lib/magikrun";
 /// A shell, and where it looks for the script that completes a command, below the prefix.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "share/bash-completion/completions/magikrun"),
@@ -67,6 +60,7 @@ pub(crate) fn install(args: &InstallArgs) -> Result<()> {
     );
     let binaries = programs(&sh, args.binaries.as_deref())?;
     lay_out(&sh, &binaries, Path::new("/"), &args.prefix)?;
+    of_machines(&sh, Path::new("/"), &args.prefix)?;
     println!(
         "{} is installed; take it away again with: rm -r {}",
         args.prefix.join("bin/magikrun").display(),
@@ -79,7 +73,7 @@ pub(crate) fn install(args: &InstallArgs) -> Result<()> {
 fn installed(prefix: &Path) -> Vec<String> {
     let of_shells = COMPLETIONS.map(|(_, path)| path);
     [
-        "lib/magikrun",
+        DIRECTORY,
         "bin/magikrun",
         "lib/systemd/system/magikrun@.service",
         "share/doc/magikrun",
@@ -104,6 +98,7 @@ pub(crate) fn package(args: &PackageArgs) -> Result<()> {
 
     let tree = staged.path().join(format!("magikrun-{version}"));
     lay_out(&sh, &binaries, &tree, Path::new("/"))?;
+    of_machines(&sh, &tree, Path::new("/"))?;
     let tarball = output.join(format!("magikrun-{version}-{machine}.tar.gz"));
     let (of, name) = (staged.path(), format!("magikrun-{version}"));
     cmd!(sh, "tar --owner=0 --group=0 -C {of} -czf {tarball} {name}").run()?;
@@ -112,6 +107,7 @@ pub(crate) fn package(args: &PackageArgs) -> Result<()> {
     if host::has_program("dpkg-deb") {
         let tree = staged.path().join("deb");
         lay_out(&sh, &binaries, &tree, Path::new("/usr"))?;
+        of_machines(&sh, &tree, Path::new("/usr"))?;
         let arch = cmd!(sh, "dpkg --print-architecture").quiet().read()?;
         let control = control(version, arch.trim(), size_of(&tree)?);
         write(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
@@ -147,16 +143,10 @@ fn programs(sh: &Shell, given: Option<&Path>) -> Result<PathBuf> {
 
 /// Puts everything where it belongs below `root`, for the `prefix` that it will be found at.
 fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()> {
-    let at = |path: &str| root.join(prefix.join(path).strip_prefix("/").unwrap_or(Path::new(path)));
-    let programs = at("lib/magikrun");
+    let at = |path: &str| below(root, prefix, path);
+    let programs = at(DIRECTORY);
     for program in PROGRAMS {
         copy(&binaries.join(program), &programs.join(program), 0o755)?;
-    }
-    let of_machines = host::target_dir(sh)?.join("vm");
-    for file in OF_MACHINES.map(|file| of_machines.join(file)) {
-        if let (true, Some(name)) = (file.is_file(), file.file_name()) {
-            copy(&file, &programs.join(name), 0o755)?;
-        }
     }
     let link = at("bin/magikrun");
     make_parent(&link)?;
@@ -183,6 +173,21 @@ fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()
         copy(&host::workspace().join(from), &at(to), 0o644)?;
     }
     Ok(())
+}
+
+/// Puts beside the programs what `cargo xtask vm` has made, where it has. Its files are known to the
+/// package that makes them.
+fn of_machines(sh: &Shell, root: &Path, prefix: &Path) -> Result<()> {
+    if fs::read_dir(host::machine_files(sh)?)?.next().is_none() {
+        return Ok(());
+    }
+    let directory = below(root, prefix, DIRECTORY);
+    tools::run(tools::MACHINES, [Path::new("copy"), &directory])
+}
+
+/// Where a path below the prefix is, below `root`.
+fn below(root: &Path, prefix: &Path, path: &str) -> PathBuf {
+    root.join(prefix.join(path).strip_prefix("/").unwrap_or(Path::new(path)))
 }
 
 /// What Debian is told of the package; `size` is in KiB.

@@ -5,20 +5,15 @@
     reason = "talking to the person at the terminal is what xtask is for"
 )]
 
-mod apt;
-mod bench;
 mod demo;
-mod host;
 mod install;
-mod krun;
 mod package;
 mod test;
-mod vm;
-mod vminit;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use xtask::tools;
 
 /// The workspace's chores.
 #[derive(Debug, Parser)]
@@ -35,18 +30,29 @@ enum Command {
     /// Installs what the tests need and runs every check there is: what CI runs.
     Test(test::Args),
     /// Builds the init of virtual machines, static, and checks it.
-    BuildVminit(vminit::VminitArgs),
+    #[command(disable_help_flag = true)]
+    BuildVminit(Rest),
     /// Finds or fetches libkrunfw and takes the guest kernel out of it.
-    FetchKernel,
+    #[command(disable_help_flag = true)]
+    FetchKernel(Rest),
     /// Everything virtual machines need here: kernel, init, vsock device; with --krun the monitor for libkrun.
-    Vm(vm::VmArgs),
+    #[command(disable_help_flag = true)]
+    Vm(Rest),
     /// Installs magikrun: programs, completions, a systemd unit.
     Install(install::InstallArgs),
     /// Packs what install installs as a .deb and a tarball.
     Package(install::PackageArgs),
     /// Compares magikrun with other runtimes on this machine.
-    #[command(subcommand)]
-    Bench(bench::Command),
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
+}
+
+/// What a program of its own reads, its `--help` included.
+#[derive(Debug, clap::Args)]
+struct Rest {
+    /// Its options; --help describes them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    arguments: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +70,45 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
-        Command::BuildVminit(args) => vminit::run(&args),
-        Command::FetchKernel => vm::fetch_kernel(&host::shell()?),
-        Command::Vm(args) => vm::run(&args),
+        Command::BuildVminit(rest) => machines("build-vminit", rest),
+        Command::FetchKernel(rest) => machines("fetch-kernel", rest),
+        Command::Vm(rest) => machines("vm", rest),
         Command::Install(args) => install::install(&args),
         Command::Package(args) => install::package(&args),
-        Command::Bench(command) => bench::run(&command),
+        Command::Bench(rest) => Err(tools::become_program(tools::BENCH, rest.arguments)),
+    }
+}
+
+/// A chore of virtual machines.
+fn machines(name: &str, rest: Rest) -> anyhow::Result<()> {
+    let arguments = std::iter::once(name.into()).chain(rest.arguments);
+    Err(tools::become_program(tools::MACHINES, arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_chore_of_its_own_gets_all_that_follows_its_name() {
+        let line = [
+            "cargo xtask",
+            "bench",
+            "pods",
+            "--iterations",
+            "3",
+            "--help",
+            "-h",
+        ];
+        match Args::try_parse_from(line).unwrap().command {
+            Command::Bench(rest) => assert_eq!(rest.arguments, line[2..]),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::{Value, json};
 use xshell::{Shell, cmd};
-
-use crate::host;
+use xtask::host;
 
 /// What each package must hold beside its sources.
 const COMPANIONS: &[&str] = &["README.md", "LICENSE"];

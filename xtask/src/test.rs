@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
+use xtask::{apt, host, tools};
 
-use crate::{apt, host, krun, package, vm};
+use crate::package;
 
 /// Needed by tests: image material, a registry, reference runtimes and clients.
 const PACKAGES: &[&str] = &[
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         steps.always("install", || install(&sh))?;
     }
     if args.krun {
-        steps.always("krun", || krun::test(&sh))?;
+        steps.always("krun", || tools::run(tools::MACHINES, ["test-krun"]))?;
         return steps.finish();
     }
     steps.run("fmt", || Ok(cmd!(sh, "cargo fmt --all --check").run()?))?;
@@ -89,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })?;
     steps.run("no-features", || no_features(&sh))?;
     steps.run("package", || package::builds_alone(&sh))?;
-    steps.run("vm", vm::prepare)?;
+    steps.run("vm", || tools::run(tools::MACHINES, ["vm"]))?;
     steps.run("nextest", || nextest(&sh, args.busy))?;
     steps.run("examples", || package::examples(&sh))?;
     steps.run("doctest", || {
@@ -157,7 +158,7 @@ impl Steps<'_> {
 }
 
 fn install(sh: &Shell) -> Result<()> {
-    let packages: Vec<&str> = [apt::BUILD, PACKAGES, vm::PACKAGES].concat();
+    let packages: Vec<&str> = [apt::BUILD, PACKAGES, apt::MACHINES].concat();
     if let Some(missing) = apt::ensure(sh, &packages)? {
         println!(
             "missing, and {}: {}. What needs them is skipped or fails.",

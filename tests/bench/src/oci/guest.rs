@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use magikrun_test_guest::Guest;
 
 use super::{Args, bundle};
-use crate::{bench::scene, host, vm};
+use xtask::{host, tools};
+
+use crate::scene;
 
 /// Emulated, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -23,12 +25,12 @@ pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
         packages.push("crun");
     }
     if !args.no_install {
-        vm::prepare()?;
+        tools::run(tools::MACHINES, ["vm"])?;
     }
     let magikrun = scene::build("oci", &packages, args.no_install, args.magikrun.as_deref())?;
     let sh = host::shell()?;
     let mut guest = Guest::create(peers.unwrap_or(Path::new("/")))?;
-    guest.program(&std::env::current_exe()?, "/suite/xtask")?;
+    guest.program(&std::env::current_exe()?, "/suite/bench")?;
     guest.program(&magikrun, "/suite/magikrun")?;
     for (name, at) in [("bash", "/bin/bash"), ("unshare", "/usr/bin/unshare")] {
         guest.program(&Path::new("/usr/bin").join(name), at)?;
@@ -41,7 +43,7 @@ pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
     guest.file(&profile, &profile.display().to_string())?;
     let script = format!(
         "export {}=/out\n\
-         /suite/xtask bench oci --no-install --magikrun /suite/magikrun --iterations {} --only '{}' \
+         /suite/bench oci --no-install --magikrun /suite/magikrun --iterations {} --only '{}' \
          >/out/stdout 2>/out/stderr </dev/null\n\
          echo $? >/out/status",
         scene::RESULTS,
@@ -49,7 +51,7 @@ pub(super) fn run(args: &Args, peers: Option<&Path>) -> Result<()> {
         args.only.replace('\'', "")
     );
     println!("in a guest, emulated: minutes");
-    let ran = guest.run(&script, &vm::directory(&sh)?, MEMORY_MIB, LIMIT);
+    let ran = guest.run(&script, &host::machine_files(&sh)?, MEMORY_MIB, LIMIT);
     let read = |name: &str| fs::read_to_string(guest.out().join(name)).unwrap_or_default();
     print!("{}", read("stdout"));
     ran.with_context(|| read("stderr"))?;

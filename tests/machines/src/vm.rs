@@ -13,10 +13,9 @@ use magik_vm::{
 use sha2::{Digest, Sha256};
 use xshell::{Shell, cmd};
 
-use crate::{apt, host, vminit};
+use xtask::{apt, host};
 
-/// Needed to run virtual machines without libkrun.
-pub(crate) const PACKAGES: &[&str] = &["qemu-system-x86"];
+use crate::vminit;
 
 /// A wheel that carries libkrunfw (<https://pypi.org/project/microsandbox/>), where the system has none.
 const WHEEL_URL: &str = "https://files.pythonhosted.org/packages/a7/b8/a6df21a2c8636b1cc8fb963fb15bbf1f3824ee0f4c7808850089000683b8/microsandbox-0.7.11-cp310-abi3-manylinux_2_28_x86_64.whl";
@@ -34,13 +33,6 @@ pub(crate) struct VmArgs {
     /// The monitor for libkrun (KVM), too.
     #[arg(long)]
     krun: bool,
-}
-
-/// `target/vm`.
-pub(crate) fn directory(sh: &Shell) -> Result<PathBuf> {
-    let directory = host::target_dir(sh)?.join("vm");
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    Ok(directory)
 }
 
 /// `cargo xtask vm`.
@@ -61,7 +53,7 @@ pub(crate) fn build_monitor(sh: &Shell) -> Result<()> {
     )
     .run()?;
     let built = host::target_dir(sh)?.join("vminit").join(VMM_PROGRAM);
-    let installed = directory(sh)?.join(VMM_PROGRAM);
+    let installed = host::machine_files(sh)?.join(VMM_PROGRAM);
     replace(&built, &installed)?;
     println!("{}", installed.display());
     Ok(())
@@ -85,10 +77,10 @@ pub(crate) fn prepare() -> Result<()> {
 
 /// Finds or fetches libkrunfw and takes the kernel out of it.
 pub(crate) fn fetch_kernel(sh: &Shell) -> Result<()> {
-    let directory = directory(sh)?;
+    let directory = host::machine_files(sh)?;
     let library = directory.join(KERNEL_LIBRARY);
     let kernel = directory.join(VmFiles::KERNEL);
-    if let Some(missing) = apt::ensure(sh, PACKAGES)? {
+    if let Some(missing) = apt::ensure(sh, apt::MACHINES)? {
         println!("missing, and {}: {}", missing.why, missing.packages.join(" "));
     }
     if kernel.is_file() && library.exists() {
@@ -141,7 +133,7 @@ fn fetch_library(sh: &Shell, directory: &Path, library: &Path) -> Result<()> {
 
 /// Builds the vsock device, once.
 fn install_vsock_device(sh: &Shell) -> Result<()> {
-    let installed = directory(sh)?.join(VSOCK_DEVICE);
+    let installed = host::machine_files(sh)?.join(VSOCK_DEVICE);
     if installed.is_file() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bench::measure;
+use crate::measure;
 
 /// A runtime with a state root and bundles of its own.
 pub(super) struct Runtime {

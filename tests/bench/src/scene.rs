@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use magikrun_test_world::World;
 use xshell::cmd;
 
-use crate::{apt, host};
+use xtask::{apt, host};
 
 /// Set in the inner run: the directory everything is kept in.
 const WORLD: &str = "MAGIKRUN_BENCH_WORLD";
@@ -98,7 +98,7 @@ pub(crate) fn start(
     let prefix = format!("magikrun-bench-{}", std::process::id());
     let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir()?;
     let world = World::create(&dir.path().file_name().unwrap_or_default().to_string_lossy())?;
-    let options: [OsString; 4] = ["bench".into(), name.into(), "--magikrun".into(), binary.into()];
+    let options: [OsString; 3] = [name.into(), "--magikrun".into(), binary.into()];
     let mut inner = world.command(std::env::current_exe()?);
     inner
         .args(options)

@@ -11,7 +11,7 @@ use magikrun_test_images::Layout;
 use serde_json::json;
 
 use super::measure::PAYLOAD;
-use crate::host;
+use xtask::host;
 
 /// A way to run pods.
 pub(crate) trait Contender {

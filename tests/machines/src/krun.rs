@@ -13,17 +13,19 @@ use anyhow::{Context, Result, ensure};
 use magik_vm::{FILES_VARIABLE, KERNEL_LIBRARY, KVM, VMM_PROGRAM, VmFiles};
 use xshell::{Shell, cmd};
 
-use crate::{host, vm};
+use xtask::host;
+
+use crate::vm;
 
 /// Builds the kernel; the argument is where.
-const BUILD_KERNEL: &str = "xtask/tools/kvm-guest/build.sh";
+const BUILD_KERNEL: &str = "tests/machines/kvm-guest/build.sh";
 
 pub(crate) fn test(sh: &Shell) -> Result<()> {
     ensure!(
         Path::new(KVM).exists() && host::is_root(),
         "libkrun needs root and {KVM}"
     );
-    let directory = vm::directory(sh)?;
+    let directory = host::machine_files(sh)?;
     vm::prepare()?;
     vm::build_monitor(sh)?;
     let kernel = kernel(sh, &directory)?;

@@ -13,7 +13,7 @@ use rustix::{
 use xshell::cmd;
 
 use super::scene;
-use crate::{apt, host};
+use xtask::{apt, host};
 
 const SUITE: &str = "sid";
 const MIRROR: &str = "http://deb.debian.org/debian";

@@ -1,4 +1,9 @@
 //! `cargo xtask bench`: magikrun beside other runtimes, on this machine, in one run.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to the person at the terminal"
+)]
 
 mod contender;
 mod cri;
@@ -6,17 +11,37 @@ mod images;
 mod measure;
 mod oci;
 mod peers;
+mod plot;
 mod pods;
 mod report;
 mod scene;
 mod vm;
 mod wasm;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Compares magikrun with other runtimes on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
+struct Args {
+    /// Draws the tables of docs/benchmarks.md as pictures, in docs/images; measures nothing.
+    #[arg(long, required = true)]
+    plot: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
 /// What is compared.
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
+#[derive(Debug, Subcommand)]
+enum Command {
     /// Pods of 1, 4 and 16 containers beside podman and containerd: time to all running and to deleted, memory, CPU.
     Pods(pods::Args),
     /// Pulling and unpacking 633 MB beside podman, containerd, skopeo with umoci, and gzip with tar.
@@ -29,7 +54,18 @@ pub(crate) enum Command {
     Wasm(wasm::Args),
 }
 
-pub(crate) fn run(command: &Command) -> Result<()> {
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command.as_ref().map_or_else(plot::run, run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Pods(args) => pods::run(args),
         Command::Images(args) => images::run(args),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use xshell::cmd;
 
 use super::scene;
-use crate::{apt, host};
+use xtask::{apt, host};
 
 /// The pods of the crowd, and the containers of each.
 const CROWD: (usize, usize) = (7, 16);

@@ -18,7 +18,7 @@ use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
 use serde_json::json;
 
 use super::{measure, report, scene};
-use crate::{host, vm};
+use xtask::{apt, host, tools};
 
 /// The most of the runtime's own state in bytes.
 const RUN_SIZE: usize = 256 << 20;
@@ -74,20 +74,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return inside(args, &dir);
     }
     if !args.no_install {
-        vm::prepare()?;
+        tools::run(tools::MACHINES, ["vm"])?;
     }
     let mut rest = vec!["--iterations".into(), args.iterations.to_string()];
     if args.kvm {
         rest.push("--kvm".into());
     }
-    let packages: Vec<&str> = [&["busybox-static"], vm::PACKAGES].concat();
+    let packages: Vec<&str> = [&["busybox-static"], apt::MACHINES].concat();
     scene::start("vm", &packages, args.no_install, args.magikrun.as_deref(), &rest)
 }
 
 fn inside(args: &Args, dir: &Path) -> Result<()> {
     scene::enter()?;
     let sh = host::shell()?;
-    let files = VmFiles::new(vm::directory(&sh)?);
+    let files = VmFiles::new(host::machine_files(&sh)?);
     let acceleration = if args.kvm {
         Acceleration::Kvm
     } else {
@@ -282,7 +282,7 @@ impl Pod {
             .arg(state)
             .args(args)
             .env(magik_vm::DRIVER_VARIABLE, self.driver.as_str())
-            .env(magik_vm::FILES_VARIABLE, vm::directory(&host::shell()?)?)
+            .env(magik_vm::FILES_VARIABLE, host::machine_files(&host::shell()?)?)
             .stdin(Stdio::null())
             .output()?;
         ensure!(

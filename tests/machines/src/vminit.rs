@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use magik_vm::VmFiles;
 use xshell::{Shell, cmd};
 
-use crate::{apt, host, vm};
+use xtask::{apt, host};
+
+use crate::vm;
 
 /// What it is built for where that is possible.
 const MUSL: &str = "x86_64-unknown-linux-musl";
@@ -172,7 +174,7 @@ fn build(sh: &Shell, way: &Way) -> Result<()> {
         .run()?;
     let built = host::target_dir(sh)?.join(target).join("vminit/vminit");
     let size = check(&built)?;
-    let installed = vm::directory(sh)?.join(VmFiles::INIT);
+    let installed = host::machine_files(sh)?.join(VmFiles::INIT);
     vm::replace(&built, &installed)?;
     println!(
         "{}, {size} bytes of {MAX_VMINIT} at most, static",

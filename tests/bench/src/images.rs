@@ -16,7 +16,7 @@ use serde_json::json;
 use xshell::cmd;
 
 use super::{measure, report, scene};
-use crate::{apt, host};
+use xtask::{apt, host};
 
 /// Options of `cargo xtask bench images`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// How often each is measured on each file system.
     #[arg(long, default_value_t = 3)]
     iterations: usize,
-    /// What `xtask/tools/make-images.sh` has made; made if it is not there [default:
+    /// What `tests/bench/make-images.sh` has made; made if it is not there [default:
     /// target/bench/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         {
             bail!("missing, and {}: {}", missing.why, missing.packages.join(" "));
         }
-        let script = host::workspace().join("xtask/tools/make-images.sh");
+        let script = host::workspace().join("tests/bench/make-images.sh");
         println!("making the image in {}", images.display());
         fs::create_dir_all(&images)?;
         cmd!(sh, "bash {script} {images}").quiet().ignore_stdout().run()?;
