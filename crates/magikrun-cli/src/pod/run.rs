@@ -112,7 +112,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
     };
     let mut signals = Signals::new()?;
     let pod = tokio::select! {
-        pod = runtime.run_pod(&spec, options) => pod?,
+        pod = runtime.run_pod(&spec, options) => pod.map_err(|e| manifest::explain(&args.file, e))?,
         signal = signals.next() => {
             // The run is dropped, and being undone.
             runtime.settled().await;
