@@ -4,7 +4,7 @@ use std::fmt;
 
 use magik_infra::ControlError;
 
-use crate::SpecError;
+use crate::{SpecError, SpecErrors};
 
 /// The result of a pod operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -43,9 +43,9 @@ impl fmt::Display for Step {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The specification is not one that can be run.
+    /// The specification is not one that can be run: all that is wrong with it.
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    Spec(#[from] SpecErrors),
     /// `run_pod` failed, and nothing of the pod exists.
     #[error("pod {pod}: step {step}: {}{reason}", container.as_ref().map(|c| format!("container {c}: ")).unwrap_or_default())]
     Run {
@@ -136,6 +136,12 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+}
+
+impl From<SpecError> for Error {
+    fn from(error: SpecError) -> Self {
+        Self::Spec(error.into())
+    }
 }
 
 impl Error {

@@ -1,7 +1,7 @@
 //! The Pod Runtime Interface: Kubernetes pods, run atomically.
 //!
 //! - [`PodSpec`]: a pod as a user writes it, parsed from Kubernetes v1 Pod YAML or JSON. A field that is not supported is an error
-//!   naming the field, never dropped.
+//!   naming the field, never dropped; all mistakes are found at once ([`SpecErrors`]).
 //! - [`PodRuntime`]: what every backend promises. `run_pod` ends in one of two states: every container of the pod was started,
 //!   or nothing of the pod exists.
 //! - [`native`]: pods of Linux namespaces and control groups.
@@ -24,7 +24,7 @@
 //!
 //! let error = PodSpec::from_yaml("{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {contianers: []}}").unwrap_err();
 //! assert_eq!(error.to_string(), "spec.contianers: unknown field, did you mean containers?");
-//! # Ok::<(), magik_pri::SpecError>(())
+//! # Ok::<(), magik_pri::SpecErrors>(())
 //! ```
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
@@ -62,9 +62,9 @@ pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
-    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
-    Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, Volume, VolumeSource,
-    parse_quantity,
+    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, IgnoredField, Limits, Mount, PodSpec, Port,
+    ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors,
+    Volume, VolumeSource, parse_quantity,
 };
 
 /// A pod's status, as its init writes it.

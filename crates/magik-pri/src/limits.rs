@@ -14,6 +14,8 @@ pub const MAX_PODS: usize = 1024;
 pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// The largest manifest that is read, in bytes.
 pub const MAX_SPEC_SIZE: usize = 1 << 20;
+/// The most mistakes of a manifest that are named; the others are counted.
+pub const MAX_SPEC_ERRORS: usize = 20;
 /// The most ports of a pod that the host listens for (`hostPort`).
 pub const MAX_HOST_PORTS_PER_POD: usize = 64;
 /// The most processes and threads of a pod, all its containers together, where the host counts them (the cgroup

@@ -102,6 +102,15 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// [`runtime_classes`](Self::runtime_classes).
     async fn availability(&self, class: RuntimeClass) -> Result<Capability>;
 
+    /// Whether a pod could be run, as far as that can be told without touching anything: its images
+    /// are not looked for. Returns the class that would run it; `class` is as in
+    /// [`RunOptions::runtime_class`].
+    ///
+    /// # Errors
+    /// [`Error::Spec`](crate::Error::Spec) names every field that the backend cannot honour; else as
+    /// [`run_pod`](Self::run_pod).
+    fn check_pod(&self, spec: &PodSpec, class: Option<RuntimeClass>) -> Result<RuntimeClass>;
+
     /// Runs a pod: once it returns, either every container was started or, on error, nothing of the pod exists.
     ///
     /// Dropping the future before it is done also leaves nothing, once [`settled`](Self::settled)

@@ -24,6 +24,26 @@ impl fmt::Display for WithCode {
 
 impl std::error::Error for WithCode {}
 
+/// Several mistakes of one command, each of which is said in a line of its own.
+#[derive(Debug)]
+pub struct Several(Vec<String>);
+
+impl Several {
+    /// An error of these lines. Not empty.
+    #[must_use]
+    pub const fn new(lines: Vec<String>) -> Self {
+        Self(lines)
+    }
+}
+
+impl fmt::Display for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Several {}
+
 /// Gives an error an exit code other than 1.
 pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();
@@ -40,7 +60,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(<dyn std::error::Error>::is::<StdoutClosed>) {
         return ExitCode::SUCCESS;
     }
-    print(chain(error));
+    let inner = error.downcast_ref::<WithCode>().map_or(error, |e| &e.error);
+    match inner.downcast_ref::<Several>() {
+        Some(Several(lines)) => lines.iter().for_each(print),
+        None => print(chain(error)),
+    }
     code(error)
 }
 

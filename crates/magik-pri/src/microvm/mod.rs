@@ -26,11 +26,12 @@ pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
 use magik_vm::{Drivers, HostLimits, layers};
 
 use crate::{
-    ContainerSpec, HostPathKind, Mount, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
+    ContainerSpec, HostPathKind, Mount, PodSpec, Role, RuntimeClass, SpecError, SpecErrors, VolumeSource,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, SELF, Start, beside_own_binary,
         environment, linux_bundle, spawn,
     },
+    spec::Problems,
 };
 
 /// The supervisor of pods in machines, for [`run_role_if_asked`](crate::run_role_if_asked).
@@ -97,11 +98,12 @@ impl Backend for MicroVm {
         self.drivers.availability()
     }
 
-    fn check(&self, spec: &PodSpec) -> Result<(), SpecError> {
+    fn check(&self, spec: &PodSpec) -> Result<(), SpecErrors> {
+        let mut problems = Problems::default();
         if spec.host_network {
-            return Err(SpecError::unsupported(
+            problems.add(SpecError::unsupported(
                 "spec.hostNetwork",
-                "a machine (runtimeClassName: microvm) has a network of its own",
+                "a machine (runtimeClassName: microvm) has a network of its own; remove it",
             ));
         }
         for (number, volume) in spec.volumes.iter().enumerate() {
@@ -111,13 +113,14 @@ impl Backend for MicroVm {
                     HostPathKind::Socket | HostPathKind::CharDevice | HostPathKind::BlockDevice
                 )
             {
-                return Err(SpecError::unsupported(
+                problems.add(SpecError::unsupported(
                     format!("spec.volumes[{number}].hostPath.type"),
-                    "only files and directories reach a machine (runtimeClassName: microvm)",
+                    "only files and directories reach a machine (runtimeClassName: microvm); remove the volume",
                 ));
             }
         }
-        machine::size(spec).map(drop)
+        problems.ok(machine::size(spec));
+        problems.finish()
     }
 
     fn check_image(&self, image: &Image) -> Result<(), String> {

@@ -30,7 +30,7 @@ use magik_infra::plan::ContainerPlan;
 use magik_oci::{Capability, Platform};
 
 use crate::{
-    ContainerSpec, PodSpec, Role, RuntimeClass, SpecError,
+    ContainerSpec, PodSpec, Role, RuntimeClass, SpecErrors,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, SELF, Start, beside_own_binary,
         environment, linux_bundle, spawn,
@@ -94,7 +94,7 @@ impl Backend for Native {
         Platform::detect().native
     }
 
-    fn check(&self, _: &PodSpec) -> Result<(), SpecError> {
+    fn check(&self, _: &PodSpec) -> Result<(), SpecErrors> {
         Ok(())
     }
 

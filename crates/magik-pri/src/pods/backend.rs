@@ -19,7 +19,7 @@ use super::{
     files::{ContainerImage, PodFiles},
     process::Process,
 };
-use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecError};
+use crate::{ContainerSpec, PodSpec, RuntimeClass, SpecErrors};
 
 /// The program that calls.
 pub(crate) const SELF: &str = "/proc/self/exe";
@@ -36,8 +36,8 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     /// Whether it can do what the pod asks for. Nothing is touched yet.
     ///
     /// # Errors
-    /// Names the field that it cannot honour.
-    fn check(&self, spec: &PodSpec) -> Result<(), SpecError>;
+    /// Names every field that it cannot honour.
+    fn check(&self, spec: &PodSpec) -> Result<(), SpecErrors>;
 
     /// The platform that is chosen from images for several; `None`: this machine's.
     fn platform(&self) -> Option<Platform> {

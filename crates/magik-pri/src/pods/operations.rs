@@ -44,6 +44,12 @@ impl PodRuntime for Pods {
         blocking(move || Ok(backend.availability())).await
     }
 
+    fn check_pod(&self, spec: &PodSpec, class: Option<RuntimeClass>) -> Result<RuntimeClass> {
+        let backend = self.backend_for(spec, class)?;
+        run::check(&**backend, spec)?;
+        Ok(backend.class())
+    }
+
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;

@@ -7,10 +7,13 @@ use std::{
 };
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
+use magik_image::source::{ImageSource, InvalidSource};
 
 use super::{
-    ContainerSpec, Limits, Mount, Port, Protocol, PullPolicy, SpecError, Volume,
+    ContainerSpec, IgnoredField, Limits, Mount, Port, Protocol, PullPolicy, SpecError,
     check::{At, Result, absolute},
+    convert::VolumeNames,
+    errors::Problems,
     expand::expand,
     names, quantity,
     security::{self, PodSecurity},
@@ -19,63 +22,51 @@ use crate::limits::{MAX_ENV_VARS_PER_CONTAINER, MAX_EXPANDED_SIZE, MIN_MEMORY_LI
 
 pub(super) fn container(
     c: k8s::Container,
-    volumes: &[Volume],
+    volumes: &VolumeNames,
     pod: &PodSecurity,
     seen: &mut HashSet<String>,
     path: &str,
-) -> Result<ContainerSpec> {
+    problems: &mut Problems,
+) -> Option<ContainerSpec> {
     let field = |name: &str| format!("{path}.{name}");
-    names::dns_label(&c.name).at(&field("name"))?;
+    problems.or_default(names::dns_label(&c.name).at(&field("name")));
     if !seen.insert(c.name.clone()) {
-        return Err(SpecError::invalid(
+        problems.add(SpecError::invalid(
             field("name"),
-            format!("another container is called {}, too", c.name),
+            format!(
+                "another container is called {}, too: give it another name",
+                c.name
+            ),
         ));
     }
-    let image = c
-        .image
-        .filter(|image| !image.is_empty())
-        .ok_or_else(|| SpecError::invalid(field("image"), "is missing"))?;
-    let image = image
-        .parse()
-        .map_err(|e: magik_image::source::InvalidSource| SpecError::invalid(field("image"), e.to_string()))?;
-    let image_pull_policy = match c.image_pull_policy.as_deref() {
-        None | Some("") => None,
-        Some("Always") => Some(PullPolicy::Always),
-        Some("IfNotPresent") => Some(PullPolicy::IfNotPresent),
-        Some("Never") => Some(PullPolicy::Never),
-        Some(other) => {
-            return Err(SpecError::invalid(
-                field("imagePullPolicy"),
-                format!("{other:?} is none of Always, IfNotPresent, Never"),
-            ));
-        }
-    };
+    let image = image(c.image.as_deref().unwrap_or_default()).at(&field("image"));
+    let image = problems.ok(image);
+    let policy = pull_policy(c.image_pull_policy.as_deref()).at(&field("imagePullPolicy"));
+    let image_pull_policy = problems.or_default(policy);
     let mut budget = MAX_EXPANDED_SIZE;
-    let env = environment(c.env.unwrap_or_default(), &mut budget, &field("env"))?;
-    let command = words(c.command, &env, &mut budget, &field("command"))?;
-    let args = words(c.args, &env, &mut budget, &field("args"))?;
+    let env = environment(c.env.unwrap_or_default(), &mut budget, &field("env"), problems);
+    let command = words(c.command, &env, &mut budget, &field("command"), problems);
+    let args = words(c.args, &env, &mut budget, &field("args"), problems);
     let working_dir = c
         .working_dir
         .filter(|dir| !dir.is_empty())
         .map(|dir| absolute(&dir))
         .transpose()
-        .at(&field("workingDir"))?;
-    let (limits, requests) = resources(c.resources.unwrap_or_default(), &field("resources"))?;
-    Ok(ContainerSpec {
-        mounts: mounts(
-            c.volume_mounts.unwrap_or_default(),
-            volumes,
-            &field("volumeMounts"),
-        )?,
-        ports: ports(c.ports.unwrap_or_default(), &field("ports"))?,
-        security: security::container(
-            c.security_context.unwrap_or_default(),
-            pod,
-            &field("securityContext"),
-        )?,
+        .at(&field("workingDir"));
+    let working_dir = problems.or_default(working_dir);
+    let (limits, requests) = resources(c.resources.unwrap_or_default(), &field("resources"), problems);
+    let mounts = mounts(
+        c.volume_mounts.unwrap_or_default(),
+        volumes,
+        &field("volumeMounts"),
+        problems,
+    );
+    let ports = ports(c.ports.unwrap_or_default(), &field("ports"), problems);
+    let context = c.security_context.unwrap_or_default();
+    let security = security::container(context, pod, &field("securityContext"), problems);
+    Some(ContainerSpec {
         name: c.name,
-        image,
+        image: image?,
         image_pull_policy,
         command,
         args,
@@ -83,7 +74,27 @@ pub(super) fn container(
         working_dir,
         limits,
         requests,
+        ports,
+        mounts,
+        security,
     })
+}
+
+fn image(text: &str) -> std::result::Result<ImageSource, String> {
+    if text.is_empty() {
+        return Err("is missing: name one, such as docker.io/library/nginx:1.27".into());
+    }
+    text.parse().map_err(|e: InvalidSource| e.to_string())
+}
+
+fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, String> {
+    match text {
+        None | Some("") => Ok(None),
+        Some("Always") => Ok(Some(PullPolicy::Always)),
+        Some("IfNotPresent") => Ok(Some(PullPolicy::IfNotPresent)),
+        Some("Never") => Ok(Some(PullPolicy::Never)),
+        Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
+    }
 }
 
 fn no_nul(text: &str) -> std::result::Result<(), String> {
@@ -96,25 +107,35 @@ fn no_nul(text: &str) -> std::result::Result<(), String> {
 
 const TOO_LONG: &str = "is too long once $(NAME) is expanded";
 
-fn environment(list: Vec<k8s::EnvVar>, budget: &mut usize, path: &str) -> Result<Vec<(String, String)>> {
+fn environment(
+    list: Vec<k8s::EnvVar>,
+    budget: &mut usize,
+    path: &str,
+    problems: &mut Problems,
+) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
     if list.len() > MAX_ENV_VARS_PER_CONTAINER {
         let reason = format!(
             "{} variables, at most {MAX_ENV_VARS_PER_CONTAINER} are allowed",
             list.len()
         );
-        return Err(SpecError::invalid(path, reason));
+        problems.add(SpecError::invalid(path, reason));
+        return env;
     }
-    let mut env: Vec<(String, String)> = Vec::with_capacity(list.len());
     for (i, var) in list.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
-        names::env_name(&var.name).at(&format!("{path}.name"))?;
+        problems.or_default(names::env_name(&var.name).at(&format!("{path}.name")));
         let value = var.value.unwrap_or_default();
-        no_nul(&value).at(&format!("{path}.value"))?;
-        let value = expand(&value, lookup(&env), budget)
-            .ok_or_else(|| SpecError::invalid(format!("{path}.value"), TOO_LONG))?;
-        env.push((var.name, value));
+        let value = problems.ok(expanded(&value, &env, budget).at(&format!("{path}.value")));
+        env.push((var.name, value.unwrap_or_default()));
     }
-    Ok(env)
+    env
+}
+
+/// The text with its `$(NAME)` replaced.
+fn expanded(text: &str, env: &[(String, String)], budget: &mut usize) -> std::result::Result<String, String> {
+    no_nul(text)?;
+    expand(text, lookup(env), budget).ok_or_else(|| TOO_LONG.into())
 }
 
 /// The value of a variable: of equal names the last one counts.
@@ -132,95 +153,95 @@ fn words(
     env: &[(String, String)],
     budget: &mut usize,
     path: &str,
-) -> Result<Option<Vec<String>>> {
-    let Some(list) = list.filter(|list| !list.is_empty()) else {
-        return Ok(None);
+    problems: &mut Problems,
+) -> Option<Vec<String>> {
+    let list = list.filter(|list| !list.is_empty())?;
+    let word = |(i, word): (usize, &String)| {
+        let word = expanded(word, env, budget).at(&format!("{path}[{i}]"));
+        problems.or_default(word)
     };
-    let mut words = Vec::with_capacity(list.len());
-    for (i, word) in list.iter().enumerate() {
-        let path = format!("{path}[{i}]");
-        no_nul(word).at(&path)?;
-        words.push(expand(word, lookup(env), budget).ok_or_else(|| SpecError::invalid(path, TOO_LONG))?);
-    }
-    Ok(Some(words))
+    Some(list.iter().enumerate().map(word).collect())
 }
 
-fn resources(resources: k8s::ResourceRequirements, path: &str) -> Result<(Limits, Limits)> {
-    let limits = amounts(&resources.limits.unwrap_or_default(), &format!("{path}.limits"))?;
-    let requests = amounts(
-        &resources.requests.unwrap_or_default(),
-        &format!("{path}.requests"),
-    )?;
-    let positive = |value: Option<u64>, name: &str| match value {
-        Some(0) => Err(SpecError::invalid(
-            format!("{path}.limits.{name}"),
-            "must be more than 0; leave it out for no limit",
-        )),
-        _ => Ok(()),
+fn resources(resources: k8s::ResourceRequirements, path: &str, problems: &mut Problems) -> (Limits, Limits) {
+    let mut read = |list: Option<BTreeMap<String, Quantity>>, name: &str| {
+        amounts(&list.unwrap_or_default(), &format!("{path}.{name}"), problems)
     };
-    positive(limits.cpu_millis, "cpu")?;
+    let limits = read(resources.limits, "limits");
+    let requests = read(resources.requests, "requests");
+    if limits.cpu_millis == Some(0) {
+        problems.add(SpecError::invalid(
+            format!("{path}.limits.cpu"),
+            "must be more than 0; leave it out for no limit",
+        ));
+    }
     if let Some(memory) = limits.memory.filter(|memory| *memory < MIN_MEMORY_LIMIT) {
         let reason = format!(
             "{memory} bytes, at least {MIN_MEMORY_LIMIT} are needed to start a program (m is a thousandth, Mi is MiB)"
         );
-        return Err(SpecError::invalid(format!("{path}.limits.memory"), reason));
+        problems.add(SpecError::invalid(format!("{path}.limits.memory"), reason));
     }
-    let within = |request: Option<u64>, limit: Option<u64>, name: &str| match (request, limit) {
-        (Some(request), Some(limit)) if request > limit => Err(SpecError::invalid(
-            format!("{path}.requests.{name}"),
-            "must not be more than the limit",
-        )),
-        _ => Ok(()),
-    };
-    within(requests.cpu_millis, limits.cpu_millis, "cpu")?;
-    within(requests.memory, limits.memory, "memory")?;
-    Ok((limits, requests))
-}
-
-fn amounts(list: &BTreeMap<String, Quantity>, path: &str) -> Result<Limits> {
-    let get = |name: &str, parse: fn(&str) -> std::result::Result<u64, String>| {
-        list.get(name)
-            .map(|Quantity(text)| parse(text))
-            .transpose()
-            .at(&format!("{path}.{name}"))
-    };
-    let limits = Limits {
-        cpu_millis: get("cpu", quantity::parse_milli)?,
-        memory: get("memory", quantity::parse_whole)?,
-    };
-    // What the kernel takes: quota in microseconds per 100 ms, and bytes, both as signed numbers.
-    for (value, largest, name) in [
-        (limits.cpu_millis, 100_000_000, "cpu"),
-        (limits.memory, i64::MAX.unsigned_abs(), "memory"),
+    for (request, limit, name) in [
+        (requests.cpu_millis, limits.cpu_millis, "cpu"),
+        (requests.memory, limits.memory, "memory"),
     ] {
-        if value.is_some_and(|value| value > largest) {
-            return Err(SpecError::invalid(format!("{path}.{name}"), "is too large"));
+        if request.zip(limit).is_some_and(|(request, limit)| request > limit) {
+            let path = format!("{path}.requests.{name}");
+            problems.add(SpecError::invalid(path, "must not be more than the limit"));
         }
     }
-    Ok(limits)
+    (limits, requests)
 }
 
-fn mounts(list: Vec<k8s::VolumeMount>, volumes: &[Volume], path: &str) -> Result<Vec<Mount>> {
+fn amounts(list: &BTreeMap<String, Quantity>, path: &str, problems: &mut Problems) -> Limits {
+    // What the kernel takes: quota in microseconds per 100 ms, and bytes, both as signed numbers.
+    let mut get = |name: &str, parse: fn(&str) -> std::result::Result<u64, String>, largest: u64| {
+        let Quantity(text) = list.get(name)?;
+        let value = parse(text).and_then(|value| {
+            let fits = value <= largest;
+            fits.then_some(value).ok_or_else(|| "is too large".to_owned())
+        });
+        problems.ok(value.at(&format!("{path}.{name}")))
+    };
+    Limits {
+        cpu_millis: get("cpu", quantity::parse_milli, 100_000_000),
+        memory: get("memory", quantity::parse_whole, i64::MAX.unsigned_abs()),
+    }
+}
+
+fn mounts(
+    list: Vec<k8s::VolumeMount>,
+    volumes: &VolumeNames,
+    path: &str,
+    problems: &mut Problems,
+) -> Vec<Mount> {
     let mut seen = HashSet::new();
     let mut mounts = Vec::with_capacity(list.len());
     for (i, mount) in list.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
-        if !volumes.iter().any(|v| v.name == mount.name) {
+        if volumes.lack(&mount.name) {
             let name: String = mount.name.chars().take(64).collect();
-            return Err(SpecError::invalid(
+            problems.add(SpecError::invalid(
                 format!("{path}.name"),
-                format!("no volume of the pod is called {name:?}"),
+                format!("no volume of the pod is called {name:?}: add it to spec.volumes"),
             ));
         }
         let path = format!("{path}.mountPath");
-        let target = absolute(&mount.mount_path).at(&path)?;
+        let Some(target) = problems.ok(absolute(&mount.mount_path).at(&path)) else {
+            continue;
+        };
         if target == Path::new("/") {
-            return Err(SpecError::invalid(path, "must not be /"));
-        }
-        if !seen.insert(target.clone()) {
-            return Err(SpecError::invalid(
+            problems.add(SpecError::invalid(
                 path,
-                format!("{} is mounted on twice", target.display()),
+                "must not be /, which is the image's: choose a directory",
+            ));
+        } else if !seen.insert(target.clone()) {
+            problems.add(SpecError::invalid(
+                path,
+                format!(
+                    "{} is mounted on twice: choose another directory",
+                    target.display()
+                ),
             ));
         }
         mounts.push(Mount {
@@ -231,7 +252,7 @@ fn mounts(list: Vec<k8s::VolumeMount>, volumes: &[Volume], path: &str) -> Result
     }
     // As CRI runtimes do it: an outer mount does not cover an inner one, whatever order they are written in.
     mounts.sort_by_key(|mount| mount.path.components().count());
-    Ok(mounts)
+    mounts
 }
 
 fn port_number(number: i32) -> std::result::Result<u16, String> {
@@ -239,63 +260,72 @@ fn port_number(number: i32) -> std::result::Result<u16, String> {
     number_or_none.ok_or_else(|| format!("{number} is not between 1 and 65535"))
 }
 
-fn ports(list: Vec<k8s::ContainerPort>, path: &str) -> Result<Vec<Port>> {
+fn ports(list: Vec<k8s::ContainerPort>, path: &str, problems: &mut Problems) -> Vec<Port> {
     let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
-    let mut ports = Vec::with_capacity(list.len());
-    for (i, port) in list.into_iter().enumerate() {
+    let port = |(i, port): (usize, k8s::ContainerPort)| {
         let path = format!("{path}[{i}]");
-        let container_port = port_number(port.container_port).at(&format!("{path}.containerPort"))?;
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP" | "") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            Some(other) => {
-                return Err(SpecError::invalid(
-                    format!("{path}.protocol"),
-                    format!("{other:?} is none of TCP, UDP, SCTP"),
-                ));
-            }
-        };
         let name = port.name.filter(|name| !name.is_empty());
         if let Some(name) = &name {
-            names::port_name(name).at(&format!("{path}.name"))?;
+            let path = format!("{path}.name");
+            problems.or_default(names::port_name(name).at(&path));
             if !names.insert(name.clone()) {
-                return Err(SpecError::invalid(
-                    format!("{path}.name"),
-                    format!("another port is called {name}, too"),
-                ));
+                let reason = format!("another port is called {name}, too: give it another name");
+                problems.add(SpecError::invalid(path, reason));
             }
         }
-        if !numbers.insert((container_port, protocol)) {
-            return Err(SpecError::invalid(
-                format!("{path}.containerPort"),
-                format!("{container_port} is listed twice"),
-            ));
-        }
-        let host = match port.host_port {
-            // Kubernetes' own meaning of 0.
-            None | Some(0) => None,
-            Some(_) if protocol != Protocol::Tcp => {
-                return Err(SpecError::unsupported(
-                    format!("{path}.hostPort"),
-                    "only TCP is forwarded; use hostNetwork",
-                ));
-            }
-            Some(number) => Some(port_number(number).at(&format!("{path}.hostPort"))?),
-        };
+        let protocol = protocol(port.protocol.as_deref()).at(&format!("{path}.protocol"));
+        let protocol = problems.ok(protocol);
+        let host = host_port(port.host_port, protocol, &path);
+        let host = problems.or_default(host);
         let address = match port.host_ip.as_deref() {
-            None | Some("") => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            None | Some("") => Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             Some(text) => text
                 .parse()
-                .map_err(|_| format!("{text:?} is no IP address"))
-                .at(&format!("{path}.hostIP"))?,
+                .map_err(|_| format!("{text:?} is no IP address, such as 127.0.0.1")),
         };
-        ports.push(Port {
+        let ip_path = format!("{path}.hostIP");
+        if host.is_none() && port.host_ip.is_some_and(|text| !text.is_empty()) {
+            let why = "there is no hostPort";
+            problems.ignored.push(IgnoredField::new(&ip_path, why));
+        }
+        let address = problems.ok(address.at(&ip_path));
+        let path = format!("{path}.containerPort");
+        let container_port = problems.ok(port_number(port.container_port).at(&path));
+        let (container_port, protocol) = (container_port?, protocol?);
+        if !numbers.insert((container_port, protocol)) {
+            let reason = format!("{container_port} is listed twice: remove one");
+            problems.add(SpecError::invalid(path, reason));
+        }
+        let address = address?;
+        Some(Port {
             name,
             container_port,
             host: host.map(|number| SocketAddr::new(address, number)),
             protocol,
-        });
+        })
+    };
+    list.into_iter().enumerate().filter_map(port).collect()
+}
+
+fn protocol(text: Option<&str>) -> std::result::Result<Protocol, String> {
+    match text {
+        None | Some("TCP" | "") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => Err(format!("{other:?} is none of TCP, UDP, SCTP")),
     }
-    Ok(ports)
+}
+
+/// The port of the host; `path` is the container port's.
+fn host_port(number: Option<i32>, protocol: Option<Protocol>, path: &str) -> Result<Option<u16>> {
+    let path = format!("{path}.hostPort");
+    match number {
+        // Kubernetes' own meaning of 0.
+        None | Some(0) => Ok(None),
+        Some(_) if protocol.is_some_and(|protocol| protocol != Protocol::Tcp) => Err(SpecError::unsupported(
+            path,
+            "only TCP is forwarded; use hostNetwork",
+        )),
+        Some(number) => port_number(number).map(Some).at(&path),
+    }
 }

@@ -11,87 +11,91 @@ use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quanti
 use super::{
     ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, SpecError, Volume, VolumeSource,
     check::{At, Result, absolute},
-    container, names, quantity, security,
+    container,
+    errors::Problems,
+    names, quantity, security,
+    walk::join,
 };
 use crate::limits::{
     DEFAULT_GRACE_PERIOD, MAX_ANNOTATIONS_SIZE, MAX_CONTAINERS_PER_POD, MAX_HOST_PORTS_PER_POD,
     MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
 };
 
-pub(super) fn pod(pod: k8s::Pod) -> Result<PodSpec> {
+/// Notes every value that is wrong. `None`: something was noted; but a pod can be returned then, too.
+pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let metadata = pod.metadata;
-    let name = metadata
-        .name
-        .ok_or_else(|| SpecError::invalid("metadata.name", "is missing"))?;
-    names::dns_subdomain(&name, MAX_POD_NAME_LEN).at("metadata.name")?;
+    let name = metadata.name.unwrap_or_default();
+    problems.or_default(names::dns_subdomain(&name, MAX_POD_NAME_LEN).at("metadata.name"));
     let namespace = metadata.namespace.unwrap_or_else(|| "default".into());
-    names::dns_label(&namespace).at("metadata.namespace")?;
+    problems.or_default(names::dns_label(&namespace).at("metadata.namespace"));
     let labels = metadata.labels.unwrap_or_default();
     let annotations = metadata.annotations.unwrap_or_default();
-    check_labels(&labels, &annotations)?;
+    check_labels(&labels, &annotations, problems);
 
-    let spec = pod.spec.ok_or_else(|| SpecError::invalid("spec", "is missing"))?;
-    restart_policy(spec.restart_policy.as_deref())?;
+    let spec = pod.spec?;
+    problems.or_default(restart_policy(spec.restart_policy.as_deref()));
     if let Some(hostname) = &spec.hostname {
-        names::dns_label(hostname).at("spec.hostname")?;
+        problems.or_default(names::dns_label(hostname).at("spec.hostname"));
     }
-    let runtime_class = spec
-        .runtime_class_name
-        .map(|class| class.parse())
-        .transpose()
-        .at("spec.runtimeClassName")?;
+    let class = spec.runtime_class_name.map(|class| class.parse());
+    let runtime_class = problems.or_default(class.transpose().at("spec.runtimeClassName"));
 
-    let security = security::pod(spec.security_context.unwrap_or_default(), spec.host_users)?;
+    let context = spec.security_context.unwrap_or_default();
+    let security = security::pod(context, spec.host_users, problems);
 
-    let volumes = volumes(spec.volumes.unwrap_or_default())?;
+    let names = VolumeNames::new(spec.volumes.as_deref().unwrap_or_default(), problems);
+    let volumes = volumes(spec.volumes.unwrap_or_default(), problems);
     let init = spec.init_containers.unwrap_or_default();
-    check_count(init.len(), spec.containers.len())?;
+    problems.or_default(check_count(init.len(), spec.containers.len()));
     let mut seen = HashSet::new();
-    let mut all = |list: Vec<k8s::Container>, field: &str| -> Result<Vec<ContainerSpec>> {
-        let read = |(i, c)| {
+    let mut all = |list: Vec<k8s::Container>, field: &str| -> Vec<ContainerSpec> {
+        // One that was not counted is not looked at.
+        let list = list.into_iter().take(MAX_CONTAINERS_PER_POD).enumerate();
+        list.filter_map(|(i, c)| {
             let path = format!("spec.{field}[{i}]");
-            container::container(c, &volumes, &security, &mut seen, &path)
-        };
-        list.into_iter().enumerate().map(read).collect()
+            container::container(c, &names, &security, &mut seen, &path, problems)
+        })
+        .collect()
     };
-    let init_containers = all(init, "initContainers")?;
-    let containers = all(spec.containers, "containers")?;
+    let init_containers = all(init, "initContainers");
+    let containers = all(spec.containers, "containers");
 
     let host_network = spec.host_network.unwrap_or(false);
-    check_host_ports(
-        &[("initContainers", &init_containers), ("containers", &containers)],
-        host_network,
-    )?;
+    let lists = [("initContainers", &init_containers), ("containers", &containers)];
+    check_host_ports(lists, host_network, problems);
 
     let grace = spec
         .termination_grace_period_seconds
         .map(|s| seconds(s, 0))
-        .transpose();
-    let deadline = spec.active_deadline_seconds.map(|s| seconds(s, 1)).transpose();
-    Ok(PodSpec {
+        .transpose()
+        .at("spec.terminationGracePeriodSeconds");
+    let deadline = spec
+        .active_deadline_seconds
+        .map(|s| seconds(s, 1))
+        .transpose()
+        .at("spec.activeDeadlineSeconds");
+    Some(PodSpec {
         name,
         namespace,
         labels,
         annotations,
         hostname: spec.hostname,
-        host_aliases: host_aliases(spec.host_aliases.unwrap_or_default())?,
+        host_aliases: host_aliases(spec.host_aliases.unwrap_or_default(), problems),
         host_network,
         host_users: spec.host_users,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         init_containers,
         containers,
         volumes,
-        termination_grace_period: grace
-            .at("spec.terminationGracePeriodSeconds")?
-            .unwrap_or(DEFAULT_GRACE_PERIOD),
-        active_deadline: deadline.at("spec.activeDeadlineSeconds")?,
+        termination_grace_period: problems.or_default(grace).unwrap_or(DEFAULT_GRACE_PERIOD),
+        active_deadline: problems.or_default(deadline),
         runtime_class,
     })
 }
 
 fn check_count(init: usize, app: usize) -> Result<()> {
     let reason = match init + app {
-        _ if app == 0 => "a pod has at least one container".to_owned(),
+        _ if app == 0 => "a pod has at least one container: add one with name and image".to_owned(),
         count if count > MAX_CONTAINERS_PER_POD => {
             format!(
                 "{count} containers with the init containers, at most {MAX_CONTAINERS_PER_POD} are allowed"
@@ -103,69 +107,70 @@ fn check_count(init: usize, app: usize) -> Result<()> {
 }
 
 /// Addresses and the names that they have in the pod.
-fn host_aliases(aliases: Vec<k8s::HostAlias>) -> Result<Vec<(IpAddr, Vec<String>)>> {
+fn host_aliases(aliases: Vec<k8s::HostAlias>, problems: &mut Problems) -> Vec<(IpAddr, Vec<String>)> {
     let alias = |(i, alias): (usize, k8s::HostAlias)| {
         let field = format!("spec.hostAliases[{i}]");
-        let ip = alias.ip.parse().map_err(|_| {
-            SpecError::invalid(format!("{field}.ip"), format!("{:?} is no IP address", alias.ip))
-        })?;
         let names = alias.hostnames.unwrap_or_default();
         for (j, name) in names.iter().enumerate() {
-            names::dns_subdomain(name, 253).at(&format!("{field}.hostnames[{j}]"))?;
+            problems.or_default(names::dns_subdomain(name, 253).at(&format!("{field}.hostnames[{j}]")));
         }
-        Ok((ip, names))
+        let ip = alias.ip.parse();
+        let ip = ip.map_err(|_| format!("{:?} is no IP address, such as 192.0.2.1", alias.ip));
+        Some((problems.ok(ip.at(&format!("{field}.ip")))?, names))
     };
-    aliases.into_iter().enumerate().map(alias).collect()
+    aliases.into_iter().enumerate().filter_map(alias).collect()
 }
 
 /// Each address and port of the host is one container port's; on the host's network they are the same (Kubernetes' own rules).
-fn check_host_ports(lists: &[(&str, &[ContainerSpec])], host_network: bool) -> Result<()> {
-    let mut seen: Vec<SocketAddr> = Vec::new();
+fn check_host_ports(lists: [(&str, &Vec<ContainerSpec>); 2], host_network: bool, problems: &mut Problems) {
+    let mut seen: HashSet<SocketAddr> = HashSet::new();
     for (list, containers) in lists {
         for (i, container) in containers.iter().enumerate() {
             for (j, port) in container.ports.iter().enumerate() {
                 let Some(host) = port.host else { continue };
-                let invalid = |reason| {
-                    Err(SpecError::invalid(
-                        format!("spec.{list}[{i}].ports[{j}].hostPort"),
-                        reason,
-                    ))
-                };
-                if host_network && host.port() != port.container_port {
-                    return invalid(format!(
+                let reason = if host_network && host.port() != port.container_port {
+                    format!(
                         "with hostNetwork it is the containerPort, {}",
                         port.container_port
-                    ));
-                }
-                if seen.contains(&host) {
-                    return invalid(format!("{host} is another port's, too"));
-                }
+                    )
+                } else if seen.contains(&host) {
+                    format!("{host} is another port's, too: choose another hostPort")
+                } else if seen.len() == MAX_HOST_PORTS_PER_POD {
+                    format!("more than {MAX_HOST_PORTS_PER_POD} of them")
+                } else {
+                    seen.insert(host);
+                    continue;
+                };
+                let path = format!("spec.{list}[{i}].ports[{j}].hostPort");
+                problems.add(SpecError::invalid(path, reason));
                 if seen.len() == MAX_HOST_PORTS_PER_POD {
-                    return invalid(format!("more than {MAX_HOST_PORTS_PER_POD} of them"));
+                    return;
                 }
-                seen.push(host);
             }
         }
     }
-    Ok(())
 }
 
-fn check_labels(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> Result<()> {
+fn check_labels(
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    problems: &mut Problems,
+) {
     for (key, value) in labels {
-        names::qualified_key(key).at("metadata.labels")?;
-        names::label_value(value).at(&format!("metadata.labels.{key}"))?;
+        let path = join("metadata.labels", key);
+        problems.or_default(names::qualified_key(key).at(&path));
+        problems.or_default(names::label_value(value).at(&path));
     }
     for key in annotations.keys() {
-        names::qualified_key(key).at("metadata.annotations")?;
+        problems.or_default(names::qualified_key(key).at(&join("metadata.annotations", key)));
     }
     let size: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
     if size > MAX_ANNOTATIONS_SIZE {
-        return Err(SpecError::invalid(
+        problems.add(SpecError::invalid(
             "metadata.annotations",
             format!("{size} bytes, at most {MAX_ANNOTATIONS_SIZE} are allowed"),
         ));
     }
-    Ok(())
 }
 
 fn restart_policy(policy: Option<&str>) -> Result<()> {
@@ -190,42 +195,68 @@ fn seconds(value: i64, least: i64) -> std::result::Result<Duration, String> {
     }
 }
 
-fn volumes(list: Vec<k8s::Volume>) -> Result<Vec<Volume>> {
+/// The names that mounts can have, those of volumes in which something else is wrong among them.
+pub(super) struct VolumeNames {
+    names: HashSet<String>,
+    /// Some are not known.
+    unsure: bool,
+}
+
+impl VolumeNames {
+    fn new(volumes: &[k8s::Volume], problems: &Problems) -> Self {
+        let names: HashSet<String> = volumes.iter().map(|volume| volume.name.clone()).collect();
+        Self {
+            unsure: problems.covers("spec.volumes") || names.contains(""),
+            names,
+        }
+    }
+
+    /// Whether no volume can be called that.
+    pub(super) fn lack(&self, name: &str) -> bool {
+        !self.unsure && !self.names.contains(name)
+    }
+}
+
+fn volumes(list: Vec<k8s::Volume>, problems: &mut Problems) -> Vec<Volume> {
     if list.len() > MAX_VOLUMES_PER_POD {
         let reason = format!(
             "{} volumes, at most {MAX_VOLUMES_PER_POD} are allowed",
             list.len()
         );
-        return Err(SpecError::invalid("spec.volumes", reason));
+        problems.add(SpecError::invalid("spec.volumes", reason));
+        return Vec::new();
     }
     let mut seen = HashSet::new();
-    let mut volumes = Vec::with_capacity(list.len());
-    for (i, volume) in list.into_iter().enumerate() {
+    let volume = |(i, volume): (usize, k8s::Volume)| {
         let path = format!("spec.volumes[{i}]");
-        names::dns_label(&volume.name).at(&format!("{path}.name"))?;
+        problems.or_default(names::dns_label(&volume.name).at(&format!("{path}.name")));
         if !seen.insert(volume.name.clone()) {
-            return Err(SpecError::invalid(
+            problems.add(SpecError::invalid(
                 format!("{path}.name"),
-                format!("another volume is called {}, too", volume.name),
+                format!(
+                    "another volume is called {}, too: give it another name",
+                    volume.name
+                ),
             ));
         }
         let source = match (volume.empty_dir, volume.host_path) {
-            (Some(_), Some(_)) => return Err(SpecError::invalid(path, "is both an emptyDir and a hostPath")),
+            (Some(_), Some(_)) => Err(SpecError::invalid(
+                path,
+                "is both an emptyDir and a hostPath: remove one",
+            )),
             (None, Some(host_path)) => {
-                VolumeSource::HostPath(self::host_path(&host_path, &format!("{path}.hostPath"))?)
+                self::host_path(&host_path, &format!("{path}.hostPath"), problems).map(VolumeSource::HostPath)
             }
             // A volume without a source is an emptyDir in Kubernetes, too.
-            (empty_dir, None) => VolumeSource::EmptyDir(self::empty_dir(
-                empty_dir.unwrap_or_default(),
-                &format!("{path}.emptyDir"),
-            )?),
+            (empty_dir, None) => self::empty_dir(empty_dir.unwrap_or_default(), &format!("{path}.emptyDir"))
+                .map(VolumeSource::EmptyDir),
         };
-        volumes.push(Volume {
+        Some(Volume {
             name: volume.name,
-            source,
-        });
-    }
-    Ok(volumes)
+            source: problems.ok(source)?,
+        })
+    };
+    list.into_iter().enumerate().filter_map(volume).collect()
 }
 
 fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> {
@@ -236,7 +267,10 @@ fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> 
         .transpose()
         .at(&limit_path)?;
     match source.medium.as_deref() {
-        Some("Memory") if size_limit == Some(0) => Err(SpecError::invalid(limit_path, "must be more than 0")),
+        Some("Memory") if size_limit == Some(0) => Err(SpecError::invalid(
+            limit_path,
+            "must be more than 0; leave it out for no limit",
+        )),
         Some("Memory") => Ok(EmptyDir::Memory { size_limit }),
         None | Some("") if size_limit.is_some() => Err(SpecError::unsupported(
             limit_path,
@@ -250,7 +284,8 @@ fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> 
     }
 }
 
-fn host_path(source: &k8s::HostPathVolumeSource, path: &str) -> Result<HostPath> {
+fn host_path(source: &k8s::HostPathVolumeSource, path: &str, problems: &mut Problems) -> Result<HostPath> {
+    let host = problems.or_default(absolute(&source.path).at(&format!("{path}.path")));
     let kind = match source.type_.as_deref() {
         None | Some("") => HostPathKind::Any,
         Some("Directory") => HostPathKind::Directory,
@@ -263,12 +298,11 @@ fn host_path(source: &k8s::HostPathVolumeSource, path: &str) -> Result<HostPath>
         Some(kind) => {
             return Err(SpecError::invalid(
                 format!("{path}.type"),
-                format!("{kind:?} is none of Kubernetes' types"),
+                format!(
+                    "{kind:?} is none of Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice"
+                ),
             ));
         }
     };
-    Ok(HostPath {
-        path: absolute(&source.path).at(&format!("{path}.path"))?,
-        kind,
-    })
+    Ok(HostPath { path: host, kind })
 }

@@ -3,124 +3,210 @@
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::{self, DeserializeOwned};
-use serde_json::Value;
-
-use super::SpecError;
 
 /// What a supported field holds.
-enum Shape {
-    /// A scalar, a list of scalars or a map of names: its type is checked when it is read.
-    Value,
+pub(super) enum Shape {
+    /// A string.
+    Text,
+    /// A list of strings.
+    Texts,
+    /// An object of strings.
+    Names,
+    /// A whole number.
+    Whole,
+    /// A list of whole numbers.
+    Wholes,
+    /// The number of a port.
+    Port,
+    /// A boolean.
+    Flag,
+    /// A number with or without a unit.
+    Quantity,
     /// An object.
     Object(&'static Schema),
     /// A list of objects.
     List(&'static Schema),
 }
-use Shape::{List, Object, Value as Plain};
+use Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes};
 
 /// An object's fields.
-struct Schema {
+pub(super) struct Schema {
     /// Those that are supported.
-    supported: &'static [(&'static str, Shape)],
-    /// Why some that are not are not.
-    refused: &'static [(&'static str, &'static str)],
+    pub(super) supported: &'static [(&'static str, Shape)],
+    /// Those that must be there.
+    pub(super) required: &'static [&'static str],
+    /// Why some that are not supported are not, and what to do instead.
+    pub(super) refused: &'static [(&'static str, &'static str)],
     /// All that Kubernetes has.
-    known: fn() -> &'static [&'static str],
+    pub(super) known: fn() -> &'static [&'static str],
 }
 
-static POD: Schema = Schema {
+pub(super) static POD: Schema = Schema {
     supported: &[
-        ("apiVersion", Plain),
-        ("kind", Plain),
+        ("apiVersion", Text),
+        ("kind", Text),
         ("metadata", Object(&METADATA)),
         ("spec", Object(&SPEC)),
     ],
-    refused: &[("status", "it is what a cluster reports; remove it")],
+    required: &["metadata", "spec"],
+    refused: &[("status", CLUSTER)],
     // Pod's own Deserialize reads apiVersion and kind apart from its fields.
     known: || &["apiVersion", "kind", "metadata", "spec", "status"],
 };
 
 static METADATA: Schema = Schema {
     supported: &[
-        ("name", Plain),
-        ("namespace", Plain),
-        ("labels", Plain),
-        ("annotations", Plain),
+        ("name", Text),
+        ("namespace", Text),
+        ("labels", Names),
+        ("annotations", Names),
     ],
-    refused: &[],
+    required: &["name"],
+    refused: &[
+        ("creationTimestamp", CLUSTER),
+        ("deletionGracePeriodSeconds", CLUSTER),
+        ("deletionTimestamp", CLUSTER),
+        ("generation", CLUSTER),
+        ("managedFields", CLUSTER),
+        ("resourceVersion", CLUSTER),
+        ("selfLink", CLUSTER),
+        ("uid", CLUSTER),
+        ("generateName", "give a name"),
+        ("finalizers", ALONE),
+        ("ownerReferences", ALONE),
+    ],
     known: known::<ObjectMeta>,
 };
 
 static SPEC: Schema = Schema {
     supported: &[
-        ("activeDeadlineSeconds", Plain),
+        ("activeDeadlineSeconds", Whole),
         ("containers", List(&CONTAINER)),
         ("hostAliases", List(&HOST_ALIAS)),
-        ("hostNetwork", Plain),
-        ("hostUsers", Plain),
-        ("hostname", Plain),
+        ("hostNetwork", Flag),
+        ("hostUsers", Flag),
+        ("hostname", Text),
         ("initContainers", List(&CONTAINER)),
-        ("restartPolicy", Plain),
-        ("runtimeClassName", Plain),
+        ("restartPolicy", Text),
+        ("runtimeClassName", Text),
         ("securityContext", Object(&POD_SECURITY)),
-        ("shareProcessNamespace", Plain),
-        ("terminationGracePeriodSeconds", Plain),
+        ("shareProcessNamespace", Flag),
+        ("terminationGracePeriodSeconds", Whole),
         ("volumes", List(&VOLUME)),
     ],
-    refused: &[],
+    required: &[],
+    refused: &[
+        ("affinity", ALONE),
+        ("automountServiceAccountToken", ACCOUNT),
+        ("dnsConfig", DNS),
+        ("dnsPolicy", DNS),
+        ("enableServiceLinks", ALONE),
+        (
+            "ephemeralContainers",
+            "remove them; 'pod exec' runs a program in a container",
+        ),
+        ("hostIPC", "no pod gets the host's IPC namespace; remove it"),
+        ("hostPID", "no pod sees the processes of the host; remove it"),
+        (
+            "imagePullSecrets",
+            "remove it; 'podman login' or 'docker login' keeps credentials",
+        ),
+        ("nodeName", ALONE),
+        ("nodeSelector", ALONE),
+        ("overhead", ALONE),
+        ("priority", ALONE),
+        ("priorityClassName", ALONE),
+        ("readinessGates", ALONE),
+        ("schedulerName", ALONE),
+        ("serviceAccount", ACCOUNT),
+        ("serviceAccountName", ACCOUNT),
+        ("setHostnameAsFQDN", "give a hostname"),
+        ("subdomain", "give a hostname"),
+        ("tolerations", ALONE),
+        ("topologySpreadConstraints", ALONE),
+    ],
     known: known::<k8s::PodSpec>,
 };
 
 static HOST_ALIAS: Schema = Schema {
-    supported: &[("hostnames", Plain), ("ip", Plain)],
+    supported: &[("hostnames", Texts), ("ip", Text)],
+    required: &["ip"],
     refused: &[],
     known: known::<k8s::HostAlias>,
 };
 
 static CONTAINER: Schema = Schema {
     supported: &[
-        ("args", Plain),
-        ("command", Plain),
+        ("args", Texts),
+        ("command", Texts),
         ("env", List(&ENV)),
-        ("image", Plain),
-        ("imagePullPolicy", Plain),
-        ("name", Plain),
+        ("image", Text),
+        ("imagePullPolicy", Text),
+        ("name", Text),
         ("ports", List(&PORT)),
         ("resources", Object(&RESOURCES)),
         ("securityContext", Object(&SECURITY)),
         ("volumeMounts", List(&MOUNT)),
-        ("workingDir", Plain),
+        ("workingDir", Text),
     ],
-    refused: &[],
+    required: &["name", "image"],
+    refused: &[
+        ("envFrom", "name each variable in env"),
+        ("lifecycle", "remove it; an init container can prepare things"),
+        ("livenessProbe", PROBE),
+        ("readinessProbe", PROBE),
+        ("restartPolicy", "remove it; containers are started once"),
+        ("resizePolicy", "remove it; limits stay as they are"),
+        ("startupProbe", PROBE),
+        ("stdin", INPUT),
+        ("stdinOnce", INPUT),
+        (
+            "terminationMessagePath",
+            "remove it; 'pod logs' has what was written",
+        ),
+        (
+            "terminationMessagePolicy",
+            "remove it; 'pod logs' has what was written",
+        ),
+        ("tty", INPUT),
+        ("volumeDevices", "use a hostPath volume of the type BlockDevice"),
+    ],
     known: known::<k8s::Container>,
 };
 
 static ENV: Schema = Schema {
-    supported: &[("name", Plain), ("value", Plain)],
+    supported: &[("name", Text), ("value", Text)],
+    required: &["name"],
     refused: &[("valueFrom", "give a value")],
     known: known::<k8s::EnvVar>,
 };
 
 static PORT: Schema = Schema {
     supported: &[
-        ("containerPort", Plain),
-        ("hostIP", Plain),
-        ("hostPort", Plain),
-        ("name", Plain),
-        ("protocol", Plain),
+        ("containerPort", Port),
+        ("hostIP", Text),
+        ("hostPort", Port),
+        ("name", Text),
+        ("protocol", Text),
     ],
+    required: &["containerPort"],
     refused: &[],
     known: known::<k8s::ContainerPort>,
 };
 
 static RESOURCES: Schema = Schema {
     supported: &[("limits", Object(&AMOUNTS)), ("requests", Object(&AMOUNTS))],
-    refused: &[],
+    required: &[],
+    refused: &[(
+        "claims",
+        "remove them; devices are hostPath volumes of the type CharDevice",
+    )],
     known: known::<k8s::ResourceRequirements>,
 };
 
 static AMOUNTS: Schema = Schema {
-    supported: &[("cpu", Plain), ("memory", Plain)],
+    supported: &[("cpu", Quantity), ("memory", Quantity)],
+    required: &[],
     refused: &[],
     // Any name is a resource in Kubernetes; these have a meaning there.
     known: || {
@@ -137,73 +223,92 @@ static AMOUNTS: Schema = Schema {
 static POD_SECURITY: Schema = Schema {
     supported: &[
         ("appArmorProfile", Object(&APP_ARMOR)),
-        ("runAsGroup", Plain),
-        ("runAsNonRoot", Plain),
-        ("runAsUser", Plain),
+        ("runAsGroup", Whole),
+        ("runAsNonRoot", Flag),
+        ("runAsUser", Whole),
         ("seLinuxOptions", Object(&SE_LINUX)),
         ("seccompProfile", Object(&SECCOMP)),
-        ("supplementalGroups", Plain),
-        ("supplementalGroupsPolicy", Plain),
+        ("supplementalGroups", Wholes),
+        ("supplementalGroupsPolicy", Text),
     ],
-    refused: &[("windowsOptions", NO_WINDOWS)],
+    required: &[],
+    refused: &[
+        ("windowsOptions", NO_WINDOWS),
+        (
+            "fsGroup",
+            "make the volume's files belong to the user that runs, and remove it",
+        ),
+        ("fsGroupChangePolicy", "remove it"),
+        ("sysctls", "remove them; containers have the kernel's defaults"),
+    ],
     known: known::<k8s::PodSecurityContext>,
 };
 
 static SECURITY: Schema = Schema {
     supported: &[
-        ("allowPrivilegeEscalation", Plain),
+        ("allowPrivilegeEscalation", Flag),
         ("appArmorProfile", Object(&APP_ARMOR)),
         ("capabilities", Object(&CAPABILITIES)),
-        ("privileged", Plain),
-        ("procMount", Plain),
-        ("readOnlyRootFilesystem", Plain),
-        ("runAsGroup", Plain),
-        ("runAsNonRoot", Plain),
-        ("runAsUser", Plain),
+        ("privileged", Flag),
+        ("procMount", Text),
+        ("readOnlyRootFilesystem", Flag),
+        ("runAsGroup", Whole),
+        ("runAsNonRoot", Flag),
+        ("runAsUser", Whole),
         ("seLinuxOptions", Object(&SE_LINUX)),
         ("seccompProfile", Object(&SECCOMP)),
     ],
+    required: &[],
     refused: &[("windowsOptions", NO_WINDOWS)],
     known: known::<k8s::SecurityContext>,
 };
 
-const NO_WINDOWS: &str = "containers are Linux's";
+const CLUSTER: &str = "it is what a cluster reports; remove it";
+const ALONE: &str = "there is one host and no cluster; remove it";
+const ACCOUNT: &str = "there is no API server to have an account at; remove it";
+const DNS: &str = "containers have the host's resolv.conf; remove it";
+const PROBE: &str = "remove it; nothing would act on it";
+const INPUT: &str = "remove it; 'pod exec -it' gives a terminal";
+const FILES: &str = "put the files in a directory, and use a hostPath";
+const NO_WINDOWS: &str = "containers are Linux's; remove it";
 
 static APP_ARMOR: Schema = Schema {
-    supported: &[("localhostProfile", Plain), ("type", Plain)],
+    supported: &[("localhostProfile", Text), ("type", Text)],
+    required: &["type"],
     refused: &[],
     known: known::<k8s::AppArmorProfile>,
 };
 
 static SECCOMP: Schema = Schema {
-    supported: &[("localhostProfile", Plain), ("type", Plain)],
+    supported: &[("localhostProfile", Text), ("type", Text)],
+    required: &["type"],
     refused: &[],
     known: known::<k8s::SeccompProfile>,
 };
 
 static SE_LINUX: Schema = Schema {
-    supported: &[
-        ("level", Plain),
-        ("role", Plain),
-        ("type", Plain),
-        ("user", Plain),
-    ],
+    supported: &[("level", Text), ("role", Text), ("type", Text), ("user", Text)],
+    required: &[],
     refused: &[],
     known: known::<k8s::SELinuxOptions>,
 };
 
 static CAPABILITIES: Schema = Schema {
-    supported: &[("add", Plain), ("drop", Plain)],
+    supported: &[("add", Texts), ("drop", Texts)],
+    required: &[],
     refused: &[],
     known: known::<k8s::Capabilities>,
 };
 
 static MOUNT: Schema = Schema {
-    supported: &[("mountPath", Plain), ("name", Plain), ("readOnly", Plain)],
-    // A container that writes to the volume can put a symlink in the path before the next one mounts it (CVE-2021-25741).
+    supported: &[("mountPath", Text), ("name", Text), ("readOnly", Flag)],
+    required: &["name", "mountPath"],
+    // A container that writes to the volume can put a symlink in the path before the next one
+    // mounts it (CVE-2021-25741).
     refused: &[
         ("subPath", "mount the whole volume"),
         ("subPathExpr", "mount the whole volume"),
+        ("mountPropagation", "remove it; it is None"),
     ],
     known: known::<k8s::VolumeMount>,
 };
@@ -212,101 +317,37 @@ static VOLUME: Schema = Schema {
     supported: &[
         ("emptyDir", Object(&EMPTY_DIR)),
         ("hostPath", Object(&HOST_PATH)),
-        ("name", Plain),
+        ("name", Text),
     ],
-    refused: &[],
+    required: &["name"],
+    refused: &[
+        ("configMap", FILES),
+        ("downwardAPI", FILES),
+        (
+            "persistentVolumeClaim",
+            "use a hostPath of the type DirectoryOrCreate",
+        ),
+        ("projected", FILES),
+        ("secret", FILES),
+        ("nfs", "mount it on the host, and use a hostPath"),
+        ("image", "mount it on the host, and use a hostPath"),
+    ],
     known: known::<k8s::Volume>,
 };
 
 static EMPTY_DIR: Schema = Schema {
-    supported: &[("medium", Plain), ("sizeLimit", Plain)],
+    supported: &[("medium", Text), ("sizeLimit", Quantity)],
+    required: &[],
     refused: &[],
     known: known::<k8s::EmptyDirVolumeSource>,
 };
 
 static HOST_PATH: Schema = Schema {
-    supported: &[("path", Plain), ("type", Plain)],
+    supported: &[("path", Text), ("type", Text)],
+    required: &["path"],
     refused: &[],
     known: known::<k8s::HostPathVolumeSource>,
 };
-
-/// Checks that every field of the pod is supported. Null is absence, as in Kubernetes.
-pub(super) fn check(pod: &Value) -> Result<(), SpecError> {
-    walk(pod, &POD, "")
-}
-
-fn walk(value: &Value, schema: &'static Schema, path: &str) -> Result<(), SpecError> {
-    let Value::Object(object) = value else {
-        return Err(SpecError::invalid(path, "expected an object"));
-    };
-    for (key, value) in object {
-        let path = join(path, key);
-        match schema.supported.iter().find(|(name, _)| name == key) {
-            Some((_, Plain)) => {}
-            Some(_) if value.is_null() => {}
-            Some((_, Object(schema))) => walk(value, schema, &path)?,
-            Some((_, List(schema))) => {
-                let Value::Array(items) = value else {
-                    return Err(SpecError::invalid(path, "expected a list"));
-                };
-                for (i, item) in items.iter().enumerate() {
-                    walk(item, schema, &format!("{path}[{i}]"))?;
-                }
-            }
-            None => return unsupported(path, key, value, schema),
-        }
-    }
-    Ok(())
-}
-
-fn unsupported(path: String, key: &str, value: &Value, schema: &Schema) -> Result<(), SpecError> {
-    if let Some((_, why)) = schema.refused.iter().find(|(name, _)| *name == key) {
-        return if value.is_null() {
-            Ok(())
-        } else {
-            Err(SpecError::unsupported(path, *why))
-        };
-    }
-    if (schema.known)().contains(&key) {
-        return if value.is_null() {
-            Ok(())
-        } else {
-            Err(SpecError::NotSupported { path, why: None })
-        };
-    }
-    let near = schema.supported.iter().map(|(name, _)| {
-        (
-            strsim::jaro_winkler(&key.to_lowercase(), &name.to_lowercase()),
-            *name,
-        )
-    });
-    let suggestion = near
-        .filter(|(similarity, _)| *similarity > 0.85)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    Err(SpecError::UnknownField {
-        path,
-        suggestion: suggestion.map(|(_, name)| name.to_owned()),
-    })
-}
-
-/// `path.key`; the key is the manifest's, so it may be anything.
-fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty()
-        && key.len() <= 64
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    let key = if plain {
-        key.to_owned()
-    } else {
-        format!("{:?}", key.chars().take(64).collect::<String>())
-    };
-    if path.is_empty() {
-        key
-    } else {
-        format!("{path}.{key}")
-    }
-}
 
 /// The field names of a Kubernetes type, as its `Deserialize` gives them.
 fn known<T: DeserializeOwned>() -> &'static [&'static str] {

@@ -3,17 +3,24 @@
 mod check;
 mod container;
 mod convert;
+mod errors;
 mod expand;
 mod fields;
+mod ignored;
 mod names;
+mod order;
 mod parse;
 mod quantity;
 mod security;
 mod types;
+mod walk;
 
+#[cfg(all(any(feature = "krun", feature = "wasm"), target_os = "linux"))]
+pub(crate) use errors::Problems;
+pub use errors::{SpecError, SpecErrors};
+pub use ignored::IgnoredField;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
-pub use parse::SpecError;
 pub use quantity::parse_whole as parse_quantity;
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;

@@ -1,101 +1,47 @@
 //! From text to a checked pod.
 
 use k8s_openapi::api::core::v1::Pod;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{PodSpec, convert, fields};
+use super::{
+    IgnoredField, PodSpec, SpecError, SpecErrors, convert, errors::Problems, fields, order::Order, walk,
+};
 use crate::limits::MAX_SPEC_SIZE;
-
-/// Why a text is no pod that can be run. One line, naming the field.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpecError {
-    /// The text is larger than [`MAX_SPEC_SIZE`].
-    #[error("the manifest has {0} bytes, at most {MAX_SPEC_SIZE} are read")]
-    TooLarge(usize),
-    /// The text is not YAML, or not JSON.
-    #[error("not valid {format}: {reason}")]
-    Syntax {
-        /// `YAML` or `JSON`.
-        format: &'static str,
-        /// What the parser said, with line and column.
-        reason: String,
-    },
-    /// The text is valid, and not exactly one v1 Pod.
-    #[error("not a pod: {0}")]
-    NotAPod(String),
-    /// A field that Kubernetes does not have.
-    #[error("{path}: unknown field{}", suggestion.as_ref().map(|s| format!(", did you mean {s}?")).unwrap_or_default())]
-    UnknownField {
-        /// Where, e.g. `spec.containers[1].imge`.
-        path: String,
-        /// The field that was perhaps meant.
-        suggestion: Option<String>,
-    },
-    /// A field, or a value of a field, that Kubernetes has and this does not.
-    #[error("{path}: not supported{}", why.as_ref().map(|w| format!(": {w}")).unwrap_or_default())]
-    NotSupported {
-        /// Where.
-        path: String,
-        /// Why, and what to do instead.
-        why: Option<String>,
-    },
-    /// A value that is wrong.
-    #[error("{path}: {reason}")]
-    Invalid {
-        /// Where.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl SpecError {
-    pub(crate) fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            path: path.into(),
-            reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn unsupported(path: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::NotSupported {
-            path: path.into(),
-            why: Some(why.into()),
-        }
-    }
-}
 
 impl PodSpec {
     /// Reads a v1 Pod from YAML (or JSON, which is YAML). Empty documents are skipped; there must be exactly one other.
     ///
     /// # Errors
-    /// [`SpecError`] names the first field that is wrong.
-    pub fn from_yaml(text: &str) -> Result<Self, SpecError> {
+    /// [`SpecErrors`] names every field that is wrong, in the order of the text.
+    pub fn from_yaml(text: &str) -> Result<Self, SpecErrors> {
+        Self::from_yaml_with_ignored(text).map(|(pod, _)| pod)
+    }
+
+    /// As [`from_yaml`](Self::from_yaml), with the fields that change nothing whatever runs the pod;
+    /// [`ignored`](Self::ignored) has the others.
+    ///
+    /// # Errors
+    /// As [`from_yaml`](Self::from_yaml).
+    pub fn from_yaml_with_ignored(text: &str) -> Result<(Self, Vec<IgnoredField>), SpecErrors> {
         check_size(text)?;
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_documents: 64, max_depth: 64, max_aliases: 1000 },
-            with_snippet: false,
-            reject_unsupported_tags: true,
-        };
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple_with_options(text, options).map_err(|e| SpecError::Syntax {
-                format: "YAML",
-                reason: one_line(&e.to_string()),
-            })?;
-        match <[Value; 1]>::try_from(documents) {
-            Ok([document]) => Self::from_value(document),
-            Err(documents) if documents.is_empty() => {
-                Err(SpecError::NotAPod("there is nothing in it".into()))
-            }
+        match <[Value; 1]>::try_from(documents(text)?) {
+            Ok([document]) => read(document, || {
+                let orders: Vec<Order> = documents(text).unwrap_or_default();
+                orders.into_iter().next().unwrap_or_default()
+            }),
+            Err(documents) if documents.is_empty() => Err(SpecError::NotAPod(
+                "there is nothing in it; wanted is kind: Pod, apiVersion: v1".into(),
+            )
+            .into()),
             Err(documents) => {
                 let kinds: Vec<String> = documents.iter().take(8).map(kind).collect();
                 let reason = format!(
-                    "{} documents ({}), and only one is run",
+                    "{} documents ({}), and only one is run: put each into a file of its own",
                     documents.len(),
                     kinds.join(", ")
                 );
-                Err(SpecError::NotAPod(reason))
+                Err(SpecError::NotAPod(reason).into())
             }
         }
     }
@@ -104,44 +50,71 @@ impl PodSpec {
     ///
     /// # Errors
     /// As [`from_yaml`](Self::from_yaml).
-    pub fn from_json(text: &str) -> Result<Self, SpecError> {
+    pub fn from_json(text: &str) -> Result<Self, SpecErrors> {
         check_size(text)?;
         let value = serde_json::from_str(text).map_err(|e| SpecError::Syntax {
             format: "JSON",
             reason: e.to_string(),
         })?;
-        Self::from_value(value)
+        let read = read(value, || serde_json::from_str(text).unwrap_or_default());
+        read.map(|(pod, _)| pod)
     }
 
     /// Reads a v1 Pod from a JSON value.
     ///
     /// # Errors
-    /// As [`from_yaml`](Self::from_yaml).
-    pub fn from_value(value: Value) -> Result<Self, SpecError> {
-        if !value.is_object() {
-            return Err(SpecError::NotAPod(format!("it is {}", describe(&value))));
-        }
-        if value.get("kind").and_then(Value::as_str) != Some("Pod")
-            || value.get("apiVersion").and_then(Value::as_str) != Some("v1")
-        {
-            return Err(SpecError::NotAPod(format!(
-                "it is {}; wanted is kind: Pod, apiVersion: v1",
-                kind(&value)
-            )));
-        }
-        fields::check(&value)?;
-        let pod: Pod = serde_path_to_error::deserialize(value).map_err(|e| {
-            let path = match e.path().to_string() {
-                path if path == "." => "the pod".to_owned(),
-                path => path,
-            };
-            SpecError::Invalid {
-                path,
-                reason: one_line(&e.into_inner().to_string()),
-            }
-        })?;
-        convert::pod(pod)
+    /// As [`from_yaml`](Self::from_yaml), sorted by name.
+    pub fn from_value(value: Value) -> Result<Self, SpecErrors> {
+        let order = serde_json::from_value(value.clone()).unwrap_or_default();
+        read(value, || order).map(|(pod, _)| pod)
     }
+}
+
+/// The documents of a YAML text, as values or as what else they are wanted as.
+fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecError> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: 64, max_depth: 64, max_aliases: 1000 },
+        with_snippet: false,
+        reject_unsupported_tags: true,
+    };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|e| SpecError::Syntax {
+        format: "YAML",
+        reason: one_line(&e.to_string()),
+    })
+}
+
+/// From a document to a pod, or all that is wrong with it.
+fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<(PodSpec, Vec<IgnoredField>), SpecErrors> {
+    let Value::Object(document) = &mut value else {
+        return Err(SpecError::NotAPod(format!(
+            "it is {}; wanted is kind: Pod, apiVersion: v1",
+            describe(&value)
+        ))
+        .into());
+    };
+    let says = |key: &str| document.get(key).and_then(Value::as_str);
+    if says("kind") != Some("Pod") || says("apiVersion") != Some("v1") {
+        return Err(SpecError::NotAPod(format!(
+            "it is {}; wanted is kind: Pod, apiVersion: v1",
+            kind(&value)
+        ))
+        .into());
+    }
+    // What is missing is its name.
+    document
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let mut problems = Problems::default();
+    walk::object(&mut value, &fields::POD, "", &mut problems);
+    let pod = serde_path_to_error::deserialize::<_, Pod>(value).map_err(|e| {
+        let path = match e.path().to_string() {
+            path if path == "." => "the pod".to_owned(),
+            path => path,
+        };
+        SpecError::invalid(path, one_line(&e.into_inner().to_string()))
+    });
+    let spec = problems.ok(pod).and_then(|pod| convert::pod(pod, &mut problems));
+    problems.none_or(spec, order)
 }
 
 fn check_size(text: &str) -> Result<(), SpecError> {
@@ -168,7 +141,7 @@ fn kind(value: &Value) -> String {
     }
 }
 
-fn describe(value: &Value) -> &'static str {
+pub(super) fn describe(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use super::{
     AppArmor, ProcMount, SeLinuxOptions, Seccomp, Security, SpecError,
     check::{At, Result},
+    errors::Problems,
 };
 
 /// The most supplementary groups, as many as the kernel takes (`NGROUPS_MAX`).
@@ -31,77 +32,89 @@ pub(super) struct PodSecurity {
 }
 
 /// Reads `spec.securityContext`.
-pub(super) fn pod(context: k8s::PodSecurityContext, host_users: Option<bool>) -> Result<PodSecurity> {
+pub(super) fn pod(
+    context: k8s::PodSecurityContext,
+    host_users: Option<bool>,
+    problems: &mut Problems,
+) -> PodSecurity {
     const PATH: &str = "spec.securityContext";
-    let groups = context.supplemental_groups.unwrap_or_default();
+    let mut groups = context.supplemental_groups.unwrap_or_default();
     if groups.len() > MAX_GROUPS {
-        return Err(SpecError::invalid(
+        problems.add(SpecError::invalid(
             format!("{PATH}.supplementalGroups"),
             format!("{} groups, at most {MAX_GROUPS} are allowed", groups.len()),
         ));
+        groups.clear();
     }
-    let group = |(i, group)| id(group).at(&format!("{PATH}.supplementalGroups[{i}]"));
-    let strict_groups = match context.supplemental_groups_policy.as_deref() {
-        None | Some("" | "Merge") => false,
-        Some("Strict") => true,
-        Some(other) => {
-            return Err(SpecError::invalid(
-                format!("{PATH}.supplementalGroupsPolicy"),
-                format!("{other:?} is none of Merge, Strict"),
-            ));
-        }
+    let mut group = |(i, group)| {
+        let path = format!("{PATH}.supplementalGroups[{i}]");
+        problems.or_default(id(group).at(&path))
     };
-    Ok(PodSecurity {
-        run_as_user: any_id(context.run_as_user, PATH, "runAsUser")?,
-        run_as_group: any_id(context.run_as_group, PATH, "runAsGroup")?,
+    let supplemental_groups = groups.into_iter().enumerate().map(&mut group).collect();
+    let strict_groups = match context.supplemental_groups_policy.as_deref() {
+        None | Some("" | "Merge") => Ok(false),
+        Some("Strict") => Ok(true),
+        Some(other) => Err(format!("{other:?} is none of Merge, Strict")),
+    };
+    let strict_groups = strict_groups.at(&format!("{PATH}.supplementalGroupsPolicy"));
+    PodSecurity {
+        run_as_user: problems.or_default(any_id(context.run_as_user, PATH, "runAsUser")),
+        run_as_group: problems.or_default(any_id(context.run_as_group, PATH, "runAsGroup")),
         run_as_non_root: context.run_as_non_root,
-        supplemental_groups: groups.into_iter().enumerate().map(group).collect::<Result<_>>()?,
-        strict_groups,
-        seccomp: seccomp(context.seccomp_profile, PATH)?,
-        app_armor: app_armor(context.app_armor_profile, PATH)?,
-        se_linux: se_linux(context.se_linux_options, PATH)?,
+        supplemental_groups,
+        strict_groups: problems.or_default(strict_groups),
+        seccomp: problems.or_default(seccomp(context.seccomp_profile, PATH)),
+        app_armor: problems.or_default(app_armor(context.app_armor_profile, PATH)),
+        se_linux: se_linux(context.se_linux_options, PATH, problems),
         own_users: host_users == Some(false),
-    })
+    }
 }
 
 /// Reads `securityContext` of a container, at `path`.
-pub(super) fn container(context: k8s::SecurityContext, pod: &PodSecurity, path: &str) -> Result<Security> {
-    let run_as_user = any_id(context.run_as_user, path, "runAsUser")?.or(pod.run_as_user);
-    let run_as_group = any_id(context.run_as_group, path, "runAsGroup")?.or(pod.run_as_group);
-    if run_as_group.is_some() && run_as_user.is_none() {
-        return Err(SpecError::invalid(
+pub(super) fn container(
+    context: k8s::SecurityContext,
+    pod: &PodSecurity,
+    path: &str,
+    problems: &mut Problems,
+) -> Security {
+    let user = problems.or_default(any_id(context.run_as_user, path, "runAsUser"));
+    let group = problems.or_default(any_id(context.run_as_group, path, "runAsGroup"));
+    let (run_as_user, run_as_group) = (user.or(pod.run_as_user), group.or(pod.run_as_group));
+    if run_as_group.is_some() && run_as_user.is_none() && context.run_as_user.is_none() {
+        problems.add(SpecError::invalid(
             format!("{path}.runAsGroup"),
-            "needs runAsUser, too",
+            "needs runAsUser, too: set it",
         ));
     }
     let run_as_non_root = context.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
     if run_as_non_root && run_as_user == Some(0) {
-        return Err(SpecError::invalid(
+        problems.add(SpecError::invalid(
             format!("{path}.runAsUser"),
-            "container's runAsUser breaks non-root policy",
+            "container's runAsUser breaks non-root policy: 0 is root, choose another user",
         ));
     }
     let capabilities = context.capabilities.unwrap_or_default();
     let privileged = context.privileged.unwrap_or(false);
-    let add_capabilities = names(capabilities.add, &format!("{path}.capabilities.add"))?;
+    let add_capabilities = names(capabilities.add, &format!("{path}.capabilities.add"), problems);
     if context.allow_privilege_escalation == Some(false) {
-        let refused = |what| {
-            Err(SpecError::invalid(
-                path,
-                format!("cannot set `allowPrivilegeEscalation` to false and {what}"),
-            ))
+        let admin = |name: &String| capability(name) == "SYS_ADMIN";
+        let clash = if privileged {
+            Some("`privileged` to true")
+        } else if add_capabilities.iter().any(admin) {
+            Some("`capabilities.Add` CAP_SYS_ADMIN")
+        } else {
+            None
         };
-        if privileged {
-            return refused("`privileged` to true");
-        }
-        if add_capabilities
-            .iter()
-            .any(|name| capability(name) == "SYS_ADMIN")
-        {
-            return refused("`capabilities.Add` CAP_SYS_ADMIN");
+        if let Some(what) = clash {
+            problems.add(SpecError::invalid(
+                path,
+                format!("cannot set `allowPrivilegeEscalation` to false and {what}: remove one"),
+            ));
         }
     }
-    Ok(Security {
+    let seccomp = problems.or_default(seccomp(context.seccomp_profile, path));
+    let app_armor = problems.or_default(app_armor(context.app_armor_profile, path));
+    Security {
         run_as_user,
         run_as_group,
         run_as_non_root,
@@ -111,15 +124,13 @@ pub(super) fn container(context: k8s::SecurityContext, pod: &PodSecurity, path: 
         read_only_root_filesystem: context.read_only_root_filesystem.unwrap_or(false),
         privileged,
         add_capabilities,
-        drop_capabilities: names(capabilities.drop, &format!("{path}.capabilities.drop"))?,
-        seccomp: seccomp(context.seccomp_profile, path)?
-            .or_else(|| pod.seccomp.clone())
-            .unwrap_or_default(),
-        app_armor: app_armor(context.app_armor_profile, path)?.or_else(|| pod.app_armor.clone()),
+        drop_capabilities: names(capabilities.drop, &format!("{path}.capabilities.drop"), problems),
+        seccomp: seccomp.or_else(|| pod.seccomp.clone()).unwrap_or_default(),
+        app_armor: app_armor.or_else(|| pod.app_armor.clone()),
         // As Kubernetes has it: all of the container's, or all of the pod's.
-        se_linux_options: se_linux(context.se_linux_options, path)?.or_else(|| pod.se_linux.clone()),
-        proc_mount: proc_mount(context.proc_mount.as_deref(), pod, path)?,
-    })
+        se_linux_options: se_linux(context.se_linux_options, path, problems).or_else(|| pod.se_linux.clone()),
+        proc_mount: problems.or_default(proc_mount(context.proc_mount.as_deref(), pod, path)),
+    }
 }
 
 fn any_id(value: Option<i64>, path: &str, name: &str) -> Result<Option<u32>> {
@@ -141,18 +152,18 @@ pub(crate) fn capability(name: &str) -> String {
 }
 
 /// Names of capabilities; whether there are such is for the machine to say.
-fn names(list: Option<Vec<String>>, path: &str) -> Result<Vec<String>> {
+fn names(list: Option<Vec<String>>, path: &str, problems: &mut Problems) -> Vec<String> {
     let list = list.unwrap_or_default();
     for (i, capability) in list.iter().enumerate() {
         let plain = capability.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
         if capability.is_empty() || capability.len() > 64 || !plain {
-            return Err(SpecError::invalid(
+            problems.add(SpecError::invalid(
                 format!("{path}[{i}]"),
                 "is no capability: write NET_ADMIN, ALL or the like",
             ));
         }
     }
-    Ok(list)
+    list
 }
 
 fn seccomp(profile: Option<k8s::SeccompProfile>, path: &str) -> Result<Option<Seccomp>> {
@@ -207,13 +218,13 @@ fn local(name: Option<String>, type_: &str, path: &str, kind: &str) -> Result<Op
     match (type_, name) {
         ("Localhost", None) => Err(SpecError::invalid(
             path,
-            format!("must be set when {kind} type is Localhost"),
+            format!("must be set when {kind} type is Localhost: name a profile of the host"),
         )),
         ("Localhost", Some(name)) => {
             if name.is_empty() || name.len() > MAX_NAME_LEN || name.contains('\0') {
                 return Err(SpecError::invalid(
                     path,
-                    "is no name: empty, too long, or it holds a NUL",
+                    "is no name of a profile: empty, too long, or it holds a NUL",
                 ));
             }
             Ok(Some(name))
@@ -221,7 +232,7 @@ fn local(name: Option<String>, type_: &str, path: &str, kind: &str) -> Result<Op
         (_, None) => Ok(None),
         (_, Some(_)) => Err(SpecError::invalid(
             path,
-            format!("can only be set when {kind} type is Localhost"),
+            format!("can only be set when {kind} type is Localhost: remove it"),
         )),
     }
 }
@@ -233,27 +244,29 @@ fn no_type(other: &str, path: &str) -> SpecError {
     )
 }
 
-fn se_linux(options: Option<k8s::SELinuxOptions>, path: &str) -> Result<Option<SeLinuxOptions>> {
-    let Some(options) = options else {
-        return Ok(None);
-    };
-    let part = |value: Option<String>, name: &str, more: &[u8]| {
-        let value = value.filter(|value| !value.is_empty());
+fn se_linux(
+    options: Option<k8s::SELinuxOptions>,
+    path: &str,
+    problems: &mut Problems,
+) -> Option<SeLinuxOptions> {
+    let options = options?;
+    let mut part = |value: Option<String>, name: &str, more: &[u8]| {
+        let value = value.filter(|value| !value.is_empty())?;
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b) || more.contains(&b);
-        match value {
-            Some(value) if value.len() > MAX_NAME_LEN || !value.bytes().all(fits) => Err(SpecError::invalid(
+        if value.len() > MAX_NAME_LEN || !value.bytes().all(fits) {
+            problems.add(SpecError::invalid(
                 format!("{path}.seLinuxOptions.{name}"),
-                "is no part of a label",
-            )),
-            value => Ok(value),
+                "is no part of a label: write container_t, s0:c1,c2 or the like",
+            ));
         }
+        Some(value)
     };
-    Ok(Some(SeLinuxOptions {
-        user: part(options.user, "user", b"")?,
-        role: part(options.role, "role", b"")?,
-        type_: part(options.type_, "type", b"")?,
-        level: part(options.level, "level", b":,")?,
-    }))
+    Some(SeLinuxOptions {
+        user: part(options.user, "user", b""),
+        role: part(options.role, "role", b""),
+        type_: part(options.type_, "type", b""),
+        level: part(options.level, "level", b":,"),
+    })
 }
 
 fn proc_mount(value: Option<&str>, pod: &PodSecurity, path: &str) -> Result<ProcMount> {
@@ -263,7 +276,7 @@ fn proc_mount(value: Option<&str>, pod: &PodSecurity, path: &str) -> Result<Proc
         Some("Unmasked") if pod.own_users => Ok(ProcMount::Unmasked),
         Some("Unmasked") => Err(SpecError::invalid(
             path,
-            "`hostUsers` must be false to use `Unmasked`",
+            "`hostUsers` must be false to use `Unmasked`: set it, or remove this",
         )),
         Some(other) => Err(SpecError::invalid(
             path,

@@ -6,23 +6,25 @@ use std::collections::BTreeMap;
 use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
 
 use crate::{
-    AppArmor, ContainerSpec, HostPathKind, PodSpec, ProcMount, Protocol, Seccomp, SpecError, VolumeSource,
+    AppArmor, ContainerSpec, HostPathKind, PodSpec, ProcMount, Protocol, Seccomp, SpecError, SpecErrors,
+    VolumeSource, spec::Problems,
 };
 
 /// What all of our annotations begin with.
 const PREFIX: &str = "magikrun.dev/wasm.";
 
-pub(super) fn check(spec: &PodSpec) -> Result<(), SpecError> {
+pub(super) fn check(spec: &PodSpec) -> Result<(), SpecErrors> {
+    let mut problems = Problems::default();
     if spec.share_process_namespace {
-        return Err(SpecError::unsupported(
+        problems.add(SpecError::unsupported(
             "spec.shareProcessNamespace",
-            "WebAssembly containers are no processes",
+            "WebAssembly containers are no processes; remove it",
         ));
     }
     if !spec.host_aliases.is_empty() {
-        return Err(SpecError::unsupported(
+        problems.add(SpecError::unsupported(
             "spec.hostAliases",
-            "WebAssembly containers have no /etc/hosts",
+            "WebAssembly containers have no /etc/hosts; remove them",
         ));
     }
     for (i, volume) in spec.volumes.iter().enumerate() {
@@ -32,9 +34,9 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), SpecError> {
                 HostPathKind::Any | HostPathKind::Directory | HostPathKind::DirectoryOrCreate
             )
         {
-            return Err(SpecError::unsupported(
+            problems.add(SpecError::unsupported(
                 format!("spec.volumes[{i}].hostPath.type"),
-                "WebAssembly containers are given directories only",
+                "WebAssembly containers are given directories only; use Directory",
             ));
         }
     }
@@ -44,39 +46,44 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), SpecError> {
     ];
     for (list, containers) in lists {
         for (i, container) in containers.iter().enumerate() {
-            check_container(container, &format!("spec.{list}[{i}]"))?;
+            check_container(container, &format!("spec.{list}[{i}]"), &mut problems);
         }
     }
-    check_annotations(spec)
+    for key in spec.annotations.keys() {
+        if let Err(reason) = check_annotation(spec, key) {
+            problems.add(SpecError::invalid(format!("metadata.annotations.{key}"), reason));
+        }
+    }
+    problems.finish()
 }
 
-fn check_container(container: &ContainerSpec, path: &str) -> Result<(), SpecError> {
+fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problems) {
     let security = &container.security;
     let refused = [
         (
             security.privileged,
             "privileged",
-            "there are no privileges to give to WebAssembly",
+            "there are no privileges to give to WebAssembly; remove it",
         ),
         (
             !security.add_capabilities.is_empty(),
             "capabilities.add",
-            "there are no capabilities to give to WebAssembly",
+            "there are no capabilities to give to WebAssembly; remove it",
         ),
         (
             security.run_as_user.is_some(),
             "runAsUser",
-            "WebAssembly has no users",
+            "WebAssembly has no users; remove it",
         ),
         (
             security.run_as_group.is_some(),
             "runAsGroup",
-            "WebAssembly has no users",
+            "WebAssembly has no users; remove it",
         ),
         (
             !security.supplemental_groups.is_empty(),
             "supplementalGroups",
-            "WebAssembly has no users",
+            "WebAssembly has no users; remove it",
         ),
         // runAsNonRoot holds already, and so does RuntimeDefault: the filter of these containers is
         // always the same.
@@ -93,70 +100,54 @@ fn check_container(container: &ContainerSpec, path: &str) -> Result<(), SpecErro
         (
             security.se_linux_options.is_some(),
             "seLinuxOptions",
-            "WebAssembly containers share a process",
+            "WebAssembly containers share a process; remove it",
         ),
         (
             security.proc_mount != ProcMount::Default,
             "procMount",
-            "WebAssembly containers have no /proc",
+            "WebAssembly containers have no /proc; remove it",
         ),
     ];
-    if let Some((_, field, why)) = refused.into_iter().find(|(asked, ..)| *asked) {
-        return Err(SpecError::unsupported(
-            format!("{path}.securityContext.{field}"),
-            why,
-        ));
+    for (_, field, why) in refused.into_iter().filter(|(asked, ..)| *asked) {
+        let path = format!("{path}.securityContext.{field}");
+        problems.add(SpecError::unsupported(path, why));
     }
     if container.limits.cpu_millis.is_some() {
-        return Err(SpecError::unsupported(
+        problems.add(SpecError::unsupported(
             format!("{path}.resources.limits.cpu"),
             format!(
                 "the containers share a process; limit their work with the annotation {FUEL}, or their time with {DEADLINE}"
             ),
         ));
     }
-    if let Some(i) = container.ports.iter().position(|p| p.protocol == Protocol::Sctp) {
-        return Err(SpecError::unsupported(
-            format!("{path}.ports[{i}].protocol"),
-            "WASI has TCP and UDP",
-        ));
+    for (i, port) in container.ports.iter().enumerate() {
+        if port.protocol == Protocol::Sctp {
+            let path = format!("{path}.ports[{i}].protocol");
+            problems.add(SpecError::unsupported(path, "WASI has TCP and UDP"));
+        }
     }
-    Ok(())
 }
 
-fn check_annotations(spec: &PodSpec) -> Result<(), SpecError> {
-    for key in spec.annotations.keys() {
-        let Some((container, name)) = split(key) else {
-            continue;
-        };
-        let path = || format!("metadata.annotations.{key}");
-        if let Some(container) = container
-            && !spec.all_containers().any(|c| c.name == container)
-        {
-            return Err(SpecError::invalid(
-                path(),
-                format!("no container is called {container}"),
-            ));
-        }
-        match name.as_str() {
-            FUEL | DEADLINE | HTTP_CONCURRENCY => {}
-            ALLOW_OUTBOUND if spec.host_network => {}
-            ALLOW_OUTBOUND => {
-                return Err(SpecError::invalid(
-                    path(),
-                    "needs hostNetwork: true, for a pod's own network leads nowhere",
-                ));
-            }
-            LISTEN => {
-                return Err(SpecError::invalid(
-                    path(),
-                    "list the ports in spec.containers[].ports",
-                ));
-            }
-            _ => return Err(SpecError::invalid(path(), "is no annotation of magikrun")),
-        }
+fn check_annotation(spec: &PodSpec, key: &str) -> Result<(), String> {
+    let Some((container, name)) = split(key) else {
+        return Ok(());
+    };
+    if let Some(container) = container
+        && !spec.all_containers().any(|c| c.name == container)
+    {
+        return Err(format!(
+            "no container is called {container}: name one of the pod's"
+        ));
     }
-    Ok(())
+    match name.as_str() {
+        FUEL | DEADLINE | HTTP_CONCURRENCY => Ok(()),
+        ALLOW_OUTBOUND if spec.host_network => Ok(()),
+        ALLOW_OUTBOUND => Err("needs hostNetwork: true, for a pod's own network leads nowhere".into()),
+        LISTEN => Err("list the ports in spec.containers[].ports".into()),
+        _ => Err(format!(
+            "is no annotation of magikrun: use {FUEL}, {DEADLINE}, {HTTP_CONCURRENCY} or {ALLOW_OUTBOUND}"
+        )),
+    }
 }
 
 /// `[CONTAINER.]magikrun.dev/wasm.NAME`: the container, if it is about one, and the rest.

@@ -32,7 +32,7 @@ use magik_oci::Capability;
 
 use self::isolation::Isolation;
 use crate::{
-    ContainerSpec, PodSpec, Role, RuntimeClass, SpecError, VolumeSource,
+    ContainerSpec, PodSpec, Role, RuntimeClass, SpecErrors, VolumeSource,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, Start, beside_own_binary, environment,
         spawn,
@@ -90,7 +90,7 @@ impl Backend for Wasm {
         Capability { available, detail }
     }
 
-    fn check(&self, spec: &PodSpec) -> Result<(), SpecError> {
+    fn check(&self, spec: &PodSpec) -> Result<(), SpecErrors> {
         check::check(spec)
     }
 

@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use magik_pri::{PodSpec, limits::MAX_SPEC_SIZE};
+use anyhow::{Result, anyhow, bail};
+use magik_pri::{PodSpec, SpecErrors, limits::MAX_SPEC_SIZE};
+use magikrun::failure::Several;
 
 /// That of pods which name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -15,14 +16,25 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Reads a file, or standard input where it is called `-`, never more than a pod may have.
 /// A pod that names no namespace, or the default one, is in `namespace`, if one is given.
 pub(super) fn read(file: &Path, namespace: Option<&str>) -> Result<PodSpec> {
-    let stdin = file == Path::new("-");
-    let name = if stdin {
+    let text = text(file)?;
+    let spec = PodSpec::from_yaml(&text).map_err(|errors| mistakes(&name_of(file), &errors))?;
+    in_namespace(file, spec, namespace)
+}
+
+/// What messages call the file.
+pub(super) fn name_of(file: &Path) -> String {
+    if file == Path::new("-") {
         "stdin".into()
     } else {
         file.display().to_string()
-    };
+    }
+}
+
+/// The text of a manifest.
+pub(super) fn text(file: &Path) -> Result<String> {
+    let name = name_of(file);
     let open = || -> io::Result<Box<dyn Read>> {
-        Ok(if stdin {
+        Ok(if file == Path::new("-") {
             Box::new(io::stdin().lock())
         } else {
             Box::new(File::open(file)?)
@@ -30,25 +42,61 @@ pub(super) fn read(file: &Path, namespace: Option<&str>) -> Result<PodSpec> {
     };
     let mut bytes = Vec::new();
     let read = open().and_then(|from| from.take(MAX_SPEC_SIZE as u64 + 1).read_to_end(&mut bytes));
-    read.with_context(|| name.clone())?;
+    read.map_err(|error| anyhow!("{name}: {}", unreadable(&error)))?;
     if bytes.len() > MAX_SPEC_SIZE {
         bail!(
-            "{name}: larger than {} MiB, which no pod may be",
+            "{name}: larger than {} MiB, which no pod may be: give a Kubernetes v1 Pod",
             MAX_SPEC_SIZE >> 20
         );
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))?;
-    let mut spec = PodSpec::from_yaml(&text).with_context(|| name.clone())?;
+    String::from_utf8(bytes).map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))
+}
+
+/// Why a file cannot be read, and what to do.
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such file: give the path of a manifest, or - for stdin".into()
+        }
+        io::ErrorKind::IsADirectory => "is a directory: give a manifest in it".into(),
+        io::ErrorKind::PermissionDenied => "you may not read it: 'ls -l' shows who may".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Puts the pod into the namespace that was given on the command line.
+pub(super) fn in_namespace(file: &Path, mut spec: PodSpec, namespace: Option<&str>) -> Result<PodSpec> {
     match namespace {
         Some(namespace) if spec.namespace == DEFAULT_NAMESPACE => spec.namespace = namespace.to_owned(),
         Some(namespace) if spec.namespace != namespace => bail!(
-            "{name}: the pod is in namespace {}, not {namespace}: leave -n out",
+            "{}: the pod is in namespace {}, not {namespace}: leave -n out",
+            name_of(file),
             spec.namespace
         ),
         _ => {}
     }
     Ok(spec)
+}
+
+/// A manifest's mistakes, each in a line of its own that begins with its name.
+pub(super) fn mistakes(name: &str, errors: &SpecErrors) -> anyhow::Error {
+    let mut lines: Vec<String> = errors
+        .errors()
+        .iter()
+        .map(|error| format!("{name}: {error}"))
+        .collect();
+    if errors.more() > 0 {
+        lines.push(format!("{name}: and {} more", errors.more()));
+    }
+    Several::new(lines).into()
+}
+
+/// What is wrong with a pod of that manifest: its mistakes in a line each, anything else as it is.
+pub(super) fn explain(name: &str, error: magik_pri::Error) -> anyhow::Error {
+    match error {
+        magik_pri::Error::Spec(errors) => mistakes(name, &errors),
+        error => error.into(),
+    }
 }
 
 /// The pod that a manifest describes, by namespace and name.

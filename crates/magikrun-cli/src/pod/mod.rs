@@ -13,6 +13,7 @@ mod remove;
 mod run;
 mod stats;
 mod status;
+mod validate;
 mod wait;
 
 use std::{process::ExitCode, slice};
@@ -37,6 +38,9 @@ pub(crate) enum PodCommand {
     /// Run a pod: all of its containers, or nothing of it
     #[command(after_help = run::EXAMPLE)]
     Run(Box<run::RunArgs>),
+    /// Check manifests without running them
+    #[command(after_help = validate::EXAMPLE)]
+    Validate(validate::ValidateArgs),
     /// List pods
     #[command(visible_alias = "ps", after_help = "Example: magikrun pod ls")]
     Ls(list::PodListArgs),
@@ -82,7 +86,7 @@ impl PodCommand {
     /// The pods that are named.
     fn names(&mut self) -> &mut [String] {
         match self {
-            Self::Run(_) | Self::Ls(_) => &mut [],
+            Self::Run(_) | Self::Validate(_) | Self::Ls(_) => &mut [],
             Self::Status(args) => slice::from_mut(&mut args.pod),
             Self::Logs(args) => slice::from_mut(&mut args.pod),
             Self::Exec(args) => slice::from_mut(&mut args.pod),
@@ -112,6 +116,7 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
     let namespace = namespace.as_deref();
     match &command {
         PodCommand::Run(args) => run::run(global, args, namespace).await,
+        PodCommand::Validate(args) => validate::run(global, args, namespace),
         PodCommand::Ls(args) => list::run(global, args, namespace).await,
         PodCommand::Status(args) => status::run(global, args).await,
         PodCommand::Logs(args) => logs::run(global, args).await,

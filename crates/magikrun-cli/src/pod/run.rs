@@ -229,7 +229,10 @@ fn advise(error: magik_pri::Error, args: &RunArgs) -> anyhow::Error {
         magik_pri::Error::NameInUse { .. } if args.file.is_none() => {
             anyhow!("{error}: --name gives another one, --replace deletes the other pod first")
         }
-        other => other.into(),
+        other => match &args.file {
+            Some(file) => manifest::explain(&manifest::name_of(file), other),
+            None => manifest::explain("pod run", other),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 fn wrong_values_are_named_by_path() {
     refused_in_pod(
         r#"
-        hostNetwork: 3 => hostNetwork: invalid type: integer `3`
+        hostNetwork: 3 => hostNetwork: is the number 3, and true or false is wanted
         volumes: [{name: v}, {name: v}] => volumes[1].name: another volume is called v
         volumes: [{name: v, emptyDir: {}, hostPath: {path: /}}] => volumes[0]: is both
         volumes: [{name: v, hostPath: {path: tmp}}] => volumes[0].hostPath.path: "tmp" must be absolute
@@ -26,11 +26,11 @@ fn wrong_values_are_named_by_path() {
     );
     refused_in_container(
         r#"
-        env: [{name: A, value: 8080}] => env[0].value: invalid type: integer `8080`
-        env: {A: b} => env: expected a list
-        env: [A] => env[0]: expected an object
+        env: [{name: A, value: 8080}] => env[0].value: is the number 8080, and text is wanted: write "8080"
+        env: {A: b} => env: is an object, and a list is wanted
+        env: [A] => env[0]: is a string, and an object is wanted
         env: [{name: A=B, value: x}] => env[0].name:
-        command: sh => command: invalid type: string
+        command: sh => command: is a string, and a list is wanted: write ["sh"]
         workingDir: srv => workingDir: "srv" must be absolute
         imagePullPolicy: Sometimes => imagePullPolicy: "Sometimes" is none of
         resources: {limits: {memory: 128m}} => resources.limits.memory: 1 bytes, at least

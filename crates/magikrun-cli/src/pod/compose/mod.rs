@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 pub(super) use self::container::ContainerOptions;
 use self::{container::Another, values::label};
+use super::manifest;
 
 /// The options of a pod; those of its first container are beside them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -83,9 +84,10 @@ impl PodOptions {
         for other in others {
             containers.push(other.options.container(&other.name, &mut volumes)?);
         }
-        let manifest = self.manifest(&name, namespace, containers, volumes);
-        let spec = PodSpec::from_value(manifest.clone())?;
-        Ok(Composed { manifest, spec })
+        let made = self.manifest(&name, namespace, containers, volumes);
+        let spec = PodSpec::from_value(made.clone());
+        let spec = spec.map_err(|errors| manifest::mistakes("pod run", &errors))?;
+        Ok(Composed { manifest: made, spec })
     }
 
     fn manifest(

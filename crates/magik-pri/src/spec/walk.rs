@@ -1,0 +1,209 @@
+//! Every field of a manifest is compared with the [table](super::fields) of those that are supported.
+
+use serde_json::Value;
+
+use super::{
+    SpecError,
+    errors::Problems,
+    fields::{Schema, Shape},
+    parse::describe,
+};
+
+/// Notes every field that is not supported, is missing, or holds something of another type, and takes
+/// those out. Null is absence, as in Kubernetes.
+pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, problems: &mut Problems) {
+    let Value::Object(fields) = value else {
+        problems.add(SpecError::invalid(
+            path,
+            format!("is {}, and an object is wanted", describe(value)),
+        ));
+        *value = Value::Object(serde_json::Map::new());
+        return;
+    };
+    fields.retain(|key, value| {
+        if value.is_null() && (schema.known)().contains(&key.as_str()) {
+            return false;
+        }
+        let path = join(path, key);
+        match schema.supported.iter().find(|(name, _)| name == key) {
+            Some((_, shape)) => field(value, shape, &path, problems),
+            None => {
+                problems.add(refusal(path, key, schema, problems.is_full()));
+                false
+            }
+        }
+    });
+    for name in schema.required.iter().filter(|name| !fields.contains_key(**name)) {
+        problems.add(SpecError::invalid(join(path, name), "is missing"));
+    }
+}
+
+/// Whether the value is of the type; what is in it is checked, too.
+fn field(value: &mut Value, shape: &Shape, path: &str, problems: &mut Problems) -> bool {
+    let wrong = match shape {
+        Shape::Object(schema) => {
+            object(value, schema, path, problems);
+            None
+        }
+        Shape::List(schema) => each(value, path, "a list", |item, path| {
+            object(item, schema, path, problems);
+        }),
+        Shape::Texts => each(value, path, "a list", |item, path| {
+            if let Some(reason) = not_text(item) {
+                problems.add(SpecError::invalid(path, reason));
+                *item = "".into();
+            }
+        }),
+        Shape::Wholes => each(value, path, "a list", |item, path| {
+            if let Some(reason) = not_whole(item) {
+                problems.add(SpecError::invalid(path, reason));
+                *item = 0.into();
+            }
+        }),
+        Shape::Names => names(value, path, problems),
+        Shape::Text => not_text(value),
+        Shape::Whole => not_whole(value),
+        Shape::Port => not_whole(value).or_else(|| {
+            let fits = value.as_i64().is_some_and(|number| i32::try_from(number).is_ok());
+            (!fits).then(|| format!("{value} is not between 1 and 65535"))
+        }),
+        Shape::Flag => (!value.is_boolean()).then(|| {
+            format!(
+                "is {}, and true or false is wanted, without quotes",
+                described(value)
+            )
+        }),
+        Shape::Quantity => {
+            let fits = value.is_string() || value.is_number();
+            (!fits).then(|| {
+                format!(
+                    "is {}, and a quantity is wanted: write 500m, 0.5, 64Mi or the like",
+                    describe(value)
+                )
+            })
+        }
+    };
+    match wrong {
+        Some(reason) => {
+            problems.add(SpecError::invalid(path, reason));
+            false
+        }
+        None => true,
+    }
+}
+
+/// Does it to each item of a list, or says what the value is instead.
+fn each(
+    value: &mut Value,
+    path: &str,
+    wanted: &str,
+    mut check: impl FnMut(&mut Value, &str),
+) -> Option<String> {
+    if let Value::Array(items) = value {
+        for (i, item) in items.iter_mut().enumerate() {
+            check(item, &format!("{path}[{i}]"));
+        }
+        return None;
+    }
+    let example = match value {
+        Value::String(text) if text.chars().count() <= LONGEST => format!(": write [{text:?}]"),
+        _ => String::new(),
+    };
+    Some(format!("is {}, and {wanted} is wanted{example}", describe(value)))
+}
+
+/// An object of texts.
+fn names(value: &mut Value, path: &str, problems: &mut Problems) -> Option<String> {
+    let Value::Object(fields) = value else {
+        return Some(format!("is {}, and an object is wanted", describe(value)));
+    };
+    fields.retain(|key, value| match not_text(value) {
+        Some(_) if value.is_null() => false,
+        Some(reason) => {
+            problems.add(SpecError::invalid(join(path, key), reason));
+            false
+        }
+        None => true,
+    });
+    None
+}
+
+fn not_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_) => None,
+        Value::Number(_) | Value::Bool(_) => Some(format!(
+            "is {}, and text is wanted: write \"{value}\"",
+            described(value)
+        )),
+        _ => Some(format!("is {}, and text is wanted", describe(value))),
+    }
+}
+
+fn not_whole(value: &Value) -> Option<String> {
+    if value.as_i64().is_some() {
+        return None;
+    }
+    let number = value.as_str().and_then(|text| text.parse::<i64>().ok());
+    Some(match number {
+        Some(number) => format!(
+            "is {}, and a number is wanted: write {number}, without quotes",
+            described(value)
+        ),
+        None => format!("is {}, and a whole number is wanted", described(value)),
+    })
+}
+
+/// The longest value that messages repeat, in characters.
+const LONGEST: usize = 40;
+
+/// What it is, and where that is short, its value.
+fn described(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.chars().count() <= LONGEST => format!("the text {text:?}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::Bool(flag) => format!("the boolean {flag}"),
+        other => describe(other).into(),
+    }
+}
+
+/// Why a field is not taken; without a look for the one that was meant where nobody will see it.
+fn refusal(path: String, key: &str, schema: &Schema, unseen: bool) -> SpecError {
+    if let Some((_, why)) = schema.refused.iter().find(|(name, _)| *name == key) {
+        return SpecError::unsupported(path, *why);
+    }
+    if unseen || (schema.known)().contains(&key) {
+        return SpecError::NotSupported { path, why: None };
+    }
+    let near = schema.supported.iter().map(|(name, _)| {
+        (
+            strsim::jaro_winkler(&key.to_lowercase(), &name.to_lowercase()),
+            *name,
+        )
+    });
+    let suggestion = near
+        .filter(|(similarity, _)| *similarity > 0.85)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    SpecError::UnknownField {
+        path,
+        suggestion: suggestion.map(|(_, name)| name.to_owned()),
+    }
+}
+
+/// `path.key`; the key is the manifest's, so it may be anything.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty()
+        && key.len() <= 64
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
+    let key = if plain {
+        key.to_owned()
+    } else {
+        format!("{:?}", key.chars().take(64).collect::<String>())
+    };
+    if path.is_empty() {
+        key
+    } else {
+        format!("{path}.{key}")
+    }
+}
