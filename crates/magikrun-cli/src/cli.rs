@@ -1,6 +1,7 @@
 //! The command line's tree.
 
 use clap::{Parser, Subcommand};
+use magikrun::failure;
 
 use crate::{completions, image, pod, roots::GlobalArgs, system};
 
@@ -18,6 +19,21 @@ pub(crate) struct Cli {
     pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Command {
+    /// Whether the configuration files matter to it.
+    pub(crate) fn is_configured(&self) -> bool {
+        !matches!(self, Self::Completions(_))
+    }
+
+    /// An error of ours, with the exit code that says so where 1 may be a program's own.
+    pub(crate) fn own_failure(&self, error: anyhow::Error) -> anyhow::Error {
+        match self {
+            Self::Pod(args) if args.passes_exit_code() => failure::with_code(failure::OWN_FAILURE, error),
+            _ => error,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,10 +26,7 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["rollout"], "pod restart POD"),
     (&["top"], "pod stats POD"),
     (&["wait"], "pod run --wait -f FILE"),
-    (
-        &["config"],
-        "There is no configuration file; see 'magikrun system info'",
-    ),
+    (&["config"], "system config"),
     // podman and docker
     (&["build"], BUILD),
     (&["commit"], BUILD),

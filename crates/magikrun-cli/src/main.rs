@@ -6,6 +6,7 @@
 
 mod cli;
 mod completions;
+mod config;
 mod habits;
 mod image;
 mod image_limits;
@@ -22,7 +23,7 @@ use std::{env, ffi::OsString, io, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{
-    CommandFactory as _, Parser as _,
+    CommandFactory as _, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use magikrun::failure;
@@ -31,6 +32,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     cli::{Cli, Command},
+    config::Config,
     roots::GlobalArgs,
 };
 
@@ -56,10 +58,18 @@ fn main() -> ExitCode {
 
 /// The commands a person types.
 fn client() -> Result<ExitCode> {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (mut cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return Ok(usage(&error)),
     };
+    if cli.command.is_configured() {
+        let config = Config::load().map_err(|error| cli.command.own_failure(error))?;
+        cli.global.complete(config, &matches);
+    }
     log_to_stderr(&cli.global);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -161,6 +171,8 @@ fn log_to_stderr(global: &GlobalArgs) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -198,7 +210,7 @@ mod tests {
     #[test]
     fn a_habit_is_answered_wherever_options_stand() {
         for (line, expected) in [
-            ("magikrun --root /x images -q", Some("image ls")),
+            ("magikrun --data-dir /x images -q", Some("image ls")),
             ("magikrun pod --debug create web", Some("pod run -f FILE")),
             ("magikrun get -n shop pods", Some("pod ls")),
             ("magikrun frobnicate images", None),

@@ -10,7 +10,7 @@ use magik_pri::RuntimeClass;
 use serde::Serialize;
 
 use crate::{
-    image,
+    config, image,
     output::{self, FormatArg},
     pod::backend,
     roots::GlobalArgs,
@@ -21,6 +21,9 @@ pub(crate) enum SystemCommand {
     /// Show what this host can run, and why not
     #[command(after_help = "Example: magikrun system info --format json")]
     Info(InfoArgs),
+    /// Show the configuration, and where each value comes from
+    #[command(after_help = "Example: magikrun system config -o json")]
+    Config(InfoArgs),
     /// Remove leftovers of crashed pods, and everything that no image needs
     #[command(after_help = "Example: magikrun system prune")]
     Prune(image::PruneArgs),
@@ -35,6 +38,7 @@ pub(crate) struct InfoArgs {
 pub(crate) async fn run(global: &GlobalArgs, command: &SystemCommand) -> Result<()> {
     match command {
         SystemCommand::Info(args) => info(global, args).await,
+        SystemCommand::Config(args) => config::show(global, args.format),
         SystemCommand::Prune(args) => prune(global, args).await,
     }
 }

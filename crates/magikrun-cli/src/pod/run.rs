@@ -6,12 +6,14 @@ use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_image::pull::Progress;
 use magik_pri::{
-    PodRuntime, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
+    PodRuntime, PullPolicy, RunOptions, RuntimeClass,
     status::{Phase, PodReason, PodStatus},
 };
 
 use super::manifest;
-use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
+use crate::{
+    config::Users, failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals,
+};
 
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
@@ -29,7 +31,7 @@ pub(crate) struct RunArgs {
     /// Delete the pod when it is over
     #[arg(long, requires = "wait")]
     rm: bool,
-    /// What isolates the pod [default: its runtimeClassName, else native]
+    /// What isolates the pod [default: its runtimeClassName, else the configured one, else native]
     #[arg(long, value_name = "native|microvm|wasm")]
     runtime: Option<RuntimeClass>,
     /// When to pull images [default: each container's imagePullPolicy]
@@ -39,23 +41,21 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "auto|never",
-        default_value = "auto",
         hide_possible_values = true,
-        hide_default_value = true,
         env = "MAGIKRUN_USER_NAMESPACES",
         hide_env_values = true
     )]
-    user_namespaces: Users,
+    user_namespaces: Option<Users>,
     /// Talk plain HTTP to registries (loopback ones need no such option)
     #[arg(long)]
     http: bool,
 }
 
-/// Which pods get a user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Users {
-    Auto,
-    Never,
+impl RunArgs {
+    /// Whether it waits for the pod's end.
+    pub(super) fn waits(&self) -> bool {
+        self.wait
+    }
 }
 
 /// When to pull an image, in podman's words.
@@ -91,7 +91,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
     let class = args
         .runtime
         .or_else(|| spec.runtime())
-        .unwrap_or(RuntimeClass::Native);
+        .unwrap_or_else(|| global.config.runtime().value);
     if class == RuntimeClass::MicroVm {
         backend::warn_of_emulation(global)?;
     }
@@ -99,12 +99,14 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
     let bars = Arc::new(Bars::new(&format!("starting pod {}", spec.full_name()), false));
     let options = RunOptions {
         runtime_class: Some(class),
-        user_namespaces: match args.user_namespaces {
-            Users::Auto => UserNamespaces::Auto,
-            Users::Never => UserNamespaces::Never,
-        },
+        user_namespaces: args
+            .user_namespaces
+            .unwrap_or_else(|| global.config.user_namespaces().value)
+            .into(),
         pull_policy: args.pull.map(Into::into),
         insecure_registries: args.http,
+        http_registries: global.config.http_registries().value,
+        max_log_size: global.config.log_size().map(|set| set.value),
         image_limits: global.images.limits(),
         pull_timeout: global.images.pull_timeout(),
         progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
