@@ -69,7 +69,6 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["pod", "start"], "pod run -f FILE"),
     (&["pod", "top"], "pod exec POD -- ps"),
     (&["pod", "wait"], "pod run --wait -f FILE"),
-    (&["system", "df"], "image ls"),
 ];
 
 /// The answer to a command line whose command does not exist here.

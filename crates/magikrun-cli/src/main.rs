@@ -10,6 +10,7 @@ mod config;
 mod habits;
 mod image;
 mod image_limits;
+mod manual;
 mod notices;
 mod output;
 mod pod;
@@ -81,10 +82,9 @@ fn client() -> Result<ExitCode> {
             Command::Image(command) => image::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
-            Command::System(command) => system::run(&cli.global, &command)
-                .await
-                .map(|()| ExitCode::SUCCESS),
-            Command::Completions(args) => completions::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
+            Command::System(command) => system::run(&cli.global, &command).await,
+            Command::Completions(args) => completions::run(&args, cli::whole()).map(|()| ExitCode::SUCCESS),
+            Command::Manual(args) => manual::run(&args, &cli::whole()).map(|()| ExitCode::SUCCESS),
         }
     });
     // Nobody waits for threads that are still busy with what was given up.
@@ -128,6 +128,12 @@ fn habit(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> Optio
         .collect();
     let from = args.iter().position(|arg| arg == unknown)?;
     let (known, _) = named_command(args[..from].iter().map(Into::into));
+    // It came here because of an option that an OCI runtime does not have.
+    if known == "magikrun" && cli::oci_commands().iter().any(|c| c.get_name() == unknown) {
+        return Some(format!(
+            "'{unknown}' is an OCI runtime's command, and takes no option of the others before it: see 'magikrun {unknown} --help'"
+        ));
+    }
     let words = known.split(' ').skip(1);
     habits::answer(words.chain(args[from..].iter().map(String::as_str)))
 }

@@ -10,6 +10,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+/// The variables that name the data root: the first that is set counts. The second is the older name.
+pub const DATA_VARIABLES: [&str; 2] = ["MAGIKRUN_DATA_DIR", "MAGIKRUN_ROOT"];
+
+/// The data root that a variable of the environment names.
+#[must_use]
+pub fn data_root_of_environment() -> Option<PathBuf> {
+    let set = DATA_VARIABLES.iter().filter_map(env::var_os);
+    set.map(PathBuf::from).find(|path| !path.as_os_str().is_empty())
+}
+
 /// The data root that was given (`--data-dir`), else the default one; absolute.
 ///
 /// # Errors

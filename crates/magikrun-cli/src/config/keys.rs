@@ -53,7 +53,7 @@ pub(crate) const KEYS: &[Key] = &[
 ];
 
 /// What `--data-dir`'s variable was called first; still read.
-pub(crate) const OLD_DATA_DIR: &str = "MAGIKRUN_ROOT";
+pub(crate) const OLD_DATA_DIR: &str = magikrun::roots::DATA_VARIABLES[1];
 
 /// Which pods get a user namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
