@@ -34,16 +34,18 @@ pub(crate) fn whole() -> clap::Command {
     let mut root = Cli::command();
     // Before they are added: the options of all commands are not theirs.
     root.build();
-    root.subcommands(oci_commands())
+    // Where they are listed like the others, help need not name them once more.
+    root.after_help(EXAMPLE).subcommands(oci_commands())
 }
+
+const EXAMPLE: &str = "Example: magikrun pod run -f web.yaml && magikrun pod logs -f web";
 
 fn after_help() -> String {
     let commands = oci_commands();
     let names: Vec<&str> = commands.iter().map(clap::Command::get_name).collect();
     let (first, second) = names.split_at(names.len().div_ceil(2));
     format!(
-        "OCI runtime commands, as runc has them ('magikrun create --help'):\n  {}\n  {}\n\n\
-         Example: magikrun pod run -f web.yaml && magikrun pod logs -f web",
+        "OCI runtime commands, as runc has them ('magikrun create --help'):\n  {}\n  {}\n\n{EXAMPLE}",
         first.join(" "),
         second.join(" ")
     )

@@ -3,9 +3,15 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Read as _,
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
-use common::{BUSYBOX, Host};
+use common::{BUSYBOX, Host, is_root};
 use serde_json::Value;
 
 /// A configuration file that only its owner may write.
@@ -274,4 +280,83 @@ fn an_oci_command_behind_an_option_that_it_does_not_take_is_told_so() {
     let line = Host::new().run(&["--log-level", "debug", "create", "c"]).fails(2);
     assert!(line.contains("'create' is an OCI runtime's command"), "{line}");
     assert!(line.contains("magikrun create --help"), "{line}");
+}
+
+/// What a registry that is not on loopback hears first.
+#[test]
+fn a_registry_is_spoken_to_in_http_where_the_configuration_says_so() {
+    // No packet is sent: this asks which address would send it.
+    let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    });
+    let Some(own) = own.ok().filter(|own| !own.is_loopback() && !own.is_unspecified()) else {
+        eprintln!("SKIPPED a_registry_is_spoken_to_in_http_where_the_configuration_says_so: no network");
+        return;
+    };
+    let host = Host::new();
+    for (configured, first) in [(true, b'G'), (false, 0x16)] {
+        let listener = TcpListener::bind((own, 0)).unwrap();
+        let registry = listener.local_addr().unwrap().to_string();
+        let heard = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            byte[0]
+        });
+        let mut command = host.command();
+        for proxy in [
+            "http_proxy",
+            "https_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
+            command.env_remove(proxy);
+        }
+        let text = if configured {
+            format!("http-registries = ['{registry}']\n")
+        } else {
+            "http-registries = ['other.example']\n".to_owned()
+        };
+        let path = configure(&host, "config.toml", &text);
+        command
+            .env("MAGIKRUN_CONFIG", path)
+            .args(["image", "pull", "--quiet"]);
+        command.args(["--pull-timeout", "5", &format!("{registry}/a/b:1")]);
+        assert!(!command.output().unwrap().status.success());
+        assert_eq!(heard.join().unwrap(), first, "configured: {configured}");
+    }
+}
+
+#[test]
+fn logs_are_rotated_at_the_configured_size() {
+    if !is_root("logs_are_rotated_at_the_configured_size") {
+        return;
+    }
+    let host = Host::new();
+    let source = host.busybox_layout().reference(BUSYBOX);
+    host.run(&["image", "pull", "--quiet", &source]).ok();
+    let file = host.write(
+        "talker.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: talker}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+         - name: c\n    image: busybox\n    imagePullPolicy: Never\n    \
+         command: [sh, -c, 'i=0; while [ $i -lt 400 ]; do echo line $i of a talker that talks; i=$((i+1)); done']\n",
+    );
+    let mut command = host.command();
+    command
+        .env("MAGIKRUN_LOGS_MAX_SIZE", "8192")
+        .args(["pod", "run", "--wait", "-f", &file]);
+    let id = common::Ran::from(command.output().unwrap()).ok();
+    let logs = host.path("data/pods").join(id.trim()).join("logs");
+    let size = |name: &str| fs::metadata(logs.join(name)).unwrap().len();
+    assert!((1..=8192).contains(&size("c.log")) && (4096..=8192).contains(&size("c.log.1")));
+    let tail = host.run(&["pod", "logs", "talker"]).ok();
+    assert!(
+        tail.ends_with("line 399 of a talker that talks\n") && !tail.contains("line 0 "),
+        "{tail}"
+    );
+    host.run(&["pod", "delete", "talker"]).ok();
+    assert!(!logs.exists());
 }

@@ -1,88 +1,88 @@
 //! How much room directory trees take.
 
-use std::{
-    collections::HashSet,
-    io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path};
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, statat},
     io::Errno,
 };
 
 /// The unit of `st_blocks`, in bytes (stat(2)).
 const BLOCK: u64 = 512;
+/// How deep it is looked: each level takes a descriptor.
+const MAX_DEPTH: usize = 128;
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// The room that a directory and what is in it take on their file system, in bytes, as du(1) counts
 /// it: a file with several names once, and nothing of another file system that is mounted there. One
 /// that does not exist takes none.
 ///
-/// What comes or goes meanwhile may be counted or not. What is nested deeper than a path can name, or
-/// may not be read, is not.
+/// What comes or goes meanwhile may be counted or not. What is nested deeper than 128 directories, or
+/// may not be read, is not. Every step is by descriptor and follows no symlink, and how much memory it
+/// takes does not depend on how many directories there are.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn size(path: &Path) -> io::Result<u64> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = match openat(CWD, path, flags, Mode::empty()) {
+    let top: OwnedFd = match openat(CWD, path, DIRECTORY, Mode::empty()) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(0),
         Err(e) => return Err(e.into()),
     };
-    let mut total = room(&rustix::fs::fstat(&top)?);
+    let stat = rustix::fs::fstat(&top)?;
+    let mut total = room(&stat);
     let mut linked = HashSet::new();
-    let mut todo = vec![PathBuf::new()];
-    while let Some(below) = todo.pop() {
-        let Some(dir) = open(&top, &below)? else { continue };
-        for entry in Dir::read_from(&dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
+    // The directories from the top to the one that is read.
+    let mut open = vec![Dir::new(top)?];
+    while let Some(dir) = open.last_mut() {
+        let Some(entry) = dir.read() else {
+            open.pop();
+            continue;
+        };
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let here = dir.fd()?;
+        let found = match statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            found => found?,
+        };
+        if found.st_dev != stat.st_dev {
+            continue;
+        }
+        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+            if found.st_nlink > 1 && !linked.insert(found.st_ino) {
                 continue;
             }
-            let stat = match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
-                stat => stat?,
-            };
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name.to_bytes());
-                todo.push(below.join(name));
-            } else if stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
-                continue;
-            }
-            total = total.saturating_add(room(&stat));
+            total = total.saturating_add(room(&found));
+            continue;
+        }
+        total = total.saturating_add(room(&found));
+        if open.len() < MAX_DEPTH
+            && let Some(below) = enter(open.last(), &entry)?
+        {
+            open.push(below);
         }
     }
     Ok(total)
 }
 
-fn room(stat: &rustix::fs::Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK)
+fn room(stat: &Stat) -> u64 {
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    blocks.saturating_mul(BLOCK)
 }
 
-/// A directory below the top one, unless it is gone, or none that is counted.
-fn open(top: &OwnedFd, below: &Path) -> Result<Option<OwnedFd>, Errno> {
-    let path = if below.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        below
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
-    loop {
-        match openat2(top, path, flags, Mode::empty(), resolve) {
-            // openat2(2): EAGAIN when a rename elsewhere made the kernel unsure about the path.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(
-                Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG | Errno::ACCESS,
-            ) => return Ok(None),
-            opened => return opened.map(Some),
-        }
+/// A directory in another, unless it is gone or may not be read.
+fn enter(dir: Option<&Dir>, entry: &rustix::fs::DirEntry) -> Result<Option<Dir>, Errno> {
+    let Some(dir) = dir else { return Ok(None) };
+    match openat(dir.fd()?, entry.file_name(), DIRECTORY, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(None),
+        opened => Dir::new(opened?).map(Some),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_deeper_than_a_path_can_name_is_left_out() {
+    fn what_is_nested_too_deep_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at = openat(CWD, dir.path(), flags, Mode::empty()).unwrap();

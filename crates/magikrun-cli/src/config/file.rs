@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     ops::Range,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -137,14 +137,14 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Option<Values>> {
 pub(super) fn text(path: &Path, trust: Trust, limit: u64) -> Result<Option<String>> {
     let user = rustix::process::geteuid().as_raw();
     let name = || path.display().to_string();
-    // A pipe would block before it can be refused.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    // Not opened until it is known to be a file: a pipe would block, and devices do things when they
+    // are opened.
+    let found = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(found) => File::from(found),
         Err(e) if matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(io::Error::from(e)).with_context(name),
     };
-    let meta = file.metadata().with_context(name)?;
+    let meta = found.metadata().with_context(name)?;
     if !meta.is_file() {
         bail!("{}: is no regular file: remove it", path.display());
     }
@@ -166,6 +166,7 @@ pub(super) fn text(path: &Path, trust: Trust, limit: u64) -> Result<Option<Strin
         );
     }
     let mut text = String::new();
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).with_context(name)?;
     let read = file.take(limit + 1).read_to_string(&mut text);
     read.with_context(name)?;
     if text.len() as u64 > limit {

@@ -9,7 +9,7 @@ use super::args::{
 
 /// The options that stand before a command; how they are read is `route.rs`.
 const GLOBALS: &str = "\
-Options that stand before the command: --root DIR (where the state of these containers is; default: oci in the
+Options that stand before the command: --root DIR (the state of these containers; default: oci in the
 state directory), --state-dir DIR, --log FILE, --log-format text|json, --debug, --systemd-cgroup,
 --cgroup-manager cgroupfs|systemd|disabled, --runtime native|krun|wasm";
 
