@@ -26,6 +26,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("zsh", "share/zsh/site-functions/_magikrun"),
     ("fish", "share/fish/vendor_completions.d/magikrun.fish"),
 ];
+/// Where manual pages go, below the prefix, and what those of this program are called.
+const MANUAL: (&str, &str) = ("share/man/man1", "magikrun*.1");
 /// The service of one pod, `magikrun@NAME`; `@MAGIKRUN@` is the program.
 const SERVICE: &str = include_str!("magikrun@.service");
 
@@ -80,7 +82,9 @@ fn installed(prefix: &Path) -> Vec<String> {
     ]
     .into_iter()
     .chain(of_shells)
-    .map(|path| prefix.join(path).display().to_string())
+    .map(|path| prefix.join(path))
+    .chain([prefix.join(MANUAL.0).join(MANUAL.1)])
+    .map(|path| path.display().to_string())
     .collect()
 }
 
@@ -158,6 +162,9 @@ fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()
         let script = cmd!(sh, "{magikrun} completions {shell}").quiet().read()?;
         write(&at(path), script.as_bytes(), 0o644)?;
     }
+    let manual = at(MANUAL.0);
+    fs::create_dir_all(&manual).with_context(|| manual.display().to_string())?;
+    cmd!(sh, "{magikrun} manual --dir {manual}").quiet().run()?;
     let program = prefix.join("bin/magikrun").display().to_string();
     let service = SERVICE.replace("@MAGIKRUN@", &program);
     write(
@@ -248,7 +255,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let binaries = dir.path().join("binaries");
         for program in PROGRAMS {
-            let script = b"#!/bin/sh\necho \"$1 $2\"\n";
+            let script =
+                b"#!/bin/sh\nif [ $1 = manual ]; then echo page > $3/magikrun.1; else echo \"$1 $2\"; fi\n";
             write(&binaries.join(program), script, 0o755).unwrap();
         }
         let root = dir.path().join("root");
@@ -262,12 +270,13 @@ mod tests {
         assert!(linked.ends_with("usr/lib/magikrun/magikrun"), "{linked:?}");
         assert!(linked.with_file_name("magikrun-engine").is_file());
         assert_eq!(read("usr/share/zsh/site-functions/_magikrun"), "completions zsh");
+        assert_eq!(read("usr/share/man/man1/magikrun.1"), "page\n");
         let service = read("usr/lib/systemd/system/magikrun@.service");
         assert!(
             service.contains("ExecStart=/usr/bin/magikrun pod run --wait") && !service.contains("@MAGIKRUN@")
         );
         for path in installed(Path::new("/usr")) {
-            let path = root.join(path.strip_prefix('/').unwrap());
+            let path = root.join(path.strip_prefix('/').unwrap().replace("*.1", ".1"));
             if path.is_dir() {
                 fs::remove_dir_all(path).unwrap();
             } else {

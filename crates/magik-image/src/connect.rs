@@ -20,6 +20,8 @@ pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 pub struct ConnectOptions {
     /// Use plain HTTP. Registries on loopback are tried without TLS first in any case.
     pub insecure_http: bool,
+    /// The registries, `HOST` or `HOST:PORT`, that are spoken to in plain HTTP.
+    pub http_registries: Vec<String>,
     /// Where credentials come from.
     pub auth: AuthSource,
     /// Mirrors, and registries that are elsewhere, insecure or blocked.
@@ -41,6 +43,7 @@ impl ConnectOptions {
     pub fn within(timeout: Duration) -> Self {
         Self {
             insecure_http: false,
+            http_registries: Vec::new(),
             auth: AuthSource::default(),
             registries: RegistriesSource::default(),
             certificates: None,
@@ -69,8 +72,9 @@ impl ConnectOptions {
         deadline: Deadline,
         operation: Operation,
     ) -> Result<Registry> {
+        let host = endpoint.reference.registry();
         let connection = Connection {
-            insecure_http: self.insecure_http,
+            insecure_http: self.insecure_http || self.http_registries.iter().any(|http| http == host),
             auth: self.auth.clone(),
             certificates: self.certificates.clone(),
             idle_timeout: self.idle_timeout,

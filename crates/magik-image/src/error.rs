@@ -137,7 +137,7 @@ pub enum Error {
     },
     /// The store was written by another version of this crate.
     #[error(
-        "image store {root}: its format has the version {found}, this magikrun knows {known}: use the magikrun that wrote it, or another --root",
+        "image store {root}: its format has the version {found}, this magikrun knows {known}: use the magikrun that wrote it, or another data root",
         root = root.display(), known = crate::store::format::VERSION
     )]
     StoreVersion {

@@ -57,5 +57,8 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;
 pub use source::ImageSource;
-pub use store::{Damage, Image, ImageStore, PruneOptions, PruneReport, RemoveReport};
+pub use store::{
+    Damage, Image, ImageStore, ImageUsage, LayerUsage, PruneOptions, PruneReport, RemoveReport, StoreUsage,
+    Usage,
+};
 pub use {magik_cas, oci_spec};

@@ -69,6 +69,25 @@ struct Entry {
     insecure: bool,
     blocked: bool,
     mirrors: Vec<Mirror>,
+    /// The file that says it.
+    file: Option<PathBuf>,
+}
+
+/// What a configuration says of the images whose names begin so, to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The beginning of the names.
+    pub prefix: String,
+    /// What takes the place of the prefix.
+    pub location: String,
+    /// Whether plain HTTP and untrusted certificates are allowed.
+    pub insecure: bool,
+    /// Whether such images may not be had.
+    pub blocked: bool,
+    /// The locations of mirrors, the first to be asked first.
+    pub mirrors: Vec<String>,
+    /// The file that says so; `None`: it was given as text.
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +229,16 @@ impl Registries {
         for remark in remarks {
             tracing::warn!(path = %path.display(), "registries file: {remark}");
         }
-        self.replace(entries);
+        let file = Some(path.to_owned());
+        self.replace(
+            entries
+                .into_iter()
+                .map(|entry| Entry {
+                    file: file.clone(),
+                    ..entry
+                })
+                .collect(),
+        );
         Ok(Some(()))
     }
 
@@ -219,6 +247,18 @@ impl Registries {
             self.entries.retain(|other| other.prefix != entry.prefix);
             self.entries.push(entry);
         }
+    }
+
+    /// What is configured, in the order of the files.
+    pub fn rules(&self) -> impl Iterator<Item = Rule> {
+        self.entries.iter().map(|entry| Rule {
+            prefix: entry.prefix.clone(),
+            location: entry.location.clone(),
+            insecure: entry.insecure,
+            blocked: entry.blocked,
+            mirrors: entry.mirrors.iter().map(|m| m.location.clone()).collect(),
+            file: entry.file.clone(),
+        })
     }
 
     /// Where to get an image, the best place first: mirrors, then where the registry itself is.

@@ -295,3 +295,43 @@ fn compiled_programs_go_with_the_last_image_and_lease_that_have_their_module() {
     assert_eq!(store.remove_images(&[app]).unwrap().programs, 1);
     assert!(kept.iter().all(|path| !path.exists()));
 }
+
+/// The figures are those of prune: what it frees was said to be reclaimable.
+#[test]
+fn usage_counts_what_is_shared_once_and_foretells_what_prune_frees() {
+    let (_dir, store) = store();
+    assert_eq!(store.usage().unwrap(), magik_image::StoreUsage::default());
+    let used = sample(&store, "used");
+    let unused = sample(&store, "unused");
+    store.unpack_blocking(&used, "pod").unwrap();
+    store.unpack_blocking(&unused, "other").unwrap();
+    store.release("other").unwrap();
+    put(&store, b"no image needs this");
+    fs::write(store.cas().tmp_dir().join("ingest-dead"), b"12345").unwrap();
+
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.images.count, usage.images.active), (2, 1));
+    assert_eq!((usage.layers.count, usage.layers.active), (2, 1));
+    let total: u64 = store.cas().list().unwrap().iter().map(|blob| blob.size).sum();
+    assert_eq!(usage.images.size, total);
+    assert_eq!(usage.images.reclaimable, total - used.size());
+    let by_name = |name: &str| usage.image_list.iter().find(|i| i.name.contains(name)).unwrap();
+    assert_eq!(by_name("/used").used_by, ["pod"]);
+    assert!(by_name("unused").used_by.is_empty() && by_name("unused").shared == 0);
+    assert_eq!((usage.temporary.count, usage.temporary.reclaimable), (1, 5));
+    {
+        let _writer = store.cas().lease().unwrap();
+        assert_eq!(store.usage().unwrap().temporary.reclaimable, 0);
+    }
+
+    // Another name for an image shares nothing; another image with its layer does.
+    store.tag(&reference("again"), used.descriptor()).unwrap();
+    assert!(store.usage().unwrap().image_list.iter().all(|i| i.shared == 0));
+
+    let reclaimable = usage.images.reclaimable + usage.layers.reclaimable + usage.temporary.reclaimable;
+    let report = store.prune(PruneOptions { unused_images: true }).unwrap();
+    assert_eq!(report.bytes, reclaimable);
+    let left = store.usage().unwrap();
+    assert_eq!((left.images.reclaimable, left.layers.reclaimable), (0, 0));
+    assert_eq!(left.layers.count, 1);
+}

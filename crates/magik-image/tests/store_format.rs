@@ -60,7 +60,7 @@ fn a_store_of_a_later_version_is_refused_and_not_touched() {
     assert!(matches!(error, Error::StoreVersion { found: 2, .. }), "{error}");
     let text = error.to_string();
     assert!(
-        text.contains("version 2") && text.contains("--root") && !text.contains('\n'),
+        text.contains("version 2") && text.contains("another data root") && !text.contains('\n'),
         "{text}"
     );
     fs::write(dir.path().join("format"), "none\n").unwrap();

@@ -42,6 +42,9 @@ pub struct PodPlan {
     /// Seconds after which the pod is killed and counts as failed (`activeDeadlineSeconds`).
     #[serde(default)]
     pub active_deadline_s: Option<u64>,
+    /// The size at which a container's log is rotated, in bytes; absent: what the init has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_log_size: Option<u64>,
     /// When it is over.
     #[serde(default)]
     pub ends: PodEnd,

@@ -161,6 +161,7 @@ fn plan(dir: &Path) -> PodPlan {
         }],
         grace_period_s: 0,
         active_deadline_s: None,
+        max_log_size: None,
         ends: magik_infra::plan::PodEnd::default(),
         extensions: Vec::new(),
     }

@@ -56,7 +56,7 @@ pub mod wasm;
 pub use changes::{Change, PodChange, Watch};
 pub use error::{Error, Result, Step};
 #[cfg(target_os = "linux")]
-pub use pods::{PodBackend, Pods, Roots};
+pub use pods::{PodBackend, PodUsage, Pods, Roots};
 #[cfg(target_os = "linux")]
 pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};

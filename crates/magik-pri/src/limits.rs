@@ -29,3 +29,6 @@ pub const MAX_EXPANDED_SIZE: usize = 1 << 20;
 pub const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 /// The most bytes of all annotations together, as in Kubernetes.
 pub const MAX_ANNOTATIONS_SIZE: usize = 256 << 10;
+/// The size at which a container's log is rotated, in bytes, unless
+/// [`RunOptions::max_log_size`](crate::RunOptions) says otherwise; the file before is kept.
+pub const MAX_LOG_SIZE: u64 = magik_infra::logs::MAX_LOG_SIZE;

@@ -30,6 +30,10 @@ pub struct RunOptions {
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
     pub insecure_registries: bool,
+    /// The registries (`HOST` or `HOST:PORT`) that are spoken to over plain HTTP.
+    pub http_registries: Vec<String>,
+    /// The size at which a container's log is rotated, in bytes; absent: 10 MiB.
+    pub max_log_size: Option<u64>,
     /// What images may have.
     pub image_limits: magik_image::Limits,
     /// How long the pull of one image may take; absent:

@@ -2,6 +2,8 @@
 
 mod copy;
 mod remove;
+mod size;
 
 pub use copy::copy;
 pub use remove::{remove, remove_some};
+pub use size::size;

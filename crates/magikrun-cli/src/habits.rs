@@ -23,10 +23,7 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["rollout"], "pod restart POD"),
     (&["top"], "pod stats POD"),
     (&["wait"], "pod wait POD"),
-    (
-        &["config"],
-        "There is no configuration file; see 'magikrun system info'",
-    ),
+    (&["config"], "system config"),
     // podman and docker
     (&["build"], BUILD),
     (&["commit"], BUILD),
@@ -66,7 +63,6 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["pod", "prune"], "system prune"),
     (&["pod", "start"], "pod run -f FILE"),
     (&["pod", "top"], "pod exec POD -- ps"),
-    (&["system", "df"], "image ls"),
 ];
 
 /// The answer to a command line whose command does not exist here.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use magik_image::{Error, Limits};
 use magik_pri::parse_quantity;
 
+use crate::config::{Config, Values};
+
 /// The options; they are many and rarely needed, so docs/cli.md tells of them, and whoever needs one.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct LimitArgs {
@@ -29,6 +31,18 @@ pub(crate) struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// Takes from the configuration what no option or variable says.
+    pub(crate) fn complete(&mut self, config: &Config) {
+        let take = |own: &mut Option<u64>, key: fn(&Values) -> Option<u64>| {
+            *own = own.or_else(|| config.file(key).map(|set| set.value));
+        };
+        take(&mut self.max_layer_size, |v| v.max_layer_size);
+        take(&mut self.max_image_size, |v| v.max_image_size);
+        take(&mut self.max_layer_files, |v| v.max_layer_files);
+        let timeout = || config.file(|v| v.pull_timeout).map(|set| set.value);
+        self.pull_timeout = self.pull_timeout.or_else(timeout);
+    }
+
     /// The limits in force.
     pub(crate) fn limits(&self) -> Limits {
         let default = Limits::default();

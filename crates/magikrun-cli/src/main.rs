@@ -6,9 +6,11 @@
 
 mod cli;
 mod completions;
+mod config;
 mod habits;
 mod image;
 mod image_limits;
+mod manual;
 mod notices;
 mod output;
 mod pod;
@@ -22,7 +24,7 @@ use std::{env, ffi::OsString, io, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{
-    CommandFactory as _, Parser as _,
+    CommandFactory as _, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use magikrun::failure;
@@ -31,6 +33,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     cli::{Cli, Command},
+    config::Config,
     roots::GlobalArgs,
 };
 
@@ -56,10 +59,18 @@ fn main() -> ExitCode {
 
 /// The commands a person types.
 fn client() -> Result<ExitCode> {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (mut cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return Ok(usage(&error)),
     };
+    if cli.command.is_configured() {
+        let config = Config::load().map_err(|error| cli.command.own_failure(error))?;
+        cli.global.complete(config, &matches);
+    }
     log_to_stderr(&cli.global);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -71,10 +82,9 @@ fn client() -> Result<ExitCode> {
             Command::Image(command) => image::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
-            Command::System(command) => system::run(&cli.global, &command)
-                .await
-                .map(|()| ExitCode::SUCCESS),
-            Command::Completions(args) => completions::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
+            Command::System(command) => system::run(&cli.global, &command).await,
+            Command::Completions(args) => completions::run(&args, cli::whole()).map(|()| ExitCode::SUCCESS),
+            Command::Manual(args) => manual::run(&args, &cli::whole()).map(|()| ExitCode::SUCCESS),
         }
     });
     // Nobody waits for threads that are still busy with what was given up.
@@ -118,6 +128,12 @@ fn habit(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> Optio
         .collect();
     let from = args.iter().position(|arg| arg == unknown)?;
     let (known, _) = named_command(args[..from].iter().map(Into::into));
+    // It came here because of an option that an OCI runtime does not have.
+    if known == "magikrun" && cli::oci_commands().iter().any(|c| c.get_name() == unknown) {
+        return Some(format!(
+            "'{unknown}' is an OCI runtime's command, and takes no option of the others before it: see 'magikrun {unknown} --help'"
+        ));
+    }
     let words = known.split(' ').skip(1);
     habits::answer(words.chain(args[from..].iter().map(String::as_str)))
 }
@@ -161,6 +177,8 @@ fn log_to_stderr(global: &GlobalArgs) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -198,7 +216,7 @@ mod tests {
     #[test]
     fn a_habit_is_answered_wherever_options_stand() {
         for (line, expected) in [
-            ("magikrun --root /x images -q", Some("image ls")),
+            ("magikrun --data-dir /x images -q", Some("image ls")),
             ("magikrun pod --debug create web", Some("pod run -f FILE")),
             ("magikrun get -n shop pods", Some("pod ls")),
             ("magikrun frobnicate images", None),

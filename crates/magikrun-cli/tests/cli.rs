@@ -15,9 +15,11 @@ fn help_goes_to_stdout_and_names_every_group() {
         "image",
         "system",
         "completions",
-        "--root",
+        "--data-dir",
         "--state-dir",
-        "MAGIKRUN_ROOT",
+        "MAGIKRUN_DATA_DIR",
+        "OCI runtime commands",
+        "checkpoint create delete",
         "Example",
     ] {
         assert!(text.contains(word), "{word}: {text}");
@@ -90,7 +92,9 @@ fn completions_parse() {
     ] {
         let script = host.run(&["completions", shell]).ok();
         assert!(
-            script.contains("port-forward") && script.contains("state-dir"),
+            script.contains("port-forward")
+                && script.contains("state-dir")
+                && script.contains("console-socket"),
             "{shell}"
         );
         let file = host.write(&format!("completion.{shell}"), &script);

@@ -15,6 +15,8 @@ pub mod roots;
 use std::{env, ffi::OsString, process::ExitCode};
 
 pub use engine::ENGINE_BINARY;
+#[cfg(target_os = "linux")]
+pub use oci::commands as oci_commands;
 
 /// What `--version` prints, in runc's form, which Docker and containerd read: exactly three lines.
 pub const VERSION: &str = concat!(

@@ -1,4 +1,6 @@
-//! magikrun's directories: `--root` and `--state-dir`, and their defaults.
+//! magikrun's directories: `--data-dir` and `--state-dir`, and their defaults.
+//!
+//! runc's `--root`, which the OCI commands take, is another thing: where their containers' state is.
 
 use std::{
     env,
@@ -8,7 +10,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The data root that was given (`--root`), else the default one; absolute.
+/// The variables that name the data root: the first that is set counts. The second is the older name.
+pub const DATA_VARIABLES: [&str; 2] = ["MAGIKRUN_DATA_DIR", "MAGIKRUN_ROOT"];
+
+/// The data root that a variable of the environment names.
+#[must_use]
+pub fn data_root_of_environment() -> Option<PathBuf> {
+    let set = DATA_VARIABLES.iter().filter_map(env::var_os);
+    set.map(PathBuf::from).find(|path| !path.as_os_str().is_empty())
+}
+
+/// The data root that was given (`--data-dir`), else the default one; absolute.
 ///
 /// # Errors
 /// None was given, and no variable of the environment says where this user's is.
@@ -17,7 +29,7 @@ pub fn data_root(given: Option<&Path>) -> Result<PathBuf> {
         Some(path) => path.to_owned(),
         None => default_data_root(is_root(), |name| env::var_os(name))?,
     };
-    absolute(&path, "--root")
+    absolute(&path, "--data-dir")
 }
 
 /// The state root that was given (`--state-dir`), else the default one; absolute.
@@ -59,7 +71,7 @@ fn default_data_root(root: bool, get: impl Fn(&str) -> Option<OsString>) -> Resu
     let base = xdg("XDG_DATA_HOME", &get).or_else(|| Some(xdg("HOME", &get)?.join(".local/share")));
     match base {
         Some(base) => Ok(base.join("magikrun")),
-        None => bail!("data root: neither XDG_DATA_HOME nor HOME is set: give --root DIR"),
+        None => bail!("data root: neither XDG_DATA_HOME nor HOME is set: give --data-dir DIR"),
     }
 }
 
@@ -146,7 +158,7 @@ mod tests {
             default_data_root(false, env(&[]))
                 .unwrap_err()
                 .to_string()
-                .contains("--root")
+                .contains("--data-dir")
         );
         let set = env(&[("XDG_RUNTIME_DIR", "/r")]);
         let state = default_state_root(7, set, |_| true);

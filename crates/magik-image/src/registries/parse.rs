@@ -143,6 +143,7 @@ fn entry(raw: RawEntry) -> Result<Entry, String> {
         location,
         insecure: raw.insecure,
         blocked: raw.blocked,
+        file: None,
     })
 }
 

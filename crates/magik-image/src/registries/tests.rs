@@ -165,3 +165,22 @@ fn files_are_read_in_podmans_order() {
         .unwrap_err();
     assert!(named.to_string().contains("none.conf: does not exist"), "{named}");
 }
+
+#[test]
+fn what_is_configured_can_be_shown_with_the_file_that_says_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registries.conf");
+    let text = "[[registry]]\nprefix = 'a.example/x'\nlocation = 'b.example'\ninsecure = true\n\
+        [[registry.mirror]]\nlocation = 'mirror.example'\n";
+    std::fs::write(&file, text).unwrap();
+    let registries = RegistriesSource::File(file.clone()).load().unwrap();
+    let rule = Rule {
+        prefix: "a.example/x".into(),
+        location: "b.example".into(),
+        insecure: true,
+        blocked: false,
+        mirrors: vec!["mirror.example".into()],
+        file: Some(file),
+    };
+    assert_eq!(registries.rules().collect::<Vec<_>>(), [rule]);
+}

@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{ImageStore, remove::Live};
+use super::{ImageStore, remove::Live, usage::Usage};
 use crate::{Error, Result, unpack};
 
 const DIRECTORY: &str = "wasm-cache";
@@ -55,6 +55,46 @@ impl ImageStore {
             .collect();
         let gone = self.gone(names.iter().filter_map(|name| module_of(name)), live)?;
         remove(&cache, &names, &gone).map_err(Error::io(context()))
+    }
+
+    /// What compiled programs take; those whose modules are not `live` are reclaimable.
+    pub(super) fn compiled_usage(&self, live: &Live) -> Result<Usage> {
+        let dir = self.root().join(DIRECTORY);
+        let mut usage = Usage::default();
+        let mut sizes: HashMap<String, u64> = HashMap::new();
+        let entries = match std::fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(usage),
+            entries => entries.map_err(Error::io(format!("list {}", dir.display())))?,
+        };
+        for entry in entries.flatten() {
+            if let (Ok(meta), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) {
+                usage.size += meta.len();
+                sizes.insert(name, meta.len());
+            }
+        }
+        let gone = self.gone(sizes.keys().filter_map(|name| module_of(name)), live)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let context = || Error::io(format!("open {}", dir.display()));
+        let cache = fs::open(&dir, flags, Mode::empty()).map_err(io::Error::from);
+        let cache = cache.map_err(context())?;
+        // What stays of programs that do.
+        let mut kept: HashMap<String, u64> = HashMap::new();
+        for (name, size) in &sizes {
+            let Some(module) = module_of(name) else { continue };
+            usage.count += 1;
+            if gone.contains(module) {
+                continue;
+            }
+            usage.active += 1;
+            kept.insert(name.clone(), *size);
+            if let Some(code) = code_of(&cache, name).map_err(context())? {
+                let code = format!("{code}{CODE_SUFFIX}");
+                let size = sizes.get(&code).copied().unwrap_or(0);
+                kept.insert(code, size);
+            }
+        }
+        usage.reclaimable = usage.size.saturating_sub(kept.values().sum());
+        Ok(usage)
     }
 
     /// Which of these modules no image or lease has.

@@ -7,6 +7,7 @@ mod leases;
 mod prune;
 mod record;
 mod remove;
+mod usage;
 mod verify;
 mod version;
 
@@ -25,6 +26,7 @@ use crate::{Error, Limits, Reference, Result};
 pub use image::{Image, Layer};
 pub use prune::{PruneOptions, PruneReport};
 pub use remove::RemoveReport;
+pub use usage::{ImageUsage, LayerUsage, StoreUsage, Usage};
 pub use verify::Damage;
 
 #[cfg(feature = "registry")]

@@ -309,6 +309,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         containers: CONTAINERS.map(container).to_vec(),
         grace_period_s: 0,
         active_deadline_s: None,
+        max_log_size: None,
         ends: magik_infra::plan::PodEnd::default(),
         extensions: Vec::new(),
     }

@@ -247,7 +247,7 @@ impl Pod {
             return answer(answers, &Err(error));
         };
         container.log.send_replace(false);
-        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
+        let (runtime, size, mounts) = (self.runtime.clone(), self.log_size(), !self.confined);
         let makes_layer = self.before.own_files;
         let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
         let (name, deleting) = (name.to_owned(), self.deleting.clone());

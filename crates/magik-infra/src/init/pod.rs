@@ -160,13 +160,18 @@ impl Pod {
         Ok(())
     }
 
+    /// The size at which a container's log is rotated.
+    pub(super) fn log_size(&self) -> u64 {
+        self.plan.max_log_size.unwrap_or(self.shared.max_log_size)
+    }
+
     pub(super) async fn run_init_container(&mut self, container: &Entry) -> Result<(), LaunchError> {
         let plan = &*container.plan;
         if plan.attach.is_some() {
             let why = "nobody can attach to an init container";
             return Err(LaunchError::container(&plan.name, LaunchStep::Plan, why));
         }
-        let (runtime, size) = (self.runtime.clone(), self.shared.max_log_size);
+        let (runtime, size) = (self.runtime.clone(), self.log_size());
         let created = container::create(&*runtime, container, size, !self.confined).await?;
         let (id, pid) = self.created(plan, created);
         self.start(plan, &id, pid).await?;
@@ -203,7 +208,7 @@ impl Pod {
     /// started.
     pub(super) async fn start_containers(&mut self) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let (runtime, size, mounts) = (self.runtime.clone(), self.shared.max_log_size, !self.confined);
+        let (runtime, size, mounts) = (self.runtime.clone(), self.log_size(), !self.confined);
         let containers = self.shared.containers(Kind::App);
         let jobs = containers.iter();
         let jobs = jobs.map(|container| container::create(&*runtime, container, size, mounts));

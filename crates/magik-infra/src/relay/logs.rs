@@ -11,7 +11,7 @@ use crate::{
     containers,
     error::ControlError,
     guest::Guest,
-    logs::{LineCutter, LogStream, LogWriter, MAX_LOG_SIZE, format_time},
+    logs::{LineCutter, LogStream, LogWriter, format_time},
 };
 
 /// One container's log.
@@ -20,6 +20,8 @@ pub(super) struct Carried {
     pub(super) container: String,
     /// The file on the host.
     pub(super) path: PathBuf,
+    /// The size at which that is rotated, in bytes.
+    pub(super) max_size: u64,
     /// Told when the log grows; `true`: it is complete.
     pub(super) signal: watch::Sender<bool>,
 }
@@ -34,7 +36,7 @@ impl Carried {
     }
 
     async fn copy(&self, guest: &dyn Guest) -> Result<(), ControlError> {
-        let mut writer = LogWriter::open(&self.path, MAX_LOG_SIZE)
+        let mut writer = LogWriter::open(&self.path, self.max_size)
             .map_err(|e| ControlError::Refused(format!("{}: {e}", self.path.display())))?;
         let client = containers::connect(guest).await?;
         let mut output = client.logs_of_all_runs(&self.container).await?;

@@ -169,8 +169,10 @@ impl RemotePod {
     async fn launch_in_guest(&mut self) -> Result<(Arc<ControlClient>, mpsc::Receiver<Event>), ControlError> {
         self.updates.progress(LaunchStep::Boot, "");
         let booted = self.guest.boot(&self.plan).await;
-        let (stream, plan) =
+        let (stream, mut plan) =
             booted.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Boot, &e)))?;
+        // In the guest logs take memory: it has a size of its own for them.
+        plan.max_log_size = None;
         let client = Arc::new(ControlClient::over(stream).await?);
         let mut launch = client.start_sandbox(&plan).await?;
         let early = !self.plan.init_containers.is_empty();
@@ -214,6 +216,7 @@ impl RemotePod {
         let carried = Carried {
             container: plan.name.clone(),
             path: plan.log.clone(),
+            max_size: self.plan.max_log_size.unwrap_or(MAX_LOG_SIZE),
             signal: log,
         };
         let guest = self.guest.clone();

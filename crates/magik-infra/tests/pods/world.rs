@@ -72,6 +72,7 @@ impl World {
             containers: Vec::new(),
             grace_period_s: 1,
             active_deadline_s: None,
+            max_log_size: None,
             ends: magik_infra::plan::PodEnd::default(),
             extensions: Vec::new(),
         };

@@ -148,6 +148,7 @@ impl<'a> PodFiles<'a> {
             containers,
             grace_period_s: self.spec.termination_grace_period.as_secs(),
             active_deadline_s: self.spec.active_deadline.as_ref().map(Duration::as_secs),
+            max_log_size: None,
             ends: magik_infra::plan::PodEnd::default(),
             extensions: Vec::new(),
         })

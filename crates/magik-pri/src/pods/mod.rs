@@ -27,6 +27,7 @@ mod security;
 pub(crate) mod spawn;
 mod store;
 mod sweep;
+mod usage;
 pub(crate) mod users;
 mod watch;
 
@@ -46,7 +47,7 @@ pub(crate) use magik_oci::helper_environment as environment;
 
 #[cfg(feature = "wasm")]
 pub(crate) use self::paths::BUNDLES;
-pub use self::{backend::PodBackend, paths::Roots};
+pub use self::{backend::PodBackend, paths::Roots, usage::PodUsage};
 pub(crate) use self::{
     backend::{Backend, SELF, Start, beside_own_binary},
     cgroup::Hierarchies,
@@ -93,6 +94,15 @@ impl Pods {
         self.backends.retain(|other| other.class() != backend.class());
         self.backends.push(backend);
         self
+    }
+
+    /// The room that each pod takes below the data root: what its containers write, its volumes and
+    /// its logs. Pods of other state roots that use the same data root are among them.
+    ///
+    /// # Errors
+    /// The pods' files cannot be read.
+    pub async fn disk_usage(&self) -> Result<Vec<PodUsage>> {
+        self.with_store(|store| usage::of_pods(&store.paths)).await
     }
 
     /// The backend of a class.

@@ -289,6 +289,10 @@ impl Run {
             ..PullOptions::default()
         };
         options.connect.insecure_http = self.options.insecure_registries;
+        options
+            .connect
+            .http_registries
+            .clone_from(&self.options.http_registries);
         if let Some(timeout) = self.options.pull_timeout {
             options.connect.timeout = timeout;
         }
@@ -323,6 +327,7 @@ impl Run {
     ) -> Result<(PodPlan, UnixStream)> {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
         let (pending, extensions) = (pending.clone(), self.options.extensions.clone());
+        let max_log_size = self.options.max_log_size;
         let launched = blocking(move || {
             let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
             let launch = || {
@@ -330,6 +335,7 @@ impl Run {
                     backend.container(&files, container, image)
                 })?;
                 plan.extensions.clone_from(&extensions);
+                plan.max_log_size = max_log_size;
                 let listeners = publish::listen(&spec)?;
                 let socket = start_init(&store, &*backend, &files, listeners, &pending).map_err(|e| {
                     Failure::new(format!("start the pod init {}: {e}", backend.binary().display()))

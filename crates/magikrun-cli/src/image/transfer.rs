@@ -78,8 +78,9 @@ pub(crate) struct RegistryArgs {
 }
 
 impl RegistryArgs {
-    fn apply(&self, connect: &mut ConnectOptions) {
+    fn apply(&self, connect: &mut ConnectOptions, global: &GlobalArgs) {
         connect.insecure_http = self.http;
+        connect.http_registries = global.config.http_registries().value;
         connect.certificates.clone_from(&self.cert_dir);
     }
 }
@@ -162,7 +163,7 @@ pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
         signature_policy: args.policy.source(),
         ..PullOptions::default()
     };
-    args.registry.apply(&mut options.connect);
+    args.registry.apply(&mut options.connect, global);
     if let Some(timeout) = global.images.pull_timeout() {
         options.connect.timeout = timeout;
     }
@@ -259,7 +260,7 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
         None => bail!("image {}: has no name: give a destination", args.image),
     };
     let mut options = PushOptions::default();
-    args.registry.apply(&mut options.connect);
+    args.registry.apply(&mut options.connect, global);
     let bars = Bars::new(&format!("pushing to {target}"), args.quiet);
     let digest = store.push(&image, target, &options, &bars).await?;
     drop(bars);

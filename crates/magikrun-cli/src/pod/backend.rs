@@ -17,7 +17,8 @@ pub(crate) fn pods(global: &GlobalArgs) -> Result<Box<dyn PodRuntime>> {
     Ok(Box::new(pods))
 }
 
-fn roots(global: &GlobalArgs) -> Result<Roots> {
+/// Where pods are kept.
+pub(crate) fn roots(global: &GlobalArgs) -> Result<Roots> {
     Ok(Roots {
         data: global.data_root()?,
         state: global.state_root()?,

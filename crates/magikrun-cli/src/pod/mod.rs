@@ -33,6 +33,17 @@ pub(crate) struct PodArgs {
     command: PodCommand,
 }
 
+impl PodArgs {
+    /// Whether the exit code is that of a program in the pod.
+    pub(crate) fn passes_exit_code(&self) -> bool {
+        match &self.command {
+            PodCommand::Run(args) => args.waits(),
+            PodCommand::Exec(_) | PodCommand::Attach(_) => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
     /// Run a pod: all of its containers, or nothing of it

@@ -5,13 +5,15 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_pri::{
-    PodRuntime, PodSpec, PullPolicy, RunOptions, RunProgress, RuntimeClass, UserNamespaces,
+    PodRuntime, PodSpec, PullPolicy, RunOptions, RunProgress, RuntimeClass,
     status::{Phase, PodReason, PodStatus},
 };
 use serde_json::Value;
 
 use super::{compose::PodOptions, inspect::Document, logs, manifest};
-use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
+use crate::{
+    config::Users, failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals,
+};
 
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
@@ -67,26 +69,18 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "auto|never",
-        default_value = "auto",
         hide_possible_values = true,
         hide_default_value = true,
         hide_short_help = true,
         env = "MAGIKRUN_USER_NAMESPACES",
         hide_env_values = true
     )]
-    user_namespaces: Users,
+    user_namespaces: Option<Users>,
     /// Talk plain HTTP to registries (loopback ones need no such option)
     #[arg(long, hide_short_help = true)]
     http: bool,
     #[command(flatten)]
     options: PodOptions,
-}
-
-/// Which pods get a user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Users {
-    Auto,
-    Never,
 }
 
 /// When to pull an image, in podman's words.
@@ -118,7 +112,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs, namespace: Option<&
 }
 
 impl RunArgs {
-    fn waits(&self) -> bool {
+    /// Whether it waits for the pod's end.
+    pub(super) fn waits(&self) -> bool {
         self.wait || self.attach || self.rm
     }
 
@@ -141,12 +136,14 @@ impl RunArgs {
     fn run_options(&self, global: &GlobalArgs, class: RuntimeClass, bars: &Arc<Bars>) -> RunOptions {
         RunOptions {
             runtime_class: Some(class),
-            user_namespaces: match self.user_namespaces {
-                Users::Auto => UserNamespaces::Auto,
-                Users::Never => UserNamespaces::Never,
-            },
+            user_namespaces: self
+                .user_namespaces
+                .unwrap_or_else(|| global.config.user_namespaces().value)
+                .into(),
             pull_policy: self.pull.map(Into::into),
             insecure_registries: self.http,
+            http_registries: global.config.http_registries().value,
+            max_log_size: global.config.log_size().map(|set| set.value),
             image_limits: global.images.limits(),
             pull_timeout: global.images.pull_timeout(),
             progress: Some(Arc::clone(bars) as Arc<dyn RunProgress>),
@@ -164,7 +161,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
     let class = args
         .runtime
         .or_else(|| spec.runtime())
-        .unwrap_or(RuntimeClass::Native);
+        .unwrap_or_else(|| global.config.runtime().value);
     if class == RuntimeClass::MicroVm {
         backend::warn_of_emulation(global)?;
     }

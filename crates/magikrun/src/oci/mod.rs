@@ -13,6 +13,7 @@ mod features;
 mod foreground;
 mod keyring;
 mod life;
+mod listing;
 mod log;
 mod notify;
 mod process;
@@ -33,6 +34,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, error::ErrorKind};
 use magik_oci::{ContainerId, Signal};
 
+pub use self::listing::commands;
 use self::{
     args::{
         CheckpointArgs, CreateArgs, DeleteArgs, EventsArgs, ExecArgs, FeaturesArgs, KillArgs, ListArgs,

@@ -4,7 +4,7 @@
 //! program, and answers what the container is to run instead: itself, with the machine code.
 
 use std::{
-    env, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -94,7 +94,7 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 /// Where machine code is kept: with that of pods; for root in a user namespace, who is another user
 /// on the host, with the state.
 fn cache(state: &Path) -> Result<PathBuf> {
-    let given = env::var_os("MAGIKRUN_ROOT").map(PathBuf::from);
+    let given = roots::data_root_of_environment();
     let user_namespace = magik_sys::process::in_user_namespace().unwrap_or(false);
     if given.is_none() && user_namespace && rustix::process::geteuid().is_root() {
         return Ok(state.join(".wasm-cache"));

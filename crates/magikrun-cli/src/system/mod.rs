@@ -1,6 +1,9 @@
 //! `magikrun system …`.
 
-use std::path::PathBuf;
+mod check;
+mod usage;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,7 +13,7 @@ use magik_pri::RuntimeClass;
 use serde::Serialize;
 
 use crate::{
-    image,
+    config, image,
     output::{self, FormatArg},
     pod::backend,
     roots::GlobalArgs,
@@ -21,6 +24,15 @@ pub(crate) enum SystemCommand {
     /// Show what this host can run, and why not
     #[command(after_help = "Example: magikrun system info --format json")]
     Info(InfoArgs),
+    /// Check what is missing on this host, and how to mend it
+    #[command(after_help = check::EXAMPLE)]
+    Check(check::CheckArgs),
+    /// Show what takes room: images, layers, pods
+    #[command(after_help = usage::EXAMPLE)]
+    Df(usage::UsageArgs),
+    /// Show the configuration, and where each value comes from
+    #[command(after_help = "Example: magikrun system config -o json")]
+    Config(InfoArgs),
     /// Remove leftovers of crashed pods, and everything that no image needs
     #[command(after_help = "Example: magikrun system prune")]
     Prune(image::PruneArgs),
@@ -32,11 +44,15 @@ pub(crate) struct InfoArgs {
     format: FormatArg,
 }
 
-pub(crate) async fn run(global: &GlobalArgs, command: &SystemCommand) -> Result<()> {
-    match command {
+pub(crate) async fn run(global: &GlobalArgs, command: &SystemCommand) -> Result<ExitCode> {
+    let done = match command {
+        SystemCommand::Check(args) => return check::run(global, args).await,
+        SystemCommand::Df(args) => usage::run(global, args).await,
         SystemCommand::Info(args) => info(global, args).await,
+        SystemCommand::Config(args) => config::show(global, args.format),
         SystemCommand::Prune(args) => prune(global, args).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// What `info` shows.
