@@ -20,6 +20,9 @@ pub const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 pub struct ConnectOptions {
     /// Use plain HTTP. Registries on loopback are tried without TLS first in any case.
     pub insecure_http: bool,
+    /// Whether certificates are checked, instead of what registries.conf says: `true` also for
+    /// registries on loopback, and never plain HTTP; `false` takes any certificate, or plain HTTP.
+    pub tls_verify: Option<bool>,
     /// Where credentials come from.
     pub auth: AuthSource,
     /// Mirrors, and registries that are elsewhere, insecure or blocked.
@@ -41,6 +44,7 @@ impl ConnectOptions {
     pub fn within(timeout: Duration) -> Self {
         Self {
             insecure_http: false,
+            tls_verify: None,
             auth: AuthSource::default(),
             registries: RegistriesSource::default(),
             certificates: None,
@@ -53,25 +57,34 @@ impl ConnectOptions {
     /// Where an image is, or goes: the best place first.
     pub(crate) async fn endpoints(&self, image: &Reference, operation: Operation) -> Result<Vec<Endpoint>> {
         let (source, image) = (self.registries.clone(), image.clone());
-        crate::background::blocking(move || {
+        let mut endpoints = crate::background::blocking(move || {
             let registries = source.load().map_err(Error::Registries)?;
             Ok(match operation {
                 Operation::Pull => registries.endpoints(&image)?,
-                Operation::Push => vec![registries.destination(&image)?],
+                Operation::Push | Operation::Login => vec![registries.destination(&image)?],
             })
         })
-        .await
+        .await?;
+        if let Some(verify) = self.tls_verify {
+            for endpoint in &mut endpoints {
+                endpoint.insecure = !verify;
+            }
+        }
+        Ok(endpoints)
     }
 
+    /// A connection to a place where `image` is, or goes.
     pub(crate) async fn connect(
         &self,
+        image: &Reference,
         endpoint: &Endpoint,
         deadline: Deadline,
         operation: Operation,
     ) -> Result<Registry> {
         let connection = Connection {
             insecure_http: self.insecure_http,
-            auth: self.auth.clone(),
+            always_verify: self.tls_verify == Some(true),
+            auth: self.auth.at(&endpoint.reference, image),
             certificates: self.certificates.clone(),
             idle_timeout: self.idle_timeout,
             deadline,
