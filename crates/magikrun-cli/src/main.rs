@@ -4,11 +4,13 @@
 //! nothing opened: [`main`] looks for them before anything else.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod ask;
 mod cli;
 mod completions;
 mod habits;
 mod image;
 mod image_limits;
+mod login;
 mod notices;
 mod output;
 mod pod;
@@ -74,6 +76,8 @@ fn client() -> Result<ExitCode> {
             Command::System(command) => system::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
+            Command::Login(args) => login::login(&args).await.map(|()| ExitCode::SUCCESS),
+            Command::Logout(args) => login::logout(&args).await.map(|()| ExitCode::SUCCESS),
             Command::Completions(args) => completions::run(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
         }
     });
