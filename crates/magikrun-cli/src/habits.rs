@@ -32,7 +32,8 @@ const HABITS: &[(&[&str], &str)] = &[
     // podman and docker
     (&["build"], BUILD),
     (&["commit"], BUILD),
-    (&["history"], "image inspect IMAGE"),
+    (&["diff"], "image diff IMAGE"),
+    (&["history"], "image history IMAGE"),
     (&["images"], "image ls"),
     (&["import"], "image load FILE"),
     (&["info"], "system info"),
@@ -54,7 +55,6 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["tag"], "image tag IMAGE NAME"),
     (&["version"], "--version"),
     (&["image", "build"], BUILD),
-    (&["image", "history"], "image inspect IMAGE"),
     (&["image", "import"], "image load FILE"),
     (&["image", "list"], "image ls"),
     (&["image", "mount"], "image unpack IMAGE DIR"),

@@ -1,5 +1,6 @@
 //! `magikrun image …`.
 
+mod history;
 mod list;
 mod maintain;
 mod registry;
@@ -14,7 +15,7 @@ use magik_image::ImageStore;
 
 pub(crate) use self::{
     maintain::{PruneArgs, pruned},
-    registry::TrustArgs,
+    registry::{RegistryArgs, TrustArgs},
 };
 use crate::{output::ListArgs, roots::GlobalArgs};
 
@@ -29,6 +30,12 @@ pub(crate) enum ImageCommand {
     /// Show an image: digest, platform, configuration, layers
     #[command(after_help = "Example: magikrun image inspect nginx --format json")]
     Inspect(list::InspectArgs),
+    /// Show how an image was made
+    #[command(after_help = "Example: magikrun image history --no-trunc nginx")]
+    History(history::HistoryArgs),
+    /// Show which files differ between two images, or an image and its parent
+    #[command(after_help = history::DIFF_EXAMPLE)]
+    Diff(history::DiffArgs),
     /// Load images from a file, a directory or standard input
     #[command(after_help = transfer::LOAD_EXAMPLE)]
     Load(transfer::LoadArgs),
@@ -68,6 +75,8 @@ async fn run_command(global: &GlobalArgs, command: &ImageCommand) -> Result<()> 
         ImageCommand::Pull(args) => transfer::pull(global, args).await,
         ImageCommand::Ls(args) => list::list(global, args),
         ImageCommand::Inspect(args) => list::inspect(global, args).await,
+        ImageCommand::History(args) => history::history(global, args).await,
+        ImageCommand::Diff(args) => history::diff(global, args).await,
         ImageCommand::Load(args) => transfer::load(global, args).await,
         ImageCommand::Save(args) => send::save(global, args).await,
         ImageCommand::Push(args) => send::push(global, args).await,

@@ -67,6 +67,11 @@ impl RegistryArgs {
         }
     }
 
+    /// Whether a user is named for this command.
+    pub(crate) const fn has_credentials(&self) -> bool {
+        self.creds.is_some()
+    }
+
     /// Sets the options; may ask for a password.
     pub(crate) async fn apply(&self, connect: &mut ConnectOptions) -> Result<()> {
         self.trust.apply(connect);

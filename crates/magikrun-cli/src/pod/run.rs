@@ -1,17 +1,23 @@
 //! `pod run`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use magik_image::pull::Progress;
+use magik_image::{
+    Reference,
+    connect::ConnectOptions,
+    pull::{IMAGE_PULL_TIMEOUT, Progress},
+};
 use magik_pri::{
-    PodRuntime, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
+    PodRuntime, PodSpec, PullPolicy, RunOptions, RuntimeClass, UserNamespaces,
     status::{Phase, PodReason, PodStatus},
 };
 
 use super::manifest;
-use crate::{failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals};
+use crate::{
+    failure, image::RegistryArgs, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals,
+};
 
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
@@ -46,9 +52,8 @@ pub(crate) struct RunArgs {
         hide_env_values = true
     )]
     user_namespaces: Users,
-    /// Talk plain HTTP to registries (loopback ones need no such option)
-    #[arg(long)]
-    http: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 /// Which pods get a user namespace.
@@ -104,7 +109,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
             Users::Never => UserNamespaces::Never,
         },
         pull_policy: args.pull.map(Into::into),
-        insecure_registries: args.http,
+        connect: Some(connect(&spec, &args.registry).await?),
         image_limits: global.images.limits(),
         pull_timeout: global.images.pull_timeout(),
         progress: Some(Arc::clone(&bars) as Arc<dyn Progress>),
@@ -130,6 +135,25 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         runtime.delete_pod(&end.id, true).await?;
     }
     exit_code(&end)
+}
+
+/// How registries are reached. Who writes a manifest may not choose which registry sees a password.
+async fn connect(spec: &PodSpec, args: &RegistryArgs) -> Result<ConnectOptions> {
+    if args.has_credentials() {
+        let images = spec.all_containers().filter_map(|c| c.image.reference());
+        let registries: BTreeSet<&str> = images.map(Reference::registry).collect();
+        if registries.len() > 1 {
+            let registries: Vec<&str> = registries.into_iter().collect();
+            bail!(
+                "pod {}: --creds is for one registry, and its images are of several ({}): 'magikrun login' to each",
+                spec.full_name(),
+                registries.join(", ")
+            );
+        }
+    }
+    let mut connect = ConnectOptions::within(IMAGE_PULL_TIMEOUT);
+    args.apply(&mut connect).await?;
+    Ok(connect)
 }
 
 /// Waits for the pod's end. The first signal stops the pod as `pod stop` does, the second one kills it.
