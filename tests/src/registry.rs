@@ -19,17 +19,41 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Who may use a registry [with a password](Self::with_password).
+    pub const USER: &str = "magik";
+    /// The password of [`USER`](Self::USER).
+    pub const PASSWORD: &str = "secret";
+
     /// Starts it on `port` of 127.0.0.1, storing below `dir`. In a test's own network namespace every port is free.
     ///
     /// # Panics
     /// If docker-registry is not installed or does not answer.
     #[must_use]
     pub fn start(dir: &Path, port: u16) -> Self {
+        Self::serve(dir, port, "")
+    }
+
+    /// The same for [`USER`](Self::USER) with [`PASSWORD`](Self::PASSWORD) only.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn with_password(dir: &Path, port: u16) -> Self {
+        fs::create_dir_all(dir).expect("registry directory");
+        let file = dir.join("htpasswd");
+        // As `htpasswd -B` writes it.
+        let text = "magik:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+        fs::write(&file, text).expect("htpasswd");
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
+        Self::serve(dir, port, &auth)
+    }
+
+    fn serve(dir: &Path, port: u16, auth: &str) -> Self {
         fs::create_dir_all(dir).expect("registry directory");
         let address = format!("127.0.0.1:{port}");
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n{auth}",
             dir.join("data").display()
         );
         let file = dir.join("config.yml");

@@ -8,8 +8,12 @@
 //!
 //! Within a file the order is: the registry's credential helper (`credHelpers`), the most specific
 //! key of `auths` (`registry/namespace/repository`, …; containers-auth.json(5)), `credsStore`.
+//!
+//! [`LoginFile`] writes such a file, as `podman login` and `docker login` do.
 
 mod helper;
+mod key;
+mod login;
 
 use std::{
     collections::HashMap,
@@ -20,6 +24,10 @@ use std::{
 use base64::{Engine as _, alphabet, engine::general_purpose};
 use serde::Deserialize;
 
+pub use self::{
+    key::{AuthKey, InvalidAuthKey},
+    login::LoginFile,
+};
 use crate::{
     Reference, bounded,
     environment::{Variables, config_home, variable},
@@ -119,6 +127,17 @@ impl AuthSource {
         }
         Ok(Credential::Anonymous)
     }
+
+    /// What to show at `place`, which has `image`: what was given for the image's registry is
+    /// not for its mirrors.
+    pub(crate) fn at(&self, place: &Reference, image: &Reference) -> Self {
+        match self {
+            Self::Given(given) if *given != Credential::Anonymous && place.registry() != image.registry() => {
+                Self::Default
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// The files in the order they are asked; `env` gives the variables of the environment.
@@ -191,29 +210,13 @@ impl AuthFile {
         if text.is_empty() {
             return Ok(None);
         }
-        // serde_json's messages quote values of the wrong type: only the place is passed on.
-        let parsed = serde_json::from_slice(&text);
-        parsed.map(Some).map_err(|e| {
-            bad(format!(
-                "is not what docker or podman write (line {}, column {})",
-                e.line(),
-                e.column()
-            ))
-        })
+        parse(path, &text).map(Some)
     }
 
     async fn credential(&self, path: &Path, reference: &Reference) -> Result<Option<Credential>, AuthError> {
         let registry = reference.registry();
-        let server = if registry == DEFAULT_REGISTRY {
-            DOCKER_HUB_KEY
-        } else {
-            registry
-        };
-        let for_registry = self
-            .cred_helpers
-            .get(registry)
-            .or_else(|| self.cred_helpers.get(server));
-        if let Some(helper) = for_registry.filter(|helper| !helper.is_empty()) {
+        let server = server_of(registry);
+        if let Some(helper) = self.helper_of(registry) {
             return helper::get(helper, server).await;
         }
         if let Some((key, entry)) = self.entry(reference)
@@ -230,6 +233,13 @@ impl AuthFile {
         }
     }
 
+    /// The credential helper of a registry.
+    fn helper_of(&self, registry: &str) -> Option<&str> {
+        let named = self.cred_helpers.get(registry);
+        let named = named.or_else(|| self.cred_helpers.get(server_of(registry)));
+        named.map(String::as_str).filter(|helper| !helper.is_empty())
+    }
+
     /// The most specific key of `auths` for the repository.
     fn entry(&self, reference: &Reference) -> Option<(&String, &Entry)> {
         let registry = reference.registry();
@@ -243,17 +253,42 @@ impl AuthFile {
             prefix = key.rsplit_once('/').map(|(shorter, _)| shorter);
         }
         // docker writes `https://registry/v1/` for some.
-        self.auths.iter().find(|(key, _)| {
-            let host = key
-                .strip_prefix("https://")
-                .or_else(|| key.strip_prefix("http://"));
-            let host = host.map(|rest| rest.split('/').next().unwrap_or(rest));
-            match host {
-                Some("index.docker.io" | "registry-1.docker.io") => registry == DEFAULT_REGISTRY,
-                Some(host) => host == registry,
-                None => *key == "index.docker.io" && registry == DEFAULT_REGISTRY,
-            }
-        })
+        self.auths.iter().find(|(key, _)| is_dockers_key(key, registry))
+    }
+}
+
+/// Reads the JSON of an auth file.
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, AuthError> {
+    // serde_json's messages quote values of the wrong type: only the place is passed on.
+    serde_json::from_slice(text).map_err(|e| AuthError::File {
+        path: path.to_owned(),
+        reason: format!(
+            "is not what docker or podman write (line {}, column {})",
+            e.line(),
+            e.column()
+        ),
+    })
+}
+
+/// What docker's files and helpers call a registry.
+fn server_of(registry: &str) -> &str {
+    if registry == DEFAULT_REGISTRY {
+        DOCKER_HUB_KEY
+    } else {
+        registry
+    }
+}
+
+/// Whether a key of `auths` is docker's for a registry, in a form that is not its name.
+fn is_dockers_key(key: &str, registry: &str) -> bool {
+    let host = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"));
+    let host = host.map(|rest| rest.split('/').next().unwrap_or(rest));
+    match host {
+        Some("index.docker.io" | "registry-1.docker.io") => registry == DEFAULT_REGISTRY,
+        Some(host) => host == registry,
+        None => key == "index.docker.io" && registry == DEFAULT_REGISTRY,
     }
 }
 

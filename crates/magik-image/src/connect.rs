@@ -22,6 +22,9 @@ pub struct ConnectOptions {
     pub insecure_http: bool,
     /// The registries, `HOST` or `HOST:PORT`, that are spoken to in plain HTTP.
     pub http_registries: Vec<String>,
+    /// Whether certificates are checked, instead of what registries.conf says: `true` also for
+    /// registries on loopback, and never plain HTTP; `false` takes any certificate, or plain HTTP.
+    pub tls_verify: Option<bool>,
     /// Where credentials come from.
     pub auth: AuthSource,
     /// Mirrors, and registries that are elsewhere, insecure or blocked.
@@ -44,6 +47,7 @@ impl ConnectOptions {
         Self {
             insecure_http: false,
             http_registries: Vec::new(),
+            tls_verify: None,
             auth: AuthSource::default(),
             registries: RegistriesSource::default(),
             certificates: None,
@@ -56,18 +60,26 @@ impl ConnectOptions {
     /// Where an image is, or goes: the best place first.
     pub(crate) async fn endpoints(&self, image: &Reference, operation: Operation) -> Result<Vec<Endpoint>> {
         let (source, image) = (self.registries.clone(), image.clone());
-        crate::background::blocking(move || {
+        let mut endpoints = crate::background::blocking(move || {
             let registries = source.load().map_err(Error::Registries)?;
             Ok(match operation {
                 Operation::Pull => registries.endpoints(&image)?,
-                Operation::Push => vec![registries.destination(&image)?],
+                Operation::Push | Operation::Login => vec![registries.destination(&image)?],
             })
         })
-        .await
+        .await?;
+        if let Some(verify) = self.tls_verify {
+            for endpoint in &mut endpoints {
+                endpoint.insecure = !verify;
+            }
+        }
+        Ok(endpoints)
     }
 
+    /// A connection to a place where `image` is, or goes.
     pub(crate) async fn connect(
         &self,
+        image: &Reference,
         endpoint: &Endpoint,
         deadline: Deadline,
         operation: Operation,
@@ -75,7 +87,8 @@ impl ConnectOptions {
         let host = endpoint.reference.registry();
         let connection = Connection {
             insecure_http: self.insecure_http || self.http_registries.iter().any(|http| http == host),
-            auth: self.auth.clone(),
+            always_verify: self.tls_verify == Some(true),
+            auth: self.auth.at(&endpoint.reference, image),
             certificates: self.certificates.clone(),
             idle_timeout: self.idle_timeout,
             deadline,

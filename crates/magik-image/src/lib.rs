@@ -3,7 +3,7 @@
 //!
 //! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images.
 //! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack;
-//!   [`ImageStore::unpack_flat`] makes one flat root filesystem.
+//!   [`ImageStore::unpack_flat`] makes one flat root filesystem; [`ImageStore::changes`] compares.
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
 //! - [`limits`] bounds everything that comes from outside, while it streams.
 //!
@@ -61,4 +61,5 @@ pub use store::{
     Damage, Image, ImageStore, ImageUsage, LayerUsage, PruneOptions, PruneReport, RemoveReport, StoreUsage,
     Usage,
 };
+pub use unpack::{Change, ChangeKind, MAX_CHANGES};
 pub use {magik_cas, oci_spec};

@@ -66,7 +66,9 @@ impl ImageStore {
         for endpoint in connect.endpoints(target, Operation::Push).await? {
             let push = Push {
                 store: self,
-                registry: connect.connect(&endpoint, deadline, Operation::Push).await?,
+                registry: connect
+                    .connect(target, &endpoint, deadline, Operation::Push)
+                    .await?,
                 progress,
             };
             push.blobs(image, connect.concurrency.get()).await?;

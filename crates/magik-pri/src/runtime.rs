@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use magik_image::pull::Progress;
+use magik_image::{connect::ConnectOptions, pull::Progress};
 use magik_infra::{
     EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, status::PodStatus,
 };
@@ -30,10 +30,12 @@ pub struct RunOptions {
     pub pull_policy: Option<PullPolicy>,
     /// Registries may be spoken to over plain HTTP; loopback ones are in any case.
     pub insecure_registries: bool,
-    /// The registries (`HOST` or `HOST:PORT`) that are spoken to over plain HTTP.
-    pub http_registries: Vec<String>,
     /// The size at which a container's log is rotated, in bytes; absent: 10 MiB.
     pub max_log_size: Option<u64>,
+    /// How registries are reached, where the defaults and
+    /// [`insecure_registries`](Self::insecure_registries) are not meant. Credentials in it are
+    /// shown to the registries of all images of the pod.
+    pub connect: Option<ConnectOptions>,
     /// What images may have.
     pub image_limits: magik_image::Limits,
     /// How long the pull of one image may take; absent:

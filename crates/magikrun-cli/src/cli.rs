@@ -3,7 +3,7 @@
 use clap::{CommandFactory as _, Parser, Subcommand};
 use magikrun::failure;
 
-use crate::{completions, image, manual, pod, roots::GlobalArgs, system};
+use crate::{completions, image, login, manual, pod, roots::GlobalArgs, system};
 
 /// Run Kubernetes pods and OCI containers
 #[derive(Debug, Parser)]
@@ -72,10 +72,16 @@ pub(crate) enum Command {
     Pod(Box<pod::PodArgs>),
     /// Pull, import, look at and unpack images
     #[command(subcommand)]
-    Image(image::ImageCommand),
+    Image(Box<image::ImageCommand>),
     /// What this host can run, and cleaning up
     #[command(subcommand)]
     System(system::SystemCommand),
+    /// Log in to a registry
+    #[command(after_help = login::LOGIN_EXAMPLE)]
+    Login(login::LoginArgs),
+    /// Forget the credentials for a registry
+    #[command(after_help = login::LOGOUT_EXAMPLE)]
+    Logout(login::LogoutArgs),
     /// Print a completion script
     #[command(after_help = completions::EXAMPLE)]
     Completions(completions::CompletionsArgs),

@@ -1,9 +1,8 @@
 //! What people type who know podman, docker or kubectl, and what does it here.
 
-/// The answers to more than one of them.
+/// The answer to more than one of them.
 const BUILD: &str =
     "Images are built by others: podman build, buildah or docker build; then 'magikrun image load'";
-const LOGIN: &str = "Credentials are those of podman login and docker login";
 
 /// Words of theirs, and the answer: a command of ours, or, where it begins with a capital, a sentence.
 const HABITS: &[(&[&str], &str)] = &[
@@ -27,16 +26,15 @@ const HABITS: &[(&[&str], &str)] = &[
     // podman and docker
     (&["build"], BUILD),
     (&["commit"], BUILD),
-    (&["history"], "image inspect IMAGE"),
+    (&["diff"], "image diff IMAGE"),
+    (&["history"], "image history IMAGE"),
     (&["images"], "image ls"),
-    (&["import"], "image load -i FILE"),
+    (&["import"], "image load FILE"),
     (&["info"], "system info"),
     (&["inspect"], "pod inspect POD' or 'magikrun image inspect IMAGE"),
     (&["kube", "down"], "pod delete --force -f FILE"),
     (&["kube"], "pod run -f FILE"),
-    (&["load"], "image load -i FILE"),
-    (&["login"], LOGIN),
-    (&["logout"], LOGIN),
+    (&["load"], "image load FILE"),
     (&["play"], "pod run -f FILE"),
     (&["pods"], "pod ls"),
     (&["port"], "pod status POD"),
@@ -51,8 +49,7 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["tag"], "image tag IMAGE NAME"),
     (&["version"], "--version"),
     (&["image", "build"], BUILD),
-    (&["image", "history"], "image inspect IMAGE"),
-    (&["image", "import"], "image load -i FILE"),
+    (&["image", "import"], "image load FILE"),
     (&["image", "list"], "image ls"),
     (&["image", "mount"], "image unpack IMAGE DIR"),
     (&["image", "remove"], "image rm IMAGE"),

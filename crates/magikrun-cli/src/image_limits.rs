@@ -79,6 +79,7 @@ impl LimitArgs {
         if meant.is_empty() {
             return error;
         }
-        anyhow::anyhow!("{error}: {} raises it", meant.join(" or "))
+        let said = magikrun::failure::chain(&error);
+        anyhow::anyhow!("{said}: {} raises it", meant.join(" or "))
     }
 }

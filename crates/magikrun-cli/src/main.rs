@@ -4,12 +4,14 @@
 //! nothing opened: [`main`] looks for them before anything else.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod ask;
 mod cli;
 mod completions;
 mod config;
 mod habits;
 mod image;
 mod image_limits;
+mod login;
 mod manual;
 mod notices;
 mod output;
@@ -85,6 +87,8 @@ fn client() -> Result<ExitCode> {
             Command::System(command) => system::run(&cli.global, &command).await,
             Command::Completions(args) => completions::run(&args, cli::whole()).map(|()| ExitCode::SUCCESS),
             Command::Manual(args) => manual::run(&args, &cli::whole()).map(|()| ExitCode::SUCCESS),
+            Command::Login(args) => login::login(&cli.global, &args).await.map(|()| ExitCode::SUCCESS),
+            Command::Logout(args) => login::logout(&args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     // Nobody waits for threads that are still busy with what was given up.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, process::Stdio, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{AuthError, Credential};
@@ -23,17 +23,82 @@ struct Answer {
     secret: String,
 }
 
+/// What a helper is told to keep.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Kept<'a> {
+    #[serde(rename = "ServerURL")]
+    server: &'a str,
+    username: &'a str,
+    secret: &'a str,
+}
+
 /// Asks `docker-credential-<helper>` for the credentials of `server`; `None` if it has none.
 pub(super) async fn get(helper: &str, server: &str) -> Result<Option<Credential>, AuthError> {
     get_in(None, helper, server).await
 }
 
-/// The same with another `PATH` for the helper.
-async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Option<Credential>, AuthError> {
-    let failed = |reason: String| AuthError::Helper {
+/// Gives it credentials to keep.
+pub(super) async fn store(
+    helper: &str,
+    server: &str,
+    username: &str,
+    password: &str,
+) -> Result<(), AuthError> {
+    let kept = Kept {
+        server,
+        username,
+        secret: password,
+    };
+    let kept = serde_json::to_vec(&kept).map_err(|e| failure(helper, e.to_string()))?;
+    call(None, helper, "store", &kept).await.map(drop)
+}
+
+/// Makes it forget what it has for `server`; whether it had something.
+pub(super) async fn erase(helper: &str, server: &str) -> Result<bool, AuthError> {
+    if get(helper, server).await?.is_none() {
+        return Ok(false);
+    }
+    let erased = call(None, helper, "erase", server.as_bytes()).await?;
+    Ok(erased.is_some())
+}
+
+fn failure(helper: &str, reason: String) -> AuthError {
+    AuthError::Helper {
         helper: helper.to_owned(),
         reason,
+    }
+}
+
+/// [`get`] with another `PATH` for the helper.
+async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Option<Credential>, AuthError> {
+    let Some(stdout) = call(path, helper, "get", server.as_bytes()).await? else {
+        return Ok(None);
     };
+    // Its answer holds the secret: nothing of it goes into the message.
+    let answer: Answer = serde_json::from_slice(&stdout).map_err(|_| {
+        failure(
+            helper,
+            "its answer is not the JSON that the protocol asks for".into(),
+        )
+    })?;
+    Ok(Some(match answer.username.as_str() {
+        TOKEN_USER => Credential::IdentityToken(answer.secret),
+        _ => Credential::Basic {
+            username: answer.username,
+            password: answer.secret,
+        },
+    }))
+}
+
+/// Runs a helper and returns what it prints; `None` if it says that it knows no such server.
+async fn call(
+    path: Option<&OsStr>,
+    helper: &str,
+    action: &str,
+    input: &[u8],
+) -> Result<Option<Vec<u8>>, AuthError> {
+    let failed = |reason: String| failure(helper, reason);
     // The name comes from a file: it must not reach beyond PATH.
     if !helper
         .bytes()
@@ -43,7 +108,7 @@ async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Opti
             "the name may hold only letters, digits, '-', '_' and '.'".into(),
         ));
     }
-    let asked = tokio::time::timeout(TIMEOUT, ask(path, helper, server)).await;
+    let asked = tokio::time::timeout(TIMEOUT, ask(path, helper, action, input)).await;
     let (success, stdout, stderr) = asked
         .map_err(|_| failed(format!("did not answer within {} s", TIMEOUT.as_secs())))?
         .map_err(|e| failed(e.to_string()))?;
@@ -54,25 +119,21 @@ async fn get_in(path: Option<&OsStr>, helper: &str, server: &str) -> Result<Opti
         }
         return Err(failed(crate::one_line::one_line(&said)));
     }
-    // Its answer holds the secret: nothing of it goes into the message.
-    let answer: Answer = serde_json::from_slice(&stdout)
-        .map_err(|_| failed("its answer is not the JSON that the protocol asks for".into()))?;
-    Ok(Some(match answer.username.as_str() {
-        TOKEN_USER => Credential::IdentityToken(answer.secret),
-        _ => Credential::Basic {
-            username: answer.username,
-            password: answer.secret,
-        },
-    }))
+    Ok(Some(stdout))
 }
 
-async fn ask(path: Option<&OsStr>, helper: &str, server: &str) -> std::io::Result<(bool, Vec<u8>, Vec<u8>)> {
+async fn ask(
+    path: Option<&OsStr>,
+    helper: &str,
+    action: &str,
+    input: &[u8],
+) -> std::io::Result<(bool, Vec<u8>, Vec<u8>)> {
     let mut command = tokio::process::Command::new(format!("docker-credential-{helper}"));
     if let Some(path) = path {
         command.env("PATH", path);
     }
     let mut child = command
-        .arg("get")
+        .arg(action)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -80,7 +141,7 @@ async fn ask(path: Option<&OsStr>, helper: &str, server: &str) -> std::io::Resul
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper that does not read its input may still answer.
-        let _ = stdin.write_all(server.as_bytes()).await;
+        let _ = stdin.write_all(input).await;
     }
     let (stdout, stderr) = tokio::try_join!(read(child.stdout.take()), read(child.stderr.take()))?;
     Ok((child.wait().await?.success(), stdout, stderr))

@@ -15,7 +15,7 @@ use crate::{
 };
 use contents::Contents;
 
-pub use save::{SaveFormat, save, write_archive};
+pub use save::{SaveFormat, save, save_to, write_archive};
 
 /// The annotation that docker and containerd put a full image name into.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";

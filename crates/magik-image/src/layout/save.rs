@@ -17,7 +17,7 @@ use super::{
     oci::{INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_path},
 };
 use crate::{
-    Error, Image, ImageStore, Result,
+    Error, Image, ImageSource, ImageStore, Reference, Result,
     reference::DEFAULT_TAG,
     store::oci_digest,
     unpack::{Refusal, decompress},
@@ -42,8 +42,88 @@ pub enum SaveFormat {
 /// # Errors
 /// [`Error::Cas`] if a blob is missing or damaged, or [`Error::Io`].
 pub fn save(store: &ImageStore, image: &Image, destination: &Path, format: SaveFormat) -> Result<()> {
+    save_under(store, image, destination, format, &Names::own(image))
+}
+
+/// Saves an image to a layout or an archive, under the tag or name that `destination` gives, or
+/// else its own. It replaces what [`save`] replaces.
+///
+/// # Errors
+/// As [`save`], [`Error::Reference`] for a name that a docker archive cannot have, and
+/// [`Error::Unsupported`] for a registry, which images are pushed to.
+pub fn save_to(store: &ImageStore, image: &Image, destination: &ImageSource) -> Result<()> {
+    let (path, format, tag) = match destination {
+        ImageSource::OciDir { path, tag } => (path, SaveFormat::OciDir, tag),
+        ImageSource::OciArchive { path, tag } => (path, SaveFormat::OciArchive, tag),
+        ImageSource::DockerArchive { path, tag } => (path, SaveFormat::DockerArchive, tag),
+        ImageSource::Registry(reference) => {
+            let why = "it is a name at a registry: push to it";
+            return Err(Error::unsupported(format!("saving to {reference}"), why));
+        }
+    };
+    let names = match tag {
+        Some(tag) => Names::given(tag, format)?,
+        None => Names::own(image),
+    };
+    save_under(store, image, path, format, &names)
+}
+
+/// What an image is called where it is saved.
+#[derive(Debug, Default)]
+struct Names {
+    /// The `org.opencontainers.image.ref.name` in a layout.
+    tag: Option<String>,
+    /// Its whole name, as containerd and docker note it in a layout.
+    full: Option<String>,
+    /// The `RepoTags` of a docker archive.
+    repo_tag: Option<String>,
+}
+
+impl Names {
+    /// Those of the image.
+    fn own(image: &Image) -> Self {
+        image
+            .reference
+            .as_ref()
+            .map_or_else(Self::default, |reference| Self {
+                tag: Some(reference.tag().unwrap_or(DEFAULT_TAG).to_owned()),
+                full: Some(reference.to_string()),
+                repo_tag: reference.tag().map(|_| reference.familiar()),
+            })
+    }
+
+    /// The one that the user gives.
+    fn given(tag: &str, format: SaveFormat) -> Result<Self> {
+        if format != SaveFormat::DockerArchive {
+            // As skopeo writes it.
+            return Ok(Self {
+                tag: Some(tag.to_owned()),
+                ..Self::default()
+            });
+        }
+        let name: Reference = tag.parse()?;
+        if name.digest().is_some() {
+            return Err(Error::unsupported(
+                format!("the name {name} in a docker archive"),
+                "a digest is what an image has; name a tag",
+            ));
+        }
+        Ok(Self {
+            repo_tag: Some(name.familiar()),
+            ..Self::default()
+        })
+    }
+}
+
+fn save_under(
+    store: &ImageStore,
+    image: &Image,
+    destination: &Path,
+    format: SaveFormat,
+    names: &Names,
+) -> Result<()> {
     if format == SaveFormat::OciDir {
-        return save_dir(store, image, destination);
+        return save_dir(store, image, destination, names);
     }
     let context = || format!("write {}", destination.display());
     let dir = match destination.parent() {
@@ -51,7 +131,7 @@ pub fn save(store: &ImageStore, image: &Image, destination: &Path, format: SaveF
         _ => Path::new("."),
     };
     let temp = temporary(dir).map_err(Error::io(context()))?;
-    write_archive(store, image, temp.as_file(), format)?;
+    write_under(store, image, temp.as_file(), format, names)?;
     temp.persist(destination)
         .map_err(|e| Error::io(context())(e.error))?;
     Ok(())
@@ -67,17 +147,27 @@ pub fn write_archive(
     output: impl Write,
     format: SaveFormat,
 ) -> Result<()> {
+    write_under(store, image, output, format, &Names::own(image))
+}
+
+fn write_under(
+    store: &ImageStore,
+    image: &Image,
+    output: impl Write,
+    format: SaveFormat,
+    names: &Names,
+) -> Result<()> {
     let _lease = store.cas().lease()?;
     let mut archive = Archive(tar::Builder::new(BufWriter::with_capacity(BUFFER, output)));
     match format {
-        SaveFormat::OciArchive => write_oci(store, image, &mut archive)?,
+        SaveFormat::OciArchive => write_oci(store, image, &mut archive, names)?,
         SaveFormat::DockerArchive if image.layers().iter().any(|layer| layer.is_module) => {
             return Err(Error::unsupported(
                 format!("writing image {} as a docker archive", image.name()),
                 "it is a WebAssembly artifact, which docker archives cannot hold: write an OCI archive",
             ));
         }
-        SaveFormat::DockerArchive => write_docker(store, image, &mut archive)?,
+        SaveFormat::DockerArchive => write_docker(store, image, &mut archive, names)?,
         SaveFormat::OciDir => {
             let why = "a directory is no stream".to_owned();
             return Err(Error::unsupported("writing an OCI directory to a stream", why));
@@ -88,15 +178,15 @@ pub fn write_archive(
 }
 
 /// The descriptor of an image for a layout's index, with its names as in docker and containerd.
-fn index_entry(image: &Image) -> Descriptor {
+fn index_entry(image: &Image, names: &Names) -> Descriptor {
     let mut entry = image.descriptor().clone();
-    if let Some(reference) = &image.reference {
-        let tag = reference.tag().unwrap_or(DEFAULT_TAG).to_owned();
-        let names = [
-            (ANNOTATION_REF_NAME.to_owned(), tag),
-            (CONTAINERD_NAME.to_owned(), reference.to_string()),
-        ];
-        entry.set_annotations(Some(HashMap::from(names)));
+    let annotations: HashMap<String, String> =
+        [(ANNOTATION_REF_NAME, &names.tag), (CONTAINERD_NAME, &names.full)]
+            .into_iter()
+            .filter_map(|(key, name)| Some((key.to_owned(), name.clone()?)))
+            .collect();
+    if !annotations.is_empty() {
+        entry.set_annotations(Some(annotations));
     }
     entry
 }
@@ -156,9 +246,14 @@ impl<W: Write> Archive<W> {
     }
 }
 
-fn write_oci(store: &ImageStore, image: &Image, archive: &mut Archive<impl Write>) -> Result<()> {
+fn write_oci(
+    store: &ImageStore,
+    image: &Image,
+    archive: &mut Archive<impl Write>,
+    names: &Names,
+) -> Result<()> {
     archive.add(LAYOUT_FILE, LAYOUT.len() as u64, LAYOUT.as_bytes())?;
-    let index = index(vec![index_entry(image)])?;
+    let index = index(vec![index_entry(image, names)])?;
     archive.add(INDEX_FILE, index.len() as u64, index.as_slice())?;
     for (digest, size) in blobs(image)? {
         archive.add(&blob_path(&digest), size, store.cas().open_verified(&digest)?)?;
@@ -166,7 +261,12 @@ fn write_oci(store: &ImageStore, image: &Image, archive: &mut Archive<impl Write
     Ok(())
 }
 
-fn write_docker(store: &ImageStore, image: &Image, archive: &mut Archive<impl Write>) -> Result<()> {
+fn write_docker(
+    store: &ImageStore,
+    image: &Image,
+    archive: &mut Archive<impl Write>,
+    names: &Names,
+) -> Result<()> {
     let config_name = format!("{}.json", image.config_digest.hex());
     let config_size = image.manifest.config().size();
     archive.add(
@@ -174,7 +274,7 @@ fn write_docker(store: &ImageStore, image: &Image, archive: &mut Archive<impl Wr
         config_size,
         store.cas().open_verified(&image.config_digest)?,
     )?;
-    let mut names = Vec::new();
+    let mut layers = Vec::new();
     let mut seen = HashSet::new();
     for layer in image.layers() {
         let name = format!("{}.tar", layer.diff_id.hex());
@@ -183,13 +283,12 @@ fn write_docker(store: &ImageStore, image: &Image, archive: &mut Archive<impl Wr
             let (size, file) = plain_layer(store, layer)?;
             archive.add(&name, size, file)?;
         }
-        names.push(name);
+        layers.push(name);
     }
-    let repo_tags = image.reference.iter().filter(|r| r.tag().is_some());
     let list = [SavedImage {
         config: config_name,
-        repo_tags: Some(repo_tags.map(crate::Reference::familiar).collect()),
-        layers: names,
+        repo_tags: Some(names.repo_tag.iter().cloned().collect()),
+        layers,
     }];
     let list = serde_json::to_vec(&list).map_err(Error::io(format!("write {MANIFEST}")))?;
     archive.add(MANIFEST, list.len() as u64, list.as_slice())
@@ -237,7 +336,7 @@ fn plain_layer(store: &ImageStore, layer: &crate::store::Layer) -> Result<(u64, 
     Ok((size, file))
 }
 
-fn save_dir(store: &ImageStore, image: &Image, dir: &Path) -> Result<()> {
+fn save_dir(store: &ImageStore, image: &Image, dir: &Path, names: &Names) -> Result<()> {
     let _lease = store.cas().lease()?;
     let context = |path: &Path| format!("write {}", path.display());
     for (digest, size) in blobs(image)? {
@@ -250,7 +349,7 @@ fn save_dir(store: &ImageStore, image: &Image, dir: &Path) -> Result<()> {
     replace(&dir.join(LAYOUT_FILE), LAYOUT.as_bytes())?;
 
     let path = dir.join(INDEX_FILE);
-    let entry = index_entry(image);
+    let entry = index_entry(image, names);
     let mut manifests = if path.exists() {
         let limit = store.limits().max_manifest_size;
         let mut text = Vec::new();

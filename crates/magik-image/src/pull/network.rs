@@ -38,7 +38,8 @@ impl ImageStore {
         loop {
             let resumed = AtomicBool::new(false);
             let attempt = async {
-                let connected = options.connect.connect(&endpoint, deadline, Operation::Pull);
+                let connect = &options.connect;
+                let connected = connect.connect(reference, &endpoint, deadline, Operation::Pull);
                 let pull = fetch::Pull::new(self, connected.await?, platform, progress, options);
                 let resume = resume.then_some(&resumed);
                 pull.fetch(&endpoint.reference, reference, resume).await

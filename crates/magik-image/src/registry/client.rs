@@ -18,11 +18,16 @@ use crate::{
     registries::Endpoint,
 };
 
+/// The most that is read of an answer to `GET /v2/`, in bytes.
+const MAX_LOGIN_ANSWER: u64 = 64 * 1024;
+
 /// What a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Pull,
     Push,
+    /// Nothing but to be let in.
+    Login,
 }
 
 /// A repository at a registry, and what it takes to read it.
@@ -66,6 +71,7 @@ impl Registry {
         // What to try first, and what then.
         let (first, then) = match (connection.insecure_http, is_loopback(host), endpoint.insecure) {
             (true, _, _) => (trust(false), None),
+            _ if connection.always_verify => (trust(true), None),
             (_, true, _) => (trust(false), Some(trust(true))),
             (_, _, true) => (trust(true), Some(trust(false))),
             _ => (trust(true), None),
@@ -230,7 +236,8 @@ impl Registry {
         let answer = match (challenge, &self.credential) {
             (Some(token::Challenge::Bearer(challenge)), credential) => {
                 let http = self.sending()?;
-                let request = challenge.request(http, &self.base, &self.guard, &self.scope(), credential);
+                let request =
+                    challenge.request(http, &self.base, &self.guard, self.scope().as_deref(), credential);
                 let request = request.map_err(|reason| self.protocol("its token server", reason))?;
                 let response = self.exchange("its token server", request).await?;
                 let response = self.successful("its token server", response).await?;
@@ -251,12 +258,27 @@ impl Registry {
         Ok(answer)
     }
 
-    fn scope(&self) -> String {
+    /// What a token is to allow, if it is to allow something.
+    fn scope(&self) -> Option<String> {
         let actions = match self.operation {
             Operation::Pull => "pull",
             Operation::Push => "pull,push",
+            Operation::Login => return None,
         };
-        format!("repository:{}:{actions}", self.reference.repository())
+        Some(format!("repository:{}:{actions}", self.reference.repository()))
+    }
+
+    /// Whether the registry lets this user in. One that lets in everybody is not shown the password.
+    pub(crate) async fn log_in(&self) -> Result<()> {
+        let what = "GET /v2/";
+        self.retried(what, || {
+            Box::pin(async {
+                let response = self.send(what, self.request(Method::GET, "/v2/")?).await?;
+                // Which of them answered decides nothing; the connection can be used again.
+                self.body(what, response, MAX_LOGIN_ANSWER).await.map(drop)
+            })
+        })
+        .await
     }
 
     pub(super) async fn exchange(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Response> {

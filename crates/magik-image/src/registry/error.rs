@@ -24,8 +24,11 @@ pub struct RegistryError {
 #[non_exhaustive]
 pub enum Problem {
     /// It wants credentials, or others than it got.
-    #[error("unauthorized{0}; log in with podman login or docker login, and check the name")]
+    #[error("unauthorized{0}; log in with magikrun login or podman login, and check the name")]
     Unauthorized(String),
+    /// It does not let in the user who logs in.
+    #[error("it refuses this user name and password{0}")]
+    LoginRefused(String),
     /// It has no such manifest or blob.
     #[error("{0} not found; check the name and the tag")]
     NotFound(String),

@@ -30,6 +30,8 @@ use crate::{Reference, auth::AuthSource, one_line::one_line};
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     pub insecure_http: bool,
+    /// Never plain HTTP, wherever the registry is.
+    pub always_verify: bool,
     pub auth: AuthSource,
     /// A directory of certificates, instead of the usual ones.
     pub certificates: Option<PathBuf>,

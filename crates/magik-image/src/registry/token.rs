@@ -86,13 +86,13 @@ impl Challenge {
 }
 
 impl Bearer {
-    /// The request for a token for `scope`; `registry` is where the challenge came from.
+    /// The request for a token, for `scope` if it is for something; `registry` is where the challenge came from.
     pub(super) fn request(
         &self,
         http: &reqwest::Client,
         registry: &Url,
         guard: &Guard,
-        scope: &str,
+        scope: Option<&str>,
         credential: &Credential,
     ) -> Result<reqwest::RequestBuilder, String> {
         let mut url = Url::parse(&self.realm).map_err(|e| format!("its address is no URL: {e}"))?;
@@ -106,7 +106,8 @@ impl Bearer {
         guard
             .allows_url(&url)
             .map_err(|why| format!("its address {why}"))?;
-        let mut fields = vec![("scope", scope), ("client_id", "magikrun")];
+        let scope = scope.map(|scope| ("scope", scope));
+        let mut fields: Vec<_> = scope.into_iter().chain([("client_id", "magikrun")]).collect();
         if let Some(service) = &self.service {
             fields.push(("service", service));
         }
@@ -195,7 +196,7 @@ mod tests {
                 &http,
                 &Url::parse(registry).unwrap(),
                 &Guard::new("r"),
-                "repository:x:pull",
+                Some("repository:x:pull"),
                 &credential,
             )
         };
@@ -225,7 +226,7 @@ mod tests {
             &reqwest::Client::new(),
             &Url::parse("https://r").unwrap(),
             &Guard::new("r"),
-            "x",
+            Some("x"),
             &credential,
         );
         let request = request.unwrap().build().unwrap();

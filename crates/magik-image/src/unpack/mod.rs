@@ -2,6 +2,7 @@
 
 mod archive;
 mod budget;
+mod changes;
 mod copy;
 mod entry;
 mod extract;
@@ -41,6 +42,7 @@ use extract::{Extractor, LowerTrees};
 use tree::Fault;
 
 pub(crate) use archive::{Archive, Piece};
+pub use changes::{Change, ChangeKind, MAX_CHANGES};
 pub(crate) use entry::clean;
 pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
@@ -100,13 +102,25 @@ impl ImageStore {
     /// # Errors
     /// As [`unpack`](Self::unpack).
     pub fn unpack_blocking(&self, image: &Image, lease: &str) -> Result<Vec<PathBuf>> {
-        let layers = image.layers();
-        if layers.len() > self.limits().max_layers {
+        let _blobs = self.cas().lease()?;
+        self.check_layers(image)?;
+        self.add_to_lease(lease, image)?;
+        self.unpacked(image)
+    }
+
+    fn check_layers(&self, image: &Image) -> Result<()> {
+        if image.layers().len() > self.limits().max_layers {
             let what = format!("image {}: layers", image.name());
             return Err(Error::too_many(what, self.limits().max_layers as u64));
         }
-        let _blobs = self.cas().lease()?;
-        self.add_to_lease(lease, image)?;
+        Ok(())
+    }
+
+    /// The trees of the layers, the uppermost first, which may be removed unless something holds
+    /// them: a lease, or the blob store's while it is held.
+    fn unpacked(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        self.check_layers(image)?;
+        let layers = image.layers();
         let trees: Vec<PathBuf> = layers
             .iter()
             .map(|l| self.layer_dir(&l.chain_id).join(TREE))

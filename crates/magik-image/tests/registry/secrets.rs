@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use magik_image::{
-    ImageSource,
-    auth::{AuthSource, Credential},
+    Error, ImageSource,
+    auth::{AuthKey, AuthSource, Credential},
     pull::PullOptions,
     push::PushOptions,
+    registries::{Registries, RegistriesSource},
+    registry::Problem,
 };
 
 use crate::{
@@ -197,4 +199,83 @@ async fn what_is_pushed_is_not_sent_on_to_another_server() {
         assert!(refused.iter().any(|why| error.contains(why)), "{error}");
         assert!(thief.requests().is_empty(), "{:?}", thief.requests());
     }
+}
+
+#[tokio::test]
+async fn what_is_given_for_a_registry_is_not_shown_to_its_mirrors() {
+    let closed = || Server::start(|_| Reply::status(401, "").with("www-authenticate", "Basic realm=\"x\""));
+    let (mirror, origin) = (closed().await, closed().await);
+    let conf = format!(
+        "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+        origin.address, mirror.address
+    );
+    let mut options = with_credential(password());
+    options.connect.registries = RegistriesSource::Given(Registries::parse(&conf).unwrap());
+    let source = ImageSource::Registry(reference(&origin.address));
+    let error = World::new()
+        .store
+        .pull(&source, &options, &())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("unauthorized") && !error.contains("hunter2"),
+        "{error}"
+    );
+    let shown = |server: &Server| {
+        server
+            .requests()
+            .iter()
+            .any(|r| r.headers.contains_key("authorization"))
+    };
+    assert!(!mirror.requests().is_empty() && !shown(&mirror));
+    assert!(shown(&origin), "the registry itself is meant");
+}
+
+/// A registry whose token server lets in `u` with the password `hunter2`, and wants no scope.
+async fn with_tokens() -> Server {
+    Server::start_with_ping(|r| {
+        let authorization = r.headers.get("authorization").map(String::as_str);
+        if r.path.starts_with("/token") {
+            // base64 of u:hunter2
+            return match authorization {
+                Some("Basic dTpodW50ZXIy") => Reply::ok("application/json", r#"{"token": "t"}"#),
+                _ => Reply::status(401, r#"{"errors":[{"message":"wrong\u001b[31m password"}]}"#),
+            };
+        }
+        if authorization == Some("Bearer t") {
+            return Reply::status(200, "{}");
+        }
+        let realm = format!(
+            "Bearer realm=\"http://{}/token\",service=\"s\"",
+            r.headers["host"]
+        );
+        Reply::status(401, "").with("www-authenticate", realm)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_login_asks_for_a_token_that_allows_nothing() {
+    let server = with_tokens().await;
+    let key: AuthKey = server.address.parse().unwrap();
+    let connect = connect(&AuthSource::default());
+    connect.log_in(&key, password()).await.unwrap();
+    let asked: Vec<String> = server.requests().iter().map(|r| r.path.clone()).collect();
+    assert_eq!(asked, ["/token?client_id=magikrun&service=s&account=u"]);
+
+    let wrong = Credential::Basic {
+        username: "u".into(),
+        password: "hunter3".into(),
+    };
+    let error = connect.log_in(&key, wrong).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        matches!(&error, Error::Registry(e) if matches!(e.problem, Problem::LoginRefused(_))),
+        "{said}"
+    );
+    assert!(
+        said.contains("wrong [31m password") && !said.contains("hunter") && said.contains(&server.address),
+        "{said}"
+    );
 }

@@ -288,11 +288,10 @@ impl Run {
             platform: self.backend.platform(),
             ..PullOptions::default()
         };
-        options.connect.insecure_http = self.options.insecure_registries;
-        options
-            .connect
-            .http_registries
-            .clone_from(&self.options.http_registries);
+        if let Some(connect) = &self.options.connect {
+            options.connect = connect.clone();
+        }
+        options.connect.insecure_http |= self.options.insecure_registries;
         if let Some(timeout) = self.options.pull_timeout {
             options.connect.timeout = timeout;
         }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use magik_image::{Image, store::Layer};
 use serde::Serialize;
 
+use super::source::{Source, SourceArgs};
 use crate::{
     output::{self, FormatArg, ListArgs},
     roots::GlobalArgs,
@@ -12,9 +13,11 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// The image: a name, an id or the start of one, or a digest
+    /// The image: a name, an id, a digest, or what 'image pull' takes
     #[arg(value_name = "IMAGE")]
-    image: String,
+    image: Source,
+    #[command(flatten)]
+    how: SourceArgs,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -101,8 +104,9 @@ fn platform(image: &Image) -> String {
     format!("{}/{}{variant}", config.os(), config.architecture())
 }
 
-pub(super) fn inspect(global: &GlobalArgs, args: &InspectArgs) -> Result<()> {
-    let image = super::store(global)?.find(&args.image)?;
+pub(super) async fn inspect(global: &GlobalArgs, args: &InspectArgs) -> Result<()> {
+    let store = super::store(global)?;
+    let image = args.how.image(global, &store, &args.image).await?;
     if args.format.json() {
         return output::json(&Details {
             summary: Summary::of(&image),

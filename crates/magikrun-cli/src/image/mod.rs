@@ -1,7 +1,11 @@
 //! `magikrun image …`.
 
+mod history;
 mod list;
 mod maintain;
+mod registry;
+mod send;
+mod source;
 mod transfer;
 mod unpack;
 
@@ -9,7 +13,10 @@ use anyhow::Result;
 use clap::Subcommand;
 use magik_image::ImageStore;
 
-pub(crate) use self::maintain::{PruneArgs, pruned};
+pub(crate) use self::{
+    maintain::{PruneArgs, pruned},
+    registry::{RegistryArgs, TrustArgs},
+};
 use crate::{output::ListArgs, roots::GlobalArgs};
 
 #[derive(Debug, Subcommand)]
@@ -23,15 +30,21 @@ pub(crate) enum ImageCommand {
     /// Show an image: digest, platform, configuration, layers
     #[command(after_help = "Example: magikrun image inspect nginx --format json")]
     Inspect(list::InspectArgs),
+    /// Show how an image was made
+    #[command(after_help = "Example: magikrun image history --no-trunc nginx")]
+    History(history::HistoryArgs),
+    /// Show which files differ between two images, or an image and its parent
+    #[command(after_help = history::DIFF_EXAMPLE)]
+    Diff(history::DiffArgs),
     /// Load images from a file, a directory or standard input
     #[command(after_help = transfer::LOAD_EXAMPLE)]
     Load(transfer::LoadArgs),
     /// Save an image as an archive or a layout
-    #[command(after_help = transfer::SAVE_EXAMPLE)]
-    Save(transfer::SaveArgs),
-    /// Push an image to a registry
-    #[command(after_help = "Example: magikrun image push nginx localhost:5000/nginx:copy")]
-    Push(transfer::PushArgs),
+    #[command(after_help = send::SAVE_EXAMPLE)]
+    Save(send::SaveArgs),
+    /// Push an image to a registry, a layout or an archive
+    #[command(after_help = send::PUSH_EXAMPLE)]
+    Push(send::PushArgs),
     /// Give an image another name
     #[command(after_help = "Example: magikrun image tag 5b3dfa32b1c7 localhost/app:1")]
     Tag(maintain::TagArgs),
@@ -45,7 +58,7 @@ pub(crate) enum ImageCommand {
     #[command(after_help = "Example: magikrun image verify --repair")]
     Verify(maintain::VerifyArgs),
     /// Unpack an image into a directory: its root file system
-    #[command(after_help = "Example: magikrun image unpack debian:12 ./rootfs")]
+    #[command(after_help = unpack::UNPACK_EXAMPLE)]
     Unpack(unpack::UnpackArgs),
     /// Make a bundle for any OCI runtime: rootfs and config.json
     #[command(after_help = unpack::BUNDLE_EXAMPLE)]
@@ -61,16 +74,18 @@ async fn run_command(global: &GlobalArgs, command: &ImageCommand) -> Result<()> 
     match command {
         ImageCommand::Pull(args) => transfer::pull(global, args).await,
         ImageCommand::Ls(args) => list::list(global, args),
-        ImageCommand::Inspect(args) => list::inspect(global, args),
-        ImageCommand::Load(args) => transfer::load(global, args),
-        ImageCommand::Save(args) => transfer::save(global, args),
-        ImageCommand::Push(args) => transfer::push(global, args).await,
+        ImageCommand::Inspect(args) => list::inspect(global, args).await,
+        ImageCommand::History(args) => history::history(global, args).await,
+        ImageCommand::Diff(args) => history::diff(global, args).await,
+        ImageCommand::Load(args) => transfer::load(global, args).await,
+        ImageCommand::Save(args) => send::save(global, args).await,
+        ImageCommand::Push(args) => send::push(global, args).await,
         ImageCommand::Tag(args) => maintain::tag(global, args),
         ImageCommand::Rm(args) => maintain::remove(global, args),
         ImageCommand::Prune(args) => maintain::prune(global, args),
         ImageCommand::Verify(args) => maintain::verify(global, args),
-        ImageCommand::Unpack(args) => unpack::unpack(global, args),
-        ImageCommand::Bundle(args) => unpack::bundle(global, args),
+        ImageCommand::Unpack(args) => unpack::unpack(global, args).await,
+        ImageCommand::Bundle(args) => unpack::bundle(global, args).await,
     }
 }
 

@@ -11,45 +11,53 @@ use magik_image::{
     bundle::{ContainerSettings, runtime_spec, write_bundle},
 };
 
+use super::source::{Source, SourceArgs};
 use crate::roots::GlobalArgs;
 
+pub(crate) const UNPACK_EXAMPLE: &str = "\
+Examples: magikrun image unpack debian:12 ./rootfs
+          magikrun image unpack oci-archive:app.tar ./rootfs";
 pub(crate) const BUNDLE_EXAMPLE: &str = "\
 Example: magikrun image bundle busybox ./bundle -- echo hello && runc run -b ./bundle test";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UnpackArgs {
-    /// The image: a name, an id or the start of one; it must be in the store
+    /// The image: a name, an id, or what 'image pull' takes
     #[arg(value_name = "IMAGE")]
-    image: String,
+    image: Source,
     /// A directory that is empty or does not exist
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    #[command(flatten)]
+    how: SourceArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BundleArgs {
-    /// The image: a name, an id or the start of one; it must be in the store
+    /// The image: a name, an id, or what 'image pull' takes
     #[arg(value_name = "IMAGE")]
-    image: String,
+    image: Source,
     /// A directory that is empty or does not exist
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// The program and its arguments, instead of the image's
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+    #[command(flatten)]
+    how: SourceArgs,
 }
 
-pub(super) fn unpack(global: &GlobalArgs, args: &UnpackArgs) -> Result<()> {
+pub(super) async fn unpack(global: &GlobalArgs, args: &UnpackArgs) -> Result<()> {
     let store = super::store(global)?;
-    let image = store.find(&args.image)?;
     must_be_empty(&args.dir)?;
+    let image = args.how.image(global, &store, &args.image).await?;
     Ok(store.unpack_flat(&image, &args.dir)?)
 }
 
-pub(super) fn bundle(global: &GlobalArgs, args: &BundleArgs) -> Result<()> {
+pub(super) async fn bundle(global: &GlobalArgs, args: &BundleArgs) -> Result<()> {
     let store = super::store(global)?;
-    let image = store.find(&args.image)?;
     let existed = must_be_empty(&args.dir)?;
+    let image = args.how.image(global, &store, &args.image).await?;
     let made = || -> Result<()> {
         fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
         let rootfs = args.dir.join("rootfs");
