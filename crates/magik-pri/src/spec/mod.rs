@@ -11,6 +11,7 @@ mod quantity;
 mod security;
 mod types;
 
+pub use fields::{PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use parse::SpecError;
