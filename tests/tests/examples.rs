@@ -1,4 +1,5 @@
-//! Every pod of docs/examples is run, and does what its comment says.
+//! Every pod of docs/examples is run, and does what its comment says; and what some pages have in
+//! blocks of code is done as a reader does it.
 
 use std::{
     fs,
@@ -8,7 +9,10 @@ use std::{
 };
 
 use magik_pri::PodSpec;
-use magikrun_tests::{BUSYBOX, Magikrun, Scene, busybox_layout, has_machines, isolated, wait_for};
+use magikrun_tests::{
+    BUSYBOX, Magikrun, Scene, busybox_layout, has_machines, isolated, redis_nginx_layout, wait_for,
+};
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use serde_json::Value;
 
 /// The examples whose pods are native; each is a test below, as those of `OTHERS` are.
@@ -159,21 +163,23 @@ isolated!(
     }
 );
 
+/// Asks a web server on a port of the host for a page.
+fn ask(port: u16, path: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    write!(connection, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 isolated!(
     fn a_port_of_the_host_leads_to_the_pod(scene) {
         let magikrun = with_busybox(scene);
         start(&magikrun, "host-port");
-        let ask = || -> std::io::Result<String> {
-            let mut connection = TcpStream::connect("127.0.0.1:8088")?;
-            connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-            let mut answer = String::new();
-            connection.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
         // The server listens some time after it was started.
-        wait_for("an answer", || ask().is_ok_and(|answer| answer.ends_with("\r\n\r\nhello from the pod\n")));
+        wait_for("an answer", || ask(8088, "/").is_ok_and(|answer| answer.ends_with("\r\n\r\nhello from the pod\n")));
         delete(&magikrun, "host-port");
-        assert!(ask().is_err(), "nobody listens when the pod is gone");
+        assert!(ask(8088, "/").is_err(), "nobody listens when the pod is gone");
     }
 );
 
@@ -217,5 +223,69 @@ isolated!(
         let guest = log(&magikrun, "microvm", "app");
         assert_ne!(guest.trim_start_matches("kernel ").trim(), host.trim());
         delete(&magikrun, "microvm");
+    }
+);
+
+/// The first block of code of a page that is in a language.
+fn block(page: &str, language: &str) -> String {
+    let text = fs::read_to_string(directory().join("..").join(page)).expect("a page");
+    let mut found: Option<String> = None;
+    for event in Parser::new(&text) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(of))) if *of == *language => {
+                found = Some(String::new());
+            }
+            Event::Text(text) => found.iter_mut().for_each(|found| found.push_str(&text)),
+            Event::End(TagEnd::CodeBlock) if found.is_some() => break,
+            _ => {}
+        }
+    }
+    found.unwrap_or_else(|| panic!("{page}: no block of {language}"))
+}
+
+isolated!(
+    fn the_quick_start_of_webassembly_works_as_it_is_written(scene) {
+        let magikrun = Magikrun::new(scene);
+        let program = scene.dir().join("hello.wat");
+        fs::write(&program, block("quick-start/wasm.md", "wat")).expect("a program");
+        let program = program.to_str().expect("UTF-8");
+        magikrun.ok(&["image", "load", "-q", "-i", program, "-t", "localhost/hello:1"]);
+        let pod = magikrun.manifest(block("quick-start/wasm.md", "yaml"));
+        magikrun.ok(&["pod", "run", "-f", &pod, "--wait"]);
+        assert_eq!(magikrun.ok(&["pod", "logs", "wasm"]), "hello from WebAssembly\n");
+        delete(&magikrun, "wasm");
+    }
+);
+
+isolated!(
+    fn the_web_app_counts_its_visits_and_goes_on_after_it_was_replaced(scene) {
+        let magikrun = with_busybox(scene);
+        let images = redis_nginx_layout(&scene.dir().join("redis"));
+        let id = magikrun.ok(&["image", "pull", "-q", &images.reference("redis")]);
+        magikrun.ok(&["image", "tag", id.trim(), "redis:7"]);
+        let data = scene.dir().join("counter").display().to_string();
+        let pod = block("how-to/web-and-database.md", "yaml").replace("/srv/counter", &data);
+        // Debian's image, unlike the official one, does not become another user by itself.
+        let pod = magikrun.manifest(pod.replace("      image: redis:7\n", "      image: redis:7\n      securityContext: {runAsUser: 0}\n"));
+        magikrun.ok(&["pod", "run", "-f", &pod]);
+        let visit = |number: u32| {
+            // An error of the database is no number: it is asked again until it listens.
+            let end = format!("\n\n{number}");
+            wait_for(&format!("visit {number}"), || {
+                let answer = ask(8080, "/cgi-bin/visits").unwrap_or_default().replace('\r', "");
+                answer.trim_end().ends_with(&end)
+            });
+        };
+        visit(1);
+        visit(2);
+        let counted = magikrun.ok(&["pod", "exec", "-c", "database", "counter", "--", "redis-cli", "GET", "visits"]);
+        assert_eq!(counted.trim(), "2");
+        magikrun.ok(&["pod", "restart", "-c", "web", "counter"]);
+        visit(3);
+        magikrun.ok(&["pod", "stop", "counter"]);
+        magikrun.ok(&["pod", "delete", "-f", &pod]);
+        magikrun.ok(&["pod", "run", "-f", &pod]);
+        visit(4);
+        delete(&magikrun, "counter");
     }
 );

@@ -8,6 +8,7 @@
 mod apt;
 mod bench;
 mod demo;
+mod docs;
 mod host;
 mod install;
 mod krun;
@@ -44,6 +45,8 @@ enum Command {
     Install(install::InstallArgs),
     /// Packs what install installs as a .deb and a tarball.
     Package(install::PackageArgs),
+    /// Builds the documentation as a book, with search.
+    Docs(docs::DocsArgs),
     /// Compares magikrun with other runtimes on this machine.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -69,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vm(args) => vm::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Package(args) => install::package(&args),
+        Command::Docs(args) => docs::run(&args),
         Command::Bench(command) => bench::run(&command),
     }
 }

@@ -7,38 +7,68 @@ use pulldown_cmark::{Event, Tag, TagEnd};
 
 use crate::{pages::events, read, root};
 
-/// How a field's row begins that is not supported.
+/// How a field's row begins that is not supported, and the header of a table of such fields.
 const REFUSED: &str = "refused";
 
-/// The fields that the tables of a page have, each with whether its row says that it is supported.
+/// A cell's text, and what of it is code.
+type Cell = (String, Vec<String>);
+
+/// Adds the fields of a table's first column, each with whether the second says that it is supported.
+fn add(table: &[Vec<Cell>], prefixes: &[String], fields: &mut BTreeMap<String, bool>) {
+    let [head, rows @ ..] = table else { return };
+    let all_refused = head.first().is_some_and(|(text, _)| text == REFUSED);
+    for row in rows {
+        let [(_, names), (said, _)] = &row[..] else {
+            continue;
+        };
+        let supported = !all_refused && !said.starts_with(REFUSED);
+        for prefix in prefixes {
+            let path = |name: &String| match prefix.as_str() {
+                "Pod" => name.clone(),
+                prefix => format!("{prefix}.{name}"),
+            };
+            fields.extend(names.iter().map(|name| (path(name), supported)));
+        }
+    }
+}
+
+/// The fields that the tables of a page have, each with whether it is said to be supported.
 ///
-/// A heading has the path that its fields are in, in code (`spec`), or several; the first column of
-/// a table has fields, in code, and the second what becomes of them.
+/// The last paragraph before a table that has code in it has the path of its fields, or several.
 fn documented(page: &str) -> BTreeMap<String, bool> {
     let mut fields = BTreeMap::new();
-    let (mut prefixes, mut in_heading) = (Vec::new(), false);
-    let (mut column, mut in_row, mut names, mut said) = (0, false, Vec::new(), String::new());
+    let mut prefixes: Vec<String> = Vec::new();
+    let mut paragraph: Option<Vec<String>> = None;
+    let mut table: Vec<Vec<Cell>> = Vec::new();
     for event in events(page) {
         match event {
-            Event::Start(Tag::Heading { .. }) => (in_heading, prefixes) = (true, Vec::new()),
-            Event::End(TagEnd::Heading(_)) => in_heading = false,
-            Event::Code(code) if in_heading => prefixes.push(code.to_string()),
-            Event::Start(Tag::TableRow) => {
-                (in_row, column, names, said) = (true, 0, Vec::new(), String::new());
+            Event::Start(Tag::Heading { .. }) => prefixes.clear(),
+            Event::Start(Tag::Paragraph) => paragraph = Some(Vec::new()),
+            Event::End(TagEnd::Paragraph) => {
+                let codes = paragraph.take().unwrap_or_default();
+                if !codes.is_empty() {
+                    prefixes = codes;
+                }
             }
-            Event::End(TagEnd::TableCell) => column += 1,
-            Event::Code(code) if in_row && column == 0 => names.push(code.to_string()),
-            Event::Text(text) | Event::Code(text) if in_row && column == 1 => said.push_str(&text),
-            Event::End(TagEnd::TableRow) => {
-                in_row = false;
-                for prefix in &prefixes {
-                    for name in &names {
-                        let path = match prefix.as_str() {
-                            "Pod" => name.clone(),
-                            prefix => format!("{prefix}.{name}"),
-                        };
-                        fields.insert(path, !said.starts_with(REFUSED));
-                    }
+            Event::Start(Tag::Table(_)) => table.clear(),
+            Event::End(TagEnd::Table) => add(&table, &prefixes, &mut fields),
+            Event::Start(Tag::TableHead | Tag::TableRow) => table.push(Vec::new()),
+            Event::Start(Tag::TableCell) => {
+                if let Some(row) = table.last_mut() {
+                    row.push(Cell::default());
+                }
+            }
+            Event::Text(text) => {
+                if let Some((cell, _)) = table.last_mut().and_then(|row| row.last_mut()) {
+                    cell.push_str(&text);
+                }
+            }
+            Event::Code(code) => {
+                if let Some(codes) = &mut paragraph {
+                    codes.push(code.to_string());
+                } else if let Some((cell, codes)) = table.last_mut().and_then(|row| row.last_mut()) {
+                    cell.push_str(&code);
+                    codes.push(code.to_string());
                 }
             }
             _ => {}
@@ -78,9 +108,9 @@ fn the_page_on_fields_has_every_field_of_a_pod() {
 }
 
 #[test]
-fn a_table_of_fields_is_read_by_its_heading() {
-    let page =
-        "## In `a` and `b[]`\n\n| field | here |\n|---|---|\n| `x` | as `y` |\n| `p`, `q` | refused: no |\n";
+fn a_table_of_fields_belongs_to_the_paths_above_it() {
+    let page = "## A\n\nIn `a` and `b[]`:\n\n| field | here |\n|---|---|\n| `x` | as `y` |\n| `p` | refused: no |\n\n\
+                Also\n\n| refused | why |\n|---|---|\n| `q` | none |\n";
     let expected = [
         ("a.p", false),
         ("a.q", false),

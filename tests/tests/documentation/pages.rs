@@ -290,7 +290,7 @@ fn every_pod_of_the_pages_is_one() {
 fn pages_are_read_as_their_readers_see_them() {
     let text = "# A `b`: c's!\n\n## A b cs\n\n[x](y.md#z) ![p](p.png)\n\n\
                 ```console\n$ A=1 magikrun pod ls | head\n# magikrun \\\n  system info && echo\nmagikrun out\n```\n";
-    let page = Page::parse("docs/x.md".into(), text);
+    let page = Page::parse("docs/cli.md".into(), text);
     assert_eq!(page.anchors, ["a-b-cs".to_owned(), "a-b-cs-1".to_owned()].into());
     assert_eq!(page.links, ["y.md#z", "p.png"]);
     let typed: Vec<_> = page.typed().iter().flat_map(|line| calls(line)).collect();
