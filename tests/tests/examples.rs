@@ -39,6 +39,7 @@ fn path(file: &str) -> String {
 #[test]
 fn every_example_has_a_comment_and_a_test() {
     let mut found = Vec::new();
+    let list = fs::read_to_string(path("README.md")).expect("the list of examples");
     for entry in fs::read_dir(directory()).expect("examples").flatten() {
         let path = entry.path();
         if path.extension().is_none_or(|e| e != "yaml") {
@@ -49,6 +50,11 @@ fn every_example_has_a_comment_and_a_test() {
         let name = path.file_stem().expect("a name").display().to_string();
         assert_eq!(spec.name, name, "an example's pod is called as its file");
         assert!(text.starts_with("# "), "{name}: no comment says what it shows");
+        let link = format!("[{name}.yaml]({name}.yaml)");
+        assert!(
+            list.contains(&link),
+            "docs/examples/README.md does not list {name}"
+        );
         found.push(name);
     }
     found.sort();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::host;
@@ -21,7 +21,11 @@ pub(crate) struct DocsArgs {
 
 pub(crate) fn run(args: &DocsArgs) -> Result<()> {
     let sh = host::shell()?;
-    if !is_here() && !args.no_install {
+    if !is_here() {
+        ensure!(
+            !args.no_install,
+            "{TOOL} is missing: `cargo install {TOOL}`, or leave --no-install out"
+        );
         println!("installing {TOOL} (cargo install; some minutes, once)");
         cmd!(
             sh,

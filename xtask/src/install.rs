@@ -178,9 +178,14 @@ fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()
     for (from, to) in [
         ("README.md", "share/doc/magikrun/README.md"),
         ("LICENSE", "share/doc/magikrun/copyright"),
-        ("docs/examples/web.yaml", "share/doc/magikrun/examples/web.yaml"),
     ] {
         copy(&host::workspace().join(from), &at(to), 0o644)?;
+    }
+    let examples = host::workspace().join("docs/examples");
+    for entry in fs::read_dir(&examples).with_context(|| examples.display().to_string())? {
+        let entry = entry?;
+        let to = at("share/doc/magikrun/examples").join(entry.file_name());
+        copy(&entry.path(), &to, 0o644)?;
     }
     Ok(())
 }
@@ -257,6 +262,7 @@ mod tests {
         assert!(linked.ends_with("usr/lib/magikrun/magikrun"), "{linked:?}");
         assert!(linked.with_file_name("magikrun-engine").is_file());
         assert_eq!(read("usr/share/zsh/site-functions/_magikrun"), "completions zsh");
+        assert!(read("usr/share/doc/magikrun/examples/job.yaml").contains("kind: Pod"));
         let service = read("usr/lib/systemd/system/magikrun@.service");
         assert!(
             service.contains("ExecStart=/usr/bin/magikrun pod run --wait") && !service.contains("@MAGIKRUN@")

@@ -13,7 +13,7 @@ const REFUSED: &str = "refused";
 /// A cell's text, and what of it is code.
 type Cell = (String, Vec<String>);
 
-/// Adds the fields of a table's first column, each with whether the second says that it is supported.
+/// Adds the fields of a table's first column, each with whether its row says that it is supported.
 fn add(table: &[Vec<Cell>], prefixes: &[String], fields: &mut BTreeMap<String, bool>) {
     let [head, rows @ ..] = table else { return };
     let all_refused = head.first().is_some_and(|(text, _)| text == REFUSED);

@@ -90,7 +90,7 @@ impl Page {
         page
     }
 
-    /// The command lines of what a person types: after a prompt, in blocks of the language `console`.
+    /// What a person types: after a prompt, in blocks of the language `console`.
     fn typed(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (_, text) in self.code.iter().filter(|(language, _)| language == "console") {
