@@ -65,3 +65,16 @@ pub fn has_program(name: &str) -> bool {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"])
         .any(|dir| Path::new(dir).join(name).is_file())
 }
+
+/// Whether cargo has installed a program, which need not be in `PATH` then.
+#[must_use]
+pub fn cargo_home_has(program: &str) -> bool {
+    cargo_home().is_some_and(|home| home.join("bin").join(program).is_file())
+}
+
+/// Where cargo keeps what it installs.
+#[must_use]
+pub fn cargo_home() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+}

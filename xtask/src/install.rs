@@ -175,9 +175,14 @@ fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()
     for (from, to) in [
         ("README.md", "share/doc/magikrun/README.md"),
         ("LICENSE", "share/doc/magikrun/copyright"),
-        ("docs/examples/web.yaml", "share/doc/magikrun/examples/web.yaml"),
     ] {
         copy(&host::workspace().join(from), &at(to), 0o644)?;
+    }
+    let examples = host::workspace().join("docs/examples");
+    for entry in fs::read_dir(&examples).with_context(|| examples.display().to_string())? {
+        let entry = entry?;
+        let to = at("share/doc/magikrun/examples").join(entry.file_name());
+        copy(&entry.path(), &to, 0o644)?;
     }
     Ok(())
 }
@@ -271,6 +276,7 @@ mod tests {
         assert!(linked.with_file_name("magikrun-engine").is_file());
         assert_eq!(read("usr/share/zsh/site-functions/_magikrun"), "completions zsh");
         assert_eq!(read("usr/share/man/man1/magikrun.1"), "page\n");
+        assert!(read("usr/share/doc/magikrun/examples/job.yaml").contains("kind: Pod"));
         let service = read("usr/lib/systemd/system/magikrun@.service");
         assert!(
             service.contains("ExecStart=/usr/bin/magikrun pod run --wait") && !service.contains("@MAGIKRUN@")

@@ -6,6 +6,7 @@
 )]
 
 mod demo;
+mod docs;
 mod install;
 mod package;
 mod test;
@@ -42,6 +43,8 @@ enum Command {
     Install(install::InstallArgs),
     /// Packs what install installs as a .deb and a tarball.
     Package(install::PackageArgs),
+    /// Builds the documentation as a book, with search.
+    Docs(docs::DocsArgs),
     /// Compares magikrun with other runtimes on this machine.
     #[command(disable_help_flag = true)]
     Bench(Rest),
@@ -75,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vm(rest) => machines("vm", rest),
         Command::Install(args) => install::install(&args),
         Command::Package(args) => install::package(&args),
+        Command::Docs(args) => docs::run(&args),
         Command::Bench(rest) => Err(tools::become_program(tools::BENCH, rest.arguments)),
     }
 }

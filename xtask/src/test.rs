@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 use xtask::{apt, host, tools};
 
-use crate::package;
+use crate::{docs, package};
 
 /// Needed by tests: image material, a registry, reference runtimes and clients.
 const PACKAGES: &[&str] = &[
@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let doc = cmd!(sh, "cargo doc --locked --workspace --no-deps --quiet");
         Ok(doc.env("RUSTDOCFLAGS", "-D warnings").run()?)
     })?;
+    steps.run("book", || docs::build_if_possible(&sh))?;
     steps.finish()
 }
 
@@ -168,7 +169,7 @@ fn install(sh: &Shell) -> Result<()> {
     }
     // Built without optimisation: a third of the build time, and their own speed matters little here.
     for (tool, version) in [("cargo-nextest", "^0.9"), ("cargo-deny", "^0.20")] {
-        if !host::has_program(tool) && !cargo_home_has(tool) {
+        if !host::has_program(tool) && !host::cargo_home_has(tool) {
             println!("installing {tool} (cargo install)");
             let install = cmd!(
                 sh,
@@ -178,16 +179,6 @@ fn install(sh: &Shell) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether cargo finds the subcommand among its own programs, which need not be in `PATH`.
-fn cargo_home_has(tool: &str) -> bool {
-    cargo_home().is_some_and(|home| home.join("bin").join(tool).is_file())
-}
-
-fn cargo_home() -> Option<std::path::PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
-    home.or_else(|| std::env::var_os("HOME").map(|h| std::path::Path::new(&h).join(".cargo")))
 }
 
 fn deny(sh: &Shell) -> Result<()> {
@@ -205,7 +196,7 @@ fn deny(sh: &Shell) -> Result<()> {
 
 /// Whether cargo-deny has fetched RustSec's database once: one directory for each URL it has it from.
 fn has_advisory_database() -> bool {
-    let entries = cargo_home().and_then(|home| std::fs::read_dir(home.join("advisory-dbs")).ok());
+    let entries = host::cargo_home().and_then(|home| std::fs::read_dir(home.join("advisory-dbs")).ok());
     entries.is_some_and(|entries| entries.flatten().any(|entry| entry.path().join(".git").is_dir()))
 }
 

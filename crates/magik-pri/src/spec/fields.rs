@@ -349,6 +349,40 @@ static HOST_PATH: Schema = Schema {
     known: known::<k8s::HostPathVolumeSource>,
 };
 
+/// A field of a v1 Pod, for who documents or offers them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PodField {
+    /// Where it is, as `spec.containers[].image`.
+    pub path: String,
+    /// Whether a manifest may have it here; single values of it can be refused all the same.
+    pub supported: bool,
+}
+
+/// All fields that Kubernetes has in a v1 Pod, but for what is in those that are not supported.
+#[must_use]
+pub fn pod_fields() -> Vec<PodField> {
+    fn visit(schema: &'static Schema, prefix: &str, found: &mut Vec<PodField>) {
+        for name in (schema.known)() {
+            let dot = if prefix.is_empty() { "" } else { "." };
+            let path = format!("{prefix}{dot}{name}");
+            let shape = schema.supported.iter().find(|(field, _)| field == name);
+            found.push(PodField {
+                path: path.clone(),
+                supported: shape.is_some(),
+            });
+            match shape {
+                Some((_, Object(inner))) => visit(inner, &path, found),
+                Some((_, List(inner))) => visit(inner, &format!("{path}[]"), found),
+                Some(_) | None => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    visit(&POD, "", &mut found);
+    found
+}
+
 /// The field names of a Kubernetes type, as its `Deserialize` gives them.
 fn known<T: DeserializeOwned>() -> &'static [&'static str] {
     struct Fields(Option<&'static [&'static str]>);

@@ -18,6 +18,7 @@ mod walk;
 #[cfg(all(any(feature = "krun", feature = "wasm"), target_os = "linux"))]
 pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
+pub use fields::{PodField, pod_fields};
 pub use ignored::IgnoredField;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;

@@ -1,4 +1,7 @@
-//! What the pages of docs/ say of the source tree, so that they cannot rot.
+//! What the pages of docs/ say of the source tree and of the program, so that they cannot rot.
+
+mod fields;
+mod pages;
 
 use std::{
     collections::BTreeSet,
@@ -142,6 +145,11 @@ fn the_page_on_security_names_tests_that_exist() {
     ] {
         assert!(all.contains(hole), "{hole} has no row");
     }
+}
+
+#[test]
+fn the_page_on_promises_names_tests_that_exist() {
+    check("reference/promises.md", 20);
 }
 
 #[test]
