@@ -64,7 +64,7 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, IgnoredField, Limits, Mount, PodSpec, Port,
     ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors,
-    Volume, VolumeSource, parse_quantity,
+    Volume, VolumeSource, check_namespace, parse_quantity,
 };
 
 /// A pod's status, as its init writes it.

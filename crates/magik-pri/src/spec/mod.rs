@@ -19,6 +19,7 @@ mod walk;
 pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
 pub use ignored::IgnoredField;
+pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use quantity::parse_whole as parse_quantity;

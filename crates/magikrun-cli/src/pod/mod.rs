@@ -24,10 +24,15 @@ use crate::{output, roots::GlobalArgs};
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodArgs {
     /// The namespace that pods named without one are in [default: default; of `ls`: all]
-    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = namespace)]
     namespace: Option<String>,
     #[command(subcommand)]
     command: PodCommand,
+}
+
+/// Checks `-n`.
+fn namespace(text: &str) -> Result<String, String> {
+    magik_pri::check_namespace(text).map(|()| text.to_owned())
 }
 
 #[derive(Debug, Subcommand)]

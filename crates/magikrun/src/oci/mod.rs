@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod features;
 mod foreground;
+mod habits;
 mod keyring;
 mod life;
 mod log;
@@ -76,6 +77,7 @@ fn command_line(globals: &Globals, command: &str, rest: &[OsString]) -> ExitCode
         Ok(code) => code,
         Err(error) if error.is::<output::StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
+            let error = habits::advise(globals, command, rest, error);
             log.error(&failure::chain(&error));
             failure::code(&error)
         }
@@ -181,10 +183,10 @@ fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>
             let _ = error.print();
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => Err(anyhow::Error::msg(failure::usage_line(
-            &error.render().to_string(),
-            T::command().get_name(),
-        ))),
+        Err(error) => {
+            let text = error.render().to_string();
+            Err(failure::Misused::new(&text, T::command().get_name()).into())
+        }
     }
 }
 
