@@ -64,6 +64,14 @@ impl fmt::Display for Misused {
 
 impl std::error::Error for Misused {}
 
+/// The error changed, with the exit code that it had.
+pub fn map(error: anyhow::Error, change: impl FnOnce(anyhow::Error) -> anyhow::Error) -> anyhow::Error {
+    match error.downcast::<WithCode>() {
+        Ok(WithCode { code, error }) => with_code(code, change(error)),
+        Err(error) => change(error),
+    }
+}
+
 /// Gives an error an exit code other than 1.
 pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();

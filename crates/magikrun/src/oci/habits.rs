@@ -1,11 +1,12 @@
 //! What is meant for pods where podman's, docker's and kubectl's commands have the name of an OCI
 //! runtime's.
 
-use std::{ffi::OsString, io};
+use std::{ffi::OsString, io, path::Path};
 
-use magik_oci::Error;
+use anyhow::{Result, bail};
+use magik_oci::{ContainerId, Error};
 
-use super::route::Globals;
+use super::{backend::Backend, route::Globals};
 use crate::failure::Misused;
 
 /// What does it for pods.
@@ -38,6 +39,19 @@ pub(super) fn advise(
         }
         _ => error,
     }
+}
+
+/// Refuses the file of a manifest in the place of a container: here `-f` is `--force`, which would do
+/// nothing and say nothing.
+pub(super) fn check_no_manifest(backend: &Backend, id: &ContainerId) -> Result<()> {
+    let path = Path::new(id.as_str());
+    let manifest = path
+        .extension()
+        .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+    if manifest && path.is_file() && backend.block_on(backend.runtime().state(id)).is_err() {
+        bail!("{id} is a file and no container; for pods there is 'magikrun pod delete -f {id}'");
+    }
+    Ok(())
 }
 
 /// Whether it says which bundle or process is meant, as engines and people do who know runc.

@@ -77,7 +77,7 @@ fn command_line(globals: &Globals, command: &str, rest: &[OsString]) -> ExitCode
         Ok(code) => code,
         Err(error) if error.is::<output::StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            let error = habits::advise(globals, command, rest, error);
+            let error = failure::map(error, |error| habits::advise(globals, command, rest, error));
             log.error(&failure::chain(&error));
             failure::code(&error)
         }
@@ -134,6 +134,7 @@ fn operate(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCo
         }),
         "delete" => parsed(rest, |args: DeleteArgs| {
             on(globals, &args.id, |backend, id| {
+                habits::check_no_manifest(backend, id)?;
                 life::delete(backend, id, args.force)
             })
         }),
