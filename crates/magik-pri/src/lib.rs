@@ -64,7 +64,7 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, IgnoredField, Limits, Mount, PodField,
     PodSpec, Port, ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security,
-    SpecError, SpecErrors, Volume, VolumeSource, parse_quantity, pod_fields,
+    SpecError, SpecErrors, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
 };
 
 /// A pod's status, as its init writes it.

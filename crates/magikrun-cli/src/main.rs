@@ -22,13 +22,14 @@ mod signals;
 mod system;
 mod terminal;
 
-use std::{env, ffi::OsString, io, process::ExitCode};
+use std::{env, error::Error as _, ffi::OsString, io, num::ParseIntError, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{
     CommandFactory as _, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use magik_image::{reference::InvalidReference, source::InvalidSource};
 use magikrun::failure;
 
 use tracing::level_filters::LevelFilter;
@@ -114,32 +115,77 @@ fn usage(error: &clap::Error) -> ExitCode {
             );
         }
         _ => failure::print(
-            habit(error, env::args_os())
-                .unwrap_or_else(|| usage_line(&error.render().to_string(), env::args_os())),
+            habit(error, env::args_os()).unwrap_or_else(|| usage_line(&mistake(error), env::args_os())),
         ),
     }
     ExitCode::from(failure::USAGE)
 }
 
-/// The answer to a command that other tools have.
-fn habit(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> Option<String> {
-    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) else {
-        return None;
+/// clap's words for a mistake, or ours where those say nothing to a person.
+fn mistake(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let advice = error.source().and_then(|cause| {
+        if cause.is::<ParseIntError>() {
+            return Some("give a whole number");
+        }
+        let name = match cause.downcast_ref::<InvalidSource>() {
+            Some(InvalidSource::Reference(name)) => Some(name),
+            _ => cause.downcast_ref::<InvalidReference>(),
+        };
+        match name? {
+            InvalidReference::Empty => Some("give one, such as nginx:1.27"),
+            InvalidReference::Registry(..) => Some("write a name as localhost:5000/app:1, without http://"),
+            InvalidReference::LooksLikeId(_) => Some("give the name, such as nginx:1.27"),
+            _ => None,
+        }
+    });
+    let (Some(advice), Some(cause)) = (advice, error.source()) else {
+        return text;
     };
+    let value = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (value, option) = (value(ContextKind::InvalidValue), value(ContextKind::InvalidArg));
+    if cause.is::<ParseIntError>() {
+        format!("invalid value '{value}' for '{option}': {advice}")
+    } else {
+        format!("invalid value '{value}' for '{option}': {cause}: {advice}")
+    }
+}
+
+/// The answer to a command or an option that other tools have.
+fn habit(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> Option<String> {
     let args: Vec<String> = args
         .into_iter()
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
-    let from = args.iter().position(|arg| arg == unknown)?;
-    let (known, _) = named_command(args[..from].iter().map(Into::into));
-    // It came here because of an option that an OCI runtime does not have.
-    if known == "magikrun" && cli::oci_commands().iter().any(|c| c.get_name() == unknown) {
-        return Some(format!(
-            "'{unknown}' is an OCI runtime's command, and takes no option of the others before it: see 'magikrun {unknown} --help'"
-        ));
+    let named = |args: &[String]| named_command(args.iter().map(Into::into)).0;
+    if let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) {
+        let from = args.iter().position(|arg| arg == unknown)?;
+        let known = named(&args[..from]);
+        // It came here because of an option that an OCI runtime does not have.
+        if known == "magikrun" && cli::oci_commands().iter().any(|c| c.get_name() == unknown) {
+            return Some(format!(
+                "'{unknown}' is an OCI runtime's command, and takes no option of the others before it: see 'magikrun {unknown} --help'"
+            ));
+        }
+        let words = known.split(' ').skip(1);
+        return habits::answer(words.chain(args[from..].iter().map(String::as_str)));
     }
-    let words = known.split(' ').skip(1);
-    habits::answer(words.chain(args[from..].iter().map(String::as_str)))
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    // What stands behind the option may be the value of one.
+    let end = args.iter().position(|arg| arg.starts_with(unknown.as_str()));
+    let known = named(&args[..end.unwrap_or(args.len())]);
+    if known == "magikrun" {
+        return habits::answer_behind_options(args.iter().skip(1).map(String::as_str));
+    }
+    habits::option(&known, unknown)
 }
 
 fn usage_line(text: &str, args: impl IntoIterator<Item = OsString>) -> String {

@@ -1,6 +1,6 @@
 //! How a command fails: one line on standard error and an exit code.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
 use crate::output::{self, StdoutClosed};
 
@@ -44,6 +44,34 @@ impl fmt::Display for Several {
 
 impl std::error::Error for Several {}
 
+/// A command line that makes no sense, in one line.
+#[derive(Debug)]
+pub struct Misused(String);
+
+impl Misused {
+    /// clap's answer, of which `command` has help.
+    #[must_use]
+    pub fn new(text: &str, command: &str) -> Self {
+        Self(usage_line(text, command))
+    }
+}
+
+impl fmt::Display for Misused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misused {}
+
+/// The error changed, with the exit code that it had.
+pub fn map(error: anyhow::Error, change: impl FnOnce(anyhow::Error) -> anyhow::Error) -> anyhow::Error {
+    match error.downcast::<WithCode>() {
+        Ok(WithCode { code, error }) => with_code(code, change(error)),
+        Err(error) => change(error),
+    }
+}
+
 /// Gives an error an exit code other than 1.
 pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();
@@ -63,9 +91,34 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let inner = error.downcast_ref::<WithCode>().map_or(error, |e| &e.error);
     match inner.downcast_ref::<Several>() {
         Some(Several(lines)) => lines.iter().for_each(print),
-        None => print(chain(error)),
+        None => match hint(inner) {
+            Some(hint) => print(format!("{}: {hint}", chain(error))),
+            None => print(chain(error)),
+        },
     }
     code(error)
+}
+
+/// What to do about an answer of the system's, which says what and where, but not that.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let io = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>())?;
+    Some(match io.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "this takes root, or rights to that file",
+        io::ErrorKind::AlreadyExists => "choose another path, or remove that one",
+        io::ErrorKind::NotADirectory => "a part of the path is a file, choose another one",
+        io::ErrorKind::IsADirectory => "give a file in it",
+        io::ErrorKind::StorageFull => {
+            "make room there ('magikrun system prune'), or choose another file system"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "choose a path that can be written",
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut => {
+            "nothing answers there: check name, port and network"
+        }
+        _ => return None,
+    })
 }
 
 /// The exit code that goes with the error.

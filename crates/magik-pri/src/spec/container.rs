@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
@@ -27,7 +27,7 @@ pub(super) fn container(
     seen: &mut HashSet<String>,
     path: &str,
     problems: &mut Problems,
-) -> Option<ContainerSpec> {
+) -> ContainerSpec {
     let field = |name: &str| format!("{path}.{name}");
     problems.or_default(names::dns_label(&c.name).at(&field("name")));
     if !seen.insert(c.name.clone()) {
@@ -40,7 +40,11 @@ pub(super) fn container(
         ));
     }
     let image = image(c.image.as_deref().unwrap_or_default()).at(&field("image"));
-    let image = problems.ok(image);
+    // Nobody will see the other one, but those behind it keep their numbers.
+    let image = problems.ok(image).unwrap_or_else(|| ImageSource::OciDir {
+        path: PathBuf::new(),
+        tag: None,
+    });
     let policy = pull_policy(c.image_pull_policy.as_deref()).at(&field("imagePullPolicy"));
     let image_pull_policy = problems.or_default(policy);
     let mut budget = MAX_EXPANDED_SIZE;
@@ -64,9 +68,9 @@ pub(super) fn container(
     let ports = ports(c.ports.unwrap_or_default(), &field("ports"), problems);
     let context = c.security_context.unwrap_or_default();
     let security = security::container(context, pod, &field("securityContext"), problems);
-    Some(ContainerSpec {
+    ContainerSpec {
         name: c.name,
-        image: image?,
+        image,
         image_pull_policy,
         command,
         args,
@@ -77,7 +81,7 @@ pub(super) fn container(
         ports,
         mounts,
         security,
-    })
+    }
 }
 
 fn image(text: &str) -> std::result::Result<ImageSource, String> {
@@ -291,20 +295,23 @@ fn ports(list: Vec<k8s::ContainerPort>, path: &str, problems: &mut Problems) -> 
         let address = problems.ok(address.at(&ip_path));
         let path = format!("{path}.containerPort");
         let container_port = problems.ok(port_number(port.container_port).at(&path));
-        let (container_port, protocol) = (container_port?, protocol?);
-        if !numbers.insert((container_port, protocol)) {
-            let reason = format!("{container_port} is listed twice: remove one");
+        if let (Some(number), Some(protocol)) = (container_port, protocol)
+            && !numbers.insert((number, protocol))
+        {
+            let reason = format!("{number} is listed twice: remove one");
             problems.add(SpecError::invalid(path, reason));
         }
-        let address = address?;
-        Some(Port {
+        // What is wrong is left out, but those behind it keep their numbers.
+        Port {
             name,
-            container_port,
-            host: host.map(|number| SocketAddr::new(address, number)),
-            protocol,
-        })
+            container_port: container_port.unwrap_or_default(),
+            host: container_port
+                .and(address.zip(host))
+                .map(|(address, number)| SocketAddr::new(address, number)),
+            protocol: protocol.unwrap_or(Protocol::Tcp),
+        }
     };
-    list.into_iter().enumerate().filter_map(port).collect()
+    list.into_iter().enumerate().map(port).collect()
 }
 
 fn protocol(text: Option<&str>) -> std::result::Result<Protocol, String> {

@@ -51,7 +51,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let mut all = |list: Vec<k8s::Container>, field: &str| -> Vec<ContainerSpec> {
         // One that was not counted is not looked at.
         let list = list.into_iter().take(MAX_CONTAINERS_PER_POD).enumerate();
-        list.filter_map(|(i, c)| {
+        list.map(|(i, c)| {
             let path = format!("spec.{field}[{i}]");
             container::container(c, &names, &security, &mut seen, &path, problems)
         })

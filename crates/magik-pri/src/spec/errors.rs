@@ -63,18 +63,30 @@ const fn advice(why: Option<&str>) -> &str {
     }
 }
 
+/// The reason with its middle left out, where it repeats a long value.
+fn short(reason: String) -> String {
+    const START: usize = 200;
+    const END: usize = 150;
+    let length = reason.chars().count();
+    if length <= START + END {
+        return reason;
+    }
+    let start = reason.chars().take(START).chain(['…']);
+    start.chain(reason.chars().skip(length - END)).collect()
+}
+
 impl SpecError {
     pub(crate) fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid {
             path: path.into(),
-            reason: reason.into(),
+            reason: short(reason.into()),
         }
     }
 
     pub(crate) fn unsupported(path: impl Into<String>, why: impl Into<String>) -> Self {
         Self::NotSupported {
             path: path.into(),
-            why: Some(why.into()),
+            why: Some(short(why.into())),
         }
     }
 

@@ -143,7 +143,7 @@ spec:
   containers:
   - name: c
     image: b
-    env: [{name: A, value: x}, {name: B, value: x}, {name: A, value: y}]
+    env: [{name: A, value: x}, {name: B, value: x}, {name: A, value: z}]
     resources: {requests: {cpu: 1}}
     securityContext: {capabilities: {drop: [ALL]}}
     ports: [{containerPort: 80, hostIP: 127.0.0.1}]

@@ -20,6 +20,7 @@ pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
 pub use fields::{PodField, pod_fields};
 pub use ignored::IgnoredField;
+pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use quantity::parse_whole as parse_quantity;

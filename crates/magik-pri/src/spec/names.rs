@@ -17,6 +17,14 @@ pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks the name of a namespace: an RFC 1123 label.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_namespace(text: &str) -> Result<(), String> {
+    dns_label(text)
+}
+
 /// Checks an RFC 1123 subdomain: labels with dots between them, at most `max` bytes.
 pub(super) fn dns_subdomain(text: &str, max: usize) -> Result<(), String> {
     if text.is_empty() {

@@ -17,7 +17,7 @@ pub(crate) enum Order {
 
 impl Order {
     /// Sorts as the fields stand: the number of each thing in the one around it. A field that is missing
-    /// stands before all of that one's.
+    /// comes after all that are there.
     pub(super) fn position(&self, path: &str) -> Vec<usize> {
         let mut position = Vec::new();
         let (mut here, mut rest) = (self, path);
@@ -28,6 +28,9 @@ impl Order {
                 Self::Map(fields) => field(fields, rest),
             };
             let Some((number, inner, after)) = step else {
+                if !rest.is_empty() {
+                    position.push(usize::MAX);
+                }
                 return position;
             };
             position.push(number);

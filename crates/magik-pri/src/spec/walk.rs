@@ -131,8 +131,9 @@ fn names(value: &mut Value, path: &str, problems: &mut Problems) -> Option<Strin
 fn not_text(value: &Value) -> Option<String> {
     match value {
         Value::String(_) => None,
+        // It need not be written as it is read: yes is true, 0x10 is 16.
         Value::Number(_) | Value::Bool(_) => Some(format!(
-            "is {}, and text is wanted: write \"{value}\"",
+            "is {}, and text is wanted: put it in quotes",
             described(value)
         )),
         _ => Some(format!("is {}, and text is wanted", describe(value))),

@@ -27,7 +27,7 @@ use crate::{output, roots::GlobalArgs};
 #[derive(Debug, clap::Args)]
 pub(crate) struct PodArgs {
     /// The pods' namespace [default: default; of `ls`: all]
-    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = namespace)]
     namespace: Option<String>,
     #[command(subcommand)]
     command: PodCommand,
@@ -42,6 +42,11 @@ impl PodArgs {
             _ => false,
         }
     }
+}
+
+/// Checks `-n`.
+fn namespace(text: &str) -> Result<String, String> {
+    magik_pri::check_namespace(text).map(|()| text.to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod features;
 mod foreground;
+mod habits;
 mod keyring;
 mod life;
 mod listing;
@@ -78,6 +79,7 @@ fn command_line(globals: &Globals, command: &str, rest: &[OsString]) -> ExitCode
         Ok(code) => code,
         Err(error) if error.is::<output::StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
+            let error = failure::map(error, |error| habits::advise(globals, command, rest, error));
             log.error(&failure::chain(&error));
             failure::code(&error)
         }
@@ -134,6 +136,7 @@ fn operate(globals: &Globals, command: &str, rest: &[OsString]) -> Result<ExitCo
         }),
         "delete" => parsed(rest, |args: DeleteArgs| {
             on(globals, &args.id, |backend, id| {
+                habits::check_no_manifest(backend, id)?;
                 life::delete(backend, id, args.force)
             })
         }),
@@ -183,10 +186,10 @@ fn parsed<T: Parser>(rest: &[OsString], then: impl FnOnce(T) -> Result<ExitCode>
             let _ = error.print();
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => Err(anyhow::Error::msg(failure::usage_line(
-            &error.render().to_string(),
-            T::command().get_name(),
-        ))),
+        Err(error) => {
+            let text = error.render().to_string();
+            Err(failure::Misused::new(&text, T::command().get_name()).into())
+        }
     }
 }
 

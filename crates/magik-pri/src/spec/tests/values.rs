@@ -26,7 +26,7 @@ fn wrong_values_are_named_by_path() {
     );
     refused_in_container(
         r#"
-        env: [{name: A, value: 8080}] => env[0].value: is the number 8080, and text is wanted: write "8080"
+        env: [{name: A, value: 8080}] => env[0].value: is the number 8080, and text is wanted: put it in quotes
         env: {A: b} => env: is an object, and a list is wanted
         env: [A] => env[0]: is a string, and an object is wanted
         env: [{name: A=B, value: x}] => env[0].name:
