@@ -98,6 +98,11 @@ fn every_value_is_shown_with_where_it_comes_from() {
         shown(&answer, "runtime"),
         ("native".into(), "variable MAGIKRUN_RUNTIME".into())
     );
+    let older = config(&["--root", data.to_str().unwrap()], &[]);
+    assert_eq!(
+        shown(&older, "data-dir"),
+        (data.to_str().unwrap().into(), "flag --data-dir".into())
+    );
     let old = config(&[], &[("MAGIKRUN_ROOT", data.to_str().unwrap())]);
     assert_eq!(shown(&old, "data-dir").1, "variable MAGIKRUN_ROOT");
 }

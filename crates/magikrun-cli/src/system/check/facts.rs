@@ -1,7 +1,7 @@
 //! What is looked up of this host, by trying where that is possible.
 
 use std::{
-    fs,
+    fs, io,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -64,8 +64,8 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     /// It, or the directory above it that exists.
     pub(super) existing: PathBuf,
-    /// Whether something can be made there.
-    pub(super) writable: bool,
+    /// Why nothing can be made there.
+    pub(super) refused: Option<io::ErrorKind>,
     /// Whether the file system can be written at all.
     pub(super) read_only: bool,
     pub(super) noexec: bool,
@@ -149,11 +149,14 @@ impl Place {
         };
         let existing = path.ancestors().find(|above| above.is_dir());
         let existing = existing.unwrap_or(Path::new("/")).to_owned();
-        let writable = rustix::fs::access(&existing, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        // Removed again at once.
+        let made = tempfile::Builder::new()
+            .prefix(".magikrun-check-")
+            .tempdir_in(&existing);
         let fs = rustix::fs::statvfs(&existing).ok();
         let has = |flag| fs.as_ref().is_some_and(|fs| fs.f_flag.contains(flag));
         Self {
-            writable,
+            refused: made.err().map(|e| e.kind()),
             read_only: has(StatVfsMountFlags::RDONLY),
             noexec: has(StatVfsMountFlags::NOEXEC),
             nosuid: has(StatVfsMountFlags::NOSUID),

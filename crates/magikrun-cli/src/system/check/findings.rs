@@ -1,6 +1,6 @@
 //! What the facts mean, and what to do: no look at the host, so that each case is tested.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use magik_oci::Capability;
 use magik_pri::RuntimeClass;
@@ -354,11 +354,19 @@ impl Facts {
                 remedy,
             )];
         }
-        if !place.writable {
-            let remedy = format!("give {option} DIR, or chown {existing}");
+        if let Some(why) = place.refused {
+            let remedy = match why {
+                ErrorKind::PermissionDenied if !self.root => {
+                    format!("give {option} DIR, or sudo chown $USER {existing}")
+                }
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    format!("make room there, or give {option} DIR")
+                }
+                _ => format!("give {option} DIR"),
+            };
             return vec![missing(
                 name,
-                format!("{path}: {existing} cannot be written"),
+                format!("{path}: nothing can be made in {existing}: {why}"),
                 remedy,
             )];
         }
@@ -438,7 +446,7 @@ impl Facts {
 impl Place {
     /// Whether no pod can have files there.
     fn unusable(&self) -> bool {
-        self.unknown.is_some() || self.read_only || !self.writable
+        self.unknown.is_some() || self.read_only || self.refused.is_some()
     }
 }
 

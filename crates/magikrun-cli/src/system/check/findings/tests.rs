@@ -26,7 +26,7 @@ fn place(path: &str) -> Place {
     Place {
         path: path.into(),
         existing: "/var".into(),
-        writable: true,
+        refused: None,
         read_only: false,
         noexec: false,
         nosuid: false,
@@ -222,7 +222,7 @@ fn each_thing_that_is_wrong_is_named_with_the_command_that_mends_it() {
             "remount,size=",
         ),
         (
-            |f| f.state.writable = false,
+            |f| f.state.refused = Some(ErrorKind::PermissionDenied),
             State::Missing,
             "state root",
             "--state-dir",
@@ -282,7 +282,7 @@ fn a_place_is_looked_at_where_it_will_be() {
         (found.path, found.existing.as_path()),
         (there.clone(), dir.path())
     );
-    assert!(found.writable && !found.read_only && found.free > 0);
+    assert!(found.refused.is_none() && !found.read_only && found.free > 0);
     fs::write(dir.path().join("not"), "a file").unwrap();
     assert_eq!(Place::of(Ok(there)).existing, dir.path());
     let unknown = Place::of(Err(anyhow::anyhow!("no HOME")));
