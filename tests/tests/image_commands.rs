@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
-use magikrun_tests::{BUSYBOX, Magikrun, Registry, Scene, busybox_layout, isolated};
+use magikrun_tests::{BUSYBOX, Magikrun, Registry, Scene, busybox_layout, container, isolated, pod};
 use serde_json::{Value, json};
 
 /// A layout with `app:1` of one layer, and `app:2` that has a second one.
@@ -87,10 +87,10 @@ isolated!(
         for (n, source) in sources.iter().enumerate() {
             let root = |what: &str| scene.dir().join(format!("{what}{n}"));
             let fresh = |what: &str| Magikrun::with_roots(scene, root(what), root("state"));
-            let rootfs = text(&root("rootfs"));
+            let rootfs = text(&root("files"));
             fresh("unpack").ok(&["image", "unpack", source, &rootfs]);
             assert!(Path::new(&rootfs).join("bin/busybox").exists(), "{source}");
-            let bundle = text(&root("bundle"));
+            let bundle = text(&root("made"));
             fresh("bundle").ok(&["image", "bundle", source, &bundle, "--", "true"]);
             assert!(Path::new(&bundle).join("config.json").exists(), "{source}");
             let saved = text(&root("saved.tar"));
@@ -344,6 +344,64 @@ isolated!(
         assert!(code == 0 && said.contains("warning: --tls-verify=false"), "{said}");
         let (code, _, said) = run(&["image", "pull", "--creds", "magik:secret", "--tls-verify", &name]);
         assert!(code == 1 && said.contains(HOST) && said.lines().count() == 1, "loopback is no exception then: {said}");
+    }
+);
+
+/// Reads until a text has come.
+fn read_until(from: &mut impl Read, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        assert_eq!(
+            from.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&read)
+        );
+        read.push(byte[0]);
+    }
+    String::from_utf8(read).unwrap()
+}
+
+isolated!(
+    fn a_password_is_asked_for_and_not_shown(scene) {
+        let magikrun = Magikrun::new(scene);
+        let (_registry, _) = closed_registry(scene, &magikrun);
+        let file = scene.dir().join("auth.json");
+        // Its terminal is script's.
+        let command = magikrun.command(&[]);
+        let line = format!("{} login {HOST}", command.get_program().display());
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.env("REGISTRY_AUTH_FILE", &file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut script = script.spawn().unwrap();
+        let (mut stdin, mut stdout) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let mut shown = read_until(&mut stdout, "Username for 127.0.0.1:5000: ");
+        stdin.write_all(b"magik\n").unwrap();
+        shown.push_str(&read_until(&mut stdout, "Password: "));
+        stdin.write_all(b"secret\n").unwrap();
+        shown.push_str(&read_until(&mut stdout, "Login Succeeded!"));
+        assert!(script.wait().unwrap().success());
+        assert!(shown.contains("magik") && !shown.contains("secret"), "{shown}");
+        assert!(file.exists());
+    }
+);
+
+isolated!(
+    fn a_pod_is_pulled_with_the_credentials_of_its_command(scene) {
+        let magikrun = Magikrun::new(scene);
+        let (_registry, name) = closed_registry(scene, &magikrun);
+        magikrun.ok(&["image", "prune", "--all"]);
+        let manifest = magikrun.manifest(pod("web", &[container("c", &name, "sleep 100")]).to_string());
+        let run = ["pod", "run", "--pull", "missing", "-f", &manifest];
+        let said = magikrun.error(&run);
+        assert!(said.contains("unauthorized"), "{said}");
+        magikrun.ok(&[&run[..], &["--creds", "magik:secret"]].concat());
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
+        let two = [container("c", &name, "sleep 1"), container("d", "thief.example/x", "sleep 1")];
+        let manifest = magikrun.manifest(pod("two", &two).to_string());
+        let said = magikrun.error(&["pod", "run", "-f", &manifest, "--creds", "magik:secret"]);
+        assert!(said.contains("thief.example") && said.contains("--creds"), "{said}");
     }
 );
 

@@ -14,10 +14,10 @@ use crate::ask;
 /// Whom to trust on the way to a registry.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TrustArgs {
-    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    /// Talk plain HTTP (to loopback it is tried anyway)
     #[arg(long, conflicts_with = "tls_verify")]
     http: bool,
-    /// Check certificates; with =false any is taken, or plain HTTP [default: as registries.conf says]
+    /// Check certificates; =false takes any, or plain HTTP
     #[arg(
         long,
         value_name = "BOOL",
@@ -27,7 +27,7 @@ pub(crate) struct TrustArgs {
         hide_possible_values = true
     )]
     tls_verify: Option<bool>,
-    /// *.crt to trust, *.cert and *.key to show [default: podman's and docker's certs.d/HOST:PORT]
+    /// *.crt to trust, *.cert and *.key to show
     #[arg(long, value_name = "DIR", hide_default_value = true)]
     cert_dir: Option<PathBuf>,
 }
@@ -50,10 +50,10 @@ impl TrustArgs {
 pub(crate) struct RegistryArgs {
     #[command(flatten)]
     trust: TrustArgs,
-    /// Log in as this user, for this command only; a password that is left out is asked for
+    /// Log in as this user, for this command only
     #[arg(long, value_name = "USER[:PASSWORD]", conflicts_with = "authfile")]
     creds: Option<Creds>,
-    /// The file with credentials [default: podman's and docker's, see 'magikrun login --help']
+    /// The file with credentials [default: podman's, docker's]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
 }
@@ -124,7 +124,7 @@ impl FromStr for Creds {
 /// Which images may be used.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct PolicyArg {
-    /// The policy.json that says which images may be used [default: podman's, if there is one]
+    /// The policy.json to follow [default: podman's]
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
 }

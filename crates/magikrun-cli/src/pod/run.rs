@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
           magikrun pod run -f job.yaml --wait --rm
-The exit code with --wait is that of the first container that did not exit with 0; 125 is magikrun's own failure.";
+With --wait the exit code is the first that is not 0 of a container; 125 is magikrun's own failure.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
@@ -35,10 +35,10 @@ pub(crate) struct RunArgs {
     /// Delete the pod when it is over
     #[arg(long, requires = "wait")]
     rm: bool,
-    /// What isolates the pod [default: its runtimeClassName, else native]
+    /// What isolates the pod [default: runtimeClassName]
     #[arg(long, value_name = "native|microvm|wasm")]
     runtime: Option<RuntimeClass>,
-    /// When to pull images [default: each container's imagePullPolicy]
+    /// When to pull images [default: imagePullPolicy]
     #[arg(long, value_name = "always|missing|never", hide_possible_values = true)]
     pull: Option<Pull>,
     /// Which pods get users of their own where hostUsers is absent: those that ask nothing of the host, or none
