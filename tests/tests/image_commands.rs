@@ -21,6 +21,8 @@ fn app_layout(dir: &Path) -> Layout {
     base.file("/etc/grown", 0o644, b"small").unwrap();
     base.dir("/old", 0o755).unwrap();
     base.file("/old/file", 0o644, b"old").unwrap();
+    base.file("/opaque/old", 0o644, b"old").unwrap();
+    base.file("/was-dir/file", 0o644, b"old").unwrap();
     let base = base.finish().unwrap();
     let mut top = LayerBuilder::new();
     top.dir("/etc", 0o755).unwrap();
@@ -30,6 +32,9 @@ fn app_layout(dir: &Path) -> Layout {
     top.file("/.wh.old", 0o644, b"").unwrap();
     top.dir("/srv", 0o755).unwrap();
     top.file("/srv/new", 0o644, b"new").unwrap();
+    top.file("/opaque/.wh..wh..opq", 0o644, b"").unwrap();
+    top.file("/opaque/new", 0o644, b"new").unwrap();
+    top.symlink("/was-dir", "etc").unwrap();
     let top = top.finish().unwrap();
     let mut layout = Layout::create(dir).unwrap();
     let config = ImageConfig::command(&["/app"]);
@@ -182,17 +187,19 @@ isolated!(
         let magikrun = Magikrun::new(scene);
         let layout = app_layout(&scene.dir().join("layout"));
         let two = layout.reference("localhost/app:2");
-        let expected = "C /etc\nA /etc/a [31mb\nD /etc/gone\nC /etc/grown\nD /old\nA /srv\nA /srv/new\n";
+        let expected = "C /etc\nA /etc/a [31mb\nD /etc/gone\nC /etc/grown\nD /old\n\
+                        C /opaque\nA /opaque/new\nD /opaque/old\nA /srv\nA /srv/new\nC /was-dir\n";
         assert_eq!(magikrun.ok(&["image", "diff", &two]), expected);
         magikrun.ok(&["image", "pull", &layout.reference("localhost/app:1")]);
         let [one, two] = ["localhost/app:1", "localhost/app:2"];
         assert_eq!(magikrun.ok(&["image", "diff", two, one]), expected);
         assert_eq!(magikrun.ok(&["image", "diff", two, two]), "");
         let back = magikrun.json(&["image", "diff", one, two]);
-        assert_eq!(back["deleted"], json!(["/etc/a\u{1b}[31mb", "/srv"]));
-        assert_eq!((&back["added"], &back["changed"]), (&json!(["/etc/gone", "/old", "/old/file"]), &json!(["/etc", "/etc/grown"])));
+        assert_eq!(back["deleted"], json!(["/etc/a\u{1b}[31mb", "/opaque/new", "/srv"]));
+        assert_eq!(back["added"], json!(["/etc/gone", "/old", "/old/file", "/opaque/old", "/was-dir/file"]));
+        assert_eq!(back["changed"], json!(["/etc", "/etc/grown", "/opaque", "/was-dir"]));
         let all = magikrun.ok(&["image", "diff", one]);
-        assert!(all.lines().count() == 6 && all.lines().all(|line| line.starts_with("A /")), "{all}");
+        assert!(all.lines().count() == 10 && all.lines().all(|line| line.starts_with("A /")), "{all}");
         // It holds nothing afterwards.
         assert_eq!(fs::read_dir(magikrun.root.join("leases")).unwrap().flatten().filter(|e| e.file_name() != ".lock").count(), 0);
         let pruned = magikrun.json(&["image", "prune", "--all"]);
