@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
 };
 
 use magikrun_test_images::{ImageConfig, LayerBuilder, Layout};
-use magikrun_tests::{BUSYBOX, Magikrun, Registry, Scene, busybox_layout, isolated};
+use magikrun_tests::{BUSYBOX, Magikrun, Registry, Scene, busybox_layout, container, isolated, pod};
 use serde_json::{Value, json};
 
 /// A layout with `app:1` of one layer, and `app:2` that has a second one.
@@ -21,6 +21,8 @@ fn app_layout(dir: &Path) -> Layout {
     base.file("/etc/grown", 0o644, b"small").unwrap();
     base.dir("/old", 0o755).unwrap();
     base.file("/old/file", 0o644, b"old").unwrap();
+    base.file("/opaque/old", 0o644, b"old").unwrap();
+    base.file("/was-dir/file", 0o644, b"old").unwrap();
     let base = base.finish().unwrap();
     let mut top = LayerBuilder::new();
     top.dir("/etc", 0o755).unwrap();
@@ -30,6 +32,9 @@ fn app_layout(dir: &Path) -> Layout {
     top.file("/.wh.old", 0o644, b"").unwrap();
     top.dir("/srv", 0o755).unwrap();
     top.file("/srv/new", 0o644, b"new").unwrap();
+    top.file("/opaque/.wh..wh..opq", 0o644, b"").unwrap();
+    top.file("/opaque/new", 0o644, b"new").unwrap();
+    top.symlink("/was-dir", "etc").unwrap();
     let top = top.finish().unwrap();
     let mut layout = Layout::create(dir).unwrap();
     let config = ImageConfig::command(&["/app"]);
@@ -87,10 +92,10 @@ isolated!(
         for (n, source) in sources.iter().enumerate() {
             let root = |what: &str| scene.dir().join(format!("{what}{n}"));
             let fresh = |what: &str| Magikrun::with_roots(scene, root(what), root("state"));
-            let rootfs = text(&root("rootfs"));
+            let rootfs = text(&root("files"));
             fresh("unpack").ok(&["image", "unpack", source, &rootfs]);
             assert!(Path::new(&rootfs).join("bin/busybox").exists(), "{source}");
-            let bundle = text(&root("bundle"));
+            let bundle = text(&root("made"));
             fresh("bundle").ok(&["image", "bundle", source, &bundle, "--", "true"]);
             assert!(Path::new(&bundle).join("config.json").exists(), "{source}");
             let saved = text(&root("saved.tar"));
@@ -182,17 +187,19 @@ isolated!(
         let magikrun = Magikrun::new(scene);
         let layout = app_layout(&scene.dir().join("layout"));
         let two = layout.reference("localhost/app:2");
-        let expected = "C /etc\nA /etc/a [31mb\nD /etc/gone\nC /etc/grown\nD /old\nA /srv\nA /srv/new\n";
+        let expected = "C /etc\nA /etc/a [31mb\nD /etc/gone\nC /etc/grown\nD /old\n\
+                        C /opaque\nA /opaque/new\nD /opaque/old\nA /srv\nA /srv/new\nC /was-dir\n";
         assert_eq!(magikrun.ok(&["image", "diff", &two]), expected);
         magikrun.ok(&["image", "pull", &layout.reference("localhost/app:1")]);
         let [one, two] = ["localhost/app:1", "localhost/app:2"];
         assert_eq!(magikrun.ok(&["image", "diff", two, one]), expected);
         assert_eq!(magikrun.ok(&["image", "diff", two, two]), "");
         let back = magikrun.json(&["image", "diff", one, two]);
-        assert_eq!(back["deleted"], json!(["/etc/a\u{1b}[31mb", "/srv"]));
-        assert_eq!((&back["added"], &back["changed"]), (&json!(["/etc/gone", "/old", "/old/file"]), &json!(["/etc", "/etc/grown"])));
+        assert_eq!(back["deleted"], json!(["/etc/a\u{1b}[31mb", "/opaque/new", "/srv"]));
+        assert_eq!(back["added"], json!(["/etc/gone", "/old", "/old/file", "/opaque/old", "/was-dir/file"]));
+        assert_eq!(back["changed"], json!(["/etc", "/etc/grown", "/opaque", "/was-dir"]));
         let all = magikrun.ok(&["image", "diff", one]);
-        assert!(all.lines().count() == 6 && all.lines().all(|line| line.starts_with("A /")), "{all}");
+        assert!(all.lines().count() == 10 && all.lines().all(|line| line.starts_with("A /")), "{all}");
         // It holds nothing afterwards.
         assert_eq!(fs::read_dir(magikrun.root.join("leases")).unwrap().flatten().filter(|e| e.file_name() != ".lock").count(), 0);
         let pruned = magikrun.json(&["image", "prune", "--all"]);
@@ -344,6 +351,64 @@ isolated!(
         assert!(code == 0 && said.contains("warning: --tls-verify=false"), "{said}");
         let (code, _, said) = run(&["image", "pull", "--creds", "magik:secret", "--tls-verify", &name]);
         assert!(code == 1 && said.contains(HOST) && said.lines().count() == 1, "loopback is no exception then: {said}");
+    }
+);
+
+/// Reads until a text has come.
+fn read_until(from: &mut impl Read, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        assert_eq!(
+            from.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&read)
+        );
+        read.push(byte[0]);
+    }
+    String::from_utf8(read).unwrap()
+}
+
+isolated!(
+    fn a_password_is_asked_for_and_not_shown(scene) {
+        let magikrun = Magikrun::new(scene);
+        let (_registry, _) = closed_registry(scene, &magikrun);
+        let file = scene.dir().join("auth.json");
+        // Its terminal is script's.
+        let command = magikrun.command(&[]);
+        let line = format!("{} login {HOST}", command.get_program().display());
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.env("REGISTRY_AUTH_FILE", &file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut script = script.spawn().unwrap();
+        let (mut stdin, mut stdout) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let mut shown = read_until(&mut stdout, "Username for 127.0.0.1:5000: ");
+        stdin.write_all(b"magik\n").unwrap();
+        shown.push_str(&read_until(&mut stdout, "Password: "));
+        stdin.write_all(b"secret\n").unwrap();
+        shown.push_str(&read_until(&mut stdout, "Login Succeeded!"));
+        assert!(script.wait().unwrap().success());
+        assert!(shown.contains("magik") && !shown.contains("secret"), "{shown}");
+        assert!(file.exists());
+    }
+);
+
+isolated!(
+    fn a_pod_is_pulled_with_the_credentials_of_its_command(scene) {
+        let magikrun = Magikrun::new(scene);
+        let (_registry, name) = closed_registry(scene, &magikrun);
+        magikrun.ok(&["image", "prune", "--all"]);
+        let manifest = magikrun.manifest(pod("web", &[container("c", &name, "sleep 100")]).to_string());
+        let run = ["pod", "run", "--pull", "missing", "-f", &manifest];
+        let said = magikrun.error(&run);
+        assert!(said.contains("unauthorized"), "{said}");
+        magikrun.ok(&[&run[..], &["--creds", "magik:secret"]].concat());
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
+        let two = [container("c", &name, "sleep 1"), container("d", "thief.example/x", "sleep 1")];
+        let manifest = magikrun.manifest(pod("two", &two).to_string());
+        let said = magikrun.error(&["pod", "run", "-f", &manifest, "--creds", "magik:secret"]);
+        assert!(said.contains("thief.example") && said.contains("--creds"), "{said}");
     }
 );
 

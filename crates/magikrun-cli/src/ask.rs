@@ -81,7 +81,7 @@ impl Hidden {
         let before = termios::tcgetattr(&terminal).context("stdin: read the terminal's mode")?;
         let mut mode = before.clone();
         mode.local_modes.remove(LocalModes::ECHO);
-        termios::tcsetattr(&terminal, OptionalActions::Flush, &mode).context("stdin: hide what is typed")?;
+        termios::tcsetattr(&terminal, OptionalActions::Drain, &mode).context("stdin: hide what is typed")?;
         Ok(Self { terminal, before })
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct LoginArgs {
     /// Read the password from standard input
     #[arg(long, requires = "username", conflicts_with = "password")]
     password_stdin: bool,
-    /// The password; other users see it in the list of processes: --password-stdin is better
+    /// The password, which other users see: better is --password-stdin
     #[arg(short, long, value_name = "PASSWORD", requires = "username")]
     password: Option<Password>,
     /// Print the user who is logged in, and nothing else

@@ -24,6 +24,9 @@ fn what_is_refused_for_its_size_is_taken_with_a_larger_limit() {
         assert!(line.ends_with(&format!("{option} raises it")), "{line}");
     };
     let pull = ["pull", &source];
+    let files = host.path("files").display().to_string();
+    refused(&["unpack", &source, &files], "--max-layer-size", "500k");
+    assert!(!host.path("files").exists());
     refused(&pull, "--max-layer-size", "500k");
     assert_eq!(host.run(&["image", "ls", "-q"]).ok(), "");
     let line = run(&pull, "--max-layer-size", "large").fails(2);
@@ -164,10 +167,15 @@ fn a_signature_policy_keeps_images_out() {
     );
     let source = layout.reference(BUSYBOX);
     let dir = layout.dir().to_str().unwrap().to_owned();
+    let rootfs = host.path("rootfs").to_str().unwrap().to_owned();
     for (policy, part) in [(&reject, "rejected"), (&signed, "signedBy")] {
         for command in [
             &["image", "pull", "--signature-policy", policy, &source][..],
             &["image", "load", "--signature-policy", policy, "-i", &dir],
+            &["image", "load", "--signature-policy", policy, &source],
+            &["image", "unpack", "--signature-policy", policy, &source, &rootfs],
+            &["image", "bundle", "--signature-policy", policy, &dir, &rootfs],
+            &["image", "inspect", "--signature-policy", policy, &source],
         ] {
             let line = host.run(command).fails(1);
             assert!(line.contains(part) && line.contains(policy.as_str()), "{line}");

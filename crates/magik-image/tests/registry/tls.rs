@@ -84,6 +84,8 @@ async fn a_registry_is_believed_if_its_certificate_is() {
         "[[registry]]\nlocation = \"{}\"\ninsecure = true\n",
         registry.address
     );
+    let mut any = anonymous.clone();
+    any.tls_verify = Some(false);
     let mut insecure = anonymous;
     insecure.registries = RegistriesSource::Given(Registries::parse(&conf).unwrap());
     let another = World::new();
@@ -92,4 +94,11 @@ async fn a_registry_is_believed_if_its_certificate_is() {
         .pull(&source, &pulling(&insecure), &())
         .await
         .unwrap();
+
+    // So it is with what the command line says, whose word is the last one.
+    let another = World::new();
+    another.store.pull(&source, &pulling(&any), &()).await.unwrap();
+    insecure.tls_verify = Some(true);
+    let refused = World::new().store.pull(&source, &pulling(&insecure), &()).await;
+    assert!(refused.unwrap_err().to_string().contains("certificate"));
 }

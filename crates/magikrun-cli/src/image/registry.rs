@@ -14,10 +14,10 @@ use crate::{ask, roots::GlobalArgs};
 /// Whom to trust on the way to a registry.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TrustArgs {
-    /// Talk plain HTTP to the registry (loopback ones need no such option)
+    /// Talk plain HTTP (to loopback it is tried anyway)
     #[arg(long, conflicts_with = "tls_verify")]
     http: bool,
-    /// Check certificates; with =false any is taken, or plain HTTP [default: as registries.conf says]
+    /// Check certificates; =false takes any, or plain HTTP
     #[arg(
         long,
         value_name = "BOOL",
@@ -131,7 +131,7 @@ impl FromStr for Creds {
 /// Which images may be used.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct PolicyArg {
-    /// The policy.json that says which images may be used [default: podman's, if there is one]
+    /// The policy.json to follow [default: podman's]
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
 }

@@ -42,14 +42,14 @@ pub(crate) struct SaveArgs {
         help = "oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]"
     )]
     destination: Option<ImageSource>,
-    /// Where to: a file, or a directory with --type oci-dir [default: standard output]
+    /// Where to: a file, or a directory for oci-dir [default: stdout]
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// What to write
+    /// oci-archive, docker-archive or oci-dir
     #[arg(
         long = "type",
-        visible_alias = "format",
-        value_name = "oci-archive|docker-archive|oci-dir",
+        alias = "format",
+        value_name = "TYPE",
         hide_possible_values = true,
         default_value = "oci-archive"
     )]

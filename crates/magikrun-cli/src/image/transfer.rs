@@ -31,7 +31,7 @@ pub(crate) const LOAD_EXAMPLE: &str = "\
 Examples: magikrun image load app.tar
           docker save app | magikrun image load
           magikrun image load hello.wasm -t localhost/hello:1
-Files are OCI and docker archives (also gzip or zstd), OCI layout directories and WebAssembly, binary or text.";
+Files are OCI and docker archives (also gzip, zstd), OCI layout directories and WebAssembly.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PullArgs {
@@ -57,7 +57,7 @@ pub(crate) struct LoadArgs {
     #[arg(
         value_name = "FILE|DIR",
         value_parser = source::to_load,
-        help = "An archive, a layout, a module, or what pull takes: docker://NAME, oci:DIR[:TAG] [default: standard input]"
+        help = "An archive, layout or module, or docker://NAME, oci:DIR[:TAG] [default: stdin]"
     )]
     source: Option<Source>,
     /// The same, as docker and podman have it
