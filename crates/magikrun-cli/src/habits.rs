@@ -138,11 +138,7 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
         &["-v", "--volumes", "--wait", "--cascade"],
         "it is always so, leave it out",
     ),
-    (
-        "pod events",
-        &["--since", "--until"],
-        "pipe the events through grep",
-    ),
+    ("pod events", &["--until"], "pipe the events through grep"),
     ("pod events", &["-w", "--watch"], "write -f"),
     ("pod exec", &["-d", "--detach"], "end the line with '&'"),
     ("pod exec", &["--stdin"], "write -i or --interactive"),

@@ -21,9 +21,20 @@ pub(crate) enum Format {
     Table,
     /// JSON, whose fields only ever grow.
     Json,
+    /// The same fields as YAML.
+    Yaml,
 }
 
-/// `--format`, for every command that lists or shows.
+impl Format {
+    fn print(self, value: &impl Serialize) -> Result<()> {
+        match self {
+            Self::Table | Self::Json => json(value),
+            Self::Yaml => yaml(value),
+        }
+    }
+}
+
+/// `--format`, for every command that shows something.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct FormatArg {
     /// How to print it
@@ -39,8 +50,53 @@ pub(crate) struct FormatArg {
 }
 
 impl FormatArg {
-    pub(crate) fn json(self) -> bool {
-        self.format == Format::Json
+    /// Whether what is printed is for programs.
+    pub(crate) fn document(self) -> bool {
+        self.format != Format::Table
+    }
+
+    /// Prints all there is, for programs.
+    pub(crate) fn print(self, value: &impl Serialize) -> Result<()> {
+        self.format.print(value)
+    }
+
+    /// Prints one of several that follow each other: a line of JSON, or a document of YAML.
+    pub(crate) fn item(self, value: &impl Serialize) -> Result<()> {
+        match self.format {
+            Format::Table | Format::Json => json_line(value),
+            Format::Yaml => {
+                line("---")?;
+                yaml(value)
+            }
+        }
+    }
+}
+
+/// `--format` of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Columns for a person.
+    #[default]
+    Table,
+    /// More of them.
+    Wide,
+    /// JSON, whose fields only ever grow.
+    Json,
+    /// The same fields as YAML.
+    Yaml,
+    /// The names only.
+    Name,
+}
+
+impl ListFormat {
+    /// How it is printed, if it is for programs.
+    pub(crate) fn document(self) -> Option<FormatArg> {
+        let format = match self {
+            Self::Json => Format::Json,
+            Self::Yaml => Format::Yaml,
+            Self::Table | Self::Wide | Self::Name => return None,
+        };
+        Some(FormatArg { format })
     }
 }
 
@@ -50,8 +106,16 @@ pub(crate) struct ListArgs {
     /// Print the ids only
     #[arg(short, long, conflicts_with = "format")]
     pub(crate) quiet: bool,
-    #[command(flatten)]
-    pub(crate) format: FormatArg,
+    /// How to print it
+    #[arg(
+        short = 'o',
+        long,
+        visible_alias = "output",
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
+    pub(crate) format: ListFormat,
 }
 
 /// Prints a document as YAML.

@@ -141,7 +141,7 @@ pub(super) fn text(path: &Path, trust: Trust, limit: u64) -> Result<Option<Strin
     // are opened.
     let found = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(found) => File::from(found),
-        Err(e) if matches!(e, rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(io::Error::from(e)).with_context(name),
     };
     let meta = found.metadata().with_context(name)?;

@@ -62,8 +62,8 @@ pub(crate) fn show(global: &GlobalArgs, format: FormatArg) -> Result<()> {
         keys: rows(global)?,
         registries: rules.rules().map(Registry::from).collect(),
     };
-    if format.json() {
-        return output::json(&shown);
+    if format.document() {
+        return format.print(&shown);
     }
     let keys = shown
         .keys

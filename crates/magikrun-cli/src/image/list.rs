@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::source::{Source, SourceArgs};
 use crate::{
-    output::{self, FormatArg, ListArgs},
+    output::{self, FormatArg, ListArgs, ListFormat},
     roots::GlobalArgs,
 };
 
@@ -70,10 +70,17 @@ pub(super) fn list(global: &GlobalArgs, args: &ListArgs) -> Result<()> {
             .iter()
             .try_for_each(|image| output::line(image.config_digest));
     }
-    if args.format.json() {
-        return output::json(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    if let Some(format) = args.format.document() {
+        return format.print(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    }
+    if args.format == ListFormat::Name {
+        return images.iter().try_for_each(|image| output::line(image.name()));
     }
     let now = Timestamp::now();
+    if args.format == ListFormat::Wide {
+        let header = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE", "LAYERS", "DIGEST"];
+        return output::table(header, images.iter().map(|image| wide(image, now)));
+    }
     output::table(
         ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"],
         images.iter().map(|image| row(image, now)),
@@ -94,6 +101,20 @@ fn row(image: &Image, now: Timestamp) -> [String; 5] {
     ]
 }
 
+fn wide(image: &Image, now: Timestamp) -> [String; 7] {
+    let [name, id, platform, created, size] = row(image, now);
+    let summary = Summary::of(image);
+    [
+        name,
+        id,
+        platform,
+        created,
+        size,
+        summary.layers.to_string(),
+        summary.digest,
+    ]
+}
+
 /// `linux/amd64`, `linux/arm/v7`.
 fn platform(image: &Image) -> String {
     let config = &image.config;
@@ -107,8 +128,8 @@ fn platform(image: &Image) -> String {
 pub(super) async fn inspect(global: &GlobalArgs, args: &InspectArgs) -> Result<()> {
     let store = super::store(global)?;
     let image = args.how.image(global, &store, &args.image).await?;
-    if args.format.json() {
-        return output::json(&Details {
+    if args.format.document() {
+        return args.format.print(&Details {
             summary: Summary::of(&image),
             config: &image.config,
             manifest: &image.manifest,

@@ -180,8 +180,10 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
             image.manifest_digest
         }
     };
-    if args.format.json() {
-        return output::json(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
+    if args.format.document() {
+        return args
+            .format
+            .print(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
     }
     output::line(digest)
 }

@@ -85,14 +85,14 @@ pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
             }
             other => args.how.image(global, &store, other).await?,
         };
-        if args.format.json() {
+        if args.format.document() {
             pulled.push(Summary::of(&image));
         } else {
             output::line(image.config_digest)?;
         }
     }
-    if args.format.json() {
-        output::json(&pulled)?;
+    if args.format.document() {
+        args.format.print(&pulled)?;
     }
     Ok(())
 }
@@ -121,8 +121,10 @@ pub(super) async fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
             }]
         }
     };
-    if args.format.json() {
-        return output::json(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    if args.format.document() {
+        return args
+            .format
+            .print(&images.iter().map(Summary::of).collect::<Vec<_>>());
     }
     images.iter().try_for_each(|image| output::line(image.name()))
 }

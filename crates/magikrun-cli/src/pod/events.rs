@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use magik_pri::events::Event;
 
 use super::advise;
@@ -17,6 +18,9 @@ pub(crate) struct EventsArgs {
     /// Go on until the pod is over
     #[arg(short, long)]
     follow: bool,
+    /// Only what is younger: 10m, 2h, or a time as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = super::logs::parse_since)]
+    since: Option<Timestamp>,
     /// Name, namespace/name, id or the start of an id
     pub(super) pod: String,
     #[command(flatten)]
@@ -29,8 +33,11 @@ pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCo
         .await
         .map_err(advise)?;
     while let Some(event) = events.next().await? {
-        if args.format.json() {
-            output::json_line(&event)?;
+        if args.since.is_some_and(|since| event.time < since) {
+            continue;
+        }
+        if args.format.document() {
+            args.format.item(&event)?;
         } else {
             output::line(output::printable(&for_a_person(&event)))?;
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use magik_pri::status::{ContainerPhase, PodStatus};
 
 use crate::{
-    output::{self, ListArgs},
+    output::{self, ListArgs, ListFormat},
     pod::backend,
     roots::GlobalArgs,
 };
@@ -86,8 +86,26 @@ pub(super) async fn run(
     let args = &args.list;
     if args.quiet {
         pods.iter().try_for_each(|pod| output::line(&pod.id))?;
-    } else if args.format.json() {
-        output::json(&pods)?;
+    } else if let Some(format) = args.format.document() {
+        format.print(&pods)?;
+    } else if args.format == ListFormat::Name {
+        // What every command takes.
+        pods.iter()
+            .try_for_each(|pod| output::line(format_args!("{}/{}", pod.namespace, pod.name)))?;
+    } else if args.format == ListFormat::Wide {
+        let now = Timestamp::now();
+        let header = [
+            "NAME",
+            "NAMESPACE",
+            "ID",
+            "STATUS",
+            "CONTAINERS",
+            "AGE",
+            "RUNTIME",
+            "RESTARTS",
+            "IMAGES",
+        ];
+        output::table(header, pods.iter().map(|pod| wide(pod, now)))?;
     } else {
         let now = Timestamp::now();
         let header = ["NAME", "NAMESPACE", "ID", "STATUS", "CONTAINERS", "AGE"];
@@ -100,7 +118,7 @@ fn row(pod: &PodStatus, now: Timestamp) -> [String; 6] {
     let running = pod
         .containers
         .iter()
-        .filter(|c| matches!(c.state, ContainerPhase::Running { .. }))
+        .filter(|c| matches!(c.state, ContainerPhase::Running { .. }) && !pod.phase.is_final())
         .count();
     [
         pod.name.clone(),
@@ -109,6 +127,23 @@ fn row(pod: &PodStatus, now: Timestamp) -> [String; 6] {
         phase(pod),
         format!("{running}/{}", pod.containers.len()),
         output::age(pod.created_at, now),
+    ]
+}
+
+fn wide(pod: &PodStatus, now: Timestamp) -> [String; 9] {
+    let [name, namespace, id, status, containers, age] = row(pod, now);
+    let restarts: u64 = pod.containers.iter().map(|c| u64::from(c.restart_count)).sum();
+    let images: Vec<&str> = pod.containers.iter().map(|c| c.image.as_str()).collect();
+    [
+        name,
+        namespace,
+        id,
+        status,
+        containers,
+        age,
+        pod.runtime_class.clone(),
+        restarts.to_string(),
+        images.join(","),
     ]
 }
 

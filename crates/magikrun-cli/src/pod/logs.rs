@@ -42,7 +42,7 @@ pub(crate) struct LogsArgs {
 }
 
 /// A time, or how long ago that is.
-fn parse_since(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_since(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }

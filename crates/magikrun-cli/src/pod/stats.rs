@@ -47,9 +47,9 @@ pub(super) async fn run(global: &GlobalArgs, args: &StatsArgs) -> Result<ExitCod
     let mut usage = Usage::default();
     loop {
         let samples = sample(runtime.as_ref(), &args.pods).await?;
-        match (args.format.json(), args.watch) {
-            (true, false) => output::json(&samples)?,
-            (true, true) => output::json_line(&samples)?,
+        match (args.format.document(), args.watch) {
+            (true, false) => args.format.print(&samples)?,
+            (true, true) => args.format.item(&samples)?,
             (false, watch) => table(&samples, watch, &mut usage)?,
         }
         if !args.watch {

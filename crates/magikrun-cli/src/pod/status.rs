@@ -26,8 +26,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCo
         .pod_status(&args.pod)
         .await
         .map_err(advise)?;
-    if args.format.json() {
-        output::json(&pod)?;
+    if args.format.document() {
+        args.format.print(&pod)?;
     } else {
         output::line(for_a_person(&pod, Timestamp::now()))?;
     }
