@@ -205,7 +205,7 @@ fn df_counts_what_is_there_and_what_prune_would_free() {
     let answer = df();
     for (kind, count, active) in [
         ("images", 1, 0),
-        ("layers", 1, 0),
+        ("layers", 0, 0),
         ("pods", 1, 1),
         ("temporary", 0, 0),
     ] {
