@@ -128,6 +128,13 @@ pub(crate) fn is_coloured() -> bool {
     io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Whether more than ASCII can be printed, as the locale says.
+pub(crate) fn is_utf8() -> bool {
+    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+    locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"))
+}
+
 /// Tells a person something that is no failure.
 pub(crate) fn note(text: &str) {
     // Who cannot be told misses nothing that matters.

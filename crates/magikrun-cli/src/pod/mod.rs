@@ -13,6 +13,7 @@ mod remove;
 mod run;
 mod stats;
 mod status;
+mod tree;
 mod validate;
 mod wait;
 

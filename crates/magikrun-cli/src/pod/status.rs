@@ -1,12 +1,12 @@
 //! `pod status`.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Result;
 use jiff::Timestamp;
 use magik_pri::status::{ContainerPhase, ContainerStatus, PodStatus};
 
-use super::{advise, list::phase};
+use super::{advise, list::phase, tree};
 use crate::{
     output::{self, FormatArg},
     pod::backend,
@@ -22,12 +22,23 @@ pub(crate) struct StatusArgs {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
-    let pod = backend::pods(global)?
-        .pod_status(&args.pod)
-        .await
-        .map_err(advise)?;
+    let runtime = backend::pods(global)?;
+    let pod = runtime.pod_status(&args.pod).await.map_err(advise)?;
     if args.format.document() {
         args.format.print(&pod)?;
+    } else if std::io::stdout().is_terminal() {
+        // One that ends meanwhile is shown without.
+        let spec = runtime.pod_spec(&pod.id).await.ok();
+        let stats = runtime.stats(&pod.id).await.unwrap_or_default();
+        let mut text = fields(&pod, Timestamp::now());
+        text.push_str(&tree::draw(
+            &pod,
+            spec.as_ref(),
+            &stats,
+            Timestamp::now(),
+            output::is_utf8(),
+        ));
+        output::line(text)?;
     } else {
         output::line(for_a_person(&pod, Timestamp::now()))?;
     }
@@ -35,6 +46,17 @@ pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCo
 }
 
 fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
+    let mut text = fields(pod, now);
+    let init = pod.init_containers.iter().map(|c| row(c, "init", now));
+    let rows = init.chain(pod.containers.iter().map(|c| row(c, "app", now)));
+    text.push_str(&output::columns(
+        ["CONTAINER", "KIND", "IMAGE", "STATE", "RESTARTS", "AGE"],
+        rows,
+    ));
+    text
+}
+
+fn fields(pod: &PodStatus, now: Timestamp) -> String {
     let labels: Vec<String> = pod
         .labels
         .iter()
@@ -55,13 +77,7 @@ fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
         ("Finished", pod.finished_at.map(time)),
     ];
     let mut text = output::fields(fields);
-    let init = pod.init_containers.iter().map(|c| row(c, "init", now));
-    let rows = init.chain(pod.containers.iter().map(|c| row(c, "app", now)));
     text.push('\n');
-    text.push_str(&output::columns(
-        ["CONTAINER", "KIND", "IMAGE", "STATE", "RESTARTS", "AGE"],
-        rows,
-    ));
     text
 }
 
@@ -73,7 +89,7 @@ fn users(pod: &PodStatus) -> Option<String> {
     }
 }
 
-fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 6] {
+pub(super) fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 6] {
     let (state, since) = match &container.state {
         ContainerPhase::Waiting => ("Waiting".to_owned(), None),
         ContainerPhase::Created => ("Created".to_owned(), None),
