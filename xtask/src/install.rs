@@ -28,8 +28,39 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 /// Where manual pages go, below the prefix, and what those of this program are called.
 const MANUAL: (&str, &str) = ("share/man/man1", "magikrun*.1");
-/// The service of one pod, `magikrun@NAME`; `@MAGIKRUN@` is the program.
-const SERVICE: &str = include_str!("magikrun@.service");
+/// What systemd is given, and where, below the prefix; `@MAGIKRUN@` is the program and `@UNITS@` where units are.
+const OF_SYSTEMD: [(&str, &str, u32); 6] = [
+    (
+        "lib/systemd/system/magikrun@.service",
+        include_str!("systemd/magikrun@.service"),
+        0o644,
+    ),
+    (
+        "lib/systemd/system/magikrun@.path",
+        include_str!("systemd/magikrun@.path"),
+        0o644,
+    ),
+    (
+        "lib/systemd/system/magikrun-changed@.service",
+        include_str!("systemd/magikrun-changed@.service"),
+        0o644,
+    ),
+    (
+        "lib/systemd/system/magikrun-sweep.service",
+        include_str!("systemd/magikrun-sweep.service"),
+        0o644,
+    ),
+    (
+        "lib/systemd/system-generators/magikrun-generator",
+        include_str!("systemd/magikrun-generator"),
+        0o755,
+    ),
+    (
+        "lib/tmpfiles.d/magikrun.conf",
+        include_str!("systemd/magikrun.conf"),
+        0o644,
+    ),
+];
 
 /// Options of `cargo xtask install`.
 #[derive(Debug, clap::Args)]
@@ -74,18 +105,15 @@ pub(crate) fn install(args: &InstallArgs) -> Result<()> {
 /// What an installation consists of, for who removes it.
 fn installed(prefix: &Path) -> Vec<String> {
     let of_shells = COMPLETIONS.map(|(_, path)| path);
-    [
-        DIRECTORY,
-        "bin/magikrun",
-        "lib/systemd/system/magikrun@.service",
-        "share/doc/magikrun",
-    ]
-    .into_iter()
-    .chain(of_shells)
-    .map(|path| prefix.join(path))
-    .chain([prefix.join(MANUAL.0).join(MANUAL.1)])
-    .map(|path| path.display().to_string())
-    .collect()
+    let of_systemd = OF_SYSTEMD.map(|(path, ..)| path);
+    [DIRECTORY, "bin/magikrun", "share/doc/magikrun"]
+        .into_iter()
+        .chain(of_shells)
+        .chain(of_systemd)
+        .map(|path| prefix.join(path))
+        .chain([prefix.join(MANUAL.0).join(MANUAL.1)])
+        .map(|path| path.display().to_string())
+        .collect()
 }
 
 pub(crate) fn package(args: &PackageArgs) -> Result<()> {
@@ -166,12 +194,11 @@ fn lay_out(sh: &Shell, binaries: &Path, root: &Path, prefix: &Path) -> Result<()
     fs::create_dir_all(&manual).with_context(|| manual.display().to_string())?;
     cmd!(sh, "{magikrun} manual --dir {manual}").quiet().run()?;
     let program = prefix.join("bin/magikrun").display().to_string();
-    let service = SERVICE.replace("@MAGIKRUN@", &program);
-    write(
-        &at("lib/systemd/system/magikrun@.service"),
-        service.as_bytes(),
-        0o644,
-    )?;
+    let units = prefix.join("lib/systemd/system").display().to_string();
+    for (path, content, mode) in OF_SYSTEMD {
+        let content = content.replace("@MAGIKRUN@", &program).replace("@UNITS@", &units);
+        write(&at(path), content.as_bytes(), mode)?;
+    }
     for (from, to) in [
         ("README.md", "share/doc/magikrun/README.md"),
         ("LICENSE", "share/doc/magikrun/copyright"),
@@ -255,6 +282,37 @@ fn make_parent(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// By the generator as it is installed, which needs no systemd.
+    fn the_generator_starts_each_pod(root: &Path) {
+        let (pods, units) = (root.join("pods"), root.join("units"));
+        fs::create_dir_all(&pods).unwrap();
+        for name in ["web.yaml", "notes.txt"] {
+            fs::write(pods.join(name), "").unwrap();
+        }
+        let generator = root.join("usr/lib/systemd/system-generators/magikrun-generator");
+        let sh = host::shell().unwrap();
+        cmd!(sh, "{generator} {units} {units} {units}")
+            .env("MAGIKRUN_PODS", &pods)
+            .quiet()
+            .run()
+            .unwrap();
+        let wants = units.join("multi-user.target.wants");
+        let mut found: Vec<_> = fs::read_dir(&wants).unwrap().flatten().collect();
+        found.sort_by_key(fs::DirEntry::file_name);
+        let found: Vec<_> = found
+            .iter()
+            .map(|link| (link.file_name(), fs::read_link(link.path()).unwrap()))
+            .collect();
+        let expected = ["path", "service"].map(|unit| {
+            let target = format!("/usr/lib/systemd/system/magikrun@.{unit}");
+            (format!("magikrun@web.{unit}").into(), target.into())
+        });
+        assert_eq!(found, expected);
+        for dir in [pods, units] {
+            fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
     #[test]
     fn what_is_installed_is_found_and_can_be_taken_away() {
         let dir = tempfile::tempdir().unwrap();
@@ -278,9 +336,15 @@ mod tests {
         assert_eq!(read("usr/share/man/man1/magikrun.1"), "page\n");
         assert!(read("usr/share/doc/magikrun/examples/job.yaml").contains("kind: Pod"));
         let service = read("usr/lib/systemd/system/magikrun@.service");
-        assert!(
-            service.contains("ExecStart=/usr/bin/magikrun pod run --wait") && !service.contains("@MAGIKRUN@")
-        );
+        assert!(service.contains("ExecStart=/usr/bin/magikrun pod run --replace --wait --rm"));
+        for (path, ..) in OF_SYSTEMD {
+            let content = read(&format!("usr/{path}"));
+            assert!(
+                !content.contains("@MAGIKRUN@") && !content.contains("@UNITS@"),
+                "{path}"
+            );
+        }
+        the_generator_starts_each_pod(&root);
         for path in installed(Path::new("/usr")) {
             let path = root.join(path.strip_prefix('/').unwrap().replace("*.1", ".1"));
             if path.is_dir() {
