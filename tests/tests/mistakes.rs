@@ -293,7 +293,7 @@ const COMMANDS: &str = r#"
     $ image pull --platform linux nginx
     2 invalid value 'linux' for '--platform <OS/ARCH[/VARIANT]>': "linux" is not a platform: write OS/ARCHITECTURE[/VARIANT], such as linux/amd64 or linux/arm/v7: see 'magikrun image pull --help'
     $ image pull 127.0.0.1:1/none:1
-    1 127.0.0.1:1/none:1: registry 127.0.0.1:1: manifest 1: client error (Connect): tcp connect error: Connection refused (os error 111): nothing answers there: check name, port and network
+    1 127.0.0.1:1/none:1: registry 127.0.0.1:1: manifest 1: client error (Connect): tcp connect error: Connection refused (os error 111): check the registry's name and port, and the network
     $ image pull oci:text
     1 text: not an OCI image layout: it has no file "oci-layout"
     $ image pull oci-archive:text
@@ -301,9 +301,9 @@ const COMMANDS: &str = r#"
     $ image pull docker-archive:missing.tar
     1 open missing.tar: No such file or directory (os error 2): check the path
     $ image pull --cert-dir missing 127.0.0.1:1/a
-    1 127.0.0.1:1/a:latest: registry 127.0.0.1:1: set up: certificates missing: No such file or directory (os error 2): check the path
+    1 127.0.0.1:1/a:latest: registry 127.0.0.1:1: set up: certificates missing: No such file or directory (os error 2): check --cert-dir and certs.d
     $ image pull --signature-policy missing.json oci:dir
-    1 signature policy missing.json: does not exist
+    1 signature policy missing.json: does not exist: mend it, or give another with --signature-policy
     $ image inspect nginx
     1 image nginx is not in the store: pull or load it first
     $ image load -i missing.tar
@@ -335,12 +335,12 @@ const RIGHTS: &str = r#"
     $ image pull oci-archive:secret.yaml
     1 open secret.yaml: Permission denied (os error 13): this takes root, or rights to that file
     $ image pull --signature-policy secret.yaml oci:locked
-    1 signature policy secret.yaml: Permission denied (os error 13): this takes root, or rights to that file
+    1 signature policy secret.yaml: Permission denied (os error 13): mend it, or give another with --signature-policy
     $ image pull --cert-dir locked 127.0.0.1:1/a
-    1 127.0.0.1:1/a:latest: registry 127.0.0.1:1: set up: certificates locked: Permission denied (os error 13): this takes root, or rights to that file
-    $ image unpack busybox locked/rootfs
+    1 127.0.0.1:1/a:latest: registry 127.0.0.1:1: set up: certificates locked: Permission denied (os error 13): check --cert-dir and certs.d
+    $ image unpack localhost/busybox:1 locked/rootfs
     1 locked/rootfs: Permission denied (os error 13): this takes root, or rights to that file
-    $ image bundle busybox locked/bundle
+    $ image bundle localhost/busybox:1 locked/bundle
     1 locked/bundle: Permission denied (os error 13): this takes root, or rights to that file
 "#;
 

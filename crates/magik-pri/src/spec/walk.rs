@@ -1,4 +1,4 @@
-//! Every field of a manifest is compared with the [table](super::fields) of those that are supported.
+//! Every field of a manifest is compared with the [table](super::fields) of supported ones.
 
 use serde_json::Value;
 
@@ -9,8 +9,8 @@ use super::{
     parse::describe,
 };
 
-/// Notes every field that is not supported, is missing, or holds something of another type, and takes
-/// those out. Null is absence, as in Kubernetes.
+/// Notes every field that is not supported, is missing, or holds something of another type, and
+/// takes those out. Null is absence, as in Kubernetes.
 pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, problems: &mut Problems) {
     let Value::Object(fields) = value else {
         problems.add(SpecError::invalid(
