@@ -118,7 +118,6 @@ fn names(value: &mut Value, path: &str, problems: &mut Problems) -> Option<Strin
         return Some(format!("is {}, and an object is wanted", describe(value)));
     };
     fields.retain(|key, value| match not_text(value) {
-        Some(_) if value.is_null() => false,
         Some(reason) => {
             problems.add(SpecError::invalid(join(path, key), reason));
             false
