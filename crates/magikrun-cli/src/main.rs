@@ -57,7 +57,22 @@ fn main() -> ExitCode {
     if let Some(ended) = magik_pri::run_role_if_asked(ROLES) {
         return ended;
     }
-    client().unwrap_or_else(|error| failure::report(&error))
+    client().unwrap_or_else(|error| failure::report(&failure::map(error, advise)))
+}
+
+/// The error with what to do about it on this command line.
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    use magik_image::{Error, policy::PolicyError, registry::Problem};
+    let advice = match error.downcast_ref() {
+        Some(Error::Registry(registry)) => match &registry.problem {
+            Problem::SetUp(_) => "check --cert-dir and certs.d",
+            Problem::Connection { .. } => "check the registry's name and port, and the network",
+            _ => return error,
+        },
+        Some(Error::Policy(PolicyError::File { .. })) => "mend it, or give another with --signature-policy",
+        _ => return error,
+    };
+    anyhow::anyhow!("{}: {advice}", failure::chain(&error))
 }
 
 /// The commands a person types.

@@ -387,10 +387,7 @@ impl Registry {
 
 /// The client itself could not be made.
 fn set_up(reason: String) -> Problem {
-    Problem::Connection {
-        what: "set up".into(),
-        reason,
-    }
+    Problem::SetUp(reason)
 }
 
 fn failure(reference: &Reference, problem: Problem) -> Error {

@@ -44,6 +44,9 @@ pub enum Problem {
         /// How long it asks to wait before the next try.
         retry_after: Option<Duration>,
     },
+    /// Nothing was asked yet: what this machine has for it, such as certificates, cannot be used.
+    #[error("set up: {0}")]
+    SetUp(String),
     /// No connection, or one that broke.
     #[error("{what}: {reason}")]
     Connection {

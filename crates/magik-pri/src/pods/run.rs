@@ -86,6 +86,19 @@ pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
     Ok(())
 }
 
+/// Whether the caller may run pods of that kind, which is better said before images are pulled.
+pub(crate) fn check_rights(class: RuntimeClass, spec: &PodSpec) -> Result<()> {
+    if class == RuntimeClass::Wasm || rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::Run {
+        pod: spec.full_name(),
+        step: Step::Validate,
+        container: None,
+        reason: format!("{class} pods need root: become root, or run WebAssembly (runtimeClassName: wasm)"),
+    })
+}
+
 /// Whose users the pod's are to be.
 pub(crate) fn users(
     store: &Store,

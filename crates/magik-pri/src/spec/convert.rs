@@ -21,7 +21,8 @@ use crate::limits::{
     MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
 };
 
-/// Notes every value that is wrong. `None`: something was noted; but a pod can be returned then, too.
+/// Notes every value that is wrong. There may be a pod even then; where there is none, something was
+/// noted.
 pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let metadata = pod.metadata;
     let name = metadata.name.unwrap_or_default();

@@ -173,8 +173,8 @@ pub(crate) struct Problems {
     pub(super) ignored: Vec<IgnoredField>,
 }
 
-/// How many are kept until it is known which stand first; a larger manifest of mistakes is not worth
-/// the memory.
+/// How many are kept until it is known which stand first; a larger manifest of mistakes is not
+/// worth the memory.
 const KEPT: usize = 10 * MAX_SPEC_ERRORS;
 
 impl Problems {
@@ -225,7 +225,8 @@ impl Problems {
         self.found.len() >= KEPT
     }
 
-    /// The value and what of it changes nothing, if nothing is wrong. There is none only if something is.
+    /// The value and what of it changes nothing, if nothing is wrong. There is no value only if
+    /// something is.
     pub(super) fn none_or<T>(
         self,
         value: Option<T>,

@@ -1,4 +1,4 @@
-//! Fields that are taken and change nothing, because of the pod's runtime class or of another field.
+//! Fields that are taken and change nothing, because of the pod's runtime class or another field.
 
 use std::collections::HashSet;
 

@@ -16,8 +16,8 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// Sorts as the fields stand: the number of each thing in the one around it. A field that is missing
-    /// comes after all that are there.
+    /// Sorts as the fields stand: the number of each thing in the one around it. A field that is
+    /// missing comes after all that are there.
     pub(super) fn position(&self, path: &str) -> Vec<usize> {
         let mut position = Vec::new();
         let (mut here, mut rest) = (self, path);

@@ -1,4 +1,4 @@
-//! Every field of a manifest is compared with the [table](super::fields) of those that are supported.
+//! Every field of a manifest is compared with the [table](super::fields) of supported ones.
 
 use serde_json::Value;
 
@@ -9,8 +9,8 @@ use super::{
     parse::describe,
 };
 
-/// Notes every field that is not supported, is missing, or holds something of another type, and takes
-/// those out. Null is absence, as in Kubernetes.
+/// Notes every field that is not supported, is missing, or holds something of another type, and
+/// takes those out. Null is absence, as in Kubernetes.
 pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, problems: &mut Problems) {
     let Value::Object(fields) = value else {
         problems.add(SpecError::invalid(
@@ -118,7 +118,6 @@ fn names(value: &mut Value, path: &str, problems: &mut Problems) -> Option<Strin
         return Some(format!("is {}, and an object is wanted", describe(value)));
     };
     fields.retain(|key, value| match not_text(value) {
-        Some(_) if value.is_null() => false,
         Some(reason) => {
             problems.add(SpecError::invalid(join(path, key), reason));
             false

@@ -22,8 +22,8 @@ const COMMANDS: [(&str, &str); 9] = [
     ("start", "pod run -f FILE"),
 ];
 
-/// The failure with what to do, where a person meant a pod: engines give `--log` or `--root`, and read
-/// what is said as it is.
+/// The failure with what to do, where a person meant a pod: engines give `--log` or `--root`, and
+/// read what is said as it is.
 pub(super) fn advise(
     globals: &Globals,
     command: &str,
@@ -41,8 +41,8 @@ pub(super) fn advise(
     }
 }
 
-/// Refuses the file of a manifest in the place of a container: here `-f` is `--force`, which would do
-/// nothing and say nothing.
+/// Refuses the file of a manifest in the place of a container: here `-f` is `--force`, which would
+/// do nothing and say nothing.
 pub(super) fn check_no_manifest(backend: &Backend, id: &ContainerId) -> Result<()> {
     let path = Path::new(id.as_str());
     let manifest = path
