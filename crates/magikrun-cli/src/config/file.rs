@@ -143,8 +143,8 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Option<Values>> {
 pub(super) fn text(path: &Path, trust: Trust, limit: u64) -> Result<Option<String>> {
     let user = rustix::process::geteuid().as_raw();
     let name = || path.display().to_string();
-    // Not opened until it is known to be a file: a pipe would block, and devices do things when they
-    // are opened.
+    // Not opened until it is known to be a file: a pipe would block, and devices do things when
+    // they are opened.
     let found = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(found) => File::from(found),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
