@@ -7,7 +7,7 @@
 //! - They are opened without following a link in the last component, and judged by descriptor.
 //! - They belong to this process's user, or to root. Those of other users are refused.
 //! - Group and others have no access: what is ours and open to them is closed (`chmod 0700`). A
-//!   [`root`] that holds what is not ours is refused instead: `--data-dir /tmp` must not close `/tmp`.
+//!   [`root`] that holds what is not ours is refused instead: a data root `/tmp` must not close `/tmp`.
 //! - A lock file that others could have opened before it was closed is replaced by a new one.
 
 use std::{

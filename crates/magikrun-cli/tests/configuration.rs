@@ -347,21 +347,21 @@ fn logs_are_rotated_at_the_configured_size() {
         "talker.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: talker}\nspec:\n  restartPolicy: Never\n  containers:\n  \
          - name: c\n    image: busybox\n    imagePullPolicy: Never\n    \
-         command: [sh, -c, 'i=0; while [ $i -lt 9000 ]; do echo line $i of a talker that talks; i=$((i+1)); done']\n",
+         command: [sh, -c, 'i=0; while [ $i -lt 30000 ]; do echo line $i of a talker that talks; i=$((i+1)); done']\n",
     );
     let mut command = host.command();
     command
-        .env("MAGIKRUN_LOGS_MAX_SIZE", "256Ki")
+        .env("MAGIKRUN_LOGS_MAX_SIZE", "1Mi")
         .args(["pod", "run", "--wait", "-f", &file]);
     let id = common::Ran::from(command.output().unwrap()).ok();
     let logs = host.path("data/pods").join(id.trim()).join("logs");
     let [now, before] = ["c.log", "c.log.1"].map(|name| fs::metadata(logs.join(name)).unwrap().len());
     assert!(
-        (1..=256 << 10).contains(&now) && (128 << 10..=256 << 10).contains(&before),
+        (1..=1 << 20).contains(&now) && (1 << 18..=1 << 20).contains(&before),
         "{now} {before}"
     );
     let tail = host.run(&["pod", "logs", "talker"]).ok();
-    assert!(tail.ends_with("line 8999 of a talker that talks\n") && !tail.contains("line 0 "));
+    assert!(tail.ends_with("line 29999 of a talker that talks\n") && !tail.contains("line 0 "));
     host.run(&["pod", "delete", "talker"]).ok();
     assert!(!logs.exists());
 }

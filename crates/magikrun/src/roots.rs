@@ -1,6 +1,6 @@
 //! magikrun's directories: `--data-dir` and `--state-dir`, and their defaults.
 //!
-//! runc's `--root`, which the OCI commands take, is another thing: where their containers' state is.
+//! runc's `--root`, which the OCI commands take, is another thing: their containers' state.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The variables that name the data root: the first that is set counts. The second is the older name.
+/// The variables that name the data root: the first that is set counts. The second is older.
 pub const DATA_VARIABLES: [&str; 2] = ["MAGIKRUN_DATA_DIR", "MAGIKRUN_ROOT"];
 
 /// The data root that a variable of the environment names.

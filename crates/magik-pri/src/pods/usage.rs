@@ -10,7 +10,7 @@ pub struct PodUsage {
     pub id: String,
     /// Whether it belongs to this state root.
     pub own: bool,
-    /// The bytes of its containers' writable layers, its volumes and its logs, as du(1) counts them.
+    /// The bytes of its containers' writable layers, its volumes and its logs, as du(1) has them.
     pub size: u64,
 }
 

@@ -16,13 +16,13 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// The room that a directory and what is in it take on their file system, in bytes, as du(1) counts
-/// it: a file with several names once, and nothing of another file system that is mounted there. One
-/// that does not exist takes none.
+/// The room that a directory and what is in it take on their file system, in bytes, as du(1)
+/// counts it: a file with several names once, and nothing of another file system that is mounted
+/// there. One that does not exist takes none.
 ///
-/// What comes or goes meanwhile may be counted or not. What is nested deeper than 128 directories, or
-/// may not be read, is not. Every step is by descriptor and follows no symlink, and how much memory it
-/// takes does not depend on how many directories there are.
+/// What comes or goes meanwhile may be counted or not. What is nested deeper than 128 directories,
+/// or may not be read, is not. Every step is by descriptor and follows no symlink, and how much
+/// memory it takes does not depend on how many directories there are.
 ///
 /// # Errors
 /// The directory cannot be read.

@@ -39,7 +39,7 @@ fn find(root: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Option<Set<u64>>
         Some((size, path))
     });
     let (size, path) = found?;
-    let value = u64::try_from(size).ok().filter(|size| *size >= MIN_LOG_SIZE)?;
+    let value = u64::try_from(size).ok()?.max(MIN_LOG_SIZE);
     Some(Set {
         value,
         origin: Origin::File(path),
@@ -105,16 +105,19 @@ mod tests {
         let conf = etc.join("containers.conf");
         fs::write(
             &conf,
-            "[containers]\nlog_size_max = 20000\npids_limit = 7\n[engine]\n",
+            "[containers]\nlog_size_max = 20000000\npids_limit = 7\n[engine]\n",
         )
         .unwrap();
         let set = find(root, &none).unwrap();
-        assert_eq!((set.value, set.origin), (20_000, Origin::File(conf.clone())));
+        assert_eq!((set.value, set.origin), (20_000_000, Origin::File(conf.clone())));
         let dropin = etc.join("containers.conf.d/10.conf");
         fs::write(&dropin, "[containers]\nlog_size_max = -1\n").unwrap();
         assert_eq!(find(root, &none), None);
         fs::write(&dropin, "[containers]\npids_limit = -1\n").unwrap();
-        assert_eq!(find(root, &none).unwrap().value, 20_000);
+        assert_eq!(find(root, &none).unwrap().value, 20_000_000);
+        fs::write(&dropin, "[containers]\nlog_size_max = 8192\n").unwrap();
+        assert_eq!(find(root, &none).unwrap().value, MIN_LOG_SIZE);
+        fs::write(&dropin, "[containers]\npids_limit = -1\n").unwrap();
         let only = move |name: &str| (name == "CONTAINERS_CONF").then(|| dropin.clone().into());
         assert_eq!(find(root, &only), None);
     }

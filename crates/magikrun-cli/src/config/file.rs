@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use magik_pri::{RuntimeClass, parse_quantity};
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use serde::{Deserialize, Deserializer, de};
 use toml::de::{DeTable, DeValue};
 use tracing::level_filters::LevelFilter;
@@ -19,8 +22,8 @@ use super::keys::{KEYS, Users};
 
 /// The largest file that is read, in bytes.
 const MAX_SIZE: u64 = 64 << 10;
-/// The smallest log, as in podman: one long line has room in it.
-pub(super) const MIN_LOG_SIZE: u64 = 8192;
+/// The smallest size of logs: more than what a log is given at a time, which is never divided.
+pub(super) const MIN_LOG_SIZE: u64 = 1 << 20;
 /// How alike two names must be for one to be a misspelling of the other.
 const SIMILAR: f64 = 0.7;
 
@@ -82,7 +85,10 @@ fn log_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error>
 
 /// What is said of a size of logs that is too small.
 pub(super) fn too_small(size: u64) -> String {
-    format!("{size} bytes are too few for a log: give at least {MIN_LOG_SIZE}")
+    format!(
+        "{size} bytes are too few for a log: give at least {}Mi",
+        MIN_LOG_SIZE >> 20
+    )
 }
 
 fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
@@ -137,11 +143,11 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Option<Values>> {
 pub(super) fn text(path: &Path, trust: Trust, limit: u64) -> Result<Option<String>> {
     let user = rustix::process::geteuid().as_raw();
     let name = || path.display().to_string();
-    // Not opened until it is known to be a file: a pipe would block, and devices do things when they
-    // are opened.
+    // Not opened until it is known to be a file: a pipe would block, and devices do things when
+    // they are opened.
     let found = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(found) => File::from(found),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(io::Error::from(e)).with_context(name),
     };
     let meta = found.metadata().with_context(name)?;
@@ -287,7 +293,7 @@ mod tests {
             ("log-level = 'loud'", 1, "trace"),
             ("runtime = 'docker'", 1, "native, microvm or wasm"),
             ("user-namespaces = 'yes'", 1, "never"),
-            ("[logs]\nmax-size = 100", 2, "at least 8192"),
+            ("[logs]\nmax-size = 100", 2, "at least 1Mi"),
             ("a = = 1", 1, ""),
             ("pull-timeout = 1\npull-timeout = 2", 2, "duplicate"),
         ] {

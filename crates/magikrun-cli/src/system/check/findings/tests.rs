@@ -91,156 +91,159 @@ fn a_host_that_has_everything_is_told_so() {
     assert!(good().findings().len() >= 15);
 }
 
+/// A change of the good host, and what is then said of what.
+type Case = (fn(&mut Facts), State, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    (
+        |f| f.platform.cgroups = no("none"),
+        State::Missing,
+        "cgroups",
+        "mount -t cgroup2",
+    ),
+    (
+        |f| f.platform.cgroups = yes("cgroup v2: cpu pids"),
+        State::Warn,
+        "cgroups",
+        "cgroup_enable=memory",
+    ),
+    (
+        |f| f.cgroup_writable = false,
+        State::Missing,
+        "cgroups",
+        "remount,rw /sys/fs/cgroup",
+    ),
+    (
+        |f| f.platform.overlayfs = no("fsopen"),
+        State::Warn,
+        "overlayfs",
+        "modprobe overlay",
+    ),
+    (
+        |f| {
+            f.platform.user_namespaces = no("x");
+            f.sysctls.unprivileged_userns_clone = Some(0);
+        },
+        State::Warn,
+        "user namespaces",
+        "kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        |f| {
+            f.platform.user_namespaces = no("x");
+            f.sysctls.max_user_namespaces = Some(0);
+        },
+        State::Warn,
+        "user namespaces",
+        "user.max_user_namespaces=15000",
+    ),
+    (
+        |f| {
+            f.platform.user_namespaces = no("x");
+            f.sysctls.apparmor_restrict = Some(1);
+        },
+        State::Warn,
+        "user namespaces",
+        "apparmor_restrict_unprivileged_userns=0",
+    ),
+    (|f| f.kernel = (6, 1), State::Warn, "users of pods", "Linux 6.3"),
+    (
+        |f| f.subordinate[0] = "magikrun:1:65536".into(),
+        State::Warn,
+        "users of pods",
+        "the same line",
+    ),
+    (
+        |f| f.platform.seccomp = no("x"),
+        State::Warn,
+        "seccomp",
+        "CONFIG_SECCOMP_FILTER",
+    ),
+    (|f| f.platform.landlock = no("x"), State::Warn, "Landlock", "lsm="),
+    (
+        |f| f.kvm = Err(Errno::ACCESS),
+        State::Warn,
+        "KVM",
+        "usermod -aG kvm",
+    ),
+    (
+        |f| f.kvm = Err(Errno::NOENT),
+        State::Warn,
+        "KVM",
+        "modprobe -a kvm",
+    ),
+    (
+        |f| f.vm_files = vec!["vmlinux is missing".into()],
+        State::Warn,
+        "microVM pods",
+        "cargo xtask vm",
+    ),
+    (
+        |f| {
+            f.classes[1].1 = no("no QEMU");
+            f.qemu = false;
+        },
+        State::Warn,
+        "microVM pods",
+        "apt install qemu-system-x86",
+    ),
+    (
+        |f| {
+            f.family = Family::Alpine;
+            f.certificates = false;
+        },
+        State::Warn,
+        "certificates",
+        "apk add ca-certificates",
+    ),
+    (
+        |f| f.data.noexec = true,
+        State::Warn,
+        "data root",
+        "remount,exec /var",
+    ),
+    (
+        |f| f.data.nosuid = true,
+        State::Warn,
+        "data root",
+        "remount,suid /var",
+    ),
+    (
+        |f| f.data.free = 5 << 20,
+        State::Warn,
+        "data root",
+        "system prune --all",
+    ),
+    (|f| f.data.no_inodes = true, State::Warn, "data root", "no inodes"),
+    (
+        |f| f.state.free = 1 << 20,
+        State::Warn,
+        "state root",
+        "remount,size=",
+    ),
+    (
+        |f| f.state.refused = Some(ErrorKind::PermissionDenied),
+        State::Missing,
+        "state root",
+        "--state-dir",
+    ),
+    (
+        |f| f.loopback = false,
+        State::Warn,
+        "loopback",
+        "ip link set lo up",
+    ),
+    (
+        |f| f.clock_behind = Some(Duration::from_secs(30 * 86_400)),
+        State::Warn,
+        "clock",
+        "timedatectl",
+    ),
+];
+
 #[test]
 fn each_thing_that_is_wrong_is_named_with_the_command_that_mends_it() {
-    type Case = (fn(&mut Facts), State, &'static str, &'static str);
-    let cases: &[Case] = &[
-        (
-            |f| f.platform.cgroups = no("none"),
-            State::Missing,
-            "cgroups",
-            "mount -t cgroup2",
-        ),
-        (
-            |f| f.platform.cgroups = yes("cgroup v2: cpu pids"),
-            State::Warn,
-            "cgroups",
-            "cgroup_enable=memory",
-        ),
-        (
-            |f| f.cgroup_writable = false,
-            State::Missing,
-            "cgroups",
-            "remount,rw /sys/fs/cgroup",
-        ),
-        (
-            |f| f.platform.overlayfs = no("fsopen"),
-            State::Warn,
-            "overlayfs",
-            "modprobe overlay",
-        ),
-        (
-            |f| {
-                f.platform.user_namespaces = no("x");
-                f.sysctls.unprivileged_userns_clone = Some(0);
-            },
-            State::Warn,
-            "user namespaces",
-            "kernel.unprivileged_userns_clone=1",
-        ),
-        (
-            |f| {
-                f.platform.user_namespaces = no("x");
-                f.sysctls.max_user_namespaces = Some(0);
-            },
-            State::Warn,
-            "user namespaces",
-            "user.max_user_namespaces=15000",
-        ),
-        (
-            |f| {
-                f.platform.user_namespaces = no("x");
-                f.sysctls.apparmor_restrict = Some(1);
-            },
-            State::Warn,
-            "user namespaces",
-            "apparmor_restrict_unprivileged_userns=0",
-        ),
-        (|f| f.kernel = (6, 1), State::Warn, "users of pods", "Linux 6.3"),
-        (
-            |f| f.subordinate[0] = "magikrun:1:65536".into(),
-            State::Warn,
-            "users of pods",
-            "the same line",
-        ),
-        (
-            |f| f.platform.seccomp = no("x"),
-            State::Warn,
-            "seccomp",
-            "CONFIG_SECCOMP_FILTER",
-        ),
-        (|f| f.platform.landlock = no("x"), State::Warn, "Landlock", "lsm="),
-        (
-            |f| f.kvm = Err(Errno::ACCESS),
-            State::Warn,
-            "KVM",
-            "usermod -aG kvm",
-        ),
-        (
-            |f| f.kvm = Err(Errno::NOENT),
-            State::Warn,
-            "KVM",
-            "modprobe -a kvm",
-        ),
-        (
-            |f| f.vm_files = vec!["vmlinux is missing".into()],
-            State::Warn,
-            "microVM pods",
-            "cargo xtask vm",
-        ),
-        (
-            |f| {
-                f.classes[1].1 = no("no QEMU");
-                f.qemu = false;
-            },
-            State::Warn,
-            "microVM pods",
-            "apt install qemu-system-x86",
-        ),
-        (
-            |f| {
-                f.family = Family::Alpine;
-                f.certificates = false;
-            },
-            State::Warn,
-            "certificates",
-            "apk add ca-certificates",
-        ),
-        (
-            |f| f.data.noexec = true,
-            State::Warn,
-            "data root",
-            "remount,exec /var",
-        ),
-        (
-            |f| f.data.nosuid = true,
-            State::Warn,
-            "data root",
-            "remount,suid /var",
-        ),
-        (
-            |f| f.data.free = 5 << 20,
-            State::Warn,
-            "data root",
-            "system prune --all",
-        ),
-        (|f| f.data.no_inodes = true, State::Warn, "data root", "no inodes"),
-        (
-            |f| f.state.free = 1 << 20,
-            State::Warn,
-            "state root",
-            "remount,size=",
-        ),
-        (
-            |f| f.state.refused = Some(ErrorKind::PermissionDenied),
-            State::Missing,
-            "state root",
-            "--state-dir",
-        ),
-        (
-            |f| f.loopback = false,
-            State::Warn,
-            "loopback",
-            "ip link set lo up",
-        ),
-        (
-            |f| f.clock_behind = Some(Duration::from_secs(30 * 86_400)),
-            State::Warn,
-            "clock",
-            "timedatectl",
-        ),
-    ];
-    for (change, state, name, part) in cases {
+    for (change, state, name, part) in CASES {
         let found = wrong(change);
         let [(is, named, said)] = &found[..] else {
             panic!("{name}: {found:?}");
