@@ -86,7 +86,8 @@ impl Challenge {
 }
 
 impl Bearer {
-    /// The request for a token, for `scope` if it is for something; `registry` is where the challenge came from.
+    /// The request for a token, for `scope` if it is for something; `registry` is where the
+    /// challenge came from.
     pub(super) fn request(
         &self,
         http: &reqwest::Client,

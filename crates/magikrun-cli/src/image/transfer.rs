@@ -139,7 +139,8 @@ fn or_pull(error: anyhow::Error, path: &Path) -> anyhow::Error {
     anyhow!("{text}: {missing}: 'magikrun image pull {text}' takes an image of that name from a registry")
 }
 
-/// Standard input may be a pipe, and an archive is opened by its path: so it goes through a file without a name first.
+/// Standard input may be a pipe, and an archive is opened by its path: so it goes through a file
+/// without a name first.
 fn load_stdin(store: &ImageStore, options: &ImportOptions, quiet: bool) -> Result<Vec<Image>> {
     if terminal::stdin_is_one() {
         bail!("stdin: is a terminal: name an archive, or pipe one in");
