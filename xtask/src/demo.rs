@@ -55,14 +55,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         path.canonicalize().with_context(|| path.display().to_string())?
     } else {
         println!(
-            "building magikrun, with native pods alone and little optimised (some minutes the first time)"
+            "building magikrun: native pods without registries, little optimised (some minutes the first time)"
         );
         cmd!(
             sh,
-            "cargo build --locked --profile demo -p magikrun -p magikrun-cli --no-default-features --features magikrun/native,magikrun-cli/native"
+            "cargo build --locked -p magikrun -p magikrun-cli --no-default-features --features magikrun/native,magikrun-cli/native"
         )
         .run()?;
-        host::target_dir(&sh)?.join("demo/magikrun")
+        host::target_dir(&sh)?.join("debug/magikrun")
     };
     println!(
         "{}, built in {:.0} s",

@@ -268,7 +268,7 @@ impl Run {
     }
 
     async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
-        let mut options = PullOptions {
+        let options = PullOptions {
             policy: match policy {
                 PullPolicy::Always => pull::PullPolicy::Always,
                 PullPolicy::IfNotPresent => pull::PullPolicy::IfNotPresent,
@@ -277,10 +277,8 @@ impl Run {
             platform: self.backend.platform(),
             ..PullOptions::default()
         };
-        options.connect.insecure_http = self.options.insecure_registries;
-        if let Some(timeout) = self.options.pull_timeout {
-            options.connect.timeout = timeout;
-        }
+        #[cfg(feature = "registry")]
+        let options = self.connect_as_asked(options);
         let progress: &dyn pull::Progress = match &self.options.progress {
             Some(progress) => progress.as_ref(),
             None => &(),
@@ -288,6 +286,16 @@ impl Run {
         let store = self.image_store();
         let pulled = store.pull(&container.image, &options, progress).await;
         pulled.map_err(|e| self.image_failed(container, &e))
+    }
+
+    /// How registries are reached.
+    #[cfg(feature = "registry")]
+    fn connect_as_asked(&self, mut options: PullOptions) -> PullOptions {
+        options.connect.insecure_http = self.options.insecure_registries;
+        if let Some(timeout) = self.options.pull_timeout {
+            options.connect.timeout = timeout;
+        }
+        options
     }
 
     /// The images, within the limits that were asked for.

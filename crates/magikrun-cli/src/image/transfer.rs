@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum;
 use magik_image::{
     Image, ImageSource, ImageStore, Reference,
-    connect::ConnectOptions,
     layout::{self, ImportOptions, SaveFormat},
     platform::Platform,
     policy::PolicySource,
     pull::{PullOptions, PullPolicy},
-    push::PushOptions,
 };
+#[cfg(feature = "registry")]
+use magik_image::{connect::ConnectOptions, push::PushOptions};
 
 use super::list::Summary;
 use crate::{
@@ -77,10 +77,19 @@ pub(crate) struct RegistryArgs {
     cert_dir: Option<PathBuf>,
 }
 
+#[cfg(feature = "registry")]
 impl RegistryArgs {
     fn apply(&self, connect: &mut ConnectOptions) {
         connect.insecure_http = self.http;
         connect.certificates.clone_from(&self.cert_dir);
+    }
+
+    fn for_pull(&self, global: &GlobalArgs, mut options: PullOptions) -> PullOptions {
+        self.apply(&mut options.connect);
+        if let Some(timeout) = global.images.pull_timeout() {
+            options.connect.timeout = timeout;
+        }
+        options
     }
 }
 
@@ -155,17 +164,22 @@ pub(crate) struct PushArgs {
 
 pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
     let store = super::store(global)?;
-    let mut options = PullOptions {
+    #[cfg_attr(
+        not(feature = "registry"),
+        expect(
+            clippy::needless_update,
+            reason = "how registries are reached is a field more"
+        )
+    )]
+    let options = PullOptions {
         policy: PullPolicy::Always,
         platform: args.platform.clone(),
         unpack: !args.no_unpack,
         signature_policy: args.policy.source(),
         ..PullOptions::default()
     };
-    args.registry.apply(&mut options.connect);
-    if let Some(timeout) = global.images.pull_timeout() {
-        options.connect.timeout = timeout;
-    }
+    #[cfg(feature = "registry")]
+    let options = args.registry.for_pull(global, options);
     let mut pulled = Vec::new();
     for source in &args.sources {
         let bars = Bars::new(&format!("pulling {source}"), args.quiet);
@@ -258,15 +272,30 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
         Some(target) => target,
         None => bail!("image {}: has no name: give a destination", args.image),
     };
+    let digest = upload(&store, &image, target, args).await?;
+    if args.format.json() {
+        return output::json(&serde_json::json!({"name": target.to_string(), "digest": digest}));
+    }
+    output::line(digest)
+}
+
+/// The digest of what a registry has then.
+#[cfg(feature = "registry")]
+async fn upload(store: &ImageStore, image: &Image, target: &Reference, args: &PushArgs) -> Result<String> {
     let mut options = PushOptions::default();
     args.registry.apply(&mut options.connect);
     let bars = Bars::new(&format!("pushing to {target}"), args.quiet);
-    let digest = store.push(&image, target, &options, &bars).await?;
-    drop(bars);
-    if args.format.json() {
-        return output::json(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
-    }
-    output::line(digest)
+    let digest = store.push(image, target, &options, &bars).await?;
+    Ok(digest.to_string())
+}
+
+#[cfg(not(feature = "registry"))]
+#[expect(clippy::unused_async, reason = "as with registries")]
+async fn upload(_: &ImageStore, _: &Image, target: &Reference, _: &PushArgs) -> Result<String> {
+    bail!(magik_image::Error::MissingFeature {
+        what: target.to_string(),
+        feature: "registry",
+    })
 }
 
 /// `--type` of `save`.
