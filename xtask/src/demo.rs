@@ -21,6 +21,7 @@ const IMAGE: &str = "docker.io/library/busybox:latest";
 /// What the demo does not show; the times are those of two processors.
 const MORE: &str = "\
 Everything, optimised:      cargo build --release -p magikrun -p magikrun-cli    (about 20 minutes)
+Images from registries:     the same
 WebAssembly pods:           the same, and runtimeClassName: wasm; see docs/wasm.md
 Pods in virtual machines:   cargo xtask vm                                       (about 3 minutes more)
                             and runtimeClassName: microvm; see docs/microvm.md";
