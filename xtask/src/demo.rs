@@ -21,6 +21,7 @@ const IMAGE: &str = "docker.io/library/busybox:latest";
 /// What the demo does not show; the times are those of two processors.
 const MORE: &str = "\
 Everything, optimised:      cargo build --release -p magikrun -p magikrun-cli    (about 20 minutes)
+Images from registries:     the same
 WebAssembly pods:           the same, and runtimeClassName: wasm; see docs/wasm.md
 Pods in virtual machines:   cargo xtask vm                                       (about 3 minutes more)
                             and runtimeClassName: microvm; see docs/microvm.md";
@@ -55,14 +56,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         path.canonicalize().with_context(|| path.display().to_string())?
     } else {
         println!(
-            "building magikrun, with native pods alone and little optimised (some minutes the first time)"
+            "building magikrun: native pods without registries, little optimised (some minutes the first time)"
         );
         cmd!(
             sh,
-            "cargo build --locked --profile demo -p magikrun -p magikrun-cli --no-default-features --features magikrun/native,magikrun-cli/native"
+            "cargo build --locked -p magikrun -p magikrun-cli --no-default-features --features magikrun/native,magikrun-cli/native"
         )
         .run()?;
-        host::target_dir(&sh)?.join("demo/magikrun")
+        host::target_dir(&sh)?.join("debug/magikrun")
     };
     println!(
         "{}, built in {:.0} s",

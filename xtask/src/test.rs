@@ -204,6 +204,13 @@ fn has_advisory_database() -> bool {
 fn no_features(sh: &Shell) -> Result<()> {
     let programs = ["--locked", "-p", "magikrun", "-p", "magikrun-cli"];
     cmd!(sh, "cargo check {programs...} --no-default-features").run()?;
+    // What `cargo xtask demo` builds.
+    let native = ["--features", "magikrun/native,magikrun-cli/native"];
+    cmd!(
+        sh,
+        "cargo clippy {programs...} --no-default-features {native...} -- -D warnings"
+    )
+    .run()?;
     let library = ["--locked", "-p", "magik-image"];
     cmd!(
         sh,

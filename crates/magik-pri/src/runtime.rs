@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use magik_image::{connect::ConnectOptions, pull::Progress};
+#[cfg(feature = "registry")]
+use magik_image::connect::ConnectOptions;
+use magik_image::pull::Progress;
 use magik_infra::{
     EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, status::PodStatus,
 };
@@ -35,6 +37,7 @@ pub struct RunOptions {
     /// How registries are reached, where the defaults and
     /// [`insecure_registries`](Self::insecure_registries) are not meant. Credentials in it are
     /// shown to the registries of all images of the pod.
+    #[cfg(feature = "registry")]
     pub connect: Option<ConnectOptions>,
     /// What images may have.
     pub image_limits: magik_image::Limits,

@@ -3,7 +3,9 @@
 use clap::{CommandFactory as _, Parser, Subcommand};
 use magikrun::failure;
 
-use crate::{completions, image, login, manual, pod, roots::GlobalArgs, system};
+#[cfg(feature = "registry")]
+use crate::login;
+use crate::{completions, image, manual, pod, roots::GlobalArgs, system};
 
 /// Run Kubernetes pods and OCI containers
 #[derive(Debug, Parser)]
@@ -77,9 +79,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     System(system::SystemCommand),
     /// Log in to a registry
+    #[cfg(feature = "registry")]
     #[command(after_help = login::LOGIN_EXAMPLE)]
     Login(login::LoginArgs),
     /// Forget the credentials for a registry
+    #[cfg(feature = "registry")]
     #[command(after_help = login::LOGOUT_EXAMPLE)]
     Logout(login::LogoutArgs),
     /// Print a completion script

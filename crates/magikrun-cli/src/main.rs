@@ -4,6 +4,7 @@
 //! nothing opened: [`main`] looks for them before anything else.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+#[cfg(feature = "registry")]
 mod ask;
 mod cli;
 mod completions;
@@ -11,6 +12,7 @@ mod config;
 mod habits;
 mod image;
 mod image_limits;
+#[cfg(feature = "registry")]
 mod login;
 mod manual;
 mod notices;
@@ -62,8 +64,11 @@ fn main() -> ExitCode {
 
 /// The error with what to do about it on this command line.
 fn advise(error: anyhow::Error) -> anyhow::Error {
-    use magik_image::{Error, policy::PolicyError, registry::Problem};
+    #[cfg(feature = "registry")]
+    use magik_image::registry::Problem;
+    use magik_image::{Error, policy::PolicyError};
     let advice = match error.downcast_ref() {
+        #[cfg(feature = "registry")]
         Some(Error::Registry(registry)) => match &registry.problem {
             Problem::SetUp(_) => "check --cert-dir and certs.d",
             Problem::Connection { .. } => "check the registry's name and port, and the network",
@@ -103,7 +108,9 @@ fn client() -> Result<ExitCode> {
             Command::System(command) => system::run(&cli.global, &command).await,
             Command::Completions(args) => completions::run(&args, cli::whole()).map(|()| ExitCode::SUCCESS),
             Command::Manual(args) => manual::run(&args, &cli::whole()).map(|()| ExitCode::SUCCESS),
+            #[cfg(feature = "registry")]
             Command::Login(args) => login::login(&cli.global, &args).await.map(|()| ExitCode::SUCCESS),
+            #[cfg(feature = "registry")]
             Command::Logout(args) => login::logout(&args).await.map(|()| ExitCode::SUCCESS),
         }
     });

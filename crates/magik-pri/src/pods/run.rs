@@ -292,7 +292,7 @@ impl Run {
     }
 
     async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
-        let mut options = PullOptions {
+        let options = PullOptions {
             policy: match policy {
                 PullPolicy::Always => pull::PullPolicy::Always,
                 PullPolicy::IfNotPresent => pull::PullPolicy::IfNotPresent,
@@ -301,13 +301,8 @@ impl Run {
             platform: self.backend.platform(),
             ..PullOptions::default()
         };
-        if let Some(connect) = &self.options.connect {
-            options.connect = connect.clone();
-        }
-        options.connect.insecure_http |= self.options.insecure_registries;
-        if let Some(timeout) = self.options.pull_timeout {
-            options.connect.timeout = timeout;
-        }
+        #[cfg(feature = "registry")]
+        let options = self.connect_as_asked(options);
         let progress: &dyn pull::Progress = match &self.options.progress {
             Some(progress) => progress.as_ref(),
             None => &(),
@@ -315,6 +310,19 @@ impl Run {
         let store = self.image_store();
         let pulled = store.pull(&container.image, &options, progress).await;
         pulled.map_err(|e| self.image_failed(container, &e))
+    }
+
+    /// How registries are reached.
+    #[cfg(feature = "registry")]
+    fn connect_as_asked(&self, mut options: PullOptions) -> PullOptions {
+        if let Some(connect) = &self.options.connect {
+            options.connect = connect.clone();
+        }
+        options.connect.insecure_http |= self.options.insecure_registries;
+        if let Some(timeout) = self.options.pull_timeout {
+            options.connect.timeout = timeout;
+        }
+        options
     }
 
     /// The images, within the limits that were asked for.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+#[cfg(feature = "registry")]
 use magik_image::registries::{RegistriesSource, Rule};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -41,6 +42,7 @@ struct Registry {
     file: Option<PathBuf>,
 }
 
+#[cfg(feature = "registry")]
 impl From<Rule> for Registry {
     fn from(rule: Rule) -> Self {
         Self {
@@ -56,11 +58,10 @@ impl From<Rule> for Registry {
 
 /// Prints the configuration that holds for this command line.
 pub(crate) fn show(global: &GlobalArgs, format: FormatArg) -> Result<()> {
-    let rules = RegistriesSource::System.load().context("registries.conf")?;
     let shown = Shown {
         files: global.config.files.iter().map(|(path, _)| path.clone()).collect(),
         keys: rows(global)?,
-        registries: rules.rules().map(Registry::from).collect(),
+        registries: registries()?,
     };
     if format.document() {
         return format.print(&shown);
@@ -75,6 +76,19 @@ pub(crate) fn show(global: &GlobalArgs, format: FormatArg) -> Result<()> {
         output::table(["REGISTRY", "HOW", "FROM"], shown.registries.iter().map(registry))?;
     }
     Ok(())
+}
+
+#[cfg(feature = "registry")]
+fn registries() -> Result<Vec<Registry>> {
+    use anyhow::Context as _;
+    let rules = RegistriesSource::System.load().context("registries.conf")?;
+    Ok(rules.rules().map(Registry::from).collect())
+}
+
+#[cfg(not(feature = "registry"))]
+#[expect(clippy::unnecessary_wraps, reason = "as with registries")]
+fn registries() -> Result<Vec<Registry>> {
+    Ok(Vec::new())
 }
 
 fn rows(global: &GlobalArgs) -> Result<Vec<Row>> {

@@ -3,6 +3,8 @@
 mod history;
 mod list;
 mod maintain;
+mod policy;
+#[cfg(feature = "registry")]
 mod registry;
 mod send;
 mod source;
@@ -13,10 +15,9 @@ use anyhow::Result;
 use clap::Subcommand;
 use magik_image::ImageStore;
 
-pub(crate) use self::{
-    maintain::{PruneArgs, pruned},
-    registry::{RegistryArgs, TrustArgs},
-};
+pub(crate) use self::maintain::{PruneArgs, pruned};
+#[cfg(feature = "registry")]
+pub(crate) use self::registry::{RegistryArgs, TrustArgs};
 use crate::{output::ListArgs, roots::GlobalArgs};
 
 #[derive(Debug, Subcommand)]

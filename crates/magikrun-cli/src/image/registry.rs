@@ -6,7 +6,6 @@ use anyhow::Result;
 use magik_image::{
     auth::{AuthSource, Credential},
     connect::ConnectOptions,
-    policy::PolicySource,
 };
 
 use crate::{ask, roots::GlobalArgs};
@@ -125,22 +124,5 @@ impl FromStr for Creds {
         };
         let username = username.to_owned();
         Ok(Self { username, password })
-    }
-}
-
-/// Which images may be used.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct PolicyArg {
-    /// The policy.json to follow [default: podman's]
-    #[arg(long, value_name = "FILE")]
-    signature_policy: Option<PathBuf>,
-}
-
-impl PolicyArg {
-    pub(super) fn source(&self) -> PolicySource {
-        match &self.signature_policy {
-            Some(path) => PolicySource::File(path.clone()),
-            None => PolicySource::System,
-        }
     }
 }

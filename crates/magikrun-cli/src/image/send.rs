@@ -11,14 +11,18 @@ use clap::ValueEnum;
 use magik_image::{
     ImageSource,
     layout::{self, SaveFormat},
-    push::PushOptions,
     source::InvalidSource,
+};
+
+#[cfg(feature = "registry")]
+use {
+    crate::progress::Bars,
+    magik_image::{Image, ImageStore, Reference, magik_cas::Digest, push::PushOptions},
 };
 
 use super::source::{Source, SourceArgs};
 use crate::{
     output::{self, FormatArg, StdoutClosed},
-    progress::Bars,
     roots::GlobalArgs,
 };
 
@@ -156,11 +160,12 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
     }
     // How a registry is reached is said of the destination.
     let source = match &args.destination {
+        #[cfg(feature = "registry")]
         Some(ImageSource::Registry(_)) | None => SourceArgs {
             registry: args.how.registry.of_another(),
             ..args.how.clone()
         },
-        Some(_) => args.how.clone(),
+        _ => args.how.clone(),
     };
     let image = source.image(global, &store, &args.image).await?;
     let target = match (&args.destination, &image.reference) {
@@ -169,12 +174,13 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
         (None, None) => bail!("image {}: has no name: give a destination", args.image),
     };
     let digest = match &target {
-        ImageSource::Registry(name) => {
-            let mut options = PushOptions::default();
-            args.how.registry.apply(&mut options.connect, global).await?;
-            let bars = Bars::new(&format!("pushing to {name}"), args.how.quiet);
-            store.push(&image, name, &options, &bars).await?
-        }
+        #[cfg(feature = "registry")]
+        ImageSource::Registry(name) => upload(global, &store, &image, name, &args.how).await?,
+        #[cfg(not(feature = "registry"))]
+        ImageSource::Registry(name) => bail!(magik_image::Error::MissingFeature {
+            what: name.to_string(),
+            feature: "registry",
+        }),
         local => {
             layout::save_to(&store, &image, local)?;
             image.manifest_digest
@@ -186,6 +192,21 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
             .print(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
     }
     output::line(digest)
+}
+
+/// Pushes to a registry; gives the digest of what it has then.
+#[cfg(feature = "registry")]
+async fn upload(
+    global: &GlobalArgs,
+    store: &ImageStore,
+    image: &Image,
+    name: &Reference,
+    how: &SourceArgs,
+) -> Result<Digest> {
+    let mut options = PushOptions::default();
+    how.registry.apply(&mut options.connect, global).await?;
+    let bars = Bars::new(&format!("pushing to {name}"), how.quiet);
+    Ok(store.push(image, name, &options, &bars).await?)
 }
 
 /// `--type` of `save`.

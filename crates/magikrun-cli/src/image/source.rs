@@ -15,7 +15,9 @@ use magik_image::{
     source::InvalidSource,
 };
 
-use super::registry::{PolicyArg, RegistryArgs};
+use super::policy::PolicyArg;
+#[cfg(feature = "registry")]
+use super::registry::RegistryArgs;
 use crate::{progress::Bars, roots::GlobalArgs};
 
 /// What begins the name of an image that is not looked for in the store.
@@ -85,6 +87,7 @@ pub(crate) struct SourceArgs {
     /// Which one of an index [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Option<Platform>,
+    #[cfg(feature = "registry")]
     #[command(flatten)]
     pub(super) registry: RegistryArgs,
     #[command(flatten)]
@@ -97,7 +100,14 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// How to pull.
     pub(super) async fn pull_options(&self, global: &GlobalArgs) -> Result<PullOptions> {
-        let mut options = PullOptions {
+        #[cfg_attr(
+            not(feature = "registry"),
+            expect(
+                clippy::needless_update,
+                reason = "how registries are reached is a field more"
+            )
+        )]
+        let options = PullOptions {
             policy: PullPolicy::Always,
             platform: self.platform.clone(),
             // Commands that need the layers unpacked do that themselves.
@@ -105,6 +115,15 @@ impl SourceArgs {
             signature_policy: self.policy.source(),
             ..PullOptions::default()
         };
+        #[cfg(feature = "registry")]
+        let options = self.connect_as_asked(global, options).await?;
+        let _ = global;
+        Ok(options)
+    }
+
+    /// How registries are reached.
+    #[cfg(feature = "registry")]
+    async fn connect_as_asked(&self, global: &GlobalArgs, mut options: PullOptions) -> Result<PullOptions> {
         self.registry.apply(&mut options.connect, global).await?;
         if let Some(timeout) = global.images.pull_timeout() {
             options.connect.timeout = timeout;

@@ -2,6 +2,8 @@
 
 pub(crate) mod backend;
 mod compose;
+#[cfg(feature = "registry")]
+mod connect;
 mod events;
 mod exec;
 mod forward;

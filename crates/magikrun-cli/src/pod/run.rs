@@ -1,10 +1,9 @@
 //! `pod run`.
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use magik_image::{Reference, connect::ConnectOptions, pull::IMAGE_PULL_TIMEOUT};
 use magik_pri::{
     PodRuntime, PodSpec, PullPolicy, RunOptions, RunProgress, RuntimeClass,
     status::{Phase, PodReason, PodStatus},
@@ -13,8 +12,7 @@ use serde_json::Value;
 
 use super::{compose::PodOptions, inspect::Document, logs, manifest};
 use crate::{
-    config::Users, failure, image::RegistryArgs, output, pod::backend, progress::Bars, roots::GlobalArgs,
-    signals::Signals,
+    config::Users, failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals,
 };
 
 pub(crate) const EXAMPLE: &str = "\
@@ -78,8 +76,9 @@ pub(crate) struct RunArgs {
         hide_env_values = true
     )]
     user_namespaces: Option<Users>,
+    #[cfg(feature = "registry")]
     #[command(flatten)]
-    registry: RegistryArgs,
+    registry: crate::image::RegistryArgs,
     #[command(flatten)]
     options: PodOptions,
 }
@@ -134,13 +133,7 @@ impl RunArgs {
         }
     }
 
-    fn run_options(
-        &self,
-        global: &GlobalArgs,
-        class: RuntimeClass,
-        connect: ConnectOptions,
-        bars: &Arc<Bars>,
-    ) -> RunOptions {
+    fn run_options(&self, global: &GlobalArgs, class: RuntimeClass, bars: &Arc<Bars>) -> RunOptions {
         RunOptions {
             runtime_class: Some(class),
             user_namespaces: self
@@ -148,7 +141,6 @@ impl RunArgs {
                 .unwrap_or_else(|| global.config.user_namespaces().value)
                 .into(),
             pull_policy: self.pull.map(Into::into),
-            connect: Some(connect),
             max_log_size: global.config.log_size().map(|set| set.value),
             image_limits: global.images.limits(),
             pull_timeout: global.images.pull_timeout(),
@@ -172,9 +164,15 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         backend::warn_of_emulation(global)?;
     }
     let runtime = backend::pods(global)?;
-    let connect = connect(&spec, &args.registry, global).await?;
+    #[cfg(feature = "registry")]
+    let connect = super::connect::options(&spec, &args.registry, global).await?;
     let bars = Arc::new(Bars::new(&format!("pod {}", spec.full_name()), args.quiet));
-    let options = args.run_options(global, class, connect, &bars);
+    let options = args.run_options(global, class, &bars);
+    #[cfg(feature = "registry")]
+    let options = RunOptions {
+        connect: Some(connect),
+        ..options
+    };
     let mut signals = Signals::new()?;
     let run = async {
         match runtime.run_pod(&spec, options.clone()).await {
@@ -214,25 +212,6 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         runtime.delete_pod(&end.id, true).await?;
     }
     exit_code(&end)
-}
-
-/// How registries are reached. Who writes a manifest may not choose which registry sees a password.
-async fn connect(spec: &PodSpec, args: &RegistryArgs, global: &GlobalArgs) -> Result<ConnectOptions> {
-    if args.has_credentials() {
-        let images = spec.all_containers().filter_map(|c| c.image.reference());
-        let registries: BTreeSet<&str> = images.map(Reference::registry).collect();
-        if registries.len() > 1 {
-            let registries: Vec<&str> = registries.into_iter().collect();
-            bail!(
-                "pod {}: --creds is for one registry, and its images are of several ({}): 'magikrun login' to each",
-                spec.full_name(),
-                registries.join(", ")
-            );
-        }
-    }
-    let mut connect = ConnectOptions::within(IMAGE_PULL_TIMEOUT);
-    args.apply(&mut connect, global).await?;
-    Ok(connect)
 }
 
 /// The pod as a manifest: that which was given is not printed again.

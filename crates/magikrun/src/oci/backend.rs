@@ -47,7 +47,7 @@ impl Kind {
 
     /// What made a container.
     fn found(root: &Path, id: &ContainerId) -> Self {
-        #[cfg(feature = "native")]
+        #[cfg(feature = "krun")]
         if oci_krun::KrunRuntime::has(root, id) {
             return Self::Krun;
         }
@@ -149,7 +149,7 @@ fn builder(globals: &Globals, root: &Path) -> oci_native::NativeRuntimeBuilder {
     oci_native::NativeRuntime::builder(root.to_owned()).systemd_cgroup(systemd)
 }
 
-#[cfg(feature = "native")]
+#[cfg(feature = "krun")]
 fn krun(globals: &Globals, root: &Path) -> Result<Box<dyn OciRuntime>> {
     let native = builder(globals, root).build();
     let state = crate::roots::state_root(state_dir(globals).as_deref())?;
@@ -185,9 +185,9 @@ pub(super) fn seal() -> Result<()> {
     Ok(())
 }
 
-#[cfg(not(feature = "native"))]
+#[cfg(not(feature = "krun"))]
 fn krun(_: &Globals, _: &Path) -> Result<Box<dyn OciRuntime>> {
-    anyhow::bail!("runtime krun: this build has no native backend, on which it stands")
+    anyhow::bail!("runtime krun: this program was built without it, the feature \"krun\" of magikrun")
 }
 
 #[cfg(not(feature = "native"))]
