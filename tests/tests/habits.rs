@@ -19,7 +19,7 @@ const HABITS: &[(&str, Option<&str>)] = &[
     ("kubectl create -f pod.yaml", Some("'magikrun pod run -f FILE'")),
     (
         "kubectl replace --force -f pod.yaml",
-        Some("magikrun pod run -f FILE"),
+        Some("'magikrun pod run --replace -f FILE'"),
     ),
     (
         "kubectl delete -f pod.yaml",
@@ -55,13 +55,9 @@ const HABITS: &[(&str, Option<&str>)] = &[
         "kubectl scale --replicas=3 deployment/web",
         Some("'magikrun pod run -f FILE'"),
     ),
-    ("kubectl edit pod web", Some("magikrun pod run -f FILE")),
+    ("kubectl edit pod web", Some("magikrun pod run --replace -f FILE")),
     (
         "kubectl explain pod.spec",
-        Some("'magikrun pod validate -f FILE'"),
-    ),
-    (
-        "kubectl diff -f pod.yaml",
         Some("'magikrun pod validate -f FILE'"),
     ),
     // podman and docker
@@ -125,10 +121,6 @@ const HABITS: &[(&str, Option<&str>)] = &[
     (
         "magikrun pod delete web --grace-period=0",
         Some("'magikrun pod stop -t SECONDS POD'"),
-    ),
-    (
-        "magikrun image pull --tls-verify=false 127.0.0.1:1/a",
-        Some("--http"),
     ),
     ("magikrun image rm -f nobody", Some("delete the pods")),
     ("magikrun system prune -f", Some("leave it out")),

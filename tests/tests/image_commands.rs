@@ -81,7 +81,6 @@ isolated!(
             first.ok(&["image", "save", &layout.reference(BUSYBOX), &format!("{kind}:{}", path(file))]);
         }
         let sources = [
-            name.clone(),
             format!("docker://{name}"),
             layout.reference(BUSYBOX),
             format!("oci-archive:{}", path("oci.tar")),
@@ -107,10 +106,14 @@ isolated!(
             let pushed = fresh("push").json(&["image", "push", source, &target]);
             assert_eq!(pushed["digest"], shown["digest"], "{source}");
             fresh("pull").ok(&["image", "pull", source]);
-            if n > 0 {
-                let loaded = fresh("load").ok(&["image", "load", source]);
-                assert!(!loaded.is_empty(), "{source}");
-            }
+            let loaded = fresh("load").ok(&["image", "load", source]);
+            assert!(!loaded.is_empty(), "{source}");
+        }
+        // A name alone is the store's: nobody asks a registry for what was mistyped.
+        let empty = Magikrun::with_roots(scene, scene.dir().join("empty"), scene.dir().join("state"));
+        for command in ["inspect", "history", "diff"] {
+            let said = empty.error(&["image", command, &name]);
+            assert!(said.contains("is not in the store"), "{said}");
         }
     }
 );

@@ -308,13 +308,13 @@ const COMMANDS: &str = r#"
     $ image inspect nginx
     1 image nginx is not in the store: pull or load it first
     $ image load -i missing.tar
-    1 read missing.tar: No such file or directory (os error 2): check the path
+    1 missing.tar: there is no such file: 'magikrun image pull missing.tar' takes an image of that name from a registry
     $ image save --type zip -o x nginx
-    2 invalid value 'zip' for '--type <oci-archive|docker-archive|oci-dir>' [possible values: oci-archive, docker-archive, oci-dir]: see 'magikrun image save --help'
+    2 invalid value 'zip' for '--type <TYPE>' [possible values: oci-archive, docker-archive, oci-dir]: see 'magikrun image save --help'
     $ image tag nginx Bad
     2 invalid value 'Bad' for '<NAME>': image name "Bad": the repository must be lower case: see 'magikrun image tag --help'
     $ system info -o xml
-    2 invalid value 'xml' for '--format <FORMAT>' [possible values: table, json]: see 'magikrun system info --help'
+    2 invalid value 'xml' for '--format <FORMAT>' [possible values: table, json, yaml]; a similar value exists: 'yaml': see 'magikrun system info --help'
 "#;
 
 /// What needs a right that the user has not.

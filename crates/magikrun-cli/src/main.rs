@@ -271,7 +271,7 @@ mod tests {
             ),
             (
                 &["magikrun", "image", "ls", "--format", "x"],
-                "invalid value 'x' for '--format <FORMAT>' [possible values: table, json]: see 'magikrun image ls --help'",
+                "invalid value 'x' for '--format <FORMAT>' [possible values: table, wide, json, yaml, name]: see 'magikrun image ls --help'",
             ),
             (
                 &["magikrun", "image", "inspect"],

@@ -56,7 +56,7 @@ fn a_mistake_on_the_command_line_is_one_line_and_exit_code_2() {
         (&["pod", "port-forward", "x", "70000"], "65535"),
         (&["image", "pull", "docker.io/UPPER/case"], "lower case"),
         (&["image", "pull", "--platfrom", "linux/arm64", "x"], "--platform"),
-        (&["image", "ls", "--format", "xml"], "table, json"),
+        (&["image", "ls", "--format", "xml"], "table, wide, json"),
         (&["completions", "tcsh"], "tcsh"),
     ] {
         let line = host.run(args).fails(2);

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use magik_image::{
-    Error, Image, ImageSource, ImageStore, Reference,
+    Image, ImageSource, ImageStore, Reference,
     layout::{self, ImportOptions},
     platform::{self, Platform},
     pull::{PullOptions, PullPolicy},
@@ -26,7 +26,7 @@ const TRANSPORTS: [&str; 4] = ["docker://", "oci:", "oci-archive:", "docker-arch
 /// An image as commands take it.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// A name, or an id or the start of one, of the store; a name may be a registry's.
+    /// A name, or an id or the start of one, of the store.
     Name(String),
     /// `docker://NAME`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME]`.
     Place(ImageSource),
@@ -141,7 +141,7 @@ impl SourceArgs {
         }
     }
 
-    /// The image, which is in the store then. What is not there is pulled or imported first.
+    /// The image, which is in the store then: what is named by where it is, is pulled or imported first.
     pub(super) async fn image(
         &self,
         global: &GlobalArgs,
@@ -149,7 +149,7 @@ impl SourceArgs {
         source: &Source,
     ) -> Result<Image> {
         match source {
-            Source::Name(text) => self.named(global, store, text).await,
+            Source::Name(text) => self.named(store, text),
             Source::Place(place) => self.pulled(global, store, place).await,
             Source::File(path) => {
                 let images = load_file(store, path, &self.import_options(None))?;
@@ -166,21 +166,13 @@ impl SourceArgs {
         }
     }
 
-    async fn named(&self, global: &GlobalArgs, store: &ImageStore, text: &str) -> Result<Image> {
-        let is_wanted = |image: &Image| {
-            let wanted = self.platform.as_ref();
-            wanted.is_none_or(|platform| platform::check(&image.config, platform).is_ok())
-        };
-        match store.find(text) {
-            Ok(image) if is_wanted(&image) => return Ok(image),
-            Ok(_) | Err(Error::NotFound(_)) => {}
-            Err(other) => return Err(other.into()),
+    /// A name alone is the store's: nobody asks a registry for what was mistyped.
+    fn named(&self, store: &ImageStore, text: &str) -> Result<Image> {
+        let image = store.find(text)?;
+        if let Some(platform) = &self.platform {
+            platform::check(&image.config, platform).with_context(|| format!("image {text}"))?;
         }
-        let Some(name) = text.parse::<Reference>().ok().filter(|_| !is_id(text)) else {
-            return Err(Error::NotFound(text.to_owned()).into());
-        };
-        let pulled = self.pulled(global, store, &ImageSource::Registry(name)).await;
-        pulled.with_context(|| format!("image {text} is not in the store, and cannot be pulled"))
+        Ok(image)
     }
 
     async fn pulled(&self, global: &GlobalArgs, store: &ImageStore, place: &ImageSource) -> Result<Image> {
@@ -188,13 +180,6 @@ impl SourceArgs {
         let bars = Bars::new(&format!("pulling {place}"), self.quiet);
         Ok(store.pull(place, &options, &bars).await?)
     }
-}
-
-/// Whether a text is an id as `image ls` shows it, and no name that somebody would pull.
-fn is_id(text: &str) -> bool {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    is_hex && (digits.len() >= 12 || digits.len() < text.len())
 }
 
 /// Imports from a file or directory.
@@ -244,15 +229,5 @@ mod tests {
         assert!(to_pull("Nginx").is_err());
         assert!(matches!(to_load("app.tar"), Ok(Source::File(_))));
         assert!(matches!(to_load("oci:dir"), Ok(Source::Place(_))));
-    }
-
-    #[test]
-    fn what_looks_like_an_id_is_not_pulled() {
-        for id in ["5b3dfa32b1c7", "sha256:5b3d", &"a".repeat(64)] {
-            assert!(is_id(id), "{id}");
-        }
-        for name in ["cafe", "nginx", "5b3dfa32b1c7/x"] {
-            assert!(!is_id(name), "{name}");
-        }
     }
 }

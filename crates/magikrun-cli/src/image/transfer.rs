@@ -135,8 +135,9 @@ fn or_pull(error: anyhow::Error, path: &Path) -> anyhow::Error {
     if path.exists() || text.parse::<Reference>().is_err() {
         return error;
     }
-    let missing = io::Error::from(io::ErrorKind::NotFound);
-    anyhow!("{text}: {missing}: 'magikrun image pull {text}' takes an image of that name from a registry")
+    anyhow!(
+        "{text}: there is no such file: 'magikrun image pull {text}' takes an image of that name from a registry"
+    )
 }
 
 /// Standard input may be a pipe, and an archive is opened by its path: so it goes through a file
