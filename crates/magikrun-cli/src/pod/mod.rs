@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 mod compose;
+mod cp;
 mod events;
 mod exec;
 mod forward;
@@ -13,6 +14,7 @@ mod remove;
 mod run;
 mod stats;
 mod status;
+mod top;
 mod validate;
 mod wait;
 
@@ -90,6 +92,12 @@ pub(crate) enum PodCommand {
     /// Show what containers use
     #[command(after_help = "Example: magikrun pod stats --watch web")]
     Stats(stats::StatsArgs),
+    /// Show the processes of containers
+    #[command(after_help = "Example: magikrun pod top -c server web")]
+    Top(top::TopArgs),
+    /// Copy files and directories from and to containers
+    #[command(after_help = cp::EXAMPLE)]
+    Cp(cp::CpArgs),
     /// Show what happened in a pod
     #[command(after_help = "Example: magikrun pod events -f web --format json")]
     Events(events::EventsArgs),
@@ -115,6 +123,8 @@ impl PodCommand {
             Self::Restart(args) => &mut args.pods,
             Self::Delete(args) => &mut args.pods,
             Self::Stats(args) => &mut args.pods,
+            Self::Top(args) => slice::from_mut(&mut args.pod),
+            Self::Cp(args) => args.pods(),
         }
     }
 }
@@ -144,6 +154,8 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Restart(args) => remove::restart(global, args).await,
         PodCommand::Delete(args) => remove::delete(global, args, namespace).await,
         PodCommand::Stats(args) => stats::run(global, args).await,
+        PodCommand::Top(args) => top::run(global, args).await,
+        PodCommand::Cp(args) => cp::run(global, args).await,
         PodCommand::Events(args) => events::run(global, args).await,
         PodCommand::PortForward(args) => forward::run(global, args).await,
     }
