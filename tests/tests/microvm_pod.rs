@@ -194,6 +194,8 @@ isolated!(
         let user = magikrun.ok(&["pod", "exec", "-c", "redis", "shop", "--", "busybox", "id", "-u"]);
         assert_eq!(user, "101\n", "the image's user");
         // The limit is the guest's, on cgroup v2.
+        let processes = magikrun.json(&["pod", "top", "-c", "redis", "shop"]);
+        assert_eq!((&processes[0]["pid"], &processes[0]["uid"]), (&1.into(), &101.into()), "{processes}");
         let stats = magikrun.json(&["pod", "stats", "shop"]);
         let text = stats.to_string();
         assert!(["nginx", "redis", "client"].iter().all(|c| text.contains(c)), "{text}");

@@ -117,6 +117,28 @@ pub enum Error {
         /// Why it is refused, or what failed.
         reason: String,
     },
+    /// An archive that is no layer is malformed.
+    #[error("the archive: {reason}")]
+    InvalidTree {
+        /// What is wrong.
+        reason: String,
+    },
+    /// An entry of an archive that is no layer is refused.
+    #[error("entry {entry:?} of the archive: {reason}")]
+    InvalidTreeEntry {
+        /// The entry's name, shortened.
+        entry: String,
+        /// Why it is refused, or what failed.
+        reason: String,
+    },
+    /// What was received cannot be moved to where it is to be.
+    #[error("{path}: {reason}", path = path.display())]
+    NotPlaced {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What is in the way.
+        reason: String,
+    },
     /// A layer's decompressed bytes do not hash to the diff id its configuration names.
     #[error("layer {layer}: its content is {found}, the image's configuration says {expected}")]
     DiffIdMismatch {

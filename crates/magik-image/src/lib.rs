@@ -4,6 +4,7 @@
 //! - [`Reference`] names an image as docker and podman do; [`ImageStore`] keeps images.
 //! - [`ImageStore::unpack`] unpacks each layer once, by chain id, for overlayfs to stack;
 //!   [`ImageStore::unpack_flat`] makes one flat root filesystem; [`ImageStore::changes`] compares.
+//! - [`ReceivedTree`] unpacks an archive that is no layer, as a copy out of a container is.
 //! - [`layout`] imports and exports `oci:`, `oci-archive:` and `docker-archive:`.
 //! - [`limits`] bounds everything that comes from outside, while it streams.
 //!
@@ -61,5 +62,5 @@ pub use store::{
     Damage, Image, ImageStore, ImageUsage, LayerUsage, PruneOptions, PruneReport, RemoveReport, StoreUsage,
     Usage,
 };
-pub use unpack::{Change, ChangeKind, MAX_CHANGES};
+pub use unpack::{Change, ChangeKind, MAX_CHANGES, ReceivedTree, Wanted};
 pub use {magik_cas, oci_spec};

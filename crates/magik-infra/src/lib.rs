@@ -28,6 +28,7 @@ pub mod logs;
 #[cfg(target_os = "linux")]
 pub mod pause;
 pub mod plan;
+pub mod processes;
 pub mod publish;
 mod relay;
 mod rpc;

@@ -74,6 +74,7 @@ pub use magik_infra::{
     ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, LaunchStep,
     PortForward, PortReader, PortWriter,
     logs::{LogChunk, LogStream as StdStream},
+    processes::Process,
 };
 
 /// What happens in a pod.

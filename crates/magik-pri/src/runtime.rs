@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use magik_image::connect::ConnectOptions;
 use magik_image::pull::Progress;
 use magik_infra::{
-    EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, status::PodStatus,
+    EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, processes::Process,
+    status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
@@ -258,6 +259,13 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// # Errors
     /// There is no such pod, or it does not run.
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>>;
+
+    /// The processes of the running containers of a pod, by container name.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run; [`Error::Unsupported`](crate::Error::Unsupported):
+    /// its programs are no processes (WebAssembly), or its init is too old to say.
+    async fn processes(&self, pod: &str) -> Result<BTreeMap<String, Vec<Process>>>;
 
     /// What happened in a pod so far and, with `follow`, from now on. Of one that is over: all that
     /// its init remembered, and nothing where that died.

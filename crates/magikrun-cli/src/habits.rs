@@ -44,6 +44,8 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["diff"], "image diff IMAGE"),
     (&["history"], "image history IMAGE"),
     (&["compose"], "pod run -f FILE"),
+    (&["cp"], "pod cp POD:PATH PATH"),
+    (&["container", "cp"], "pod cp POD:PATH PATH"),
     (&["container", "exec"], "pod exec POD -- COMMAND"),
     (&["container", "logs"], "pod logs POD"),
     (&["container", "prune"], "system prune"),
@@ -94,7 +96,6 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["pod", "list"], "pod ls"),
     (&["pod", "prune"], "system prune"),
     (&["pod", "start"], "pod run -f FILE"),
-    (&["pod", "top"], "pod exec POD -- ps"),
 ];
 
 /// Options of theirs: of which of our commands, and what to do.

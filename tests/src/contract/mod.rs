@@ -432,6 +432,7 @@ macro_rules! pod_contract {
             exec_gives_a_terminal_of_the_size_asked_for
             exec_says_when_a_program_or_a_container_is_not_there
             stats_name_every_container_and_count_its_memory
+            processes_are_those_of_each_container
             events_tell_a_pods_life_in_order
             a_port_of_the_pod_is_reached_from_outside
             // watch

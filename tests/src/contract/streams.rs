@@ -317,6 +317,35 @@ pub async fn stats_name_every_container_and_count_its_memory(t: &Contract<'_>) {
     t.delete(&pod).await;
 }
 
+/// By container, as the container numbers them; programs that are no processes are said to be none.
+pub async fn processes_are_those_of_each_container(t: &Contract<'_>) {
+    let pod = t
+        .run("busy", &[("a", "sleep 100"), ("b", "sleep 100")])
+        .await
+        .expect("run")
+        .id;
+    match t.runtime.processes(&pod).await {
+        Ok(all) if t.kit.processes => {
+            assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b"]);
+            for processes in all.values() {
+                let first = processes.iter().find(|process| process.pid == 1);
+                let first = first.expect("a first process");
+                assert!(first.uid == 0 && first.rss > 0, "{first:?}");
+                assert!(first.command.contains("sleep"), "{first:?}");
+            }
+        }
+        Err(Error::Unsupported { .. }) if !t.kit.processes => {}
+        other => panic!("{other:?}"),
+    }
+    t.runtime
+        .stop_pod(&pod, Some(Duration::ZERO))
+        .await
+        .expect("stop");
+    let over = t.runtime.processes(&pod).await;
+    assert!(matches!(over, Err(Error::WrongState { .. })), "{over:?}");
+    t.delete(&pod).await;
+}
+
 /// From the first container's creation on.
 pub async fn events_tell_a_pods_life_in_order(t: &Contract<'_>) {
     let pod = t

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use magik_cas::Digest;
-
 use crate::{Error, Limits, Result};
 
 /// The bytes left for an image's root filesystem; shared by layers that are unpacked together.
@@ -35,23 +33,24 @@ impl RootfsBudget {
     }
 }
 
-/// What one layer has used, and may.
+/// What one archive has used, and may.
 #[derive(Debug)]
 pub(super) struct Budget<'a> {
     rootfs: &'a RootfsBudget,
     limits: &'a Limits,
-    layer: Digest,
+    /// What is unpacked, for messages: `layer sha256:…`.
+    what: String,
     bytes: u64,
     files: u64,
     remembered: u64,
 }
 
 impl<'a> Budget<'a> {
-    pub(super) const fn new(rootfs: &'a RootfsBudget, limits: &'a Limits, layer: Digest) -> Self {
+    pub(super) const fn new(rootfs: &'a RootfsBudget, limits: &'a Limits, what: String) -> Self {
         Self {
             rootfs,
             limits,
-            layer,
+            what,
             bytes: 0,
             files: 0,
             remembered: 0,
@@ -72,7 +71,7 @@ impl<'a> Budget<'a> {
     pub(super) fn entry(&mut self, path: usize) -> Result<()> {
         self.files += 1;
         if self.files > self.limits.max_files_per_layer {
-            let what = format!("layer {}: files", self.layer);
+            let what = format!("{}: files", self.what);
             return Err(Error::too_many(what, self.limits.max_files_per_layer));
         }
         self.remember(path)
@@ -84,7 +83,7 @@ impl<'a> Budget<'a> {
         if self.remembered <= self.limits.max_names_size {
             return Ok(());
         }
-        let what = format!("names and directories' attributes of layer {}", self.layer);
+        let what = format!("names and directories' attributes of {}", self.what);
         Err(Error::too_large(what, self.limits.max_names_size))
     }
 
@@ -93,7 +92,7 @@ impl<'a> Budget<'a> {
     pub(super) fn content(&mut self, bytes: u64) -> Result<()> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.limits.max_layer_size {
-            let what = format!("content of layer {}", self.layer);
+            let what = format!("content of {}", self.what);
             return Err(Error::too_large(what, self.limits.max_layer_size));
         }
         self.rootfs.take(bytes)

@@ -82,8 +82,17 @@ pub(super) struct Entry {
 type Refused = String;
 
 impl Entry {
-    /// Checks what an archive says of a member.
+    /// Checks what a layer's archive says of a member.
     pub(super) fn parse(member: Member) -> Result<Self, Refused> {
+        Self::read(member, true)
+    }
+
+    /// Checks what an archive that is no layer says of a member: no name is a whiteout's.
+    pub(super) fn parse_plain(member: Member) -> Result<Self, Refused> {
+        Self::read(member, false)
+    }
+
+    fn read(member: Member, of_layer: bool) -> Result<Self, Refused> {
         let path = clean(&member.path)?;
         if member.xattrs.iter().any(|(_, value)| value.len() > MAX_XATTR) {
             return Err(format!("an extended attribute is larger than {MAX_XATTR} bytes"));
@@ -96,7 +105,7 @@ impl Entry {
             mtime: member.mtime,
             xattrs: xattrs.collect(),
         };
-        if let Some((path, kind)) = whiteout(&path)? {
+        if of_layer && let Some((path, kind)) = whiteout(&path)? {
             return Ok(Self { path, kind, metadata });
         }
         let kind = match member.kind {
@@ -106,10 +115,8 @@ impl Entry {
             MemberKind::Hardlink if member.link.is_empty() => return Err("link without a target".into()),
             MemberKind::Hardlink => {
                 let target = clean(&member.link).map_err(|e| format!("link target: {e}"))?;
-                if target
-                    .split(|b| *b == b'/')
-                    .any(|name| name.starts_with(WHITEOUT))
-                {
+                let mut names = target.split(|b| *b == b'/');
+                if of_layer && names.any(|name| name.starts_with(WHITEOUT)) {
                     return Err("hard link to a whiteout".into());
                 }
                 Kind::Hardlink(target)

@@ -53,7 +53,7 @@ impl ImageStore {
         for (index, layer) in image.layers().iter().enumerate() {
             let root = open_root(dir).map_err(Error::io(format!("open {}", dir.display())))?;
             let mut extractor = Extractor::flat(root, index == 0);
-            let mut budget = Budget::new(&rootfs, self.limits(), layer.digest);
+            let mut budget = Budget::new(&rootfs, self.limits(), format!("layer {}", layer.digest));
             self.extract(layer, Source::Store, &mut extractor, &mut budget)?;
             finish(extractor, layer)?;
         }

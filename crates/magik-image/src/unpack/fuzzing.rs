@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use magik_cas::Digest;
-
 use super::{
     archive::{Archive, Piece},
     budget::{Budget, RootfsBudget},
@@ -81,7 +79,7 @@ pub fn overlay(layers: &[&[u8]], dirs: &[PathBuf]) -> Result<(), String> {
 fn extract(layer: &[u8], mut extractor: Extractor<'_>) -> Result<(), String> {
     let limits = limits();
     let rootfs = RootfsBudget::new("fuzz".to_owned(), &limits);
-    let mut budget = Budget::new(&rootfs, &limits, Digest::sha256(b""));
+    let mut budget = Budget::new(&rootfs, &limits, "layer".to_owned());
     let mut archive = Archive::new(layer, 1 << 16);
     let text = |fault| match fault {
         Fault::Refused(reason) => reason,

@@ -17,6 +17,7 @@ mod metadata;
 mod module;
 mod open_dir;
 mod pax;
+mod received;
 mod remove;
 mod schedule;
 mod sparse;
@@ -48,6 +49,7 @@ pub(crate) use files::each_file;
 pub(crate) use header::MemberKind;
 pub(crate) use info::LayerInfo;
 pub(crate) use metadata::is_opaque;
+pub use received::{ReceivedTree, Wanted};
 pub(crate) use remove::{names, remove_tree};
 #[cfg(feature = "registry")]
 pub(crate) use staged::StagedLayer;
@@ -163,7 +165,7 @@ impl ImageStore {
             .map_err(Error::io(context()))?;
         let root = tree::open_root(&tree).map_err(Error::io(context()))?;
         let mut extractor = Extractor::overlay(root, lower);
-        let mut budget = Budget::new(rootfs, self.limits(), layer.digest);
+        let mut budget = Budget::new(rootfs, self.limits(), format!("layer {}", layer.digest));
         self.extract(layer, source, &mut extractor, &mut budget)?;
 
         let user_xattr = finish(extractor, layer)?;

@@ -29,7 +29,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn into_io(self) -> io::Error {
+    pub(super) fn into_io(self) -> io::Error {
         let kind = match self {
             Self::TooLong(_) => io::ErrorKind::FileTooLarge,
             #[cfg(not(feature = "zstd"))]

@@ -41,6 +41,7 @@ use crate::{
     error::ControlError,
     logs::LogOptions,
     plan::{ContainerPlan, PodPlan},
+    processes::{self, Process},
     rpc::{control as proto, control_ttrpc},
     status::PodStatus,
     wire::{Meter, Role, Wire},
@@ -49,7 +50,7 @@ use crate::{
 /// The major version of the control service: both sides must have the same.
 pub const MAJOR: u32 = 2;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 0;
+pub const MINOR: u32 = 1;
 
 /// How long a call that waits for nothing in the pod may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,6 +78,8 @@ pub struct ControlClient {
     calls: control_ttrpc::ControlClient,
     meter: Arc<Meter>,
     pod_id: String,
+    /// The other side's minor version.
+    minor: u32,
 }
 
 impl std::fmt::Debug for ControlClient {
@@ -140,6 +143,7 @@ impl ControlClient {
             calls,
             meter,
             pod_id: clean(&hello.pod_id),
+            minor: hello.minor,
         })
     }
 
@@ -197,6 +201,18 @@ impl ControlClient {
         let request = proto::StatsRequest::new();
         let response = soon(self.calls.stats(unbounded(), &request)).await?;
         document("stats", &response.stats)
+    }
+
+    /// The processes of each running container, by its name.
+    ///
+    /// # Errors
+    /// [`ControlError::Unsupported`]: the pod's programs are no processes, or its init is of a
+    /// version that cannot say; the pod init does not answer.
+    pub async fn processes(&self) -> Result<BTreeMap<String, Vec<Process>>> {
+        processes::check_version(self.minor)?;
+        let request = proto::ProcessesRequest::new();
+        let response = soon(self.calls.processes(unbounded(), &request)).await?;
+        Ok(processes::from_response(&response))
     }
 
     /// Stops the pod: SIGTERM, and SIGKILL after `grace` (`None`: the pod's own grace period).

@@ -15,14 +15,15 @@ use ttrpc::{
     context,
 };
 
-use super::{Containers, Duplex, ExecStream, PortStream, StreamCall};
+use super::{Containers, Duplex, ExecStream, PortStream, StreamCall, names_of_running};
 use crate::{
     CannotExecute,
     client::{CALL_TIMEOUT, ControlClient, clean, size},
     error::{ControlError, refused},
     guest::Guest,
+    processes::Process,
     rpc::control as proto,
-    status::{ContainerPhase, PodStatus},
+    status::PodStatus,
     wire::Meter,
 };
 
@@ -80,10 +81,18 @@ impl Containers for InGuest {
     /// Those that the pod does not have are left out.
     async fn stats(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Stats>> {
         let mut all = self.client().await?.stats().await.map_err(|e| unreachable(&e))?;
-        all.retain(|name, _| {
-            let container = pod.container(name);
-            container.is_some_and(|c| matches!(c.state, ContainerPhase::Running { .. }))
-        });
+        all.retain(|name, _| names_of_running(pod).any(|running| running == name));
+        Ok(all)
+    }
+
+    async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>> {
+        let asked = self.client().await?.processes().await;
+        let mut all = asked.map_err(|e| match e {
+            // An init of another version.
+            ControlError::Unsupported(why) => refused(Code::UNIMPLEMENTED, why),
+            other => unreachable(&other),
+        })?;
+        all.retain(|name, _| names_of_running(pod).any(|running| running == name));
         Ok(all)
     }
 

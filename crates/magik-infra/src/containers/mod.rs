@@ -17,6 +17,7 @@ pub(crate) use self::{
 use crate::{
     error::refused,
     plan::ContainerPlan,
+    processes::Process,
     rpc::control as proto,
     shared::Shared,
     status::{ContainerPhase, PodStatus},
@@ -54,6 +55,9 @@ pub(crate) trait Containers: Debug + Send + Sync + 'static {
     /// What those that run use, by name.
     async fn stats(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Stats>>;
 
+    /// The processes of those that run, by name.
+    async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>>;
+
     /// A client's connection to a port of their loopback.
     async fn port_forward(&self, call: StreamCall<'_>, stream: PortStream) -> ttrpc::Result<()>;
 
@@ -67,6 +71,14 @@ fn known(pod: &Shared, name: &str) -> ttrpc::Result<(Arc<ContainerPlan>, Contain
     let container = pod.container(name).ok_or_else(unknown)?.plan;
     let id = ContainerId::new(&container.name).map_err(|e| refused(Code::INVALID_ARGUMENT, e.to_string()))?;
     Ok((container, id))
+}
+
+/// The names of those that run.
+fn names_of_running(pod: &PodStatus) -> impl Iterator<Item = &str> {
+    let running = pod
+        .all_containers()
+        .filter(|c| matches!(c.state, ContainerPhase::Running { .. }));
+    running.map(|container| container.name.as_str())
 }
 
 /// One that runs.

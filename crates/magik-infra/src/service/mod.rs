@@ -29,6 +29,7 @@ use crate::{
     error::{LaunchError, refused},
     events::Event,
     plan::{ContainerPlan, PodPlan},
+    processes::Process,
     rpc::{control as proto, control_ttrpc::Control},
     shared::{Change, ChangeError, Command, LaunchUpdate, Shared, Updates},
     wire::Meter,
@@ -231,6 +232,23 @@ impl Control for Connection {
         let all = self.containers.stats(&pod).await?;
         let mut response = proto::StatsResponse::new();
         response.stats = serde_json::to_vec(&all).map_err(|e| refused(Code::INTERNAL, e.to_string()))?;
+        Ok(response)
+    }
+
+    async fn processes(
+        &self,
+        _: &TtrpcContext,
+        _: proto::ProcessesRequest,
+    ) -> Result<proto::ProcessesResponse> {
+        self.check_greeted()?;
+        let pod = self.shared.status().ok_or_else(Self::not_launched)?;
+        let mut response = proto::ProcessesResponse::new();
+        for (name, processes) in self.containers.processes(&pod).await? {
+            let mut container = proto::ContainerProcesses::new();
+            container.container = name;
+            container.processes = processes.into_iter().map(Process::into_message).collect();
+            response.containers.push(container);
+        }
         Ok(response)
     }
 

@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use magik_infra::{ControlError, EventStream, ExecRequest, ExecSession, PortForward, status::PodStatus};
+use magik_infra::{
+    ControlError, EventStream, ExecRequest, ExecSession, PortForward, processes::Process, status::PodStatus,
+};
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::oneshot;
@@ -283,6 +285,12 @@ impl PodRuntime for Pods {
     async fn stats(&self, pod: &str) -> Result<BTreeMap<String, Stats>> {
         let (client, _) = self.connect(pod, "stats").await?;
         client.stats().await.map_err(|e| Error::control(pod, "stats", &e))
+    }
+
+    async fn processes(&self, pod: &str) -> Result<BTreeMap<String, Vec<Process>>> {
+        let (client, _) = self.connect(pod, "top").await?;
+        let processes = client.processes().await;
+        processes.map_err(|e| Error::control(pod, "top", &e))
     }
 
     async fn events(&self, pod: &str, follow: bool) -> Result<EventStream> {

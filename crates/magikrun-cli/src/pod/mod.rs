@@ -4,6 +4,7 @@ pub(crate) mod backend;
 mod compose;
 #[cfg(feature = "registry")]
 mod connect;
+mod cp;
 mod events;
 mod exec;
 mod forward;
@@ -15,6 +16,7 @@ mod remove;
 mod run;
 mod stats;
 mod status;
+mod top;
 mod tree;
 mod validate;
 mod wait;
@@ -93,6 +95,12 @@ pub(crate) enum PodCommand {
     /// Show what containers use
     #[command(after_help = "Example: magikrun pod stats --watch web")]
     Stats(stats::StatsArgs),
+    /// Show the processes of containers
+    #[command(after_help = "Example: magikrun pod top -c server web")]
+    Top(top::TopArgs),
+    /// Copy files and directories from and to containers
+    #[command(after_help = cp::EXAMPLE)]
+    Cp(cp::CpArgs),
     /// Show what happened in a pod
     #[command(after_help = "Example: magikrun pod events -f web --format json")]
     Events(events::EventsArgs),
@@ -118,6 +126,8 @@ impl PodCommand {
             Self::Restart(args) => &mut args.pods,
             Self::Delete(args) => &mut args.pods,
             Self::Stats(args) => &mut args.pods,
+            Self::Top(args) => slice::from_mut(&mut args.pod),
+            Self::Cp(args) => args.pods(),
         }
     }
 }
@@ -147,6 +157,8 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Restart(args) => remove::restart(global, args).await,
         PodCommand::Delete(args) => remove::delete(global, args, namespace).await,
         PodCommand::Stats(args) => stats::run(global, args).await,
+        PodCommand::Top(args) => top::run(global, args).await,
+        PodCommand::Cp(args) => cp::run(global, args).await,
         PodCommand::Events(args) => events::run(global, args).await,
         PodCommand::PortForward(args) => forward::run(global, args).await,
     }

@@ -13,11 +13,15 @@ use magik_oci::{ContainerId, OciRuntime, Signal, Stats};
 use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream};
 use ttrpc::Code;
 
-use super::{Containers, Duplex, ExecStream, PortStream, StreamCall};
+use super::{Containers, Duplex, ExecStream, PortStream, StreamCall, names_of_running};
 use crate::{
     error::refused,
-    status::{ContainerPhase, PodStatus},
+    processes::{Process, Room},
+    status::PodStatus,
 };
+
+/// [`OciRuntime::name`] of the runtime whose containers have no processes.
+const WEBASSEMBLY: &str = "wasm";
 
 /// How much of each direction of a connection is held, in bytes.
 const BUFFER: usize = 8 << 10;
@@ -43,19 +47,37 @@ impl Containers for Local {
 
     async fn stats(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Stats>> {
         let mut all = BTreeMap::new();
-        for container in pod.all_containers() {
-            if !matches!(container.state, ContainerPhase::Running { .. }) {
-                continue;
-            }
-            let Ok(id) = ContainerId::new(&container.name) else {
+        for name in names_of_running(pod) {
+            let Ok(id) = ContainerId::new(name) else {
                 continue;
             };
             match self.0.stats(&id).await {
                 Ok(stats) => {
-                    all.insert(container.name.clone(), stats);
+                    all.insert(name.to_owned(), stats);
                 }
                 // It may have ended meanwhile.
                 Err(error) => tracing::debug!(container = %id, %error, "no stats"),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>> {
+        if self.0.name() == WEBASSEMBLY {
+            let why = "a WebAssembly program is no process: see 'magikrun pod stats'";
+            return Err(refused(Code::UNIMPLEMENTED, why));
+        }
+        let (mut room, mut all) = (Room::new(), BTreeMap::new());
+        for name in names_of_running(pod) {
+            let Ok(id) = ContainerId::new(name) else {
+                continue;
+            };
+            match self.0.processes(&id).await {
+                Ok(pids) => {
+                    all.insert(name.to_owned(), room.read(&pids).await);
+                }
+                // It may have ended meanwhile.
+                Err(error) => tracing::debug!(container = %id, %error, "no processes"),
             }
         }
         Ok(all)

@@ -52,6 +52,7 @@ cases![
     a_pod_renamed_before_its_launcher_died_lives_on,
     events_tell_the_whole_story,
     stats_are_given_per_container,
+    processes_are_given_per_container,
     calls::port_forward_reaches_a_port_in_the_pod,
     a_client_cannot_launch_or_commit,
     an_image_of_128_layers_with_awkward_paths_is_mounted,
@@ -362,6 +363,20 @@ async fn stats_are_given_per_container() {
     let stats = world.client().await.stats().await.unwrap();
     assert_eq!(stats.keys().collect::<Vec<_>>(), ["one", "two"]);
     assert!(stats["one"].pids.current >= 1, "{stats:?}");
+}
+
+async fn processes_are_given_per_container() {
+    let world = World::new()
+        .container("one", "sleep 1000")
+        .container("two", "sleep 2000 & wait")
+        .up()
+        .await;
+    let processes = world.client().await.processes().await.unwrap();
+    assert_eq!(processes.keys().collect::<Vec<_>>(), ["one", "two"]);
+    let first = processes["two"].iter().find(|process| process.pid == 1).unwrap();
+    assert!(first.rss > 0, "{first:?}");
+    assert_eq!(first.uid, 0);
+    assert!(first.command.contains("sleep 2000 & wait"), "{first:?}");
 }
 
 async fn a_client_cannot_launch_or_commit() {
