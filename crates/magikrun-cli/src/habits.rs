@@ -305,7 +305,7 @@ mod tests {
         for (command, theirs, part) in [
             ("magikrun pod logs", "--previous", "leave it out"),
             ("magikrun pod stop", "--timeout=3", "write -t SECONDS"),
-            ("magikrun image pull", "--tls-verify=false", "--http"),
+            ("magikrun image pull", "--username=me", "--creds"),
         ] {
             let answer = option(command, theirs).unwrap();
             assert!(
