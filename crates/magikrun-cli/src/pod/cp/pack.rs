@@ -64,7 +64,7 @@ impl Source {
         Ok(Self { path, what })
     }
 
-    /// The name that it has in a directory which it is copied into; `None`: its contents are copied.
+    /// Its name in the directory that it is copied into; `None`: its contents are copied.
     pub(super) fn name(&self) -> Option<&OsStr> {
         match &self.what {
             What::Contents(_) => None,
