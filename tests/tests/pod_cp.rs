@@ -12,7 +12,8 @@ use std::{
 };
 
 use magikrun_test_corpus::tarball::{Entry, Tar};
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, isolated};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, isolated, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A pod `web`, and a directory `out` in the scene to copy to.
 fn with_pod(scene: &Scene) -> Magikrun {
@@ -128,12 +129,12 @@ isolated!(
         assert!(wrong.contains("there is no container \"none\""), "{wrong}");
         let cut = fed(&magikrun, &["pod", "cp", "-", "web:/tmp"], &[b'x'; 700]);
         assert_eq!(cut.status.code(), Some(1), "{cut:?}");
+        before.assert_same("after the mistakes");
         sh(&magikrun, "rm /bin/tar");
         let without = magikrun.error(&["pod", "cp", "web:/etc", &at("x")]);
         assert!(without.contains("there is no program \"tar\""), "{without}");
         assert_eq!(listed(&out), ["file"]);
         assert_eq!(fs::read(out.join("file")).unwrap(), b"kept");
-        before.assert_same("after the mistakes");
         magikrun.ok(&["pod", "delete", "--force", "web"]);
     }
 );
@@ -203,6 +204,25 @@ isolated!(
         sh(&magikrun, "printf '#!/bin/sh\\nprintf \"\\\\033[31mred\" >&2; exit 3' > /bin/tar");
         let escapes = magikrun.error(&["pod", "cp", "web:/data", to]);
         assert!(escapes.contains("exit code 3") && !escapes.contains('\x1b'), "{escapes:?}");
+        assert_eq!(listed(&out), Vec::<String>::new());
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
+    }
+);
+
+isolated!(
+    fn a_copy_that_is_interrupted_leaves_nothing_here(scene) {
+        let magikrun = with_pod(scene);
+        let out = scene.dir().join("out");
+        let script = "rm /bin/tar; printf '#!/bin/sh\\nbusybox sleep 2222' > /bin/tar; chmod 755 /bin/tar";
+        sh(&magikrun, script);
+        let mut copy = magikrun.command(&["pod", "cp", "web:/data", out.to_str().unwrap()]);
+        let copy = copy.stderr(Stdio::piped()).spawn().unwrap();
+        let under_way = || listed(&out).iter().any(|name| name.starts_with(".magikrun-cp-"));
+        wait_for("the copy", || under_way() && sh(&magikrun, "ps").contains("sleep 2222"));
+        let pid = Pid::from_child(&copy);
+        kill_process(pid, Signal::INT).unwrap();
+        let ended = copy.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{ended:?}");
         assert_eq!(listed(&out), Vec::<String>::new());
         magikrun.ok(&["pod", "delete", "--force", "web"]);
     }

@@ -26,10 +26,10 @@ pub(crate) struct CpArgs {
     /// The container [default: the pod's default-container annotation, else the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// What is copied: POD:PATH, a path here (DIR/. is what is in DIR), or - for a tar archive on stdin
+    /// What is copied: POD:PATH, a path here (DIR/.: what is in DIR), or - for an archive on stdin
     #[arg(value_name = "[POD:]FROM", value_parser = OsStringValueParser::new().try_map(Place::parse))]
     from: Place,
-    /// Where to: a directory that exists, or a new name; - for a tar archive on stdout
+    /// Where to: a directory that exists, or a new name; - for an archive (tar) on stdout
     #[arg(value_name = "[POD:]TO", value_parser = OsStringValueParser::new().try_map(Place::parse))]
     to: Place,
 }

@@ -27,6 +27,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// The longest target of a link that a header holds itself, in bytes.
+const MAX_SHORT_LINK: usize = 100;
+
 /// What is copied.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -61,7 +64,7 @@ impl Source {
         Ok(Self { path, what })
     }
 
-    /// The name that it has in a directory which it is copied into; `None`: its contents are copied.
+    /// Its name in the directory that it is copied into; `None`: its contents are copied.
     pub(super) fn name(&self) -> Option<&OsStr> {
         match &self.what {
             What::Contents(_) => None,
@@ -161,10 +164,16 @@ impl<W: Write> Packer<W> {
         let name = OsStr::from_bytes(name);
         if kind(stat) == FileType::Symlink {
             let target = fs::readlinkat(dir, own, Vec::new())?;
+            let target = target.to_bytes();
             let mut header = header(EntryType::Symlink, stat);
-            return self
-                .archive
-                .append_link(&mut header, name, OsStr::from_bytes(target.to_bytes()));
+            if target.len() > MAX_SHORT_LINK {
+                return self
+                    .archive
+                    .append_link(&mut header, name, OsStr::from_bytes(target));
+            }
+            // `append_link` changes short ones: "/" becomes "//".
+            header.set_link_name_literal(target)?;
+            return self.archive.append_data(&mut header, name, io::empty());
         }
         // It may have become a pipe, at which a reader waits.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -275,6 +284,8 @@ mod tests {
         std::fs::write(dir.path().join("outside"), "secret").unwrap();
         symlink("../outside", tree.join("link")).unwrap();
         symlink("/", tree.join("root")).unwrap();
+        let far = "../".repeat(50);
+        symlink(&far, tree.join("far")).unwrap();
         let _socket = UnixListener::bind(tree.join("socket")).unwrap();
         let long = "n".repeat(200);
         std::fs::write(tree.join(&long), "long").unwrap();
@@ -285,6 +296,7 @@ mod tests {
             "new/a ".to_owned(),
             "new/a/b ".to_owned(),
             "new/a/b/file content".to_owned(),
+            format!("new/far {far}"),
             "new/link ../outside".to_owned(),
             format!("new/{long} long"),
             "new/root /".to_owned(),
