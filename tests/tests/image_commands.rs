@@ -333,7 +333,7 @@ isolated!(
         let none = scene.dir().join("none.json");
         let run = |args: &[&str]| with_auth(&magikrun, &none, args, "");
         let rootfs = text(&scene.dir().join("rootfs"));
-        assert_eq!(run(&["image", "unpack", "--creds", "magik:secret", &name, &rootfs]).0, 0);
+        assert_eq!(run(&["image", "unpack", "--creds", "magik:secret", &format!("docker://{name}"), &rootfs]).0, 0);
         assert!(!none.exists(), "--creds keeps nothing");
         for (args, code, part) in [
             (vec!["image", "pull", "--creds", "magik:wrong", &name], 1, "unauthorized"),
