@@ -257,7 +257,13 @@ pub(crate) fn enter_namespaces(hostname: &str, own_network: bool, root: bool) ->
         "/",
         MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
     )
-    .map_err(failed("make the mounts a slave"))?;
+    .map_err(|e| match e {
+        rustix::io::Errno::INVAL => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the root directory is no mount, as in a chroot: 'mount --bind DIR DIR' before the chroot makes it one",
+        ),
+        other => failed("make the mounts a slave")(other),
+    })?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     match mount("proc", "/proc", "proc", flags, None) {
         // Where the host's own is masked, as in containers, only root may mount another; the old one shows us, too.

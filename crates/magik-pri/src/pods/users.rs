@@ -11,6 +11,7 @@ use std::{
 };
 
 use magik_infra::PENDING_SUFFIX;
+use magik_oci::Platform;
 
 use super::{
     lock,
@@ -99,6 +100,9 @@ pub(crate) fn impossible(paths: &Paths, spec: &PodSpec) -> Option<&'static str> 
     if !map.split_whitespace().eq(first.split(' ')) {
         return Some("magikrun itself is in a user namespace");
     }
+    if root_may_be_changed() && !Platform::user_namespaces().available {
+        return Some("magikrun is in a chroot, where the kernel makes no user namespaces");
+    }
     if !fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() != "0") {
         return Some("the host allows no user namespaces (user.max_user_namespaces)");
     }
@@ -110,6 +114,16 @@ pub(crate) fn impossible(paths: &Paths, spec: &PodSpec) -> Option<&'static str> 
         return Some("the file system of the data root or the state root cannot map owners");
     }
     None
+}
+
+/// Whether the root directory is perhaps not that of the mount namespace, as in a chroot. The kernel
+/// tells nobody; to try what it refuses there takes a process.
+fn root_may_be_changed() -> bool {
+    let identity = |path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    match (identity("/"), identity("/proc/1/root/")) {
+        (Ok(ours), Ok(of_first)) => ours != of_first,
+        _ => true,
+    }
 }
 
 /// File systems that can be mounted with other owners (`FS_ALLOW_IDMAP`), by their numbers of linux/magic.h: ext4, xfs, btrfs,
