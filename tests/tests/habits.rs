@@ -116,7 +116,7 @@ const HABITS: &[(&str, Option<&str>)] = &[
     ("magikrun pod logs --previous web", Some("leave it out")),
     ("magikrun pod exec --stdin web -- cat", Some("-i")),
     ("magikrun pod stop --timeout=3 web", Some("-t SECONDS")),
-    ("magikrun pod stats --no-stream", Some("leave it out")),
+    ("magikrun pod stats --no-stream", None),
     ("magikrun pod delete --ignore-not-found nobody", Some("--force")),
     (
         "magikrun pod delete web --grace-period=0",

@@ -200,11 +200,6 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "pod stats",
-        &["--no-stream"],
-        "without --watch it is so, leave it out",
-    ),
-    (
-        "pod stats",
         &["-a", "--all"],
         "without a name every pod that runs is shown, leave it out",
     ),

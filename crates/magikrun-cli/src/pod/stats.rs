@@ -23,9 +23,12 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatsArgs {
-    /// Go on, every two seconds, with the share of a processor used meanwhile
-    #[arg(long)]
+    /// Go on, every two seconds, with the share of a processor used meanwhile; on a terminal it is so
+    #[arg(long, conflicts_with = "no_stream")]
     watch: bool,
+    /// Show it once, on a terminal too
+    #[arg(long)]
+    no_stream: bool,
     /// Names, namespace/names, ids or the starts of ids [default: every running pod]
     #[arg(value_name = "POD")]
     pub(super) pods: Vec<String>,
@@ -45,14 +48,15 @@ struct Sample {
 pub(super) async fn run(global: &GlobalArgs, args: &StatsArgs) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let mut usage = Usage::default();
+    let watch = args.watch || (!args.no_stream && !args.format.document() && terminal_is_stdout());
     loop {
         let samples = sample(runtime.as_ref(), &args.pods).await?;
-        match (args.format.document(), args.watch) {
+        match (args.format.document(), watch) {
             (true, false) => args.format.print(&samples)?,
             (true, true) => args.format.item(&samples)?,
             (false, watch) => table(&samples, watch, &mut usage)?,
         }
-        if !args.watch {
+        if !watch {
             return Ok(ExitCode::SUCCESS);
         }
         tokio::time::sleep(INTERVAL).await;
