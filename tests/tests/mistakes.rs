@@ -118,7 +118,7 @@ fn in_a_pod() {
         restartPolicy: Always => restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
         restartPolicy: never => restartPolicy: "never" is none of Never, Always, OnFailure
         nodeSelector: {disk: ssd} => nodeSelector: not supported: there is one host and no cluster; remove it
-        dnsPolicy: ClusterFirst => dnsPolicy: not supported: containers have the host's resolv.conf; remove it
+        dnsPolicy: ClusterFirst => dnsPolicy: not supported: a pod has no network to the outside, or the host's; remove it
         serviceAccountName: web => serviceAccountName: not supported: there is no API server to have an account at; remove it
         imagePullSecrets: [{name: a}] => imagePullSecrets: not supported: remove it; 'podman login' or 'docker login' keeps credentials
         hostPID: true => hostPID: not supported: no pod sees the processes of the host; remove it

@@ -64,14 +64,36 @@ isolated!(
 );
 
 isolated!(
+    fn ports_of_a_pod_that_is_over_are_not_forwarded(scene) {
+        let magikrun = with_busybox(scene);
+        let script = "until [ -e /go ]; do busybox sleep 0.05; done";
+        magikrun.ok(&[
+            "pod", "run", "--name", "web", BUSYBOX, "busybox", "sh", "-c", script,
+        ]);
+        let mut forward = magikrun.command(&["pod", "port-forward", "web", ":80"]);
+        let forward = forward.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        magikrun.ok(&["pod", "exec", "web", "--", "busybox", "touch", "/go"]);
+        let ended = forward.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(said.contains("pod default/web: it is over"), "{said}");
+        let said = magikrun.error(&["pod", "port-forward", "web", ":80"]);
+        assert!(said.contains("it is over, so nothing listens in it"), "{said}");
+        magikrun.ok(&["pod", "delete", "web"]);
+    }
+);
+
+isolated!(
     fn options_that_make_no_pod_leave_nothing(scene) {
         let magikrun = with_busybox(scene);
+        let manifest = magikrun.manifest("kind: Pod");
         let before = Census::take(&magikrun.roots());
         for (args, code, says) in [
             (&["pod", "run"][..], 2, "give a manifest with -f FILE, or an IMAGE"),
             (&["pod", "run", "-p", "80", BUSYBOX], 2, "give it as [IP:]HOST:PORT"),
             (&["pod", "run", "-v", "data:/data", BUSYBOX], 2, "there are no volumes with names"),
             (&["pod", "run", "-v", "/no/such:/data", BUSYBOX], 1, "/no/such: No such file or directory"),
+            (&["pod", "run", &manifest], 2, "is a file, and no image: write -f"),
             (&["pod", "run", "-f", "x.yaml", BUSYBOX], 2, "write them into the file"),
             (&["pod", "run", "-o", "yaml", BUSYBOX], 2, "--dry-run"),
             (&["pod", "run", "--memory", "1", BUSYBOX], 1, "spec.containers[0].resources.limits.memory"),

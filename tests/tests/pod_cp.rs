@@ -59,7 +59,7 @@ isolated!(
         fs::set_permissions(tree.join("sub/run"), fs::Permissions::from_mode(0o4755)).unwrap();
         // More than a window of the control service.
         fs::write(tree.join("large"), vec![7; 3 << 20]).unwrap();
-        symlink("/etc/passwd", tree.join("link")).unwrap();
+        symlink("large", tree.join("link")).unwrap();
         let _socket = UnixListener::bind(tree.join("socket")).unwrap();
         let path = |dir: &Path, name: &str| dir.join(name).display().to_string();
         let (tree_path, out_path) = (tree.display().to_string(), out.display().to_string());
@@ -69,7 +69,7 @@ isolated!(
         assert_eq!(sent.code, 0, "{}", sent.stderr);
         assert!(sent.stderr.contains("1 left out"), "{}", sent.stderr);
         let modes = "busybox stat -c '%a %u %n' /tmp/tree/sub/run; busybox readlink /tmp/tree/link";
-        assert_eq!(sh(&magikrun, modes), "755 0 /tmp/tree/sub/run\n/etc/passwd\n");
+        assert_eq!(sh(&magikrun, modes), "755 0 /tmp/tree/sub/run\nlarge\n");
         magikrun.ok(&["pod", "cp", &tree_path, "web:/tmp/new"]);
         magikrun.ok(&["pod", "cp", &format!("{tree_path}/sub/."), "default/web:/tmp"]);
         magikrun.ok(&["pod", "cp", &path(&tree, "sub/run"), "web:tmp/renamed"]);
@@ -79,7 +79,7 @@ isolated!(
         magikrun.ok(&["pod", "cp", "web:/tmp/tree", &out_path]);
         assert_eq!(listed(&out.join("tree")), ["large", "link", "sub"]);
         assert_eq!(fs::read(out.join("tree/large")).unwrap(), vec![7; 3 << 20]);
-        assert_eq!(fs::read_link(out.join("tree/link")).unwrap(), Path::new("/etc/passwd"));
+        assert_eq!(fs::read_link(out.join("tree/link")).unwrap(), Path::new("large"));
         assert_eq!(fs::metadata(out.join("tree/sub/run")).unwrap().mode() & 0o7777, 0o755);
         magikrun.ok(&["pod", "cp", "-c", "web", "web:/tmp/tree/.", &path(&out, "contents")]);
         assert_eq!(listed(&out.join("contents")), ["large", "link", "sub"]);
@@ -205,6 +205,34 @@ isolated!(
         let escapes = magikrun.error(&["pod", "cp", "web:/data", to]);
         assert!(escapes.contains("exit code 3") && !escapes.contains('\x1b'), "{escapes:?}");
         assert_eq!(listed(&out), Vec::<String>::new());
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
+    }
+);
+
+isolated!(
+    fn no_copy_leaves_a_link_by_which_the_next_one_writes_elsewhere(scene) {
+        let magikrun = with_pod(scene);
+        let (out, victim) = (scene.dir().join("out"), scene.dir().join("victim"));
+        fs::create_dir(&victim).unwrap();
+        let to = out.join("data").display().to_string();
+        let plant = format!("mkdir /d; ln -s {0} /d/data; ln -s {0} /data", victim.display());
+        sh(&magikrun, &plant);
+        // The link itself, and one in a directory.
+        let alone = magikrun.error(&["pod", "cp", "web:/data", &to]);
+        assert!(alone.contains("a link that leads out"), "{alone}");
+        let within = magikrun.run(&["pod", "cp", "web:/d", out.to_str().unwrap()]);
+        assert_eq!(within.code, 0, "{}", within.stderr);
+        assert!(within.stderr.contains("1 left out"), "{}", within.stderr);
+        assert_eq!(listed(&out.join("d")), Vec::<String>::new());
+        // One that is there already, whoever made it.
+        symlink(&victim, out.join("data")).unwrap();
+        for to in [to.clone(), format!("{to}/")] {
+            for from in ["web:/etc/passwd", "web:/etc/."] {
+                let refused = magikrun.error(&["pod", "cp", from, &to]);
+                assert!(refused.contains("is a link: name what it leads to"), "{refused}");
+            }
+        }
+        assert_eq!(listed(&victim), Vec::<String>::new());
         magikrun.ok(&["pod", "delete", "--force", "web"]);
     }
 );

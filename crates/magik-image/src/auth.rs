@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     Reference, bounded,
-    environment::{Variables, config_home, variable},
+    environment::{Variables, config_home, own, variable},
     reference::DEFAULT_REGISTRY,
 };
 
@@ -146,7 +146,7 @@ fn default_files(env: &Variables<'_>) -> Vec<PathBuf> {
         return vec![only];
     }
     let mut files = Vec::new();
-    if let Some(runtime) = variable(env, "XDG_RUNTIME_DIR") {
+    if let Some(runtime) = variable(env, "XDG_RUNTIME_DIR").and_then(own) {
         files.push(runtime.join("containers/auth.json"));
     }
     #[cfg(unix)]
@@ -154,7 +154,7 @@ fn default_files(env: &Variables<'_>) -> Vec<PathBuf> {
     if let Some(config) = config_home(env) {
         files.push(config.join("containers/auth.json"));
     }
-    let docker = || Some(variable(env, "HOME")?.join(".docker"));
+    let docker = || Some(own(variable(env, "HOME")?)?.join(".docker"));
     if let Some(docker) = variable(env, "DOCKER_CONFIG").or_else(docker) {
         files.push(docker.join("config.json"));
     }
@@ -192,7 +192,7 @@ impl AuthFile {
             path: path.to_owned(),
             reason,
         };
-        let file = match std::fs::File::open(path) {
+        let file = match bounded::open(path) {
             Ok(file) => file,
             // Another user's file is not for us, and as good as none.
             Err(e)

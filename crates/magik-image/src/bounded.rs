@@ -19,12 +19,27 @@ pub(crate) fn read(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Opens a file that another one may have put there: a pipe in its place is not waited for.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("is no regular file"))
+    }
+}
+
 /// The text of a file that need not be there.
 ///
 /// # Errors
 /// Those of [`read`], or if it is not UTF-8.
 pub(crate) fn text_if_any(path: &Path, limit: u64) -> io::Result<Option<String>> {
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
@@ -60,5 +75,17 @@ mod tests {
         assert_eq!(error.to_string(), "is larger than 3 bytes");
         std::fs::write(&path, b"\xff").unwrap();
         assert_eq!(text_if_any(&path, 3).unwrap_err().to_string(), "is not UTF-8");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [&path, dir.path()] {
+            let error = text_if_any(path, 4).unwrap_err();
+            assert_eq!(error.to_string(), "is no regular file");
+        }
     }
 }

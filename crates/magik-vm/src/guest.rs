@@ -98,7 +98,7 @@ pub async fn boot(
 ) -> Result<Booted> {
     match boot_once(driver, spec, nonce, limit).await {
         Err(Error::Ended(why)) => {
-            tracing::warn!(
+            tracing::info!(
                 %why,
                 "the machine ended before its guest said hello: it is started once more"
             );

@@ -35,7 +35,7 @@ const HABITS: &[(&[&str], &str)] = &[
         "There is one pod of each name: give each a manifest of its own, and 'magikrun pod run -f FILE'",
     ),
     (&["set"], CHANGE),
-    (&["top"], "pod stats POD"),
+    (&["top"], "pod top POD' or 'magikrun pod stats POD"),
     (&["wait"], "pod wait POD"),
     (&["config"], "system config"),
     // podman and docker
@@ -90,12 +90,14 @@ const HABITS: &[(&[&str], &str)] = &[
     (&["image", "list"], "image ls"),
     (&["image", "mount"], "image unpack IMAGE DIR"),
     (&["image", "remove"], "image rm IMAGE"),
-    (&["pod", "create"], "pod run -f FILE"),
+    (&["pod", "create"], "pod run IMAGE' or 'magikrun pod run -f FILE"),
+    (&["pod", "apply"], "pod run --replace -f FILE"),
     (&["pod", "describe"], "pod status POD"),
+    (&["pod", "get"], "pod ls"),
     (&["pod", "kill"], "pod stop -t 0 POD"),
     (&["pod", "list"], "pod ls"),
     (&["pod", "prune"], "system prune"),
-    (&["pod", "start"], "pod run -f FILE"),
+    (&["pod", "start"], "pod run --replace -f FILE"),
 ];
 
 /// Options of theirs: of which of our commands, and what to do.

@@ -136,11 +136,26 @@ fn usage(error: &clap::Error) -> ExitCode {
                     .as_bytes(),
             );
         }
+        // As git and kubectl have it: `magikrun help pod run`, `magikrun pod help`.
+        ErrorKind::InvalidSubcommand if is_help(error) => {
+            let named = env::args_os().filter(|arg| arg != HELP);
+            let (_, mut command) = named_command(named);
+            let _ = output::write(command.render_long_help().to_string().as_bytes());
+            return ExitCode::SUCCESS;
+        }
         _ => failure::print(
             habit(error, env::args_os()).unwrap_or_else(|| usage_line(&mistake(error), env::args_os())),
         ),
     }
     ExitCode::from(failure::USAGE)
+}
+
+/// The command that other tools have for `--help`.
+const HELP: &str = "help";
+
+fn is_help(error: &clap::Error) -> bool {
+    let unknown = error.get(ContextKind::InvalidSubcommand);
+    matches!(unknown, Some(ContextValue::String(word)) if word == HELP)
 }
 
 /// clap's words for a mistake, or ours where those say nothing to a person.
@@ -289,7 +304,10 @@ mod tests {
     fn a_habit_is_answered_wherever_options_stand() {
         for (line, expected) in [
             ("magikrun --data-dir /x images -q", Some("image ls")),
-            ("magikrun pod --debug create web", Some("pod run -f FILE")),
+            (
+                "magikrun pod --debug start web",
+                Some("pod run --replace -f FILE"),
+            ),
             ("magikrun get -n shop pods", Some("pod ls")),
             ("magikrun frobnicate images", None),
         ] {

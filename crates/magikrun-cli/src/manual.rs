@@ -48,7 +48,10 @@ fn below(command: &Command) -> impl Iterator<Item = &Command> {
 /// leaves out.
 fn documented(arg: Arg) -> Arg {
     let hidden = arg.is_hide_set() && !(arg.is_global_set() && arg.get_help().is_some());
-    arg.hide(hidden).hide_env(false).hide_env_values(true)
+    arg.hide(hidden)
+        .hide_short_help(false)
+        .hide_env(false)
+        .hide_env_values(true)
 }
 
 fn pages(command: &Command, dir: &Path) -> Result<()> {

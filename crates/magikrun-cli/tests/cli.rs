@@ -27,6 +27,20 @@ fn help_goes_to_stdout_and_names_every_group() {
 }
 
 #[test]
+fn help_can_be_asked_for_by_a_command_as_well() {
+    for args in [
+        &["help", "pod", "run"][..],
+        &["pod", "help", "run"],
+        &["pod", "run", "--help"],
+    ] {
+        let text = Host::new().run(args).ok();
+        assert!(text.contains("magikrun pod run"), "{args:?}: {text}");
+        assert!(text.contains("--entrypoint"), "{args:?}: {text}");
+    }
+    assert!(Host::new().run(&["help"]).ok().contains("OCI runtime commands"));
+}
+
+#[test]
 fn nothing_at_all_is_help_on_stderr_and_a_usage_error() {
     for (args, usage) in [
         (&[][..], "Usage: magikrun [OPTIONS] <COMMAND>"),

@@ -242,7 +242,7 @@ fn is_understood(arguments: &[String]) -> Result<(), String> {
     let answer = Command::new(binary())
         .args(before)
         .arg("--help")
-        .env("MAGIKRUN_ROOT", nowhere)
+        .env("MAGIKRUN_DATA_DIR", nowhere)
         .env("MAGIKRUN_STATE_DIR", nowhere)
         .output()
         .expect("magikrun");

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error, Result, background, bounded,
     connect::ConnectOptions,
-    environment::{Variables, variable},
+    environment::{Variables, own, variable},
     registry::{Deadline, Operation, Problem},
 };
 
@@ -266,7 +266,9 @@ fn user_file(env: &Variables<'_>) -> PathBuf {
     if let Some(path) = variable(env, "REGISTRY_AUTH_FILE") {
         return path;
     }
-    let runtime = variable(env, "XDG_RUNTIME_DIR").map(|dir| dir.join("containers"));
+    let runtime = variable(env, "XDG_RUNTIME_DIR")
+        .and_then(own)
+        .map(|dir| dir.join("containers"));
     let uid = rustix::process::getuid().as_raw();
     let dir = runtime.unwrap_or_else(|| format!("/run/containers/{uid}").into());
     dir.join("auth.json")
@@ -274,17 +276,11 @@ fn user_file(env: &Variables<'_>) -> PathBuf {
 
 /// The file's text; `None` if there is none, or an empty one.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, AuthError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A pipe in its place is not waited for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = match File::options().read(true).custom_flags(flags).open(path) {
+    let file = match bounded::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(bad(path, e.to_string())),
     };
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err(bad(path, "is no regular file"));
-    }
     let text = bounded::read(file, MAX_AUTH_FILE_SIZE).map_err(|e| bad(path, e.to_string()))?;
     Ok(Some(text).filter(|text| !text.trim_ascii().is_empty()))
 }

@@ -252,7 +252,7 @@ fn default_dirs(host: &str) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    bounded::read(std::fs::File::open(path)?, MAX_CERT_SIZE)
+    bounded::read(bounded::open(path)?, MAX_CERT_SIZE)
 }
 
 /// Where redirects of a request lead.

@@ -12,7 +12,7 @@ use std::{
     io::{self, BufReader, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::PermissionsExt},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
 };
@@ -23,15 +23,14 @@ use rustix::{
 };
 
 use super::{
-    Temporary,
     archive::Archive,
     budget::{Budget, RootfsBudget},
     entry::{Entry, Kind, split},
     extract::Extractor,
-    remove::names,
+    remove::{names, remove_at},
     shown,
     stream::{BUFFER, Refusal},
-    tree::{Fault, is_at_or_below, join, open_root, resolve},
+    tree::{Fault, is_at_or_below, join, resolve},
 };
 use crate::{Error, Limits, Result, limits::MAX_TAR_HEADER_SIZE};
 
@@ -52,51 +51,101 @@ pub enum Wanted<'a> {
 }
 
 /// A tree that somebody has sent. It is removed on drop, unless it has been moved.
+///
+/// The directory where it goes is opened once: who may rename things there, as a container with a
+/// `hostPath` can, does not choose another one meanwhile.
 #[derive(Debug)]
 pub struct ReceivedTree {
-    dir: PathBuf,
     root: OwnedFd,
     name: Vec<u8>,
     skipped: u64,
-    _removed_on_drop: Temporary,
+    working: Working,
+}
+
+/// The directory in which it is unpacked, in that where it goes.
+#[derive(Debug)]
+struct Working {
+    parent: OwnedFd,
+    /// What messages call the parent.
+    shown: PathBuf,
+    /// Empty: it is not there any more.
+    name: String,
+}
+
+impl Working {
+    /// Makes one that is empty and the caller's own.
+    fn make(parent: OwnedFd, shown: &Path) -> io::Result<(Self, OwnedFd)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = loop {
+            let mut random = [0; 8];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
+            match fs::mkdirat(&parent, &name, fs::Mode::RWXU) {
+                Err(Errno::EXIST) => {}
+                made => break made.map(|()| name)?,
+            }
+        };
+        let root = fs::openat(&parent, &name, flags, fs::Mode::empty())?;
+        let stat = fs::fstat(&root)?;
+        // Somebody else's would be in its place where others may rename.
+        if stat.st_uid != rustix::process::geteuid().as_raw() || !names(root.as_fd())?.is_empty() {
+            return Err(io::Error::other("somebody put another directory in its place"));
+        }
+        let shown = shown.to_owned();
+        let working = Self { parent, shown, name };
+        Ok((working, root))
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if !self.name.is_empty()
+            && let Err(error) = remove_at(self.parent.as_fd(), self.name.as_bytes())
+        {
+            let dir = self.shown.display();
+            tracing::warn!(%dir, name = self.name, %error, "cannot remove what was received");
+        }
+    }
 }
 
 impl ReceivedTree {
-    /// Unpacks an archive, which is not trusted, in a new directory in `dir`.
+    /// Unpacks an archive, which is not trusted, in a new directory in `dir`, which is called
+    /// `shown` in messages.
     ///
     /// Files belong to the caller and keep their permissions, without setuid, setgid and sticky
-    /// bits; there are no extended attributes. Symbolic links are made and never followed. Named
-    /// pipes are left out.
+    /// bits; there are no extended attributes. Symbolic links are made and never followed; those
+    /// that lead out of the tree are left out, as are named pipes.
     ///
     /// # Errors
     /// [`Error::InvalidTree`], [`Error::InvalidTreeEntry`]; [`Error::TooLarge`] beyond
     /// [`max_rootfs_size`](Limits::max_rootfs_size), [`Error::TooMany`] beyond
     /// [`max_files_per_layer`](Limits::max_files_per_layer); [`Error::Io`]. Nothing is left then.
-    pub fn receive(archive: impl Read, dir: &Path, wanted: Wanted<'_>, limits: &Limits) -> Result<Self> {
-        let failed = || Error::io(format!("make a directory in {}", dir.display()));
-        let mut builder = tempfile::Builder::new();
-        let private = std::fs::Permissions::from_mode(0o700);
-        let made = builder.prefix(PREFIX).permissions(private).tempdir_in(dir);
-        // Not removed by tempfile, which descends: a stranger's tree may be too deep for that.
-        let path = made.map_err(failed())?.keep();
-        let removed_on_drop = Temporary(path.clone());
-        let root = open_root(&path).map_err(failed())?;
+    pub fn receive(
+        archive: impl Read,
+        dir: OwnedFd,
+        shown: &Path,
+        wanted: Wanted<'_>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let failed = || Error::io(format!("make a directory in {}", shown.display()));
+        let (working, root) = Working::make(dir, shown).map_err(failed())?;
         let name = match wanted {
             Wanted::Name(name) => name.as_bytes(),
             Wanted::Contents => b"",
         };
         let writable = root.try_clone().map_err(failed())?;
         let skipped = unpack(archive, writable, name, limits)?;
+        let outward = remove_outward_links(&root, name);
+        let outward = outward.map_err(Error::io("look at what was received"))?;
         Ok(Self {
-            dir: path,
             root,
             name: name.to_owned(),
-            skipped,
-            _removed_on_drop: removed_on_drop,
+            skipped: skipped + outward,
+            working,
         })
     }
 
-    /// How many named pipes were left out.
+    /// How many named pipes and links that lead out of the tree were left out.
     #[must_use]
     pub const fn skipped(&self) -> u64 {
         self.skipped
@@ -110,26 +159,28 @@ impl ReceivedTree {
         if self.name.is_empty() {
             return Ok(Some(true));
         }
-        let kind = kind_at(&self.root, &self.name).map_err(Error::io(self.dir.display().to_string()))?;
+        let kind = kind_at(&self.root, &self.name);
+        let kind = kind.map_err(Error::io(self.working.shown.display().to_string()))?;
         Ok(kind.map(|kind| kind == FileType::Directory))
     }
 
-    /// Moves what was sent to `name` in `dir`, or, without a name, what is in it into `dir`.
+    /// Moves what was sent to `name` in the directory that it was received in, or, without a name,
+    /// what is in it.
     ///
     /// A directory that is there already is kept, and gets what is in the one that was sent; files
-    /// and links are replaced. `dir` must be on the file system that it was received on.
+    /// and links are replaced.
     ///
     /// # Errors
     /// [`Error::NotPlaced`]: something else is in the way, and nothing was moved. [`Error::Io`]:
     /// part of it may have been moved.
-    pub fn place(self, dir: &Path, name: Option<&OsStr>) -> Result<()> {
-        let target = open_root(dir).map_err(Error::io(format!("open {}", dir.display())))?;
+    pub fn place(self, name: Option<&OsStr>) -> Result<()> {
+        let (target, dir) = (&self.working.parent, &self.working.shown);
         let to = name.map_or(&b""[..], OsStr::as_bytes).to_vec();
         let failed = |path: &[u8]| Error::io(format!("write {}", at(dir, path).display()));
         let mut moves = Vec::new();
         let mut todo = VecDeque::from([(self.name.clone(), to)]);
         while let Some((from, to)) = todo.pop_front() {
-            match self.step(&target, &from, &to).map_err(failed(&to))? {
+            match self.step(target, &from, &to).map_err(failed(&to))? {
                 Step::Move => moves.push((from, to)),
                 Step::Merge(names) => {
                     for name in names {
@@ -147,8 +198,28 @@ impl ReceivedTree {
             }
         }
         for (from, to) in moves {
-            self.rename(&target, &from, &to).map_err(failed(&to))?;
+            self.rename(target, &from, &to).map_err(failed(&to))?;
         }
+        Ok(())
+    }
+
+    /// Makes what was sent a new directory `name`, with the permissions that new ones have, in the
+    /// directory that it was received in.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing is left then.
+    pub fn place_as_new(mut self, name: &OsStr) -> Result<()> {
+        let path = self.working.shown.join(name);
+        let failed = || Error::io(format!("make {}", path.display()));
+        // It can only be read by setting it; what others make meanwhile is private.
+        let umask = rustix::process::umask(fs::Mode::RWXG | fs::Mode::RWXO);
+        rustix::process::umask(umask);
+        let mode = (fs::Mode::RWXU | fs::Mode::RWXG | fs::Mode::RWXO) - umask;
+        fs::fchmod(&self.root, mode).map_err(failed())?;
+        let parent = &self.working.parent;
+        fs::renameat_with(parent, &self.working.name, parent, name, RenameFlags::NOREPLACE)
+            .map_err(failed())?;
+        self.working.name.clear();
         Ok(())
     }
 
@@ -209,6 +280,48 @@ fn kind_at(root: &OwnedFd, path: &[u8]) -> io::Result<Option<FileType>> {
 
 fn at(dir: &Path, path: &[u8]) -> PathBuf {
     dir.join(OsStr::from_bytes(path))
+}
+
+/// Removes the links that lead out of the tree, whoever reads them later; says how many.
+fn remove_outward_links(root: &OwnedFd, wanted: &[u8]) -> io::Result<u64> {
+    let mut removed = 0;
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let dir = resolve(root, &path, OFlags::RDONLY)?;
+        for name in names(dir.as_fd())? {
+            let below = join(&path, name.to_bytes()).map_err(|_| io::Error::from(Errno::NAMETOOLONG))?;
+            let stat = fs::statat(&dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => todo.push(below),
+                FileType::Symlink => {
+                    let target = fs::readlinkat(&dir, name.as_c_str(), Vec::new())?;
+                    if leads_out(&below, wanted, target.to_bytes()) {
+                        fs::unlinkat(&dir, name.as_c_str(), AtFlags::empty())?;
+                        removed += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a link at `path` may lead out of what was asked for. One that does not is relative, goes up
+/// no further than the tree, and only at its beginning: later on, `..` could be that of another link's
+/// directory.
+fn leads_out(path: &[u8], wanted: &[u8], target: &[u8]) -> bool {
+    let components = |path: &[u8]| path.split(|b| *b == b'/').filter(|c| !c.is_empty()).count();
+    // The directory that it is in, counted from the tree's own.
+    let Some(depth) = components(path).checked_sub(components(wanted) + 1) else {
+        return true;
+    };
+    let is_up = |component: &&[u8]| *component == b"..";
+    let mut rest = target
+        .split(|b| *b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".");
+    let up = rest.by_ref().take_while(is_up).count();
+    target.starts_with(b"/") || up > depth || rest.any(|component| component == b"..")
 }
 
 /// Unpacks `archive` below `root`; says how many entries were left out.

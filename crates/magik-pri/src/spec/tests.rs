@@ -287,7 +287,7 @@ fn what_is_no_pod_says_what_it_is() {
         {apiVersion: v1, kind: Pod, metadata: {name: ../p}, spec: {containers: []}} => metadata.name:
         {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a.b}, spec: {containers: []}} => metadata.namespace:
         {apiVersion: v1, kind: Pod, metadata: {name: p, uid: x}, spec: {containers: []}} => metadata.uid: not supported
-        {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {}} => status: not supported: it is what a cluster reports; remove it; spec: is missing
+        {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {phase: Running}} => status: not supported: it is what a cluster reports; remove it; spec: is missing
         {apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: 'b c'}}} => metadata.labels.a:
         "#,
         |text| PodSpec::from_yaml(text).unwrap_err().to_string(),

@@ -21,6 +21,11 @@ pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, pro
         return;
     };
     fields.retain(|key, value| {
+        // As `kubectl run --dry-run` writes it.
+        let is_empty = value.as_object().is_some_and(serde_json::Map::is_empty);
+        if path.is_empty() && key == "status" && is_empty {
+            return false;
+        }
         if value.is_null() && (schema.known)().contains(&key.as_str()) {
             return false;
         }

@@ -52,7 +52,7 @@ fn files(root: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     if let Some(only) = set("CONTAINERS_CONF") {
         return vec![only];
     }
-    let user = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")));
+    let user = super::config_home(&set);
     let directories = [
         Some(root.join("usr/share/containers")),
         Some(root.join("etc/containers")),

@@ -84,7 +84,7 @@ pub(super) fn to_load(text: &str) -> Result<Source, InvalidSource> {
 /// How an image that is not in the store comes into it.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct SourceArgs {
-    /// Which one of an index [default: this host's]
+    /// The platform to take from an image for several [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(super) platform: Option<Platform>,
     #[cfg(feature = "registry")]

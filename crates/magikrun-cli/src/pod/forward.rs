@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use magik_pri::PodRuntime;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -53,7 +53,12 @@ fn parse_ports(text: &str) -> Result<Ports, String> {
 pub(super) async fn run(global: &GlobalArgs, args: &ForwardArgs) -> Result<ExitCode> {
     let runtime: Arc<dyn PodRuntime> = backend::pods(global)?.into();
     // The pod's id: a name could come to mean another pod.
-    let pod: Arc<str> = runtime.pod_status(&args.pod).await.map_err(advise)?.id.into();
+    let status = runtime.pod_status(&args.pod).await.map_err(advise)?;
+    let name = format!("{}/{}", status.namespace, status.name);
+    if status.phase.is_final() {
+        bail!("pod {name}: it is over, so nothing listens in it: see 'magikrun pod status'");
+    }
+    let pod: Arc<str> = status.id.into();
     let mut listeners = Vec::new();
     for ports in &args.ports {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.local)).await;
@@ -69,8 +74,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &ForwardArgs) -> Result<ExitC
     for (listener, port) in listeners {
         tasks.spawn(accept(listener, port, Arc::clone(&runtime), Arc::clone(&pod)));
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("port-forward")??;
+    tokio::select! {
+        Some(ended) = tasks.join_next() => ended.context("port-forward")??,
+        over = runtime.wait_pod(&pod) => {
+            over?;
+            bail!("pod {name}: it is over: nothing is forwarded any more");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -51,6 +51,7 @@ pub(crate) struct RunArgs {
         value_name = "yaml|json",
         default_value = "yaml",
         requires = "dry_run",
+        conflicts_with = "file",
         hide_possible_values = true,
         hide_default_value = true,
         hide_short_help = true
@@ -59,7 +60,7 @@ pub(crate) struct RunArgs {
     /// Show no progress
     #[arg(short, long, hide_short_help = true)]
     quiet: bool,
-    /// What isolates it [default: what the pod says, else native]
+    /// How it is isolated [default: what the pod says, else native]
     #[arg(long, value_name = "native|microvm|wasm")]
     runtime: Option<RuntimeClass>,
     /// When to pull images [default: what the pod says]

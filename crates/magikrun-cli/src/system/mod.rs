@@ -93,7 +93,7 @@ fn for_a_person(info: &Info) -> String {
         ("Version", Some(info.version.to_owned())),
         ("Data root", Some(info.data_root.display().to_string())),
         ("State root", Some(info.state_root.display().to_string())),
-        ("Runtimes", Some(info.runtime_classes.join(", "))),
+        ("Built with", Some(info.runtime_classes.join(", "))),
     ]);
     let platform = &info.platform;
     let rows = [

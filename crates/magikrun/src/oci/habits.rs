@@ -11,14 +11,14 @@ use crate::failure::Misused;
 
 /// What does it for pods.
 const COMMANDS: [(&str, &str); 9] = [
-    ("create", "pod run -f FILE"),
+    ("create", "pod run IMAGE' or 'magikrun pod run -f FILE"),
     ("delete", "pod delete POD' or 'magikrun pod delete -f FILE"),
     ("events", "pod events POD"),
     ("exec", "pod exec -it POD -- COMMAND"),
     ("kill", "pod stop -t 0 POD"),
     ("list", "pod ls"),
     ("ps", "pod ls"),
-    ("run", "pod run -f FILE"),
+    ("run", "pod run IMAGE' or 'magikrun pod run -f FILE"),
     ("start", "pod run -f FILE"),
 ];
 

@@ -37,7 +37,12 @@ fn receive(dir: &Path, entries: &[(tar::EntryType, &str, &str)], name: &str) -> 
     } else {
         Wanted::Name(OsStr::new(name))
     };
-    ReceivedTree::receive(archive(entries).as_slice(), dir, wanted, &Limits::default())
+    received(&archive(entries), dir, wanted, &Limits::default())
+}
+
+fn received(archive: &[u8], dir: &Path, wanted: Wanted<'_>, limits: &Limits) -> Result<ReceivedTree> {
+    let opened = fs::File::open(dir).unwrap().into();
+    ReceivedTree::receive(archive, opened, dir, wanted, limits)
 }
 
 fn listed(dir: &Path) -> Vec<String> {
@@ -56,18 +61,19 @@ fn a_tree_is_moved_when_it_is_whole() {
         (Directory, "./site/", ""),
         (Regular, "./site/index.html", "hello"),
         (Symlink, "./site/out", "/etc/passwd"),
+        (Symlink, "./site/in", "index.html"),
         (Link, "./site/again", "./site/index.html"),
         (Fifo, "./site/pipe", ""),
         (Regular, "./site/.wh.index.html", "no whiteout"),
     ];
     let tree = receive(dir.path(), &sent, "site").unwrap();
-    assert_eq!((tree.skipped(), tree.is_directory().unwrap()), (1, Some(true)));
+    assert_eq!((tree.skipped(), tree.is_directory().unwrap()), (2, Some(true)));
     assert!(!dir.path().join("new").exists(), "nothing before place");
-    tree.place(dir.path(), Some(OsStr::new("new"))).unwrap();
+    tree.place(Some(OsStr::new("new"))).unwrap();
     assert_eq!(listed(dir.path()), ["new"]);
     let new = dir.path().join("new");
-    assert_eq!(listed(&new), [".wh.index.html", "again", "index.html", "out"]);
-    assert_eq!(fs::read_link(new.join("out")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(listed(&new), [".wh.index.html", "again", "in", "index.html"]);
+    assert_eq!(fs::read_link(new.join("in")).unwrap(), Path::new("index.html"));
     let index = fs::metadata(new.join("index.html")).unwrap();
     assert_eq!(index.mode() & 0o7777, 0o751, "no setuid, no setgid");
     assert_eq!(index.uid(), rustix::process::geteuid().as_raw());
@@ -81,13 +87,13 @@ fn a_tree_is_moved_when_it_is_whole() {
         (Regular, "site/out", "a file now"),
     ];
     let tree = receive(dir.path(), &again, "site").unwrap();
-    tree.place(dir.path(), Some(OsStr::new("new"))).unwrap();
+    tree.place(Some(OsStr::new("new"))).unwrap();
     assert_eq!(fs::read(new.join("index.html")).unwrap(), b"second");
     assert_eq!(fs::read(new.join("out")).unwrap(), b"a file now");
     assert_eq!(fs::read(new.join("own")).unwrap(), b"mine");
     // And what is in it, without a name.
-    let tree = receive(dir.path(), &[(Regular, "./x", "x")], "").unwrap();
-    tree.place(&new, None).unwrap();
+    let tree = receive(&new, &[(Regular, "./x", "x")], "").unwrap();
+    tree.place(None).unwrap();
     assert_eq!(fs::read(new.join("x")).unwrap(), b"x");
     assert_eq!(listed(dir.path()), ["new"]);
 }
@@ -165,7 +171,7 @@ fn a_file_through_a_replaced_link_is_no_file_elsewhere() {
         (Regular, "a", "replaced"),
     ];
     let tree = receive(&dir, &sent, "a").unwrap();
-    tree.place(&dir, Some(OsStr::new("a"))).unwrap();
+    tree.place(Some(OsStr::new("a"))).unwrap();
     assert_eq!(fs::read(&there).unwrap(), b"precious");
     assert_eq!(fs::read(dir.join("a")).unwrap(), b"replaced");
 }
@@ -188,7 +194,7 @@ fn what_is_in_the_way_is_named_and_nothing_is_moved() {
         ],
     ] {
         let tree = receive(dir.path(), &sent, "a").unwrap();
-        let error = tree.place(dir.path(), Some(OsStr::new("a"))).unwrap_err();
+        let error = tree.place(Some(OsStr::new("a"))).unwrap_err();
         assert!(matches!(error, Error::NotPlaced { .. }), "{error}");
         assert_eq!(fs::read(dir.path().join("a/c")).unwrap(), b"old");
         assert_eq!(listed(dir.path()), ["a"]);
@@ -221,9 +227,66 @@ fn a_tree_has_limits_and_its_archive_ends() {
         (b"no archive at all".repeat(40), "header"),
     ] {
         let wanted = Wanted::Name(OsStr::new("a"));
-        let error = ReceivedTree::receive(archive.as_slice(), dir.path(), wanted, &limits);
+        let error = received(&archive, dir.path(), wanted, &limits);
         let error = error.unwrap_err().to_string();
         assert!(error.contains(says), "{says}: {error}");
         assert_eq!(listed(dir.path()), Vec::<String>::new());
     }
+}
+
+#[test]
+fn links_that_lead_out_are_left_out() {
+    for (path, wanted, target, out) in [
+        ("a", "a", "b", true),
+        ("a/l", "a", "b", false),
+        ("a/l", "a", "./b/c", false),
+        ("a/l", "a", "..", true),
+        ("a/b/l", "a", "..", false),
+        ("a/b/l", "a", "../c", false),
+        ("a/b/l", "a", "../../x", true),
+        ("a/b/l", "a", "c/..", true),
+        ("a/b/l", "a", "/", true),
+        ("l", "", "x", false),
+        ("l", "", "../x", true),
+        ("b/l", "", "../x", false),
+    ] {
+        let leads = leads_out(path.as_bytes(), wanted.as_bytes(), target.as_bytes());
+        assert_eq!(leads, out, "{path} of {wanted:?} to {target}");
+    }
+    // Also by another name of theirs.
+    let dir = tempfile::tempdir().unwrap();
+    let sent = [
+        (Directory, "a", ""),
+        (Symlink, "a/s", "/etc"),
+        (Link, "a/h", "a/s"),
+        (Regular, "a/f", ""),
+    ];
+    let tree = receive(dir.path(), &sent, "a").unwrap();
+    assert_eq!(tree.skipped(), 2);
+    tree.place(Some(OsStr::new("a"))).unwrap();
+    assert_eq!(listed(&dir.path().join("a")), ["f"]);
+}
+
+/// The directory where it goes is moved away, and a link is put in its place.
+#[test]
+fn who_renames_the_directory_meanwhile_chooses_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (there, victim) = (dir.path().join("there"), dir.path().join("victim"));
+    fs::create_dir(&there).unwrap();
+    fs::create_dir(&victim).unwrap();
+    for name in [None, Some("new")] {
+        let sent = [(Regular, "./x", "x")];
+        let tree = receive(&there, &sent, "").unwrap();
+        fs::rename(&there, dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(&victim, &there).unwrap();
+        match name {
+            None => tree.place(None).unwrap(),
+            Some(name) => tree.place_as_new(OsStr::new(name)).unwrap(),
+        }
+        assert_eq!(listed(&victim), Vec::<String>::new());
+        fs::remove_file(&there).unwrap();
+        fs::rename(dir.path().join("moved"), &there).unwrap();
+    }
+    assert_eq!(listed(&there), ["new", "x"]);
+    assert_eq!(listed(&there.join("new")), ["x"]);
 }

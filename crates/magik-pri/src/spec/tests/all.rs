@@ -41,7 +41,7 @@ metadata:
   labels: {tier: 1, app: web}
   uid: x
 apiVersion: v1
-status: {}
+status: {phase: Running}
 "#;
     let expected = r#"
 spec.containers[0].env[0].value: is the number 8080, and text is wanted: put it in quotes

@@ -24,16 +24,16 @@ pub(in crate::pod) struct ContainerOptions {
     /// Variables from a file of lines NAME=VALUE
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     env_file: Vec<PathBuf>,
-    /// The largest memory: 512m, 2g
+    /// The most memory: 512m, 2g
     #[arg(short, long, value_name = "SIZE", value_parser = values::memory)]
     memory: Option<u64>,
-    /// The most of the processors: 1.5
+    /// The most processors: 1.5
     #[arg(long, value_name = "N", hide_short_help = true)]
     cpus: Option<String>,
     /// An empty directory in memory
     #[arg(long, value_name = "PATH[:size=SIZE]", hide_short_help = true)]
     tmpfs: Vec<Tmpfs>,
-    /// Who the program is [default: the image's]
+    /// The user it runs as [default: the image's]
     #[arg(short, long, value_name = "UID[:GID]", hide_short_help = true)]
     user: Option<User>,
     /// Where the program starts [default: the image's]
@@ -51,14 +51,19 @@ pub(in crate::pod) struct ContainerOptions {
     /// A capability more
     #[arg(long, value_name = "CAPABILITY", hide_short_help = true)]
     cap_add: Vec<String>,
-    /// A capability less, or all
+    /// A capability to take away, or all
     #[arg(long, value_name = "CAPABILITY", hide_short_help = true)]
     cap_drop: Vec<String>,
-    /// The image of its first container
-    #[arg(value_name = "IMAGE", help_heading = "Arguments")]
+    /// The image of its first container; options come before it
+    #[arg(value_name = "IMAGE", help_heading = "Arguments", display_order = 1)]
     image: Option<String>,
     /// The arguments of the image's program, or the program with its arguments
-    #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = "Arguments")]
+    #[arg(
+        trailing_var_arg = true,
+        display_order = 2,
+        value_name = "COMMAND",
+        help_heading = "Arguments"
+    )]
     command: Vec<String>,
 }
 

@@ -3,6 +3,8 @@
 mod container;
 mod values;
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow, bail};
 use magik_pri::PodSpec;
 use magikrun::failure;
@@ -20,7 +22,7 @@ pub(super) struct PodOptions {
     /// The pod's name [default: the image's]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// One more: 'NAME=IMAGE [OPTION…] [-- COMMAND…]'
+    /// Another container: 'NAME=IMAGE [OPTION…] [-- COMMAND…]'
     #[arg(long, value_name = "CONTAINER")]
     container: Vec<String>,
     /// A label
@@ -75,6 +77,10 @@ impl PodOptions {
         };
         let mut volumes = Vec::new();
         let mut containers = Vec::new();
+        if let Some(file) = self.first.image().filter(|image| is_manifest(image)) {
+            let meant = anyhow!("pod run: {file} is a file, and no image: write -f {file}");
+            return Err(failure::with_code(failure::USAGE, meant));
+        }
         if self.first.image().is_some() {
             // A pod's name may have dots, a container's may not.
             containers.push(self.first.container(&name.replace('.', "-"), &mut volumes)?);
@@ -128,6 +134,13 @@ impl PodOptions {
         set("volumes", (!volumes.is_empty()).then(|| volumes.into()));
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     }
+}
+
+/// Whether what stands in the place of an image is a manifest's file.
+fn is_manifest(text: &str) -> bool {
+    let path = Path::new(text);
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file()
 }
 
 #[cfg(test)]

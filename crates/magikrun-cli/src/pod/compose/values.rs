@@ -109,12 +109,13 @@ impl Env {
     pub(super) fn value(&self) -> Result<(String, String)> {
         let value = match &self.value {
             Some(value) => value.clone(),
-            None => env::var(&self.name).with_context(|| {
-                format!(
+            None => match env::var(&self.name) {
+                Ok(value) => value,
+                Err(_) => bail!(
                     "pod run: -e {0}: it is not set here: give -e {0}=VALUE",
                     self.name
-                )
-            })?,
+                ),
+            },
         };
         Ok((self.name.clone(), value))
     }

@@ -5,14 +5,21 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
-    os::unix::ffi::OsStrExt as _,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use magik_image::{Limits, ReceivedTree, Wanted};
 use magik_pri::ExecSession;
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, fstat, open, openat},
+    io::Errno,
+};
 
 use super::{
     misused, pipe,
@@ -49,10 +56,11 @@ pub(super) async fn to_host(remote: &Remote<'_>, from: &InPod, to: &Path, limits
     let split = from.split();
     let target = Target::find(to, split.name)?;
     let (sender, reader) = pipe::to_thread();
-    let (beside, name) = (target.beside.clone(), split.name.map(OsString::from));
+    let beside = target.beside.try_clone().context("pod cp")?;
+    let (shown, name) = (target.shown.clone(), split.name.map(OsString::from));
     let receiving = tokio::task::spawn_blocking(move || {
         let wanted = name.as_deref().map_or(Wanted::Contents, Wanted::Name);
-        ReceivedTree::receive(reader, &beside, wanted, &limits)
+        ReceivedTree::receive(reader, beside, &shown, wanted, &limits)
     });
     let copy = async {
         let mut session = tar(remote, &split).await?;
@@ -73,95 +81,109 @@ pub(super) async fn to_host(remote: &Remote<'_>, from: &InPod, to: &Path, limits
     Ok(skipped)
 }
 
-/// Where a copy goes.
+/// Where a copy goes. It is opened here, once: names may mean something else later.
 #[derive(Debug)]
 struct Target {
     /// The directory in which it is unpacked.
-    beside: PathBuf,
+    beside: OwnedFd,
+    /// What messages call it.
+    shown: PathBuf,
     /// What it will be called there; absent: its contents go into the directory.
     name: Option<OsString>,
     /// Only a directory can be meant.
     must_be_directory: bool,
-    /// A directory that has to be made for the contents.
-    new: Option<PathBuf>,
+    /// The contents become a directory of that name.
+    new: bool,
 }
 
 impl Target {
-    /// docker's rules: into a directory that exists, else as a new name.
+    /// docker's rules: into a directory that exists, else as a new name. A link that is named is not
+    /// followed: it may be one that an earlier copy has brought.
     fn find(to: &Path, name: Option<&str>) -> Result<Self> {
-        let shown = || to.display().to_string();
-        let found = match fs::metadata(to) {
-            Ok(found) => Some(found),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e).with_context(shown),
+        let bytes = to.as_os_str().as_bytes();
+        let must_be_directory = bytes.ends_with(b"/");
+        let plain = match bytes.iter().rposition(|b| *b != b'/') {
+            Some(last) => Path::new(OsStr::from_bytes(&bytes[..=last])),
+            None => to,
         };
-        let target = |beside: &Path, name: Option<&OsStr>| Self {
-            beside: beside.to_owned(),
-            name: name.map(OsStr::to_owned),
-            must_be_directory: to.as_os_str().as_bytes().ends_with(b"/"),
-            new: None,
+        let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match open(plain, look, Mode::empty()) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Self::of_new(plain, name, must_be_directory),
+            Err(e) => return Err(io::Error::from(e)).with_context(|| to.display().to_string()),
         };
-        let Some(found) = found else {
-            if fs::symlink_metadata(to).is_ok() {
-                bail!("{}: is a link that leads nowhere", to.display());
-            }
-            let Some(new) = to.file_name() else {
-                bail!("{}: No such directory", to.display());
-            };
-            let beside = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let beside = beside.unwrap_or(Path::new("."));
-            if !beside.is_dir() {
-                bail!("{}: No such directory: make it first", beside.display());
-            }
-            return Ok(match name {
-                Some(_) => target(beside, Some(new)),
-                None => Self {
-                    new: Some(to.to_owned()),
-                    ..target(beside, None)
-                },
-            });
-        };
-        if found.is_dir() {
-            return Ok(Self {
+        let kind = FileType::from_raw_mode(fstat(&found).map_err(io::Error::from)?.st_mode);
+        match (kind, name, plain.file_name()) {
+            (FileType::Directory, ..) => Ok(Self {
+                beside: directory(&found, Path::new("."), to)?,
+                shown: to.to_owned(),
+                name: name.map(OsString::from),
                 must_be_directory: false,
-                ..target(to, name.map(OsStr::new))
-            });
-        }
-        if !found.is_file() {
-            bail!(
+                new: false,
+            }),
+            (FileType::Symlink, ..) => bail!("{}: is a link: name what it leads to", plain.display()),
+            (FileType::RegularFile, Some(_), Some(file)) => {
+                Self::in_parent(plain, file, must_be_directory, false)
+            }
+            (FileType::RegularFile, ..) => {
+                bail!("{}: is no directory, and what is copied is one", to.display())
+            }
+            _ => bail!(
                 "{}: is neither a file nor a directory: '-' writes an archive to standard output",
                 to.display()
-            );
+            ),
         }
-        // A link that the caller names is followed: what it leads to is replaced, not the link.
-        let real = fs::canonicalize(to).with_context(shown)?;
-        match (name, real.parent(), real.file_name()) {
-            (Some(_), Some(parent), Some(file)) => Ok(target(parent, Some(file))),
-            _ => bail!("{}: is no directory, and what is copied is one", to.display()),
-        }
+    }
+
+    fn of_new(to: &Path, name: Option<&str>, must_be_directory: bool) -> Result<Self> {
+        let Some(new) = to.file_name() else {
+            bail!("{}: No such directory", to.display());
+        };
+        Self::in_parent(to, new, must_be_directory, name.is_none())
+    }
+
+    fn in_parent(to: &Path, name: &OsStr, must_be_directory: bool, new: bool) -> Result<Self> {
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        Ok(Self {
+            beside: directory(CWD, parent, parent)?,
+            shown: parent.to_owned(),
+            name: Some(name.to_owned()),
+            must_be_directory,
+            new,
+        })
     }
 
     fn take(self, tree: ReceivedTree) -> Result<()> {
         match tree.is_directory()? {
-            None => bail!("tar sent nothing of that name"),
+            None => bail!("tar sent nothing of that name, or a link that leads out of what is copied"),
             Some(false) if self.must_be_directory => {
                 let name = self.name.unwrap_or_default();
-                let path = self.beside.join(name);
+                let path = self.shown.join(name);
                 return Err(anyhow!("{}/: No such directory: make it first", path.display()));
             }
             Some(_) => {}
         }
-        let Some(new) = self.new else {
-            return Ok(tree.place(&self.beside, self.name.as_deref())?);
-        };
-        fs::create_dir(&new).with_context(|| new.display().to_string())?;
-        Ok(tree.place(&new, None)?)
+        match (self.name, self.new) {
+            (Some(name), true) => tree.place_as_new(&name)?,
+            (name, _) => tree.place(name.as_deref())?,
+        }
+        Ok(())
     }
+}
+
+/// Opens a directory.
+fn directory(at: impl AsFd, path: &Path, shown: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(at, path, flags, Mode::empty()).map_err(|e| match e {
+        Errno::NOENT | Errno::NOTDIR => anyhow!("{}: No such directory: make it first", shown.display()),
+        other => anyhow!("{}: {}", shown.display(), io::Error::from(other)),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -173,20 +195,30 @@ mod tests {
         fs::write(dir.join("file"), "").unwrap();
         symlink("file", dir.join("link")).unwrap();
         symlink("nowhere", dir.join("dangling")).unwrap();
+        symlink("is", dir.join("to-directory")).unwrap();
         let find = |to: &str, name| Target::find(&dir.join(to), name);
         let at = |to: &str, name| {
             let target = find(to, name).unwrap();
-            (target.beside, target.name)
+            (target.shown, target.name, target.new)
         };
-        assert_eq!(at("is", Some("hosts")), (dir.join("is"), Some("hosts".into())));
-        assert_eq!(at("is/.", None), (dir.join("is/."), None));
-        assert_eq!(at("new", Some("hosts")), (dir.clone(), Some("new".into())));
-        assert_eq!(at("link", Some("hosts")), (dir.clone(), Some("file".into())));
-        assert_eq!(find("new", None).unwrap().new, Some(dir.join("new")));
+        assert_eq!(
+            at("is", Some("hosts")),
+            (dir.join("is"), Some("hosts".into()), false)
+        );
+        assert_eq!(at("is/.", None), (dir.join("is/."), None, false));
+        assert_eq!(at("new", Some("hosts")), (dir.clone(), Some("new".into()), false));
+        assert_eq!(
+            at("file", Some("hosts")),
+            (dir.clone(), Some("file".into()), false)
+        );
+        assert_eq!(at("new", None), (dir.clone(), Some("new".into()), true));
         assert!(find("new/", Some("hosts")).unwrap().must_be_directory);
         for (to, name, says) in [
             ("no/such", Some("x"), "make it first"),
-            ("dangling", Some("x"), "leads nowhere"),
+            ("dangling", Some("x"), "is a link: name what it leads to"),
+            ("link", Some("x"), "is a link: name what it leads to"),
+            ("to-directory", Some("x"), "is a link: name what it leads to"),
+            ("to-directory/", None, "is a link: name what it leads to"),
             ("file", None, "is no directory"),
             ("/dev/null", Some("x"), "neither a file nor a directory"),
             ("/dev/null", None, "neither a file nor a directory"),

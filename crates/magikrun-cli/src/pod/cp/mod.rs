@@ -68,7 +68,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &CpArgs) -> Result<ExitCode> 
     };
     if skipped > 0 {
         output::note(&format!(
-            "warning: {skipped} left out: sockets, pipes and devices are not copied"
+            "warning: {skipped} left out: sockets, pipes, devices and links that lead out of the copy are not copied"
         ));
     }
     Ok(ExitCode::SUCCESS)
