@@ -3,7 +3,8 @@
 use std::{fs, future::Future, io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use magik_infra::{
-    ControlClient, ControlError, ExecSession, Launch, Relay, StateDir, guest::Guest, plan::PodPlan,
+    ControlClient, ControlError, ExecSession, Launch, LaunchStep, Relay, StateDir, guest::Guest,
+    plan::PodPlan,
 };
 use magik_vm::{Machine, MachineGuest};
 use rustix::{
@@ -109,8 +110,12 @@ async fn launch(dir: &Path, streams: Streams) -> Result<Launched, ControlError> 
     tokio::spawn(relay.without_signals().run(theirs, control));
     let launcher = ControlClient::over(ours).await?;
     let mut launch = launcher.start_sandbox(&plan).await?;
-    // What comes first comes from the guest.
-    launch.next().await?;
+    // What comes after the boot comes from the guest.
+    while launch
+        .next()
+        .await?
+        .is_some_and(|progress| progress.step == LaunchStep::Boot)
+    {}
     let window = size(streams.input).filter(|_| terminal);
     let attached = attach(&guest, &container.name, window);
     let session = both(attached, launch).await?;
