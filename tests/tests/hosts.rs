@@ -1,5 +1,5 @@
-//! Hosts as they are: file systems that execute nothing, small ones, a chroot, a strict umask, no locale. What can be run
-//! is run; what cannot is one line that says what to do.
+//! Hosts as they are: file systems that execute nothing, small ones, a chroot, a strict umask, no
+//! locale. What can be run is run; what cannot is one line that says what to do.
 
 use std::{
     fs,
@@ -99,7 +99,7 @@ isolated!(
             assert!(out.status.success(), "{args:?}: {said}");
             String::from_utf8(out.stdout).unwrap()
         };
-        // A file that is made by root in the container's root is for others, too, whatever umask runs the pod.
+        // Not as root: what is made for the container is to be read by others, whatever the umask.
         run(&["pod", "run", "--name", "web", "-u", "1000", BUSYBOX, "--", "busybox", "sleep", "1000"]);
         assert_eq!(run(&["pod", "exec", "web", "--", "busybox", "cat", "/etc/hostname"]), "web\n");
         assert!(run(&["pod", "status", "web"]).is_ascii());

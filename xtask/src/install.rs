@@ -28,7 +28,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 /// Where manual pages go, below the prefix, and what those of this program are called.
 const MANUAL: (&str, &str) = ("share/man/man1", "magikrun*.1");
-/// What systemd is given, and where, below the prefix; `@MAGIKRUN@` is the program and `@UNITS@` where units are.
+/// What systemd is given, and where, below the prefix; `@MAGIKRUN@` is the program and `@UNITS@` where
+/// units are.
 const OF_SYSTEMD: [(&str, &str, u32); 6] = [
     (
         "lib/systemd/system/magikrun@.service",

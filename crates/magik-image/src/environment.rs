@@ -10,8 +10,10 @@ pub(crate) fn variable(env: &Variables<'_>, name: &str) -> Option<PathBuf> {
     env(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The user's configuration (XDG base directory specification).
-pub(crate) fn config_home(env: &Variables<'_>) -> Option<PathBuf> {
+/// The directory of the user's configuration (XDG base directory specification), by the variables of
+/// an environment; for root none that belongs to another user.
+#[must_use]
+pub fn config_home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     match variable(env, "XDG_CONFIG_HOME") {
         Some(dir) => own(dir),
         None => Some(own(variable(env, "HOME")?)?.join(".config")),

@@ -54,6 +54,7 @@ pub mod wasm;
 #[cfg(fuzzing)]
 pub use unpack::fuzzing;
 
+pub use environment::config_home;
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use reference::Reference;

@@ -25,11 +25,32 @@ pub(crate) enum Format {
     Yaml,
 }
 
-impl Format {
-    fn print(self, value: &impl Serialize) -> Result<()> {
+/// How a document is printed, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Document {
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+}
+
+impl Document {
+    /// Prints it.
+    pub(crate) fn print(self, value: &impl Serialize) -> Result<()> {
         match self {
-            Self::Table | Self::Json => json(value),
-            Self::Yaml => yaml(value),
+            Self::Json => json(value),
+            Self::Yaml => write(serde_saphyr::to_string(value)?.as_bytes()),
+        }
+    }
+
+    /// Prints one of several that follow each other: a line of JSON, or a document of YAML.
+    pub(crate) fn item(self, value: &impl Serialize) -> Result<()> {
+        match self {
+            Self::Json => json_line(value),
+            Self::Yaml => {
+                line("---")?;
+                self.print(value)
+            }
         }
     }
 }
@@ -50,24 +71,12 @@ pub(crate) struct FormatArg {
 }
 
 impl FormatArg {
-    /// Whether what is printed is for programs.
-    pub(crate) fn document(self) -> bool {
-        self.format != Format::Table
-    }
-
-    /// Prints all there is, for programs.
-    pub(crate) fn print(self, value: &impl Serialize) -> Result<()> {
-        self.format.print(value)
-    }
-
-    /// Prints one of several that follow each other: a line of JSON, or a document of YAML.
-    pub(crate) fn item(self, value: &impl Serialize) -> Result<()> {
+    /// How it is printed, if it is for programs.
+    pub(crate) fn document(self) -> Option<Document> {
         match self.format {
-            Format::Table | Format::Json => json_line(value),
-            Format::Yaml => {
-                line("---")?;
-                yaml(value)
-            }
+            Format::Table => None,
+            Format::Json => Some(Document::Json),
+            Format::Yaml => Some(Document::Yaml),
         }
     }
 }
@@ -90,13 +99,12 @@ pub(crate) enum ListFormat {
 
 impl ListFormat {
     /// How it is printed, if it is for programs.
-    pub(crate) fn document(self) -> Option<FormatArg> {
-        let format = match self {
-            Self::Json => Format::Json,
-            Self::Yaml => Format::Yaml,
-            Self::Table | Self::Wide | Self::Name => return None,
-        };
-        Some(FormatArg { format })
+    pub(crate) fn document(self) -> Option<Document> {
+        match self {
+            Self::Json => Some(Document::Json),
+            Self::Yaml => Some(Document::Yaml),
+            Self::Table | Self::Wide | Self::Name => None,
+        }
     }
 }
 
@@ -118,12 +126,8 @@ pub(crate) struct ListArgs {
     pub(crate) format: ListFormat,
 }
 
-/// Prints a document as YAML.
-pub(crate) fn yaml(value: &impl Serialize) -> Result<()> {
-    write(serde_saphyr::to_string(value)?.as_bytes())
-}
-
-/// Whether colours are wanted on standard output: it is a terminal, and NO_COLOR (no-color.org) is not set.
+/// Whether colours are wanted on standard output: it is a terminal, and NO_COLOR (no-color.org) is
+/// not set.
 pub(crate) fn is_coloured() -> bool {
     io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -134,13 +134,15 @@ impl ReceivedTree {
             Wanted::Contents => b"",
         };
         let writable = root.try_clone().map_err(failed())?;
-        let skipped = unpack(archive, writable, name, limits)?;
-        let outward = remove_outward_links(&root, name);
-        let outward = outward.map_err(Error::io("look at what was received"))?;
+        let (mut skipped, has_links) = unpack(archive, writable, name, limits)?;
+        if has_links {
+            let outward = remove_outward_links(&root, name);
+            skipped += outward.map_err(Error::io("look at what was received"))?;
+        }
         Ok(Self {
             root,
             name: name.to_owned(),
-            skipped: skipped + outward,
+            skipped,
             working,
         })
     }
@@ -324,8 +326,8 @@ fn leads_out(path: &[u8], wanted: &[u8], target: &[u8]) -> bool {
     target.starts_with(b"/") || up > depth || rest.any(|component| component == b"..")
 }
 
-/// Unpacks `archive` below `root`; says how many entries were left out.
-fn unpack(archive: impl Read, root: OwnedFd, wanted: &[u8], limits: &Limits) -> Result<u64> {
+/// Unpacks `archive` below `root`; says how many entries were left out, and whether there are links.
+fn unpack(archive: impl Read, root: OwnedFd, wanted: &[u8], limits: &Limits) -> Result<(u64, bool)> {
     // One archive is all there is.
     let limits = Limits {
         max_layer_size: limits.max_rootfs_size,
@@ -342,7 +344,7 @@ fn unpack(archive: impl Read, root: OwnedFd, wanted: &[u8], limits: &Limits) -> 
     let mut archive = Archive::new(stream, MAX_TAR_HEADER_SIZE);
     // The root stays private until all is there: its own entry is left out.
     let mut extractor = Extractor::flat(root, false);
-    let mut skipped = 0;
+    let (mut skipped, mut has_links) = (0, false);
     while let Some(member) = archive.next_member().map_err(|e| broken(&e))? {
         let name = shown(&member.path);
         let entry = Entry::parse_plain(member).map_err(|reason| refused(&name, reason))?;
@@ -353,6 +355,7 @@ fn unpack(archive: impl Read, root: OwnedFd, wanted: &[u8], limits: &Limits) -> 
         if entry.path.is_empty() && entry.kind == Kind::Directory {
             continue;
         }
+        has_links |= matches!(entry.kind, Kind::Symlink(_));
         let entry = checked(entry, wanted, &extractor.root).map_err(|fault| fault_of(fault, &name))?;
         extractor
             .add(entry, &mut archive, &mut budget)
@@ -365,7 +368,7 @@ fn unpack(archive: impl Read, root: OwnedFd, wanted: &[u8], limits: &Limits) -> 
     }
     let finished = extractor.finish();
     finished.map_err(|(path, fault)| fault_of(fault, &shown(&path)))?;
-    Ok(skipped)
+    Ok((skipped, has_links))
 }
 
 /// What an archive within the limits may have beside the content of its files, in bytes.

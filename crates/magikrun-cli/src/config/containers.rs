@@ -48,11 +48,10 @@ fn find(root: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Option<Set<u64>>
 
 /// podman's files in the order in which they are read: a later one overrides.
 fn files(root: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(only) = set("CONTAINERS_CONF") {
-        return vec![only];
+    if let Some(only) = env("CONTAINERS_CONF").filter(|value| !value.is_empty()) {
+        return vec![only.into()];
     }
-    let user = super::config_home(&set);
+    let user = magik_image::config_home(env);
     let directories = [
         Some(root.join("usr/share/containers")),
         Some(root.join("etc/containers")),

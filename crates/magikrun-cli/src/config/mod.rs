@@ -103,8 +103,8 @@ impl Config {
                 None => bail!("{VARIABLE}={}: there is no such file", path.display()),
             }
         } else {
-            let absolute = |name: &str| set(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-            let home = config_home(&absolute);
+            let absolute = |name: &str| set(name).filter(|dir| Path::new(dir).is_absolute());
+            let home = magik_image::config_home(&absolute);
             let user = home.map(|dir| (dir.join(FILE), Trust::OwnOnly));
             for (path, trust) in user.into_iter().chain([(etc.join(FILE), Trust::Required)]) {
                 if let Some(values) = file::read(&path, trust)? {
@@ -221,21 +221,6 @@ fn variable<T>(
             origin: Origin::Variable(name),
         })),
         Err(why) => bail!("{name}={text}: {why}"),
-    }
-}
-
-/// The directory of the user's configuration; for root none that belongs to another user, whose HOME
-/// it may be with `sudo -E`.
-fn config_home(set: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    use std::os::unix::fs::MetadataExt as _;
-    let is_root = rustix::process::geteuid().is_root();
-    let own = |dir: PathBuf| {
-        let of_another = || std::fs::metadata(&dir).is_ok_and(|found| found.uid() != 0);
-        (!is_root || !of_another()).then_some(dir)
-    };
-    match set("XDG_CONFIG_HOME") {
-        Some(dir) => own(dir),
-        None => Some(own(set("HOME")?)?.join(".config")),
     }
 }
 

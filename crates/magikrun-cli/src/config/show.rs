@@ -63,8 +63,8 @@ pub(crate) fn show(global: &GlobalArgs, format: FormatArg) -> Result<()> {
         keys: rows(global)?,
         registries: registries()?,
     };
-    if format.document() {
-        return format.print(&shown);
+    if let Some(document) = format.document() {
+        return document.print(&shown);
     }
     let keys = shown
         .keys

@@ -81,8 +81,8 @@ pub(super) async fn history(global: &GlobalArgs, args: &HistoryArgs) -> Result<(
     let image = args.how.image(global, &store, &args.image).await?;
     let history = image.config.history().as_deref().unwrap_or_default();
     let steps = steps(history, image.layers());
-    if args.format.document() {
-        return args.format.print(&steps);
+    if let Some(document) = args.format.document() {
+        return document.print(&steps);
     }
     let now = Timestamp::now();
     output::table(
@@ -149,8 +149,8 @@ pub(super) async fn diff(global: &GlobalArgs, args: &DiffArgs) -> Result<()> {
         None => None,
     };
     let changes = store.changes(other.as_ref(), &image)?;
-    if args.format.document() {
-        return args.format.print(&differences(&changes));
+    if let Some(document) = args.format.document() {
+        return document.print(&differences(&changes));
     }
     let mut text = String::new();
     for change in &changes {

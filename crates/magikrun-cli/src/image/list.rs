@@ -70,8 +70,8 @@ pub(super) fn list(global: &GlobalArgs, args: &ListArgs) -> Result<()> {
             .iter()
             .try_for_each(|image| output::line(image.config_digest));
     }
-    if let Some(format) = args.format.document() {
-        return format.print(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    if let Some(document) = args.format.document() {
+        return document.print(&images.iter().map(Summary::of).collect::<Vec<_>>());
     }
     if args.format == ListFormat::Name {
         return images.iter().try_for_each(|image| output::line(image.name()));
@@ -128,8 +128,8 @@ fn platform(image: &Image) -> String {
 pub(super) async fn inspect(global: &GlobalArgs, args: &InspectArgs) -> Result<()> {
     let store = super::store(global)?;
     let image = args.how.image(global, &store, &args.image).await?;
-    if args.format.document() {
-        return args.format.print(&Details {
+    if let Some(document) = args.format.document() {
+        return document.print(&Details {
             summary: Summary::of(&image),
             config: &image.config,
             manifest: &image.manifest,

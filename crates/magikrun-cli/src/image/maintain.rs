@@ -61,8 +61,8 @@ pub(super) fn remove(global: &GlobalArgs, args: &RemoveArgs) -> Result<()> {
         .map(|text| store.find(text))
         .collect::<Result<Vec<_>, _>>()?;
     let report = store.remove_images(&images)?;
-    if args.format.document() {
-        return args.format.print(&report);
+    if let Some(document) = args.format.document() {
+        return document.print(&report);
     }
     report.images.iter().try_for_each(output::line)?;
     if !report.used_by.is_empty() {
@@ -81,8 +81,8 @@ pub(super) fn prune(global: &GlobalArgs, args: &PruneArgs) -> Result<()> {
     let report = super::store(global)?.prune(PruneOptions {
         unused_images: args.all,
     })?;
-    if args.format.document() {
-        args.format.print(&report)
+    if let Some(document) = args.format.document() {
+        document.print(&report)
     } else {
         output::line(pruned(&report))
     }
@@ -117,16 +117,15 @@ pub(crate) fn pruned(report: &PruneReport) -> String {
 pub(super) fn verify(global: &GlobalArgs, args: &VerifyArgs) -> Result<()> {
     let store = super::store(global)?;
     let damage = store.verify()?;
-    if args.format.document() {
-        args.format
-            .print(&damage.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    if let Some(document) = args.format.document() {
+        document.print(&damage.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     } else {
         damage
             .iter()
             .try_for_each(|d| output::line(output::printable(&d.to_string())))?;
     }
     if damage.is_empty() {
-        return if args.format.document() {
+        return if args.format.document().is_some() {
             Ok(())
         } else {
             output::line("no damage")

@@ -186,9 +186,8 @@ pub(super) async fn push(global: &GlobalArgs, args: &PushArgs) -> Result<()> {
             image.manifest_digest
         }
     };
-    if args.format.document() {
-        return args
-            .format
+    if let Some(document) = args.format.document() {
+        return document
             .print(&serde_json::json!({"name": target.to_string(), "digest": digest.to_string()}));
     }
     output::line(digest)

@@ -85,14 +85,14 @@ pub(super) async fn pull(global: &GlobalArgs, args: &PullArgs) -> Result<()> {
             }
             other => args.how.image(global, &store, other).await?,
         };
-        if args.format.document() {
+        if args.format.document().is_some() {
             pulled.push(Summary::of(&image));
         } else {
             output::line(image.config_digest)?;
         }
     }
-    if args.format.document() {
-        args.format.print(&pulled)?;
+    if let Some(document) = args.format.document() {
+        document.print(&pulled)?;
     }
     Ok(())
 }
@@ -121,10 +121,8 @@ pub(super) async fn load(global: &GlobalArgs, args: &LoadArgs) -> Result<()> {
             }]
         }
     };
-    if args.format.document() {
-        return args
-            .format
-            .print(&images.iter().map(Summary::of).collect::<Vec<_>>());
+    if let Some(document) = args.format.document() {
+        return document.print(&images.iter().map(Summary::of).collect::<Vec<_>>());
     }
     images.iter().try_for_each(|image| output::line(image.name()))
 }

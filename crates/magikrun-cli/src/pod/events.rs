@@ -36,8 +36,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &EventsArgs) -> Result<ExitCo
         if args.since.is_some_and(|since| event.time < since) {
             continue;
         }
-        if args.format.document() {
-            args.format.item(&event)?;
+        if let Some(document) = args.format.document() {
+            document.item(&event)?;
         } else {
             output::line(output::printable(&for_a_person(&event)))?;
         }

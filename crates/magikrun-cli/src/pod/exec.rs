@@ -44,7 +44,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// Set a variable, on top of the container's environment
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_env)]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = super::name_and_value)]
     env: Vec<(String, String)>,
     /// The container [default: the pod's default-container annotation, else the first]
     #[arg(short, long, value_name = "NAME")]
@@ -54,13 +54,6 @@ pub(crate) struct ExecArgs {
     /// The program and its arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-fn parse_env(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("give it as NAME=VALUE".into()),
-    }
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {

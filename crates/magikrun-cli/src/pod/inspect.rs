@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::ValueEnum;
 use magik_pri::{PodSpec, status::PodStatus};
 use serde::Serialize;
 
 use super::advise;
-use crate::{output, pod::backend, roots::GlobalArgs};
+use crate::{output::Document, pod::backend, roots::GlobalArgs};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
@@ -26,24 +25,6 @@ pub(crate) struct InspectArgs {
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required = true, value_name = "POD")]
     pub(super) pods: Vec<String>,
-}
-
-/// How a document is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Document {
-    /// YAML.
-    Yaml,
-    /// JSON.
-    Json,
-}
-
-impl Document {
-    pub(super) fn print(self, value: &impl Serialize) -> Result<()> {
-        match self {
-            Self::Yaml => output::yaml(value),
-            Self::Json => output::json(value),
-        }
-    }
 }
 
 /// A pod with all that is known of it.

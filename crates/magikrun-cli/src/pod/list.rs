@@ -86,30 +86,36 @@ pub(super) async fn run(
     let args = &args.list;
     if args.quiet {
         pods.iter().try_for_each(|pod| output::line(&pod.id))?;
-    } else if let Some(format) = args.format.document() {
-        format.print(&pods)?;
-    } else if args.format == ListFormat::Name {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(document) = args.format.document() {
+        document.print(&pods)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = Timestamp::now();
+    match args.format {
         // What every command takes.
-        pods.iter()
-            .try_for_each(|pod| output::line(format_args!("{}/{}", pod.namespace, pod.name)))?;
-    } else if args.format == ListFormat::Wide {
-        let now = Timestamp::now();
-        let header = [
-            "NAME",
-            "NAMESPACE",
-            "ID",
-            "STATUS",
-            "CONTAINERS",
-            "AGE",
-            "RUNTIME",
-            "RESTARTS",
-            "IMAGES",
-        ];
-        output::table(header, pods.iter().map(|pod| wide(pod, now)))?;
-    } else {
-        let now = Timestamp::now();
-        let header = ["NAME", "NAMESPACE", "ID", "STATUS", "CONTAINERS", "AGE"];
-        output::table(header, pods.iter().map(|pod| row(pod, now)))?;
+        ListFormat::Name => pods
+            .iter()
+            .try_for_each(|pod| output::line(format_args!("{}/{}", pod.namespace, pod.name)))?,
+        ListFormat::Wide => {
+            let header = [
+                "NAME",
+                "NAMESPACE",
+                "ID",
+                "STATUS",
+                "CONTAINERS",
+                "AGE",
+                "RUNTIME",
+                "RESTARTS",
+                "IMAGES",
+            ];
+            output::table(header, pods.iter().map(|pod| wide(pod, now)))?;
+        }
+        _ => {
+            let header = ["NAME", "NAMESPACE", "ID", "STATUS", "CONTAINERS", "AGE"];
+            output::table(header, pods.iter().map(|pod| row(pod, now)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

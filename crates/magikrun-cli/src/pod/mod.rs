@@ -49,6 +49,14 @@ impl PodArgs {
     }
 }
 
+/// Reads `NAME=VALUE`.
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("give it as NAME=VALUE".into()),
+    }
+}
+
 /// Checks `-n`.
 fn namespace(text: &str) -> Result<String, String> {
     magik_pri::check_namespace(text).map(|()| text.to_owned())

@@ -10,9 +10,15 @@ use magik_pri::{
 };
 use serde_json::Value;
 
-use super::{compose::PodOptions, inspect::Document, logs, manifest};
+use super::{compose::PodOptions, logs, manifest};
 use crate::{
-    config::Users, failure, output, pod::backend, progress::Bars, roots::GlobalArgs, signals::Signals,
+    config::Users,
+    failure,
+    output::{self, Document},
+    pod::backend,
+    progress::Bars,
+    roots::GlobalArgs,
+    signals::Signals,
 };
 
 pub(crate) const EXAMPLE: &str = "\

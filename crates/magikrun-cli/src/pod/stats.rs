@@ -48,13 +48,13 @@ struct Sample {
 pub(super) async fn run(global: &GlobalArgs, args: &StatsArgs) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let mut usage = Usage::default();
-    let watch = args.watch || (!args.no_stream && !args.format.document() && terminal_is_stdout());
+    let watch = args.watch || (!args.no_stream && args.format.document().is_none() && terminal_is_stdout());
     loop {
         let samples = sample(runtime.as_ref(), &args.pods).await?;
         match (args.format.document(), watch) {
-            (true, false) => args.format.print(&samples)?,
-            (true, true) => args.format.item(&samples)?,
-            (false, watch) => table(&samples, watch, &mut usage)?,
+            (Some(document), false) => document.print(&samples)?,
+            (Some(document), true) => document.item(&samples)?,
+            (None, watch) => table(&samples, watch, &mut usage)?,
         }
         if !watch {
             return Ok(ExitCode::SUCCESS);

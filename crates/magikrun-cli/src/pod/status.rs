@@ -24,8 +24,8 @@ pub(crate) struct StatusArgs {
 pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let pod = runtime.pod_status(&args.pod).await.map_err(advise)?;
-    if args.format.document() {
-        args.format.print(&pod)?;
+    if let Some(document) = args.format.document() {
+        document.print(&pod)?;
     } else if std::io::stdout().is_terminal() {
         // One that ends meanwhile is shown without.
         let spec = runtime.pod_spec(&pod.id).await.ok();

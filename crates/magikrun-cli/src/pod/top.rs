@@ -57,8 +57,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &TopArgs) -> Result<ExitCode>
         rows.extend(processes.into_iter().map(row));
     }
     rows.sort_by(|a, b| (&a.container, a.process.pid).cmp(&(&b.container, b.process.pid)));
-    if args.format.document() {
-        args.format.print(&rows)?;
+    if let Some(document) = args.format.document() {
+        document.print(&rows)?;
     } else {
         let header = [
             "CONTAINER",

@@ -69,8 +69,8 @@ pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&s
     for file in &args.files {
         reports.push(report(runtime.as_ref(), file, args.runtime, namespace));
     }
-    if args.format.document() {
-        args.format.print(&reports)?;
+    if let Some(document) = args.format.document() {
+        document.print(&reports)?;
     } else {
         reports.iter().try_for_each(print)?;
     }

@@ -81,8 +81,8 @@ async fn info(global: &GlobalArgs, args: &InfoArgs) -> Result<()> {
         runtime_classes: pods.runtime_classes().iter().map(|c| c.as_str()).collect(),
         platform,
     };
-    if args.format.document() {
-        args.format.print(&info)
+    if let Some(document) = args.format.document() {
+        document.print(&info)
     } else {
         output::line(for_a_person(&info))
     }
@@ -137,8 +137,8 @@ async fn prune(global: &GlobalArgs, args: &image::PruneArgs) -> Result<()> {
         pod_leftovers: swept.leftovers,
         store,
     };
-    if args.format.document() {
-        return args.format.print(&pruned);
+    if let Some(document) = args.format.document() {
+        return document.print(&pruned);
     }
     for id in &pruned.pods {
         output::line(format_args!("removed what was left of pod {id}"))?;

@@ -80,8 +80,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &UsageArgs) -> Result<()> {
         layer_list,
         pod_list,
     };
-    if args.format.document() {
-        return args.format.print(&shown);
+    if let Some(document) = args.format.document() {
+        return document.print(&shown);
     }
     summary(&shown)?;
     if args.verbose {

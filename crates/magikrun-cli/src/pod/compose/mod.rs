@@ -10,9 +10,9 @@ use magik_pri::PodSpec;
 use magikrun::failure;
 use serde_json::{Map, Value, json};
 
+use self::container::Another;
 pub(super) use self::container::ContainerOptions;
-use self::{container::Another, values::label};
-use super::manifest;
+use super::{manifest, name_and_value};
 
 /// The options of a pod; those of its first container are beside them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -26,10 +26,10 @@ pub(super) struct PodOptions {
     #[arg(long, value_name = "CONTAINER")]
     container: Vec<String>,
     /// A label
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label, hide_short_help = true)]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = name_and_value, hide_short_help = true)]
     label: Vec<(String, String)>,
     /// An annotation
-    #[arg(long, value_name = "NAME=VALUE", value_parser = label, hide_short_help = true)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value, hide_short_help = true)]
     annotation: Vec<(String, String)>,
     /// What its containers call their host [default: the pod's name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]

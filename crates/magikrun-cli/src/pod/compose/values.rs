@@ -16,14 +16,6 @@ use serde_json::{Value, json};
 /// The largest file of variables, in bytes.
 const MAX_ENV_FILE: u64 = 1 << 20;
 
-/// `NAME=VALUE`.
-pub(super) fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("give it as NAME=VALUE".into()),
-    }
-}
-
 /// The name of a pod that has none: the image's, without its registry, tag and digest.
 pub(super) fn name_of(image: &str) -> String {
     let path = image.split('@').next().unwrap_or_default();

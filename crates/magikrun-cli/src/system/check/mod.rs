@@ -46,8 +46,8 @@ pub(super) async fn run(global: &GlobalArgs, args: &CheckArgs) -> Result<ExitCod
         runs: facts.runnable(),
         checks: facts.findings(),
     };
-    if args.format.document() {
-        args.format.print(&checked)?;
+    if let Some(document) = args.format.document() {
+        document.print(&checked)?;
     } else {
         for finding in &checked.checks {
             output::line(line(finding))?;
