@@ -100,8 +100,7 @@ fn in_a_manifest() {
         {kind: Pod, apiVersion: v1, metadata: {name: web, labels: {app: 1}}, spec: {containers: [{name: a, image: b}]}} => metadata.labels.app: is the number 1, and text is wanted: put it in quotes
         {kind: Pod, apiVersion: v1, metadata: {name: web, labels: {app: }}, spec: {containers: [{name: a, image: b}]}} => metadata.labels.app: is null, and text is wanted
         {kind: Pod, apiVersion: v1, metadata: {name: web, lables: {app: a}}, spec: {containers: [{name: a, image: b}]}} => metadata.lables: unknown field, did you mean labels?
-        {kind: Pod, apiVersion: v1, metadata: {name: web, uid: a}, spec: {containers: [{name: a, image: b}]}} => metadata.uid: not supported: it is what a cluster reports; remove it
-        {kind: Pod, apiVersion: v1, metadata: {name: web}, spec: {containers: [{name: a, image: b}]}, status: {phase: Running}} => status: not supported: it is what a cluster reports; remove it
+        {kind: Pod, apiVersion: v1, metadata: {name: web, generateName: a}, spec: {containers: [{name: a, image: b}]}} => metadata.generateName: not supported: give a name
         {kind: Pod, apiVersion: v1, metadata: {name: web}, spec: {}} => spec.containers: a pod has at least one container: add one with name and image
         {kind: Pod, apiVersion: v1, metadata: {name: web}, spec: {container: [{name: a, image: b}]}} => spec.container: unknown field, did you mean containers?
         {kind: Pod, apiVersion: v1, metadata: {name: web}, spec: {containers: {name: a}}} => spec.containers: is an object, and a list is wanted
@@ -117,9 +116,12 @@ fn in_a_pod() {
         r#"
         restartPolicy: Always => restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
         restartPolicy: never => restartPolicy: "never" is none of Never, Always, OnFailure
-        nodeSelector: {disk: ssd} => nodeSelector: not supported: there is one host and no cluster; remove it
+        nodeSelectr: {disk: ssd} => nodeSelectr: unknown field, did you mean nodeSelector?
+        os: {name: windows} => os.name: not supported: "windows": containers are Linux's
+        resourceClaims: [] => resourceClaims: not supported: remove them; devices are hostPath volumes of the type CharDevice
+        volumes: [{name: data, nfs: {server: a, path: /b}}] => volumes[0].nfs: not supported: mount it on the host, and use a hostPath
+        securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's; remove it
         dnsPolicy: ClusterFirst => dnsPolicy: not supported: a pod has no network to the outside, or the host's; remove it
-        serviceAccountName: web => serviceAccountName: not supported: there is no API server to have an account at; remove it
         imagePullSecrets: [{name: a}] => imagePullSecrets: not supported: remove it; 'podman login' or 'docker login' keeps credentials
         hostPID: true => hostPID: not supported: no pod sees the processes of the host; remove it
         hostNetwork: "true" => hostNetwork: is the text "true", and true or false is wanted, without quotes

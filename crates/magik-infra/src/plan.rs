@@ -51,6 +51,28 @@ pub struct PodPlan {
     /// Extensions of its init, started in this order after those that the init always has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<ExtensionPlan>,
+    /// What its manifest says and changes nothing; for the status.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<IgnoredField>,
+}
+
+/// A field of a manifest that changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredField {
+    /// Where, e.g. `spec.containers[1].env[0]`.
+    pub field: String,
+    /// Why.
+    pub why: String,
+}
+
+impl IgnoredField {
+    /// That a field changes nothing, and why.
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            why: why.into(),
+        }
+    }
 }
 
 /// An extension that a pod asks for.

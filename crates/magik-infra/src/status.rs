@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use magik_oci::Exit;
 use serde::{Deserialize, Serialize};
 
-pub use crate::plan::UserNamespace;
 use crate::plan::{ContainerPlan, PodPlan};
+pub use crate::plan::{IgnoredField, UserNamespace};
 
 /// The phases of Kubernetes' pod life-cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,9 @@ pub struct PodStatus {
     /// The user namespace that its containers share; absent: users are the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_namespace: Option<UserNamespace>,
+    /// What its manifest says and changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<IgnoredField>,
     /// Init containers, in order.
     #[serde(default)]
     pub init_containers: Vec<ContainerStatus>,
@@ -144,6 +147,7 @@ impl PodStatus {
             started_at: None,
             finished_at: None,
             user_namespace: plan.user_namespace,
+            ignored: plan.ignored.clone(),
             init_containers: all(&plan.init_containers),
             containers: all(&plan.containers),
         }

@@ -139,7 +139,6 @@ impl Guest for Liar {
 
 fn plan(dir: &Path) -> PodPlan {
     PodPlan {
-        user_namespace: None,
         id: "the-pod".into(),
         name: "web".into(),
         namespace: "default".into(),
@@ -161,9 +160,7 @@ fn plan(dir: &Path) -> PodPlan {
         }],
         grace_period_s: 0,
         active_deadline_s: None,
-        max_log_size: None,
-        ends: magik_infra::plan::PodEnd::default(),
-        extensions: Vec::new(),
+        ..PodPlan::default()
     }
 }
 

@@ -62,9 +62,9 @@ pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
-    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, IgnoredField, Limits, Mount, PodField,
-    PodSpec, Port, ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security,
-    SpecError, SpecErrors, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
+    AppArmor, ContainerSpec, EmptyDir, FieldKind, HostPath, HostPathKind, IgnoredField, Limits, Mount,
+    PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp,
+    Security, SpecError, SpecErrors, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
 };
 
 /// A pod's status, as its init writes it.

@@ -16,6 +16,8 @@ pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 pub const MAX_SPEC_SIZE: usize = 1 << 20;
 /// The most mistakes of a manifest that are named; the others are counted.
 pub const MAX_SPEC_ERRORS: usize = 20;
+/// The most fields that change nothing of which a pod's status tells.
+pub const MAX_IGNORED_FIELDS: usize = 64;
 /// The most ports of a pod that the host listens for (`hostPort`).
 pub const MAX_HOST_PORTS_PER_POD: usize = 64;
 /// The most processes and threads of a pod, all its containers together, where the host counts them (the cgroup

@@ -1,41 +1,43 @@
-//! docs/reference/pod-fields.md: every field of a v1 Pod, and whether it is supported.
+//! docs/reference/pod-fields.md: every field of a v1 Pod, and which of three kinds it is.
 
 use std::collections::BTreeMap;
 
-use magik_pri::pod_fields;
+use magik_pri::{FieldKind, pod_fields};
 use pulldown_cmark::{Event, Tag, TagEnd};
 
 use crate::{pages::events, read, root};
 
-/// How a field's row begins that is not supported, and the header of a table of such fields.
-const REFUSED: &str = "refused";
+/// The headers of tables of fields that are not honoured; their rows in other tables begin so, too.
+const OTHERS: [(&str, FieldKind); 2] = [("ignored", FieldKind::Ignored), ("refused", FieldKind::Refused)];
 
 /// A cell's text, and what of it is code.
 type Cell = (String, Vec<String>);
 
-/// Adds the fields of a table's first column, each with whether its row says that it is supported.
-fn add(table: &[Vec<Cell>], prefixes: &[String], fields: &mut BTreeMap<String, bool>) {
+/// Adds the fields of a table's first column, each with the kind that the table says.
+fn add(table: &[Vec<Cell>], prefixes: &[String], fields: &mut BTreeMap<String, FieldKind>) {
     let [head, rows @ ..] = table else { return };
-    let all_refused = head.first().is_some_and(|(text, _)| text == REFUSED);
+    let head = head.first().map_or("", |(text, _)| text);
+    let all = OTHERS.iter().find(|(name, _)| *name == head);
     for row in rows {
         let [(_, names), (said, _)] = &row[..] else {
             continue;
         };
-        let supported = !all_refused && !said.starts_with(REFUSED);
+        let one = || OTHERS.iter().find(|(name, _)| said.starts_with(name));
+        let kind = all.or_else(one).map_or(FieldKind::Honoured, |(_, kind)| *kind);
         for prefix in prefixes {
             let path = |name: &String| match prefix.as_str() {
                 "Pod" => name.clone(),
                 prefix => format!("{prefix}.{name}"),
             };
-            fields.extend(names.iter().map(|name| (path(name), supported)));
+            fields.extend(names.iter().map(|name| (path(name), kind)));
         }
     }
 }
 
-/// The fields that the tables of a page have, each with whether it is said to be supported.
+/// The fields that the tables of a page have, each with the kind that they are said to be.
 ///
 /// The last paragraph before a table that has code in it has the path of its fields, or several.
-fn documented(page: &str) -> BTreeMap<String, bool> {
+fn documented(page: &str) -> BTreeMap<String, FieldKind> {
     let mut fields = BTreeMap::new();
     let mut prefixes: Vec<String> = Vec::new();
     let mut paragraph: Option<Vec<String>> = None;
@@ -81,19 +83,16 @@ fn documented(page: &str) -> BTreeMap<String, bool> {
 fn the_page_on_fields_has_every_field_of_a_pod() {
     let page = read(&root().join("docs/reference/pod-fields.md"));
     let documented = documented(&page);
-    let real: BTreeMap<String, bool> = pod_fields()
+    let real: BTreeMap<String, Option<FieldKind>> = pod_fields()
         .into_iter()
-        .map(|field| (field.path, field.supported))
+        .map(|field| (field.path, field.kind))
         .collect();
     let mut wrong = Vec::new();
-    for (path, supported) in &real {
+    for (path, kind) in &real {
         match documented.get(path) {
             None => wrong.push(format!("{path} is missing")),
-            Some(said) if said != supported => {
-                wrong.push(format!(
-                    "{path}: it is{} supported",
-                    if *supported { "" } else { " not" }
-                ));
+            Some(said) if Some(*said) != *kind => {
+                wrong.push(format!("{path}: it is {kind:?}, and is said to be {said:?}"));
             }
             Some(_) => {}
         }
@@ -110,15 +109,17 @@ fn the_page_on_fields_has_every_field_of_a_pod() {
 #[test]
 fn a_table_of_fields_belongs_to_the_paths_above_it() {
     let page = "## A\n\nIn `a` and `b[]`:\n\n| field | here |\n|---|---|\n| `x` | as `y` |\n| `p` | refused: no |\n\n\
-                Also\n\n| refused | why |\n|---|---|\n| `q` | none |\n";
+                Also\n\n| refused | why |\n|---|---|\n| `q` | none |\n\n| ignored | why |\n|---|---|\n| `r` | none |\n";
     let expected = [
-        ("a.p", false),
-        ("a.q", false),
-        ("a.x", true),
-        ("b[].p", false),
-        ("b[].q", false),
-        ("b[].x", true),
+        ("a.p", FieldKind::Refused),
+        ("a.q", FieldKind::Refused),
+        ("a.r", FieldKind::Ignored),
+        ("a.x", FieldKind::Honoured),
+        ("b[].p", FieldKind::Refused),
+        ("b[].q", FieldKind::Refused),
+        ("b[].r", FieldKind::Ignored),
+        ("b[].x", FieldKind::Honoured),
     ];
-    let expected: BTreeMap<_, _> = expected.map(|(path, fine)| (path.to_owned(), fine)).into();
+    let expected: BTreeMap<_, _> = expected.map(|(path, kind)| (path.to_owned(), kind)).into();
     assert_eq!(documented(page), expected);
 }

@@ -297,7 +297,6 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         attach: None,
     };
     PodPlan {
-        user_namespace: None,
         id: "honest".into(),
         name: "pod".into(),
         namespace: "default".into(),
@@ -309,9 +308,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         containers: CONTAINERS.map(container).to_vec(),
         grace_period_s: 0,
         active_deadline_s: None,
-        max_log_size: None,
-        ends: magik_infra::plan::PodEnd::default(),
-        extensions: Vec::new(),
+        ..PodPlan::default()
     }
 }
 

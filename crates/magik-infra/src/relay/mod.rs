@@ -173,6 +173,7 @@ impl RemotePod {
             booted.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Boot, &e)))?;
         // In the guest logs take memory: it has a size of its own for them.
         plan.max_log_size = None;
+        plan.ignored = Vec::new();
         let client = Arc::new(ControlClient::over(stream).await?);
         let mut launch = client.start_sandbox(&plan).await?;
         let early = !self.plan.init_containers.is_empty();

@@ -60,7 +60,6 @@ impl World {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         let plan = PodPlan {
-            user_namespace: None,
             id: "test-pod".into(),
             name: "test".into(),
             namespace: "default".into(),
@@ -72,9 +71,7 @@ impl World {
             containers: Vec::new(),
             grace_period_s: 1,
             active_deadline_s: None,
-            max_log_size: None,
-            ends: magik_infra::plan::PodEnd::default(),
-            extensions: Vec::new(),
+            ..PodPlan::default()
         };
         Self {
             dir,

@@ -151,6 +151,7 @@ impl<'a> PodFiles<'a> {
             max_log_size: None,
             ends: magik_infra::plan::PodEnd::default(),
             extensions: Vec::new(),
+            ignored: Vec::new(),
         })
     }
 

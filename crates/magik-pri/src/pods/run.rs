@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step,
-    UserNamespaces, role,
+    UserNamespaces, limits::MAX_IGNORED_FIELDS, role,
 };
 
 /// One `run_pod`.
@@ -356,6 +356,8 @@ impl Run {
                 })?;
                 plan.extensions.clone_from(&extensions);
                 plan.max_log_size = max_log_size;
+                plan.ignored = spec.ignored(backend.class());
+                plan.ignored.truncate(MAX_IGNORED_FIELDS);
                 let listeners = publish::listen(&spec)?;
                 let socket = start_init(&store, &*backend, &files, listeners, &pending).map_err(|e| {
                     Failure::new(format!("start the pod init {}: {e}", backend.binary().display()))

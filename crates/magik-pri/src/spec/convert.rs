@@ -38,6 +38,10 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     if let Some(hostname) = &spec.hostname {
         problems.or_default(names::dns_label(hostname).at("spec.hostname"));
     }
+    if let Some(k8s::PodOS { name }) = spec.os.filter(|os| os.name != "linux") {
+        let why = format!("{name:?}: containers are Linux's");
+        problems.add(SpecError::unsupported("spec.os.name", why));
+    }
     let class = spec.runtime_class_name.map(|class| class.parse());
     let runtime_class = problems.or_default(class.transpose().at("spec.runtimeClassName"));
 
@@ -91,6 +95,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         termination_grace_period: problems.or_default(grace).unwrap_or(DEFAULT_GRACE_PERIOD),
         active_deadline: problems.or_default(deadline),
         runtime_class,
+        ignored_fields: Vec::new(),
     })
 }
 

@@ -1,45 +1,13 @@
-//! The fields that are supported: every field of a manifest is either in here or an error.
+//! The fields of a v1 Pod, each in one of three kinds: honoured, ignored (with a notice), refused.
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::{self, DeserializeOwned};
 
-/// What a supported field holds.
-pub(super) enum Shape {
-    /// A string.
-    Text,
-    /// A list of strings.
-    Texts,
-    /// An object of strings.
-    Names,
-    /// A whole number.
-    Whole,
-    /// A list of whole numbers.
-    Wholes,
-    /// The number of a port.
-    Port,
-    /// A boolean.
-    Flag,
-    /// A number with or without a unit.
-    Quantity,
-    /// An object.
-    Object(&'static Schema),
-    /// A list of objects.
-    List(&'static Schema),
-}
-use Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes};
-
-/// An object's fields.
-pub(super) struct Schema {
-    /// Those that are supported.
-    pub(super) supported: &'static [(&'static str, Shape)],
-    /// Those that must be there.
-    pub(super) required: &'static [&'static str],
-    /// Why some that are not supported are not, and what to do instead.
-    pub(super) refused: &'static [(&'static str, &'static str)],
-    /// All that Kubernetes has.
-    pub(super) known: fn() -> &'static [&'static str],
-}
+use super::schema::{
+    Schema,
+    Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes},
+    known,
+};
 
 pub(super) static POD: Schema = Schema {
     supported: &[
@@ -49,7 +17,8 @@ pub(super) static POD: Schema = Schema {
         ("spec", Object(&SPEC)),
     ],
     required: &["metadata", "spec"],
-    refused: &[("status", CLUSTER)],
+    ignored: &[("status", CLUSTER)],
+    refused: &[],
     // Pod's own Deserialize reads apiVersion and kind apart from its fields.
     known: || &["apiVersion", "kind", "metadata", "spec", "status"],
 };
@@ -62,19 +31,19 @@ static METADATA: Schema = Schema {
         ("annotations", Names),
     ],
     required: &["name"],
-    refused: &[
+    ignored: &[
         ("creationTimestamp", CLUSTER),
         ("deletionGracePeriodSeconds", CLUSTER),
         ("deletionTimestamp", CLUSTER),
+        ("finalizers", NO_API_SERVER),
         ("generation", CLUSTER),
         ("managedFields", CLUSTER),
+        ("ownerReferences", NO_API_SERVER),
         ("resourceVersion", CLUSTER),
         ("selfLink", CLUSTER),
         ("uid", CLUSTER),
-        ("generateName", "give a name"),
-        ("finalizers", ALONE),
-        ("ownerReferences", ALONE),
     ],
+    refused: &[("generateName", "give a name")],
     known: known::<ObjectMeta>,
 };
 
@@ -87,6 +56,7 @@ static SPEC: Schema = Schema {
         ("hostUsers", Flag),
         ("hostname", Text),
         ("initContainers", List(&CONTAINER)),
+        ("os", Object(&OS)),
         ("restartPolicy", Text),
         ("runtimeClassName", Text),
         ("securityContext", Object(&POD_SECURITY)),
@@ -95,12 +65,27 @@ static SPEC: Schema = Schema {
         ("volumes", List(&VOLUME)),
     ],
     required: &[],
+    ignored: &[
+        ("affinity", SCHEDULER),
+        ("automountServiceAccountToken", NO_API_SERVER),
+        ("enableServiceLinks", "there are no services"),
+        ("nodeName", SCHEDULER),
+        ("nodeSelector", SCHEDULER),
+        ("overhead", SCHEDULER),
+        ("preemptionPolicy", SCHEDULER),
+        ("priority", SCHEDULER),
+        ("priorityClassName", SCHEDULER),
+        ("readinessGates", NO_API_SERVER),
+        ("schedulerName", SCHEDULER),
+        ("schedulingGates", SCHEDULER),
+        ("serviceAccount", NO_API_SERVER),
+        ("serviceAccountName", NO_API_SERVER),
+        ("tolerations", SCHEDULER),
+        ("topologySpreadConstraints", SCHEDULER),
+    ],
     refused: &[
-        ("affinity", ALONE),
-        ("automountServiceAccountToken", ACCOUNT),
         ("dnsConfig", DNS),
         ("dnsPolicy", DNS),
-        ("enableServiceLinks", ALONE),
         (
             "ephemeralContainers",
             "remove them; 'pod exec' runs a program in a container",
@@ -111,26 +96,29 @@ static SPEC: Schema = Schema {
             "imagePullSecrets",
             "remove it; 'podman login' or 'docker login' keeps credentials",
         ),
-        ("nodeName", ALONE),
-        ("nodeSelector", ALONE),
-        ("overhead", ALONE),
-        ("priority", ALONE),
-        ("priorityClassName", ALONE),
-        ("readinessGates", ALONE),
-        ("schedulerName", ALONE),
-        ("serviceAccount", ACCOUNT),
-        ("serviceAccountName", ACCOUNT),
+        (
+            "resourceClaims",
+            "remove them; devices are hostPath volumes of the type CharDevice",
+        ),
+        ("resources", "give each container its own"),
         ("setHostnameAsFQDN", "give a hostname"),
         ("subdomain", "give a hostname"),
-        ("tolerations", ALONE),
-        ("topologySpreadConstraints", ALONE),
     ],
     known: known::<k8s::PodSpec>,
+};
+
+static OS: Schema = Schema {
+    supported: &[("name", Text)],
+    required: &["name"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::PodOS>,
 };
 
 static HOST_ALIAS: Schema = Schema {
     supported: &[("hostnames", Texts), ("ip", Text)],
     required: &["ip"],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::HostAlias>,
 };
@@ -150,6 +138,7 @@ static CONTAINER: Schema = Schema {
         ("workingDir", Text),
     ],
     required: &["name", "image"],
+    ignored: &[],
     refused: &[
         ("envFrom", "name each variable in env"),
         ("lifecycle", "remove it; an init container can prepare things"),
@@ -177,6 +166,7 @@ static CONTAINER: Schema = Schema {
 static ENV: Schema = Schema {
     supported: &[("name", Text), ("value", Text)],
     required: &["name"],
+    ignored: &[],
     refused: &[("valueFrom", "give a value")],
     known: known::<k8s::EnvVar>,
 };
@@ -190,6 +180,7 @@ static PORT: Schema = Schema {
         ("protocol", Text),
     ],
     required: &["containerPort"],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::ContainerPort>,
 };
@@ -197,6 +188,7 @@ static PORT: Schema = Schema {
 static RESOURCES: Schema = Schema {
     supported: &[("limits", Object(&AMOUNTS)), ("requests", Object(&AMOUNTS))],
     required: &[],
+    ignored: &[],
     refused: &[(
         "claims",
         "remove them; devices are hostPath volumes of the type CharDevice",
@@ -207,7 +199,12 @@ static RESOURCES: Schema = Schema {
 static AMOUNTS: Schema = Schema {
     supported: &[("cpu", Quantity), ("memory", Quantity)],
     required: &[],
-    refused: &[],
+    ignored: &[],
+    refused: &[
+        ("ephemeral-storage", "remove it; nothing would enforce it"),
+        ("hugepages-1Gi", "remove it; nothing would enforce it"),
+        ("hugepages-2Mi", "remove it; nothing would enforce it"),
+    ],
     // Any name is a resource in Kubernetes; these have a meaning there.
     known: || {
         &[
@@ -232,6 +229,7 @@ static POD_SECURITY: Schema = Schema {
         ("supplementalGroupsPolicy", Text),
     ],
     required: &[],
+    ignored: &[],
     refused: &[
         ("windowsOptions", NO_WINDOWS),
         (
@@ -239,6 +237,7 @@ static POD_SECURITY: Schema = Schema {
             "make the volume's files belong to the user that runs, and remove it",
         ),
         ("fsGroupChangePolicy", "remove it"),
+        ("seLinuxChangePolicy", "remove it; volumes keep their labels"),
         ("sysctls", "remove them; containers have the kernel's defaults"),
     ],
     known: known::<k8s::PodSecurityContext>,
@@ -259,22 +258,25 @@ static SECURITY: Schema = Schema {
         ("seccompProfile", Object(&SECCOMP)),
     ],
     required: &[],
+    ignored: &[],
     refused: &[("windowsOptions", NO_WINDOWS)],
     known: known::<k8s::SecurityContext>,
 };
 
-const CLUSTER: &str = "it is what a cluster reports; remove it";
-const ALONE: &str = "there is one host and no cluster; remove it";
-const ACCOUNT: &str = "there is no API server to have an account at; remove it";
+const CLUSTER: &str = "it is what a cluster reports";
+const SCHEDULER: &str = "a scheduler reads it, and there is one host";
+const NO_API_SERVER: &str = "there is no API server";
 const DNS: &str = "a pod has no network to the outside, or the host's; remove it";
 const PROBE: &str = "remove it; nothing would act on it";
 const INPUT: &str = "remove it; 'pod exec -it' gives a terminal";
 const FILES: &str = "put the files in a directory, and use a hostPath";
+const MOUNT_IT: &str = "mount it on the host, and use a hostPath";
 const NO_WINDOWS: &str = "containers are Linux's; remove it";
 
 static APP_ARMOR: Schema = Schema {
     supported: &[("localhostProfile", Text), ("type", Text)],
     required: &["type"],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::AppArmorProfile>,
 };
@@ -282,6 +284,7 @@ static APP_ARMOR: Schema = Schema {
 static SECCOMP: Schema = Schema {
     supported: &[("localhostProfile", Text), ("type", Text)],
     required: &["type"],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::SeccompProfile>,
 };
@@ -289,6 +292,7 @@ static SECCOMP: Schema = Schema {
 static SE_LINUX: Schema = Schema {
     supported: &[("level", Text), ("role", Text), ("type", Text), ("user", Text)],
     required: &[],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::SELinuxOptions>,
 };
@@ -296,6 +300,7 @@ static SE_LINUX: Schema = Schema {
 static CAPABILITIES: Schema = Schema {
     supported: &[("add", Texts), ("drop", Texts)],
     required: &[],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::Capabilities>,
 };
@@ -303,12 +308,17 @@ static CAPABILITIES: Schema = Schema {
 static MOUNT: Schema = Schema {
     supported: &[("mountPath", Text), ("name", Text), ("readOnly", Flag)],
     required: &["name", "mountPath"],
+    ignored: &[],
     // A container that writes to the volume can put a symlink in the path before the next one
     // mounts it (CVE-2021-25741).
     refused: &[
         ("subPath", "mount the whole volume"),
         ("subPathExpr", "mount the whole volume"),
         ("mountPropagation", "remove it; it is None"),
+        (
+            "recursiveReadOnly",
+            "remove it; only the volume itself is read-only",
+        ),
     ],
     known: known::<k8s::VolumeMount>,
 };
@@ -320,6 +330,7 @@ static VOLUME: Schema = Schema {
         ("name", Text),
     ],
     required: &["name"],
+    ignored: &[],
     refused: &[
         ("configMap", FILES),
         ("downwardAPI", FILES),
@@ -329,8 +340,29 @@ static VOLUME: Schema = Schema {
         ),
         ("projected", FILES),
         ("secret", FILES),
-        ("nfs", "mount it on the host, and use a hostPath"),
-        ("image", "mount it on the host, and use a hostPath"),
+        ("awsElasticBlockStore", MOUNT_IT),
+        ("azureDisk", MOUNT_IT),
+        ("azureFile", MOUNT_IT),
+        ("cephfs", MOUNT_IT),
+        ("cinder", MOUNT_IT),
+        ("csi", MOUNT_IT),
+        ("ephemeral", "use an emptyDir"),
+        ("fc", MOUNT_IT),
+        ("flexVolume", MOUNT_IT),
+        ("flocker", MOUNT_IT),
+        ("gcePersistentDisk", MOUNT_IT),
+        ("gitRepo", FILES),
+        ("glusterfs", MOUNT_IT),
+        ("image", MOUNT_IT),
+        ("iscsi", MOUNT_IT),
+        ("nfs", MOUNT_IT),
+        ("photonPersistentDisk", MOUNT_IT),
+        ("portworxVolume", MOUNT_IT),
+        ("quobyte", MOUNT_IT),
+        ("rbd", MOUNT_IT),
+        ("scaleIO", MOUNT_IT),
+        ("storageos", MOUNT_IT),
+        ("vsphereVolume", MOUNT_IT),
     ],
     known: known::<k8s::Volume>,
 };
@@ -338,6 +370,7 @@ static VOLUME: Schema = Schema {
 static EMPTY_DIR: Schema = Schema {
     supported: &[("medium", Text), ("sizeLimit", Quantity)],
     required: &[],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::EmptyDirVolumeSource>,
 };
@@ -345,98 +378,7 @@ static EMPTY_DIR: Schema = Schema {
 static HOST_PATH: Schema = Schema {
     supported: &[("path", Text), ("type", Text)],
     required: &["path"],
+    ignored: &[],
     refused: &[],
     known: known::<k8s::HostPathVolumeSource>,
 };
-
-/// A field of a v1 Pod, for who documents or offers them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PodField {
-    /// Where it is, as `spec.containers[].image`.
-    pub path: String,
-    /// Whether a manifest may have it here; single values of it can be refused all the same.
-    pub supported: bool,
-}
-
-/// All fields that Kubernetes has in a v1 Pod, but for what is in those that are not supported.
-#[must_use]
-pub fn pod_fields() -> Vec<PodField> {
-    fn visit(schema: &'static Schema, prefix: &str, found: &mut Vec<PodField>) {
-        for name in (schema.known)() {
-            let dot = if prefix.is_empty() { "" } else { "." };
-            let path = format!("{prefix}{dot}{name}");
-            let shape = schema.supported.iter().find(|(field, _)| field == name);
-            found.push(PodField {
-                path: path.clone(),
-                supported: shape.is_some(),
-            });
-            match shape {
-                Some((_, Object(inner))) => visit(inner, &path, found),
-                Some((_, List(inner))) => visit(inner, &format!("{path}[]"), found),
-                Some(_) | None => {}
-            }
-        }
-    }
-    let mut found = Vec::new();
-    visit(&POD, "", &mut found);
-    found
-}
-
-/// The field names of a Kubernetes type, as its `Deserialize` gives them.
-fn known<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Fields(Option<&'static [&'static str]>);
-    impl<'de> de::Deserializer<'de> for &mut Fields {
-        type Error = de::value::Error;
-        fn deserialize_any<V: de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(de::Error::custom("only the names are wanted"))
-        }
-        fn deserialize_struct<V: de::Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Self::Error> {
-            self.0 = Some(fields);
-            self.deserialize_any(visitor)
-        }
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-    let mut fields = Fields(None);
-    let _ = T::deserialize(&mut fields);
-    fields.0.unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kubernetes_types_tell_their_fields() {
-        assert!(known::<k8s::PodSpec>().contains(&"nodeSelector"));
-        assert!(known::<k8s::EnvVar>().contains(&"valueFrom"));
-        assert!(known::<ObjectMeta>().contains(&"ownerReferences"));
-    }
-
-    #[test]
-    fn every_supported_field_is_one_of_kubernetes() {
-        fn visit(schema: &'static Schema) {
-            for (name, shape) in schema.supported {
-                assert!((schema.known)().contains(name), "{name}");
-                if let Object(inner) | List(inner) = shape {
-                    visit(inner);
-                }
-            }
-            assert!(
-                schema
-                    .refused
-                    .iter()
-                    .all(|(name, _)| (schema.known)().contains(name))
-            );
-        }
-        visit(&POD);
-    }
-}

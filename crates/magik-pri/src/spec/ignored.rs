@@ -2,34 +2,17 @@
 
 use std::collections::HashSet;
 
-use super::{AppArmor, ContainerSpec, PodSpec, RuntimeClass};
-
-/// A field that changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IgnoredField {
-    /// Where, e.g. `spec.containers[1].env[0]`.
-    pub path: String,
-    /// Why.
-    pub why: &'static str,
-}
-
-impl IgnoredField {
-    pub(super) fn new(path: impl Into<String>, why: &'static str) -> Self {
-        let path = path.into();
-        Self { path, why }
-    }
-}
+use super::{AppArmor, ContainerSpec, IgnoredField, PodSpec, RuntimeClass};
 
 /// What the annotations begin with that WebAssembly pods alone look at.
 const OF_WASM: &str = "magikrun.dev/wasm.";
 
 impl PodSpec {
-    /// The fields that change nothing if a backend of that class runs the pod. See also
-    /// [`from_yaml_with_ignored`](Self::from_yaml_with_ignored).
+    /// The fields that change nothing if a backend of that class runs the pod, with those that
+    /// change nothing anywhere ([`ignored_fields`](Self::ignored_fields)).
     #[must_use]
     pub fn ignored(&self, class: RuntimeClass) -> Vec<IgnoredField> {
-        let mut ignored = Vec::new();
+        let mut ignored = self.ignored_fields.clone();
         if class != RuntimeClass::Wasm {
             let ours = self.annotations.keys().filter(|key| key.contains(OF_WASM));
             ignored.extend(ours.map(|key| {
@@ -132,13 +115,15 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_depends_on_the_class_and_on_other_fields() {
-        let (pod, of_text) = PodSpec::from_yaml_with_ignored(
+        let mut pod = PodSpec::from_yaml(
             "
 apiVersion: v1
 kind: Pod
 metadata: {name: p, annotations: {magikrun.dev/wasm.fuel: '1'}}
 spec:
   hostUsers: true
+  nodeName: a
+  nodeSelector: {}
   securityContext: {appArmorProfile: {type: RuntimeDefault}, seLinuxOptions: {level: s0}}
   containers:
   - name: c
@@ -152,8 +137,12 @@ spec:
 ",
         )
         .unwrap();
-        let paths = |list: Vec<IgnoredField>| list.into_iter().map(|i| i.path).collect::<Vec<_>>();
-        assert_eq!(paths(of_text), ["spec.containers[0].ports[0].hostIP"]);
+        let paths = |list: Vec<IgnoredField>| list.into_iter().map(|i| i.field).collect::<Vec<_>>();
+        let of_text = std::mem::take(&mut pod.ignored_fields);
+        assert_eq!(
+            paths(of_text),
+            ["spec.nodeName", "spec.containers[0].ports[0].hostIP"]
+        );
         assert_eq!(
             paths(pod.ignored(RuntimeClass::Native)),
             [

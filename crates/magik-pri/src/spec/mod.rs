@@ -11,6 +11,7 @@ mod names;
 mod order;
 mod parse;
 mod quantity;
+mod schema;
 mod security;
 mod types;
 mod walk;
@@ -18,12 +19,12 @@ mod walk;
 #[cfg(all(any(feature = "krun", feature = "wasm"), target_os = "linux"))]
 pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
-pub use fields::{PodField, pod_fields};
-pub use ignored::IgnoredField;
+pub use magik_infra::plan::IgnoredField;
 pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use quantity::parse_whole as parse_quantity;
+pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
 pub use types::{

@@ -4,9 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    IgnoredField, PodSpec, SpecError, SpecErrors, convert, errors::Problems, fields, order::Order, walk,
-};
+use super::{PodSpec, SpecError, SpecErrors, convert, errors::Problems, fields, order::Order, walk};
 use crate::limits::MAX_SPEC_SIZE;
 
 impl PodSpec {
@@ -15,15 +13,6 @@ impl PodSpec {
     /// # Errors
     /// [`SpecErrors`] names every field that is wrong, in the order of the text.
     pub fn from_yaml(text: &str) -> Result<Self, SpecErrors> {
-        Self::from_yaml_with_ignored(text).map(|(pod, _)| pod)
-    }
-
-    /// As [`from_yaml`](Self::from_yaml), with the fields that change nothing whatever runs the pod;
-    /// [`ignored`](Self::ignored) has the others.
-    ///
-    /// # Errors
-    /// As [`from_yaml`](Self::from_yaml).
-    pub fn from_yaml_with_ignored(text: &str) -> Result<(Self, Vec<IgnoredField>), SpecErrors> {
         check_size(text)?;
         match <[Value; 1]>::try_from(documents(text)?) {
             Ok([document]) => read(document, || {
@@ -56,8 +45,7 @@ impl PodSpec {
             format: "JSON",
             reason: e.to_string(),
         })?;
-        let read = read(value, || serde_json::from_str(text).unwrap_or_default());
-        read.map(|(pod, _)| pod)
+        read(value, || serde_json::from_str(text).unwrap_or_default())
     }
 
     /// Reads a v1 Pod from a JSON value.
@@ -66,7 +54,7 @@ impl PodSpec {
     /// As [`from_yaml`](Self::from_yaml), sorted by name.
     pub fn from_value(value: Value) -> Result<Self, SpecErrors> {
         let order = serde_json::from_value(value.clone()).unwrap_or_default();
-        read(value, || order).map(|(pod, _)| pod)
+        read(value, || order)
     }
 }
 
@@ -84,7 +72,7 @@ fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecError> {
 }
 
 /// From a document to a pod, or all that is wrong with it.
-fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<(PodSpec, Vec<IgnoredField>), SpecErrors> {
+fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<PodSpec, SpecErrors> {
     let Value::Object(document) = &mut value else {
         return Err(SpecError::NotAPod(format!(
             "it is {}; wanted is kind: Pod, apiVersion: v1",
@@ -114,7 +102,11 @@ fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<(PodSpec, Vec
         SpecError::invalid(path, one_line(&e.into_inner().to_string()))
     });
     let spec = problems.ok(pod).and_then(|pod| convert::pod(pod, &mut problems));
-    problems.none_or(spec, order)
+    let (spec, ignored_fields) = problems.none_or(spec, order)?;
+    Ok(PodSpec {
+        ignored_fields,
+        ..spec
+    })
 }
 
 fn check_size(text: &str) -> Result<(), SpecError> {

@@ -230,7 +230,7 @@ fn fields_that_kubernetes_has_not_are_unknown_and_the_near_one_is_named() {
 fn fields_that_kubernetes_has_and_this_not_are_named() {
     refused_in_pod(
         r#"
-        nodeSelector: {a: b} => nodeSelector: not supported
+        resourceClaims: [] => resourceClaims: not supported: remove them
         securityContext: {fsGroup: 1} => securityContext.fsGroup: not supported
         securityContext: {sysctls: []} => securityContext.sysctls: not supported
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
@@ -255,6 +255,44 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         "spec.containers[0].",
         "volumeMounts: [{name: v, mountPath: /v, subPath: x}] => volumeMounts[0].subPath: not supported:",
         |mounts| error("volumes: [{name: v}]", mounts),
+    );
+}
+
+#[test]
+fn what_a_scheduler_or_a_cluster_reads_is_taken_and_told() {
+    let pod = PodSpec::from_yaml(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: p, uid: x, ownerReferences: [{a: {b: [1, [2]]}}], creationTimestamp: null, finalizers: []}
+spec:
+  affinity: text
+  priority: 0
+  tolerations: []
+  serviceAccountName: ''
+  os: {name: linux}
+  containers: [{name: c, image: b}]
+status: {phase: Running}
+",
+    )
+    .unwrap();
+    let mut fields: Vec<_> = pod.ignored_fields.iter().map(|i| i.field.as_str()).collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "metadata.ownerReferences",
+            "metadata.uid",
+            "spec.affinity",
+            "spec.priority",
+            "status"
+        ]
+    );
+    let of_cluster = |field: &str| pod.ignored_fields.iter().find(|i| i.field == field).unwrap();
+    assert_eq!(of_cluster("status").why, "it is what a cluster reports");
+    assert_eq!(
+        of_cluster("spec.affinity").why,
+        "a scheduler reads it, and there is one host"
     );
 }
 
@@ -286,8 +324,8 @@ fn what_is_no_pod_says_what_it_is() {
         {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: []}} => spec.containers: a pod has at least one
         {apiVersion: v1, kind: Pod, metadata: {name: ../p}, spec: {containers: []}} => metadata.name:
         {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a.b}, spec: {containers: []}} => metadata.namespace:
-        {apiVersion: v1, kind: Pod, metadata: {name: p, uid: x}, spec: {containers: []}} => metadata.uid: not supported
-        {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {phase: Running}} => status: not supported: it is what a cluster reports; remove it; spec: is missing
+        {apiVersion: v1, kind: Pod, metadata: {name: p, generateName: x}, spec: {containers: []}} => metadata.generateName: not supported
+        {apiVersion: v1, kind: Pod, metadata: {name: p}, status: {phase: Running}} => spec: is missing
         {apiVersion: v1, kind: Pod, metadata: {name: p, labels: {a: 'b c'}}} => metadata.labels.a:
         "#,
         |text| PodSpec::from_yaml(text).unwrap_err().to_string(),

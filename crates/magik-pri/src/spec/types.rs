@@ -10,6 +10,7 @@ use std::{
 };
 
 use magik_image::source::ImageSource;
+use magik_infra::plan::IgnoredField;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A pod that has been checked: names are unique, volumes exist, bounds are kept, `$(NAME)` is expanded.
@@ -48,6 +49,9 @@ pub struct PodSpec {
     pub active_deadline: Option<Duration>,
     /// `spec.runtimeClassName`.
     pub runtime_class: Option<RuntimeClass>,
+    /// What the manifest says beside that and changes nothing, whatever runs the pod.
+    #[serde(default)]
+    pub ignored_fields: Vec<IgnoredField>,
 }
 
 impl PodSpec {

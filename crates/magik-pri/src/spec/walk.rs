@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::{
-    SpecError,
+    IgnoredField, SpecError,
     errors::Problems,
-    fields::{Schema, Shape},
     parse::describe,
+    schema::{Schema, Shape},
 };
 
-/// Notes every field that is not supported, is missing, or holds something of another type, and
-/// takes those out. Null is absence, as in Kubernetes.
+/// Notes every field that is refused, is missing, or holds something of another type, and takes
+/// those out, with those that are ignored. Null is absence, as in Kubernetes.
 pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, problems: &mut Problems) {
     let Value::Object(fields) = value else {
         problems.add(SpecError::invalid(
@@ -21,11 +21,6 @@ pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, pro
         return;
     };
     fields.retain(|key, value| {
-        // As `kubectl run --dry-run` writes it.
-        let is_empty = value.as_object().is_some_and(serde_json::Map::is_empty);
-        if path.is_empty() && key == "status" && is_empty {
-            return false;
-        }
         if value.is_null() && (schema.known)().contains(&key.as_str()) {
             return false;
         }
@@ -33,13 +28,28 @@ pub(super) fn object(value: &mut Value, schema: &'static Schema, path: &str, pro
         match schema.supported.iter().find(|(name, _)| name == key) {
             Some((_, shape)) => field(value, shape, &path, problems),
             None => {
-                problems.add(refusal(path, key, schema, problems.is_full()));
+                match schema.ignored.iter().find(|(name, _)| name == key) {
+                    // What says nothing, as `kubectl run --dry-run` writes it, is not worth a word.
+                    Some(_) if is_empty(value) => {}
+                    Some((_, why)) => problems.ignored.push(IgnoredField::new(path, *why)),
+                    None => problems.add(refusal(path, key, schema, problems.is_full())),
+                }
                 false
             }
         }
     });
     for name in schema.required.iter().filter(|name| !fields.contains_key(**name)) {
         problems.add(SpecError::invalid(join(path, name), "is missing"));
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -179,7 +189,9 @@ fn refusal(path: String, key: &str, schema: &Schema, unseen: bool) -> SpecError 
     if unseen || (schema.known)().contains(&key) {
         return SpecError::NotSupported { path, why: None };
     }
-    let near = schema.supported.iter().map(|(name, _)| {
+    let others = schema.ignored.iter().map(|(name, _)| name);
+    let names = schema.supported.iter().map(|(name, _)| name).chain(others);
+    let near = names.map(|name| {
         (
             strsim::jaro_winkler(&key.to_lowercase(), &name.to_lowercase()),
             *name,

@@ -7,8 +7,13 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use magik_pri::{PodSpec, SpecErrors, limits::MAX_SPEC_SIZE};
+use magik_pri::{
+    IgnoredField, PodSpec, RuntimeClass, SpecErrors,
+    limits::{MAX_SPEC_ERRORS, MAX_SPEC_SIZE},
+};
 use magikrun::failure::Several;
+
+use crate::output;
 
 /// That of pods which name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -96,6 +101,39 @@ pub(super) fn explain(name: &str, error: magik_pri::Error) -> anyhow::Error {
     match error {
         magik_pri::Error::Spec(errors) => mistakes(name, &errors),
         error => error.into(),
+    }
+}
+
+/// Says which fields of a pod change nothing; with `strict` that is an error.
+pub(super) fn check_ignored(name: &str, spec: &PodSpec, class: RuntimeClass, strict: bool) -> Result<()> {
+    let ignored = spec.ignored(class);
+    if !strict || ignored.is_empty() {
+        note_ignored(name, &ignored);
+        return Ok(());
+    }
+    let shown = ignored.iter().take(MAX_SPEC_ERRORS);
+    let mut lines: Vec<String> = shown
+        .map(|IgnoredField { field, why }| format!("{name}: {field}: {}", changes_nothing(why)))
+        .collect();
+    if ignored.len() > MAX_SPEC_ERRORS {
+        lines.push(format!("{name}: and {} more", ignored.len() - MAX_SPEC_ERRORS));
+    }
+    Err(Several::new(lines).into())
+}
+
+/// What is wrong with a field that changes nothing, where nothing may be said in vain.
+pub(super) fn changes_nothing(why: &str) -> String {
+    format!("changes nothing: {why}: remove it, or leave --strict out")
+}
+
+/// Says which fields of a manifest change nothing.
+pub(super) fn note_ignored(name: &str, ignored: &[IgnoredField]) {
+    for IgnoredField { field, why } in ignored.iter().take(MAX_SPEC_ERRORS) {
+        output::note(&format!("{name}: note: {field} changes nothing: {why}"));
+    }
+    if ignored.len() > MAX_SPEC_ERRORS {
+        let more = ignored.len() - MAX_SPEC_ERRORS;
+        output::note(&format!("{name}: note: and {more} more fields change nothing"));
     }
 }
 

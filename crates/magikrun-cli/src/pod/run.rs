@@ -47,6 +47,9 @@ pub(crate) struct RunArgs {
     /// Delete a pod of that name first, once the images are there
     #[arg(long)]
     replace: bool,
+    /// Refuse a manifest with fields that change nothing here
+    #[arg(long)]
+    strict: bool,
     /// Run nothing: check the pod, and print it as a manifest
     #[arg(long, value_name = "client", num_args = 0..=1, require_equals = true, default_missing_value = "client", value_parser = ["client"], hide_possible_values = true)]
     dry_run: Option<String>,
@@ -159,14 +162,19 @@ impl RunArgs {
 
 async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
     let (spec, manifest) = args.pod(namespace)?;
-    if args.dry_run.is_some() {
-        print_manifest(&spec, manifest.as_ref(), args.output)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let class = args
         .runtime
         .or_else(|| spec.runtime())
         .unwrap_or_else(|| global.config.runtime().value);
+    let name = args
+        .file
+        .as_deref()
+        .map_or("pod run".to_owned(), manifest::name_of);
+    manifest::check_ignored(&name, &spec, class, args.strict)?;
+    if args.dry_run.is_some() {
+        print_manifest(&spec, manifest.as_ref(), args.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if class == RuntimeClass::MicroVm {
         backend::warn_of_emulation(global)?;
     }

@@ -30,6 +30,9 @@ pub(crate) struct ValidateArgs {
     /// What would isolate the pod [default: its runtimeClassName, else native]
     #[arg(long, value_name = "native|microvm|wasm")]
     runtime: Option<RuntimeClass>,
+    /// A field that changes nothing is a mistake
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -45,7 +48,7 @@ struct Report {
     /// At most [`MAX_SPEC_ERRORS`].
     errors: Vec<Mistake>,
     more_errors: usize,
-    ignored: Vec<Ignored>,
+    ignored: Vec<IgnoredField>,
 }
 
 /// A mistake.
@@ -56,18 +59,11 @@ struct Mistake {
     message: String,
 }
 
-/// A field that changes nothing.
-#[derive(Debug, Serialize)]
-struct Ignored {
-    field: String,
-    why: &'static str,
-}
-
 pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&str>) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let mut reports = Vec::with_capacity(args.files.len());
     for file in &args.files {
-        reports.push(report(runtime.as_ref(), file, args.runtime, namespace));
+        reports.push(report(runtime.as_ref(), file, args, namespace));
     }
     if let Some(document) = args.format.document() {
         document.print(&reports)?;
@@ -82,12 +78,7 @@ pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&s
     })
 }
 
-fn report(
-    runtime: &dyn PodRuntime,
-    file: &Path,
-    class: Option<RuntimeClass>,
-    namespace: Option<&str>,
-) -> Report {
+fn report(runtime: &dyn PodRuntime, file: &Path, args: &ValidateArgs, namespace: Option<&str>) -> Report {
     let mut report = Report {
         file: manifest::name_of(file),
         pod: None,
@@ -96,17 +87,18 @@ fn report(
         more_errors: 0,
         ignored: Vec::new(),
     };
-    match checked(runtime, file, class, namespace) {
-        Ok((spec, class, ignored)) => {
+    match checked(runtime, file, args.runtime, namespace) {
+        Ok((spec, class)) => {
+            report.ignored = spec.ignored(class);
+            if args.strict && !report.ignored.is_empty() {
+                report.more_errors = report.ignored.len().saturating_sub(MAX_SPEC_ERRORS);
+                report.ignored.truncate(MAX_SPEC_ERRORS);
+                let ignored = report.ignored.drain(..);
+                report.errors = ignored.map(Mistake::strict).collect();
+                return report;
+            }
             report.pod = Some(spec.full_name());
             report.runtime_class = Some(class);
-            let ignored = ignored.into_iter().chain(spec.ignored(class));
-            report.ignored = ignored
-                .map(|field| Ignored {
-                    field: field.path,
-                    why: field.why,
-                })
-                .collect();
         }
         Err(Wrong::Fields(errors)) => {
             report.more_errors = errors.more();
@@ -131,6 +123,16 @@ fn report(
     report
 }
 
+impl Mistake {
+    /// That of a field that changes nothing, where that is one.
+    fn strict(ignored: IgnoredField) -> Self {
+        Self {
+            field: Some(ignored.field),
+            message: manifest::changes_nothing(&ignored.why),
+        }
+    }
+}
+
 /// Why a file is no pod that could be run.
 enum Wrong {
     Fields(SpecErrors),
@@ -149,21 +151,21 @@ impl From<anyhow::Error> for Wrong {
     }
 }
 
-/// The pod, what would run it, and the fields that change nothing whatever runs it.
+/// The pod, and what would run it.
 fn checked(
     runtime: &dyn PodRuntime,
     file: &Path,
     class: Option<RuntimeClass>,
     namespace: Option<&str>,
-) -> Result<(PodSpec, RuntimeClass, Vec<IgnoredField>), Wrong> {
+) -> Result<(PodSpec, RuntimeClass), Wrong> {
     let text = manifest::text(file)?;
-    let (spec, ignored) = PodSpec::from_yaml_with_ignored(&text)?;
+    let spec = PodSpec::from_yaml(&text)?;
     let spec = manifest::in_namespace(file, spec, namespace)?;
     let class = runtime.check_pod(&spec, class).map_err(|error| match error {
         magik_pri::Error::Spec(errors) => Wrong::Fields(errors),
         error => Wrong::Other(error.into()),
     })?;
-    Ok((spec, class, ignored))
+    Ok((spec, class))
 }
 
 fn print(report: &Report) -> Result<()> {
@@ -181,15 +183,6 @@ fn print(report: &Report) -> Result<()> {
     if let Some(class) = report.runtime_class {
         output::note(&format!("{file}: note: its runtime class is {class}"));
     }
-    for ignored in report.ignored.iter().take(MAX_SPEC_ERRORS) {
-        output::note(&format!(
-            "{file}: note: {} changes nothing: {}",
-            ignored.field, ignored.why
-        ));
-    }
-    if report.ignored.len() > MAX_SPEC_ERRORS {
-        let more = report.ignored.len() - MAX_SPEC_ERRORS;
-        output::note(&format!("{file}: note: and {more} more fields change nothing"));
-    }
+    manifest::note_ignored(file, &report.ignored);
     Ok(())
 }

@@ -39,9 +39,9 @@ spec:
   restartPolicy: Always
 metadata:
   labels: {tier: 1, app: web}
-  uid: x
+  generateName: x
 apiVersion: v1
-status: {phase: Running}
+kidn: Pod
 "#;
     let expected = r#"
 spec.containers[0].env[0].value: is the number 8080, and text is wanted: put it in quotes
@@ -63,12 +63,12 @@ spec.volumes[0].configMap: not supported: put the files in a directory, and use 
 spec.volumes[1].name: another volume is called config, too: give it another name
 spec.restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
 metadata.labels.tier: is the number 1, and text is wanted: put it in quotes
-metadata.uid: not supported: it is what a cluster reports; remove it
+metadata.generateName: not supported: give a name
 "#;
     let errors = PodSpec::from_yaml(text).unwrap_err();
     let found = lines(text);
     assert_eq!(found.join("\n"), expected.trim());
-    // metadata.name, which is missing, and status.
+    // metadata.name, which is missing, and kidn.
     assert_eq!((found.len(), errors.more()), (MAX_SPEC_ERRORS, 2));
     // The same from JSON, by its own order.
     let json = r#"{"spec": {"containers": [{"image": 1, "name": "C"}]}, "apiVersion": "v1", "metadata": {}, "kind": "Pod"}"#;
