@@ -54,7 +54,7 @@ isolated!(
             note("spec.affinity", scheduler),
             note("spec.nodeSelector", scheduler),
         ]);
-        let status = magikrun.json(&["pod", "status", "p", "-o", "json"]);
+        let status = magikrun.json(&["pod", "status", "p"]);
         let ignored = status["ignored"].as_array().expect("ignored fields");
         assert_eq!(ignored.len(), 3, "{ignored:?}");
         assert!(ignored.contains(&json!({"field": "spec.nodeSelector", "why": scheduler})), "{ignored:?}");
