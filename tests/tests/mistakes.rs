@@ -132,7 +132,12 @@ fn in_a_pod() {
         terminationGracePeriodSeconds: "30" => terminationGracePeriodSeconds: is the text "30", and a number is wanted: write 30, without quotes
         activeDeadlineSeconds: 0 => activeDeadlineSeconds: 0 is not between 1 and 2147483647
         securityContext: {fsGroup: 1000} => securityContext.fsGroup: not supported: make the volume's files belong to the user that runs, and remove it
-        volumes: [{name: data, configMap: {name: a}}] => volumes[0].configMap: not supported: put the files in a directory, and use a hostPath
+        volumes: [{name: data, configMap: {name: a}}] => volumes[0].configMap.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
+        volumes: [{name: data, secret: {secretName: a}}] => volumes[0].secret.secretName: no Secret is called "a", there are none: give its manifest, too (-f takes several)
+        volumes: [{name: data, downwardAPI: {items: [{path: /a, fieldRef: {fieldPath: metadata.name}}]}}] => volumes[0].downwardAPI.items[0].path: "/a" must be relative to the volume
+        volumes: [{name: data, downwardAPI: {items: [{path: ..data, fieldRef: {fieldPath: metadata.name}}]}}] => volumes[0].downwardAPI.items[0].path: "..data" must not begin with '..'
+        volumes: [{name: data, projected: {defaultMode: 644}}] => volumes[0].projected.defaultMode: 644 is not between 0 and 511, which is 0777: write permissions as 0644
+        volumes: [{name: data, projected: {sources: [{serviceAccountToken: {path: t}}]}}] => volumes[0].projected.sources[0].serviceAccountToken: not supported: there is no API server that gives tokens and certificates; remove it
         volumes: [{name: data, persistentVolumeClaim: {claimName: a}}] => volumes[0].persistentVolumeClaim: not supported: use a hostPath of the type DirectoryOrCreate
         volumes: [{name: data}, {name: data}] => volumes[1].name: another volume is called data, too: give it another name
         volumes: [{name: data, hostPath: {path: ./data}}] => volumes[0].hostPath.path: "./data" must be absolute
@@ -155,13 +160,17 @@ fn in_a_container() {
         imagePullPolicy: Allways => imagePullPolicy: "Allways" is none of Always, IfNotPresent, Never
         livenessProbe: {} => livenessProbe: not supported: remove it; nothing would act on it
         tty: true => tty: not supported: remove it; 'pod exec -it' gives a terminal
-        envFrom: [] => envFrom: not supported: name each variable in env
+        envFrom: [{configMapRef: {name: a}}] => envFrom[0].configMapRef.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
+        envFrom: [{}] => envFrom[0]: names no source: give configMapRef or secretRef
         command: nginx -g => command: is a string, and a list is wanted: write ["nginx -g"]
         args: [--port, 80] => args[1]: is the number 80, and text is wanted: put it in quotes
         env: {A: b} => env: is an object, and a list is wanted
         env: [{name: PORT, value: 80}] => env[0].value: is the number 80, and text is wanted: put it in quotes
         env: [{name: DEBUG, value: yes}] => env[0].value: is the boolean true, and text is wanted: put it in quotes
-        env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}] => env[0].valueFrom: not supported: give a value
+        env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}] => env[0].valueFrom.secretKeyRef.name: no Secret is called "a", there are none: give its manifest, too (-f takes several)
+        env: [{name: A, valueFrom: {fileKeyRef: {volumeName: a}}}] => env[0].valueFrom.fileKeyRef: not supported: put the value into a ConfigMap, and use configMapKeyRef
+        env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.labels}}}] => env[0].valueFrom.fieldRef.fieldPath: all of them are for a file (a downwardAPI volume): add ['KEY'] for one
+        env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu, containerName: b}}}] => env[0].valueFrom.resourceFieldRef.containerName: no container is called "b": there is app
         env: [{name: A=B, value: c}] => env[0].name: "A=B" may hold only printable ASCII characters, and no '='
         workingDir: app => workingDir: "app" must be absolute
         ports: [{containerPort: "80"}] => ports[0].containerPort: is the text "80", and a number is wanted: write 80, without quotes
@@ -219,7 +228,8 @@ fn on_the_command_line() {
     fs::write(path.join("pod.yaml"), manifest("", "")).expect("pod.yaml");
     fs::write(path.join("text"), "hello").expect("text");
     fs::write(path.join("binary"), b"\xff\xfe").expect("binary");
-    fs::write(path.join("large"), " ".repeat((1 << 20) + 1)).expect("large");
+    let large = fs::File::create(path.join("large")).expect("large");
+    large.set_len((16 << 20) + 1).expect("large");
     fs::create_dir(path.join("dir")).expect("dir");
     commands(path, COMMANDS, |line| magikrun(path, line));
 }
@@ -228,11 +238,11 @@ const COMMANDS: &str = r#"
     $ pod run -f missing.yaml
     1 missing.yaml: there is no such file: give the path of a manifest, or - for stdin
     $ pod validate -f dir
-    1 dir: is a directory: give a manifest in it
+    1 dir: is a directory without a manifest (*.yaml, *.yml, *.json): give one that has some
     $ pod run -f binary
     1 binary: is no text in UTF-8: give a Kubernetes v1 Pod
     $ pod run -f large
-    1 large: larger than 1 MiB, which no pod may be: give a Kubernetes v1 Pod
+    1 large: larger than 16 MiB, which no manifest may be: give a Kubernetes v1 Pod
     $ pod run --wait -f missing.yaml
     125 missing.yaml: there is no such file: give the path of a manifest, or - for stdin
     $ pod run -f pod.yaml
@@ -382,10 +392,13 @@ isolated!(
             "spec.containers[0].livenessProbe: not supported: remove it; nothing would act on it",
         ];
         let lines: String = expected.map(|line| format!("magikrun: {file}: {line}\n")).concat();
-        for (command, code) in [(&["run"][..], 1), (&["run", "--wait"], 125), (&["validate"], 1), (&["delete"], 1)] {
+        for (command, code) in [(&["run"][..], 1), (&["run", "--wait"], 125), (&["validate"], 1)] {
             let out = magikrun.run(&[&["pod"], command, &["-f", &file]].concat());
             assert_eq!((out.code, out.stderr.as_str(), out.stdout.as_str()), (code, lines.as_str(), ""), "{command:?}");
         }
+        // To delete a pod its name is enough.
+        let out = magikrun.run(&["pod", "delete", "-f", &file]);
+        assert_eq!(out.stderr, "magikrun: pod default/web does not exist: see 'magikrun pod ls'\n");
         // What is right is said of each file; all of it as JSON.
         let out = magikrun.run(&["pod", "validate", "-f", &good, "-f", &file]);
         assert_eq!((out.code, out.stdout), (1, format!("{good}: pod default/web: valid\n")));

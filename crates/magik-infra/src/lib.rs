@@ -18,6 +18,7 @@
 
 mod client;
 mod containers;
+mod data;
 mod error;
 mod events;
 mod extension;
@@ -45,6 +46,7 @@ pub use client::{
     ControlClient, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, Launch,
     LaunchProgress, LogOutput, MAJOR, MINOR, PortForward, PortReader, PortWriter,
 };
+pub use data::{DataFile, MAX_DATA_FILES, MAX_DATA_SIZE};
 pub use error::{ControlError, LaunchError, LaunchStep};
 pub use events::{Event, EventKind, MAX_REMEMBERED_EVENTS};
 pub use extension::{

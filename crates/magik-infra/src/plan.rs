@@ -32,6 +32,9 @@ pub struct PodPlan {
     /// File systems to mount before the first container, in this order.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsPlan>,
+    /// Volumes of files that the launcher hands over before the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataPlan>,
     /// Run to completion one after the other, before the others start.
     #[serde(default)]
     pub init_containers: Vec<ContainerPlan>,
@@ -129,6 +132,20 @@ pub struct TmpfsPlan {
     /// The limit in bytes; absent: half of the host's memory, as the kernel has it.
     #[serde(default)]
     pub size: Option<u64>,
+}
+
+/// A volume of files that are handed to the init: ConfigMaps, Secrets and the like. They lie on a
+/// tmpfs, and nowhere else; the plan, which may be kept, has none of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataPlan {
+    /// Its name, which the files are handed over with.
+    pub name: String,
+    /// An existing directory.
+    pub target: PathBuf,
+    /// The group that the files belong to and that may read them (`fsGroup`), as the init sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// A container, ready to be created.

@@ -13,6 +13,7 @@ use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
+    data::Staged,
     error::{LaunchError, LaunchStep},
     events::EventHub,
     plan::{ContainerPlan, PodPlan},
@@ -70,6 +71,8 @@ impl Updates {
 pub(crate) enum Command {
     Launch {
         plan: Box<PodPlan>,
+        /// The files of its volumes.
+        data: Staged,
         updates: Updates,
     },
     Commit {
@@ -151,6 +154,8 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<EventHub>,
     pub(crate) execs: Arc<Semaphore>,
     plan: OnceLock<Arc<PodPlan>>,
+    /// The files that the plan's volumes begin with, until they are written.
+    data: Mutex<Staged>,
     containers: Mutex<Table>,
     status: Mutex<Option<PodStatus>>,
     /// The highest revision of containers that were removed: what is heard late of them is older than
@@ -175,6 +180,7 @@ impl Shared {
             events: Arc::new(EventHub::new()),
             execs: Arc::new(Semaphore::new(MAX_EXECS)),
             plan: OnceLock::new(),
+            data: Mutex::default(),
             containers: Mutex::default(),
             status: Mutex::new(None),
             last_revision: AtomicU64::new(0),
@@ -187,6 +193,16 @@ impl Shared {
     pub(crate) fn planned(&self, plan: Arc<PodPlan>) {
         *self.table() = Table::of(&plan);
         let _ = self.plan.set(plan);
+    }
+
+    /// The files of its volumes are there.
+    pub(crate) fn stage(&self, data: Staged) {
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
+    }
+
+    /// Takes the files that its volumes begin with.
+    pub(crate) fn take_data(&self) -> Staged {
+        std::mem::take(&mut *self.data.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn plan(&self) -> Option<&Arc<PodPlan>> {

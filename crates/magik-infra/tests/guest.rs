@@ -146,6 +146,7 @@ fn plan(dir: &Path) -> PodPlan {
         annotations: Default::default(),
         published: vec![],
         tmpfs: vec![],
+        data: vec![],
         init_containers: vec![],
         containers: vec![ContainerPlan {
             name: "c".into(),

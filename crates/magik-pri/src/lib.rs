@@ -62,9 +62,12 @@ pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
-    AppArmor, ContainerSpec, EmptyDir, FieldKind, HostPath, HostPathKind, IgnoredField, Limits, Mount,
-    PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp,
+    AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, DocumentErrors,
+    DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, FieldKind,
+    FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Mount, PodData, PodField, PodSpec,
+    Port, ProcMount, Protocol, PullPolicy, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp,
     Security, SpecError, SpecErrors, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
+    pod_names,
 };
 
 /// A pod's status, as its init writes it.

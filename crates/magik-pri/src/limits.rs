@@ -14,6 +14,24 @@ pub const MAX_PODS: usize = 1024;
 pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// The largest manifest that is read, in bytes.
 pub const MAX_SPEC_SIZE: usize = 1 << 20;
+/// The most bytes of all manifests that are read together: pods, and the data beside them.
+pub const MAX_MANIFEST_SIZE: usize = 16 << 20;
+/// The most documents of all manifests that are read together.
+pub const MAX_DOCUMENTS: usize = 512;
+/// The most bytes in a ConfigMap or a Secret, decoded, as in Kubernetes.
+pub const MAX_DATA_OBJECT_SIZE: usize = 1 << 20;
+/// The longest key of a ConfigMap or a Secret, as in Kubernetes.
+pub const MAX_DATA_KEY_LEN: usize = 253;
+/// The longest path of a file in a volume of data, in bytes.
+pub const MAX_DATA_PATH_LEN: usize = 4095;
+/// The most names in such a path.
+pub const MAX_DATA_PATH_DEPTH: usize = 64;
+/// The most files of a volume of data.
+pub const MAX_DATA_FILES_PER_VOLUME: usize = 4096;
+/// The most files of all volumes of data of a pod.
+pub const MAX_DATA_FILES_PER_POD: usize = magik_infra::MAX_DATA_FILES;
+/// The most bytes in all volumes of data of a pod.
+pub const MAX_DATA_SIZE_PER_POD: usize = magik_infra::MAX_DATA_SIZE;
 /// The most mistakes of a manifest that are named; the others are counted.
 pub const MAX_SPEC_ERRORS: usize = 20;
 /// The most fields that change nothing of which a pod's status tells.

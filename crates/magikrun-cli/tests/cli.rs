@@ -169,11 +169,11 @@ fn a_pod_file_that_is_wrong_is_one_line_naming_file_and_field() {
 }
 
 #[test]
-fn a_manifest_of_ten_megabytes_is_refused_without_reading_it_all() {
+fn a_manifest_of_twenty_megabytes_is_refused_without_reading_it_all() {
     let host = Host::new();
-    let file = host.write("big.yaml", &"# comment\n".repeat(1_048_576));
+    let file = host.write("big.yaml", &"# comment\n".repeat(2 << 20));
     let line = host.run(&["pod", "run", "-f", &file]).fails(1);
-    assert!(line.contains("big.yaml") && line.contains("1 MiB"), "{line}");
+    assert!(line.contains("big.yaml") && line.contains("16 MiB"), "{line}");
     let line = host.run(&["pod", "run", "-f", "/dev/zero"]).fails(1);
     assert!(line.contains("/dev/zero"), "{line}");
 }

@@ -304,6 +304,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         annotations: Default::default(),
         published: vec![],
         tmpfs: vec![],
+        data: vec![],
         init_containers: vec![],
         containers: CONTAINERS.map(container).to_vec(),
         grace_period_s: 0,

@@ -1,6 +1,7 @@
 //! The client side of the control service. What the pod init says is not trusted: it may run in a
 //! guest.
 
+mod data;
 mod exec;
 mod port_forward;
 mod streams;
@@ -50,7 +51,7 @@ use crate::{
 /// The major version of the control service: both sides must have the same.
 pub const MAJOR: u32 = 2;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 1;
+pub const MINOR: u32 = 2;
 
 /// How long a call that waits for nothing in the pod may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);

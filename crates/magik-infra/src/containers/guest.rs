@@ -19,10 +19,12 @@ use super::{Containers, Duplex, ExecStream, PortStream, StreamCall, names_of_run
 use crate::{
     CannotExecute,
     client::{CALL_TIMEOUT, ControlClient, clean, size},
+    data::Staged,
     error::{ControlError, refused},
     guest::Guest,
     processes::Process,
     rpc::control as proto,
+    shared::Shared,
     status::PodStatus,
     wire::Meter,
 };
@@ -83,6 +85,20 @@ impl Containers for InGuest {
         let mut all = self.client().await?.stats().await.map_err(|e| unreachable(&e))?;
         all.retain(|name, _| names_of_running(pod).any(|running| running == name));
         Ok(all)
+    }
+
+    async fn update_files(&self, _: &Shared, staged: Staged) -> ttrpc::Result<()> {
+        let client = self.client().await?;
+        let updated = async {
+            client.stage_all(&staged).await?;
+            client.update_files().await
+        };
+        let failed = |e: ControlError| match e {
+            ControlError::NotFound(message) => refused(Code::NOT_FOUND, message),
+            ControlError::Refused(message) => refused(Code::INTERNAL, message),
+            other => unreachable(&other),
+        };
+        updated.await.map_err(failed)
     }
 
     async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>> {

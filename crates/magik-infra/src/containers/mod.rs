@@ -15,6 +15,7 @@ pub(crate) use self::{
     local::Local,
 };
 use crate::{
+    data::Staged,
     error::refused,
     plan::ContainerPlan,
     processes::Process,
@@ -57,6 +58,9 @@ pub(crate) trait Containers: Debug + Send + Sync + 'static {
 
     /// The processes of those that run, by name.
     async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>>;
+
+    /// Writes another version of the pod's volumes of data.
+    async fn update_files(&self, pod: &Shared, staged: Staged) -> ttrpc::Result<()>;
 
     /// A client's connection to a port of their loopback.
     async fn port_forward(&self, call: StreamCall<'_>, stream: PortStream) -> ttrpc::Result<()>;

@@ -18,6 +18,7 @@ use super::{
     rootfs,
 };
 use crate::{
+    data,
     error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
     extension::{Extensions, RequiredExtensionFailed},
@@ -129,6 +130,10 @@ impl Pod {
         for tmpfs in &plan.tmpfs {
             rootfs::mount_tmpfs(tmpfs).map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
         }
+        let data = self.shared.take_data();
+        let written = data::mount_all(&plan.data, &data);
+        written.map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
+        drop(data);
         if let Some(preparation) = self.before.preparation.take() {
             for container in plan.init_containers.iter().chain(&plan.containers) {
                 container::mount(container)?;

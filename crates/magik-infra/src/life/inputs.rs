@@ -103,8 +103,9 @@ impl Inputs {
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command? {
-                    Command::Launch { plan, updates } => {
+                    Command::Launch { plan, data, updates } => {
                         let plan = Arc::from(plan);
+                        shared.stage(data);
                         shared.planned(Arc::clone(&plan));
                         return Some((plan, updates));
                     }

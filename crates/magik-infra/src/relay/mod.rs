@@ -175,6 +175,7 @@ impl RemotePod {
         plan.max_log_size = None;
         plan.ignored = Vec::new();
         let client = Arc::new(ControlClient::over(stream).await?);
+        client.stage_all(&self.shared.take_data()).await?;
         let mut launch = client.start_sandbox(&plan).await?;
         let early = !self.plan.init_containers.is_empty();
         while let Some(progress) = launch.next().await? {

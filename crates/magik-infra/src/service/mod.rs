@@ -8,7 +8,7 @@ pub use connections::{Acceptor, MAX_CONNECTIONS};
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -26,6 +26,7 @@ use ttrpc::{
 use crate::{
     client::{MAJOR, MINOR},
     containers::{Containers, ExecStream, PortStream, StreamCall, running},
+    data::Staged,
     error::{LaunchError, refused},
     events::Event,
     plan::{ContainerPlan, PodPlan},
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     /// Whether StartSandbox and Commit are allowed.
     is_launch: bool,
     greeted: AtomicBool,
+    /// Files that were handed over and are not used yet.
+    staged: Mutex<Staged>,
 }
 
 impl Connection {
@@ -58,6 +61,7 @@ impl Connection {
             meter,
             is_launch,
             greeted: AtomicBool::new(false),
+            staged: Mutex::default(),
         }
     }
 
@@ -126,6 +130,10 @@ impl Connection {
         Ok(response)
     }
 
+    fn take_staged(&self) -> Staged {
+        std::mem::take(&mut *self.staged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn stream_call(&self, context: &TtrpcContext) -> StreamCall<'_> {
         StreamCall {
             pod: &self.shared,
@@ -157,6 +165,29 @@ impl Control for Connection {
         Ok(response)
     }
 
+    async fn stage_files(
+        &self,
+        _: &TtrpcContext,
+        request: proto::StageFilesRequest,
+    ) -> Result<proto::StageFilesResponse> {
+        self.check_greeted()?;
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = staged.add(request);
+        added.map_err(|e| refused(e.code(), e.to_string()))?;
+        Ok(proto::StageFilesResponse::new())
+    }
+
+    async fn update_files(
+        &self,
+        _: &TtrpcContext,
+        _: proto::UpdateFilesRequest,
+    ) -> Result<proto::UpdateFilesResponse> {
+        self.check_greeted()?;
+        let staged = self.take_staged();
+        self.containers.update_files(&self.shared, staged).await?;
+        Ok(proto::UpdateFilesResponse::new())
+    }
+
     async fn start_sandbox(
         &self,
         _: &TtrpcContext,
@@ -168,6 +199,7 @@ impl Control for Connection {
         let (updates, mut received) = Updates::new();
         self.command(Command::Launch {
             plan: Box::new(plan),
+            data: self.take_staged(),
             updates,
         })
         .await?;

@@ -67,6 +67,7 @@ impl World {
             annotations: Default::default(),
             published: vec![],
             tmpfs: Vec::new(),
+            data: Vec::new(),
             init_containers: Vec::new(),
             containers: Vec::new(),
             grace_period_s: 1,

@@ -78,7 +78,7 @@ pub(super) fn size(spec: &PodSpec) -> Result<(u32, u32), SpecError> {
 pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: DriverKind) -> io::Result<Machine> {
     let (memory_mib, vcpus) = size(start.spec).map_err(io::Error::other)?;
     let empty_dirs = start.spec.volumes.iter();
-    let empty_dirs = empty_dirs.filter(|v| matches!(v.source, VolumeSource::EmptyDir(_)));
+    let empty_dirs = empty_dirs.filter(|v| !matches!(v.source, VolumeSource::HostPath(_)));
     Ok(Machine {
         memory_mib,
         vcpus: if driver.is_emulated() { 1 } else { vcpus },

@@ -16,12 +16,13 @@ use magik_image::{
 use magik_infra::plan::{ContainerPlan, PodPlan, TmpfsPlan};
 
 use super::{
+    data,
     failure::Failure,
     paths::{Paths, entries, make_dir},
     publish,
     users::{self, Places},
 };
-use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource};
+use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource, spec::Facts};
 
 /// Where the image of one container is.
 #[derive(Debug, Clone)]
@@ -60,6 +61,8 @@ pub(crate) struct PodFiles<'a> {
     pub(crate) hostname: String,
     /// The host's id of the pod's root, if it has users of its own.
     pub(crate) users: Option<u32>,
+    /// What its containers can be told of it.
+    facts: Facts,
     /// Of a container that is added: what tells it from others that had its name before.
     generation: Option<String>,
 }
@@ -79,6 +82,7 @@ impl<'a> PodFiles<'a> {
             spec,
             hostname: hostname(spec),
             users,
+            facts: Facts::of_pod(id),
             generation: None,
         }
     }
@@ -144,6 +148,7 @@ impl<'a> PodFiles<'a> {
             annotations: self.spec.annotations.clone(),
             published: publish::ports(self.spec),
             tmpfs,
+            data: data::plans(self.spec, |name| self.volume(name)),
             init_containers: plans,
             containers,
             grace_period_s: self.spec.termination_grace_period.as_secs(),
@@ -263,11 +268,12 @@ impl<'a> PodFiles<'a> {
     }
 
     /// The settings of a container that do not depend on what isolates it.
-    pub(crate) fn settings(&self, container: &ContainerSpec) -> ContainerSettings {
-        ContainerSettings {
-            command: container.command.clone(),
-            args: container.args.clone(),
-            env: container.env.clone(),
+    pub(crate) fn settings(&self, container: &ContainerSpec) -> Result<ContainerSettings, Failure> {
+        let bound = container.bind(self.spec, &self.facts).map_err(Failure::new)?;
+        Ok(ContainerSettings {
+            command: bound.command,
+            args: bound.args,
+            env: bound.env,
             cwd: container.working_dir.clone(),
             hostname: Some(self.hostname.clone()),
             readonly_rootfs: container.security.read_only_root_filesystem,
@@ -284,7 +290,7 @@ impl<'a> PodFiles<'a> {
             },
             user_namespace: self.user_namespace(),
             ..ContainerSettings::default()
-        }
+        })
     }
 
     /// Builds a container's runtime spec and writes it into its bundle.
@@ -310,7 +316,8 @@ impl<'a> PodFiles<'a> {
             MountSetting {
                 source,
                 target: mount.path.clone(),
-                readonly: mount.read_only,
+                // As kubelet mounts them, whatever the container says.
+                readonly: mount.read_only || matches!(volume, Some(VolumeSource::Data(_))),
                 kind: MountKind::Bind,
             }
         });
@@ -380,6 +387,14 @@ impl<'a> PodFiles<'a> {
                             size: size_limit,
                         });
                     }
+                }
+                VolumeSource::Data(_) => {
+                    let target = self.volume(&volume.name);
+                    make_dir(&target, 0o755).map_err(Failure::io(format!(
+                        "volume {}: create {}",
+                        volume.name,
+                        target.display()
+                    )))?;
                 }
                 VolumeSource::HostPath(host_path) => {
                     prepare_host_path(host_path).map_err(|reason| Failure {

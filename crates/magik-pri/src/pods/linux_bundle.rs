@@ -92,6 +92,6 @@ fn settings(
             ..Namespaces::IN_POD
         },
         cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
-        ..security::settings(security, pod.settings(container)).map_err(Failure::new)?
+        ..security::settings(security, pod.settings(container)?).map_err(Failure::new)?
     })
 }

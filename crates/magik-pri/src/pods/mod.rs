@@ -9,6 +9,7 @@ mod add;
 mod backend;
 mod background;
 mod cgroup;
+mod data;
 mod failure;
 mod files;
 mod hooks;

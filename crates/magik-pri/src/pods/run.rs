@@ -15,7 +15,7 @@ use magik_image::{
     pull::{self, PullOptions},
 };
 use magik_infra::{
-    ControlClient, ControlError, LaunchProgress,
+    ControlClient, ControlError, LaunchError, LaunchProgress, LaunchStep,
     plan::PodPlan,
     status::{PodReason, PodStatus},
 };
@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     backend::{Backend, SELF, Start},
     background::blocking,
+    data,
     failure::Failure,
     files::{ContainerImage, PodFiles},
     hooks,
@@ -383,6 +384,7 @@ impl Run {
 
     async fn start(&self, pending: &Arc<Pending>, client: &ControlClient, plan: &PodPlan) -> Result<()> {
         let started = async {
+            self.hand_over_data(pending, client).await?;
             let mut launch = client.start_sandbox(plan).await?;
             while let Some(LaunchProgress { step, container }) = launch.next().await? {
                 if let Some(progress) = &self.options.progress {
@@ -398,6 +400,16 @@ impl Run {
             }
             Err(other) => Err(self.init_failed(pending, Step::Start, other).await),
         }
+    }
+
+    /// Gives the init the files of ConfigMaps, Secrets and the like, which lie nowhere else.
+    async fn hand_over_data(&self, pending: &Pending, client: &ControlClient) -> Result<(), ControlError> {
+        let files = data::files(&self.spec, &pending.id);
+        let files = files.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Plan, &e)))?;
+        for (volume, files) in files {
+            client.stage_files(&volume, files).await?;
+        }
+        Ok(())
     }
 
     /// The pod stands once its init has heard of the commit, or has come to its end since.

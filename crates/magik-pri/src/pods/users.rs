@@ -79,7 +79,7 @@ pub(crate) fn asks_nothing_of_the_host(spec: &PodSpec) -> bool {
     !spec.host_network
         && !spec.share_process_namespace
         && containers.all(|c| !c.security.privileged && !c.security.add_capabilities.iter().any(of_host))
-        && volumes.all(|v| matches!(v.source, VolumeSource::EmptyDir(_)))
+        && volumes.all(|v| matches!(v.source, VolumeSource::EmptyDir(_) | VolumeSource::Data(_)))
 }
 
 /// Why a pod cannot have users of its own here.

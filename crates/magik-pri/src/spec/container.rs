@@ -13,12 +13,12 @@ use super::{
     ContainerSpec, IgnoredField, Limits, Mount, Port, Protocol, PullPolicy, SpecError,
     check::{At, Result, absolute},
     convert::VolumeNames,
+    env,
     errors::Problems,
-    expand::expand,
     names, quantity,
     security::{self, PodSecurity},
 };
-use crate::limits::{MAX_ENV_VARS_PER_CONTAINER, MAX_EXPANDED_SIZE, MIN_MEMORY_LIMIT};
+use crate::limits::MIN_MEMORY_LIMIT;
 
 pub(super) fn container(
     c: k8s::Container,
@@ -47,10 +47,9 @@ pub(super) fn container(
     });
     let policy = pull_policy(c.image_pull_policy.as_deref()).at(&field("imagePullPolicy"));
     let image_pull_policy = problems.or_default(policy);
-    let mut budget = MAX_EXPANDED_SIZE;
-    let env = environment(c.env.unwrap_or_default(), &mut budget, &field("env"), problems);
-    let command = words(c.command, &env, &mut budget, &field("command"), problems);
-    let args = words(c.args, &env, &mut budget, &field("args"), problems);
+    let env_from = env::sources(c.env_from.unwrap_or_default(), &field("envFrom"), problems);
+    let env = env::variables(c.env.unwrap_or_default(), &field("env"), problems);
+    let words = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
     let working_dir = c
         .working_dir
         .filter(|dir| !dir.is_empty())
@@ -72,8 +71,9 @@ pub(super) fn container(
         name: c.name,
         image,
         image_pull_policy,
-        command,
-        args,
+        command: words(c.command),
+        args: words(c.args),
+        env_from,
         env,
         working_dir,
         limits,
@@ -99,72 +99,6 @@ fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, St
         Some("Never") => Ok(Some(PullPolicy::Never)),
         Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
     }
-}
-
-fn no_nul(text: &str) -> std::result::Result<(), String> {
-    if text.contains('\0') {
-        Err("must not hold a NUL".into())
-    } else {
-        Ok(())
-    }
-}
-
-const TOO_LONG: &str = "is too long once $(NAME) is expanded";
-
-fn environment(
-    list: Vec<k8s::EnvVar>,
-    budget: &mut usize,
-    path: &str,
-    problems: &mut Problems,
-) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    if list.len() > MAX_ENV_VARS_PER_CONTAINER {
-        let reason = format!(
-            "{} variables, at most {MAX_ENV_VARS_PER_CONTAINER} are allowed",
-            list.len()
-        );
-        problems.add(SpecError::invalid(path, reason));
-        return env;
-    }
-    for (i, var) in list.into_iter().enumerate() {
-        let path = format!("{path}[{i}]");
-        problems.or_default(names::env_name(&var.name).at(&format!("{path}.name")));
-        let value = var.value.unwrap_or_default();
-        let value = problems.ok(expanded(&value, &env, budget).at(&format!("{path}.value")));
-        env.push((var.name, value.unwrap_or_default()));
-    }
-    env
-}
-
-/// The text with its `$(NAME)` replaced.
-fn expanded(text: &str, env: &[(String, String)], budget: &mut usize) -> std::result::Result<String, String> {
-    no_nul(text)?;
-    expand(text, lookup(env), budget).ok_or_else(|| TOO_LONG.into())
-}
-
-/// The value of a variable: of equal names the last one counts.
-fn lookup<'a>(env: &'a [(String, String)]) -> impl Fn(&str) -> Option<&'a str> {
-    move |name| {
-        env.iter()
-            .rev()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
-    }
-}
-
-fn words(
-    list: Option<Vec<String>>,
-    env: &[(String, String)],
-    budget: &mut usize,
-    path: &str,
-    problems: &mut Problems,
-) -> Option<Vec<String>> {
-    let list = list.filter(|list| !list.is_empty())?;
-    let word = |(i, word): (usize, &String)| {
-        let word = expanded(word, env, budget).at(&format!("{path}[{i}]"));
-        problems.or_default(word)
-    };
-    Some(list.iter().enumerate().map(word).collect())
 }
 
 fn resources(resources: k8s::ResourceRequirements, path: &str, problems: &mut Problems) -> (Limits, Limits) {

@@ -9,9 +9,9 @@ use std::{
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, SpecError, Volume, VolumeSource,
+    ContainerSpec, EmptyDir, HostPath, HostPathKind, PodData, PodSpec, SpecError, Volume, VolumeSource,
     check::{At, Result, absolute},
-    container,
+    container, data_volume,
     errors::Problems,
     names, quantity, security,
     walk::join,
@@ -96,6 +96,8 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         active_deadline: problems.or_default(deadline),
         runtime_class,
         ignored_fields: Vec::new(),
+        service_account_name: "default".into(),
+        data: PodData::default(),
     })
 }
 
@@ -245,24 +247,44 @@ fn volumes(list: Vec<k8s::Volume>, problems: &mut Problems) -> Vec<Volume> {
                 ),
             ));
         }
-        let source = match (volume.empty_dir, volume.host_path) {
-            (Some(_), Some(_)) => Err(SpecError::invalid(
-                path,
-                "is both an emptyDir and a hostPath: remove one",
-            )),
-            (None, Some(host_path)) => {
-                self::host_path(&host_path, &format!("{path}.hostPath"), problems).map(VolumeSource::HostPath)
-            }
+        problems.ok(only_one(&volume, &path))?;
+        let source = if let Some(data) = data_volume::read(&volume, &path, problems) {
+            Some(VolumeSource::Data(data))
+        } else if let Some(host) = &volume.host_path {
+            let path = format!("{path}.hostPath");
+            let host = host_path(host, &path, problems);
+            problems.ok(host).map(VolumeSource::HostPath)
+        } else {
             // A volume without a source is an emptyDir in Kubernetes, too.
-            (empty_dir, None) => self::empty_dir(empty_dir.unwrap_or_default(), &format!("{path}.emptyDir"))
-                .map(VolumeSource::EmptyDir),
+            let dir = empty_dir(volume.empty_dir.unwrap_or_default(), &format!("{path}.emptyDir"));
+            problems.ok(dir).map(VolumeSource::EmptyDir)
         };
         Some(Volume {
             name: volume.name,
-            source: problems.ok(source)?,
+            source: source?,
         })
     };
     list.into_iter().enumerate().filter_map(volume).collect()
+}
+
+/// A volume has one source.
+fn only_one(volume: &k8s::Volume, path: &str) -> Result<()> {
+    let sources = [
+        ("configMap", volume.config_map.is_some()),
+        ("downwardAPI", volume.downward_api.is_some()),
+        ("emptyDir", volume.empty_dir.is_some()),
+        ("hostPath", volume.host_path.is_some()),
+        ("projected", volume.projected.is_some()),
+        ("secret", volume.secret.is_some()),
+    ];
+    let mut given = sources.into_iter().filter(|(_, given)| *given);
+    match (given.next(), given.next()) {
+        (Some((one, _)), Some((other, _))) => Err(SpecError::invalid(
+            path,
+            format!("is both {one} and {other}: remove one"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> {

@@ -137,6 +137,33 @@ impl SpecErrors {
     }
 }
 
+impl SpecErrors {
+    /// The same, each with this before its field.
+    pub(super) fn within(mut self, what: &str) -> Self {
+        for error in &mut self.errors {
+            match error {
+                SpecError::UnknownField { path, .. }
+                | SpecError::NotSupported { path, .. }
+                | SpecError::Invalid { path, .. } => path.insert_str(0, what),
+                SpecError::TooLarge(_) | SpecError::Syntax { .. } | SpecError::NotAPod(_) => {}
+            }
+        }
+        self
+    }
+
+    /// Those of several documents, in this order; the list is not empty.
+    pub(super) fn together(list: Vec<Self>) -> Self {
+        let more: usize = list.iter().map(|errors| errors.more).sum();
+        let mut errors: Vec<SpecError> = list.into_iter().flat_map(|list| list.errors).collect();
+        let over = errors.len().saturating_sub(MAX_SPEC_ERRORS);
+        errors.truncate(MAX_SPEC_ERRORS);
+        Self {
+            errors,
+            more: more + over,
+        }
+    }
+}
+
 impl From<SpecError> for SpecErrors {
     fn from(error: SpecError) -> Self {
         Self {
@@ -218,6 +245,21 @@ impl Problems {
         self.covered
             .iter()
             .any(|known| path.strip_prefix(known.as_str()).is_some_and(within))
+    }
+
+    /// Whether a mistake of what is in the field was noted.
+    pub(super) fn has_within(&self, path: &str) -> bool {
+        let within = |known: &String| {
+            known
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
+        self.covered.iter().any(within)
+    }
+
+    /// Whether nothing is wrong so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
     }
 
     /// Whether others are only counted.

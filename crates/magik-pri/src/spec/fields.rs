@@ -3,10 +3,13 @@
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::schema::{
-    Schema,
-    Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes},
-    known,
+use super::{
+    data_fields as data,
+    schema::{
+        Schema,
+        Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes},
+        known,
+    },
 };
 
 pub(super) static POD: Schema = Schema {
@@ -23,7 +26,7 @@ pub(super) static POD: Schema = Schema {
     known: || &["apiVersion", "kind", "metadata", "spec", "status"],
 };
 
-static METADATA: Schema = Schema {
+pub(super) static METADATA: Schema = Schema {
     supported: &[
         ("name", Text),
         ("namespace", Text),
@@ -128,6 +131,7 @@ static CONTAINER: Schema = Schema {
         ("args", Texts),
         ("command", Texts),
         ("env", List(&ENV)),
+        ("envFrom", List(&data::ENV_FROM)),
         ("image", Text),
         ("imagePullPolicy", Text),
         ("name", Text),
@@ -140,7 +144,6 @@ static CONTAINER: Schema = Schema {
     required: &["name", "image"],
     ignored: &[],
     refused: &[
-        ("envFrom", "name each variable in env"),
         ("lifecycle", "remove it; an init container can prepare things"),
         ("livenessProbe", PROBE),
         ("readinessProbe", PROBE),
@@ -164,10 +167,14 @@ static CONTAINER: Schema = Schema {
 };
 
 static ENV: Schema = Schema {
-    supported: &[("name", Text), ("value", Text)],
+    supported: &[
+        ("name", Text),
+        ("value", Text),
+        ("valueFrom", Object(&data::VALUE_FROM)),
+    ],
     required: &["name"],
     ignored: &[],
-    refused: &[("valueFrom", "give a value")],
+    refused: &[],
     known: known::<k8s::EnvVar>,
 };
 
@@ -325,21 +332,21 @@ static MOUNT: Schema = Schema {
 
 static VOLUME: Schema = Schema {
     supported: &[
+        ("configMap", Object(&data::CONFIG_MAP_VOLUME)),
+        ("downwardAPI", Object(&data::DOWNWARD_VOLUME)),
         ("emptyDir", Object(&EMPTY_DIR)),
         ("hostPath", Object(&HOST_PATH)),
         ("name", Text),
+        ("projected", Object(&data::PROJECTED_VOLUME)),
+        ("secret", Object(&data::SECRET_VOLUME)),
     ],
     required: &["name"],
     ignored: &[],
     refused: &[
-        ("configMap", FILES),
-        ("downwardAPI", FILES),
         (
             "persistentVolumeClaim",
             "use a hostPath of the type DirectoryOrCreate",
         ),
-        ("projected", FILES),
-        ("secret", FILES),
         ("awsElasticBlockStore", MOUNT_IT),
         ("azureDisk", MOUNT_IT),
         ("azureFile", MOUNT_IT),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{AppArmor, ContainerSpec, IgnoredField, PodSpec, RuntimeClass};
+use super::{AppArmor, ContainerSpec, EnvValue, IgnoredField, PodSpec, RuntimeClass};
 
 /// What the annotations begin with that WebAssembly pods alone look at.
 const OF_WASM: &str = "magikrun.dev/wasm.";
@@ -70,9 +70,13 @@ impl PodSpec {
 fn variables(container: &ContainerSpec, path: &str, ignored: &mut Vec<IgnoredField>) {
     let mut later = HashSet::new();
     let mut hidden: Vec<usize> = Vec::new();
-    for (i, (name, _)) in container.env.iter().enumerate().rev() {
-        if !later.insert(name) {
+    for (i, variable) in container.env.iter().enumerate().rev() {
+        // One that may be absent hides nothing.
+        let may_be_absent = matches!(variable.value, EnvValue::Key { optional: true, .. });
+        if later.contains(&variable.name) {
             hidden.push(i);
+        } else if !may_be_absent {
+            later.insert(&variable.name);
         }
     }
     let hidden = hidden.into_iter().rev();

@@ -1,29 +1,47 @@
 //! A pod as a user writes it.
 
+mod bind;
 mod check;
 mod container;
 mod convert;
+mod data;
+mod data_fields;
+mod data_volume;
+mod documents;
+mod env;
 mod errors;
 mod expand;
+mod facts;
 mod fields;
 mod ignored;
 mod names;
 mod order;
 mod parse;
 mod quantity;
+mod refs;
 mod schema;
 mod security;
 mod types;
 mod walk;
 
+#[cfg(test)]
+use bind::{Bound, BoundFiles};
+pub use data::{DataEntry, DataObject, PodData};
+pub use documents::{DocumentErrors, DocumentPod, Documents, pod_names};
 #[cfg(all(any(feature = "krun", feature = "wasm"), target_os = "linux"))]
 pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
+#[cfg(target_os = "linux")]
+pub(crate) use facts::Facts;
 pub use magik_infra::plan::IgnoredField;
 pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use quantity::parse_whole as parse_quantity;
+pub use refs::{
+    DataKind, DataSource, DataVolume, DownwardFile, DownwardValue, EnvFrom, EnvValue, EnvVar, FieldPath,
+    KeyToPath, ResourceName, ResourceRef,
+};
 pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;

@@ -16,6 +16,17 @@ pub(crate) enum Order {
 }
 
 impl Order {
+    /// What stands in a list that a field has.
+    pub(super) fn item(self, name: &str, number: usize) -> Self {
+        let Self::Map(fields) = self else {
+            return Self::Scalar;
+        };
+        match fields.into_iter().find(|(field, _)| field == name) {
+            Some((_, Self::List(items))) => items.into_iter().nth(number).unwrap_or_default(),
+            _ => Self::Scalar,
+        }
+    }
+
     /// Sorts as the fields stand: the number of each thing in the one around it. A field that is
     /// missing comes after all that are there.
     pub(super) fn position(&self, path: &str) -> Vec<usize> {

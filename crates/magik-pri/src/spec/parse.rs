@@ -1,38 +1,25 @@
 //! From text to a checked pod.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{PodSpec, SpecError, SpecErrors, convert, errors::Problems, fields, order::Order, walk};
+use super::{
+    PodData, PodSpec, SpecError, SpecErrors, bind, check::At, convert, documents, errors::Problems, fields,
+    names, order::Order, walk,
+};
 use crate::limits::MAX_SPEC_SIZE;
 
 impl PodSpec {
-    /// Reads a v1 Pod from YAML (or JSON, which is YAML). Empty documents are skipped; there must be exactly one other.
+    /// Reads a v1 Pod from YAML (or JSON, which is YAML), with the ConfigMaps and Secrets that it refers to, which are
+    /// documents beside it. Empty documents are skipped; exactly one must be a pod.
     ///
     /// # Errors
     /// [`SpecErrors`] names every field that is wrong, in the order of the text.
     pub fn from_yaml(text: &str) -> Result<Self, SpecErrors> {
-        check_size(text)?;
-        match <[Value; 1]>::try_from(documents(text)?) {
-            Ok([document]) => read(document, || {
-                let orders: Vec<Order> = documents(text).unwrap_or_default();
-                orders.into_iter().next().unwrap_or_default()
-            }),
-            Err(documents) if documents.is_empty() => Err(SpecError::NotAPod(
-                "there is nothing in it; wanted is kind: Pod, apiVersion: v1".into(),
-            )
-            .into()),
-            Err(documents) => {
-                let kinds: Vec<String> = documents.iter().take(8).map(kind).collect();
-                let reason = format!(
-                    "{} documents ({}), and only one is run: put each into a file of its own",
-                    documents.len(),
-                    kinds.join(", ")
-                );
-                Err(SpecError::NotAPod(reason).into())
-            }
-        }
+        documents::one_pod(text).map(|pod| pod.spec)
     }
 
     /// Reads a v1 Pod from JSON.
@@ -45,7 +32,8 @@ impl PodSpec {
             format: "JSON",
             reason: e.to_string(),
         })?;
-        read(value, || serde_json::from_str(text).unwrap_or_default())
+        let order = || serde_json::from_str(text).unwrap_or_default();
+        read(value, order, &NamedData::new())
     }
 
     /// Reads a v1 Pod from a JSON value.
@@ -54,16 +42,18 @@ impl PodSpec {
     /// As [`from_yaml`](Self::from_yaml), sorted by name.
     pub fn from_value(value: Value) -> Result<Self, SpecErrors> {
         let order = serde_json::from_value(value.clone()).unwrap_or_default();
-        read(value, || order)
+        read(value, || order, &NamedData::new())
     }
 }
 
 /// The documents of a YAML text, as values or as what else they are wanted as.
-fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecError> {
+pub(super) fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecError> {
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_documents: 64, max_depth: 64, max_aliases: 1000 },
+        budget: serde_saphyr::budget! { max_documents: 256, max_depth: 64, max_aliases: 1000 },
         with_snippet: false,
         reject_unsupported_tags: true,
+        // As Kubernetes reads the modes of files: 0644 is 420.
+        legacy_octal_numbers: true,
     };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| SpecError::Syntax {
         format: "YAML",
@@ -71,8 +61,15 @@ fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecError> {
     })
 }
 
+/// The ConfigMaps and Secrets of each namespace.
+pub(super) type NamedData = BTreeMap<String, PodData>;
+
 /// From a document to a pod, or all that is wrong with it.
-fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<PodSpec, SpecErrors> {
+pub(super) fn read(
+    mut value: Value,
+    order: impl FnOnce() -> Order,
+    data: &NamedData,
+) -> Result<PodSpec, SpecErrors> {
     let Value::Object(document) = &mut value else {
         return Err(SpecError::NotAPod(format!(
             "it is {}; wanted is kind: Pod, apiVersion: v1",
@@ -92,6 +89,9 @@ fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<PodSpec, Spec
     document
         .entry("metadata")
         .or_insert_with(|| Value::Object(serde_json::Map::new()));
+    // It changes nothing, but containers can be told of it.
+    let account = value.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+    let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
     let mut problems = Problems::default();
     walk::object(&mut value, &fields::POD, "", &mut problems);
     let pod = serde_path_to_error::deserialize::<_, Pod>(value).map_err(|e| {
@@ -101,7 +101,17 @@ fn read(mut value: Value, order: impl FnOnce() -> Order) -> Result<PodSpec, Spec
         };
         SpecError::invalid(path, one_line(&e.into_inner().to_string()))
     });
-    let spec = problems.ok(pod).and_then(|pod| convert::pod(pod, &mut problems));
+    let mut spec = problems.ok(pod).and_then(|pod| convert::pod(pod, &mut problems));
+    if let Some(spec) = &mut spec {
+        if let Some(account) = account {
+            let valid = names::dns_subdomain(&account, 253).at("spec.serviceAccountName");
+            problems.or_default(valid);
+            spec.service_account_name = account;
+        }
+        spec.data = data.get(&spec.namespace).cloned().unwrap_or_default();
+        bind::check(spec, &mut problems);
+        spec.data = spec.data.only(&spec.references());
+    }
     let (spec, ignored_fields) = problems.none_or(spec, order)?;
     Ok(PodSpec {
         ignored_fields,
@@ -118,7 +128,7 @@ fn check_size(text: &str) -> Result<(), SpecError> {
 }
 
 /// What a document says it is, for error messages.
-fn kind(value: &Value) -> String {
+pub(super) fn kind(value: &Value) -> String {
     let text = |key: &str| {
         value
             .get(key)

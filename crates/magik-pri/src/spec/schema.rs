@@ -16,6 +16,8 @@ pub(super) enum Shape {
     Wholes,
     /// The number of a port.
     Port,
+    /// The permissions of a file.
+    Mode,
     /// A boolean.
     Flag,
     /// A number with or without a unit.

@@ -5,6 +5,9 @@ use std::{path::Path, time::Duration};
 use super::*;
 
 mod all;
+mod data;
+mod documents;
+mod environment;
 mod security;
 mod values;
 
@@ -20,6 +23,14 @@ fn manifest(spec: &str, container: &str) -> String {
 
 fn parse(spec: &str, container: &str) -> PodSpec {
     PodSpec::from_yaml(&manifest(spec, container)).unwrap()
+}
+
+/// What the container of that name is started with.
+fn bound(pod: &PodSpec, container: &str) -> Bound {
+    let container = pod.all_containers().find(|c| c.name == container).unwrap();
+    container
+        .bind(pod, &Facts::of_pod("0123456789abcdef01234567"))
+        .unwrap()
 }
 
 fn error(spec: &str, container: &str) -> String {
@@ -91,11 +102,10 @@ fn reads_every_supported_field() {
     assert_eq!(web.image.to_string(), "docker.io/library/nginx:1.27");
     assert_eq!(web.image_pull_policy, Some(PullPolicy::Never));
     assert_eq!(web.command.as_deref(), Some(&["nginx".to_owned()][..]));
-    assert_eq!(
-        web.args.as_deref(),
-        Some(&["-g".to_owned(), "daemon off; # shop-1".to_owned()][..])
-    );
-    assert_eq!(web.env[1], ("URL".to_owned(), "http://shop-1/".to_owned()));
+    let bound = bound(&pod, "web");
+    assert_eq!(bound.args.unwrap(), ["-g", "daemon off; # shop-1"]);
+    let (name, value) = &bound.env[1];
+    assert_eq!((name.as_str(), value.as_str()), ("URL", "http://shop-1/"));
     assert_eq!(web.working_dir.as_deref(), Some(Path::new("/srv")));
     assert_eq!(
         web.limits,
@@ -237,7 +247,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         restartPolicy: Always => restartPolicy: not supported: Always
         restartPolicy: OnFailure => restartPolicy: not supported: OnFailure
         initContainers: [{name: i, image: b, restartPolicy: Always}] => initContainers[0].restartPolicy: not supported
-        volumes: [{name: v, configMap: {name: x}}] => volumes[0].configMap: not supported
         volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported:
         volumes: [{name: v, emptyDir: {medium: HugePages}}] => volumes[0].emptyDir.medium: not supported:
         "#,
@@ -247,7 +256,7 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
         livenessProbe: {} => livenessProbe: not supported
         ports: [{containerPort: 80, hostPort: 80, protocol: UDP}] => ports[0].hostPort: not supported: only TCP
-        env: [{name: A, valueFrom: {}}] => env[0].valueFrom: not supported: give a value
+        env: [{name: A, valueFrom: {fileKeyRef: {}}}] => env[0].valueFrom.fileKeyRef: not supported: put the value into
         resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported
         "#,
     );
@@ -306,7 +315,10 @@ fn what_is_no_pod_says_what_it_is() {
         ("[]", "not a pod: it is a list"),
         ("just text", "not a pod: it is a string"),
         ("a: b", "not a pod: it is an object without kind"),
-        (&format!("{pod}---\n{pod}"), "not a pod: 2 documents"),
+        (
+            &format!("{pod}---\n{}", pod.replace("name: p", "name: q")),
+            "not a pod: 2 documents are pods",
+        ),
         ("a: [", "not valid YAML: "),
         ("a: 1\na: 2", "not valid YAML: "),
     ] {

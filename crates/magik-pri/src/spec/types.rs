@@ -13,7 +13,9 @@ use magik_image::source::ImageSource;
 use magik_infra::plan::IgnoredField;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A pod that has been checked: names are unique, volumes exist, bounds are kept, `$(NAME)` is expanded.
+use super::{DataVolume, EnvFrom, EnvVar, PodData};
+
+/// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -52,6 +54,12 @@ pub struct PodSpec {
     /// What the manifest says beside that and changes nothing, whatever runs the pod.
     #[serde(default)]
     pub ignored_fields: Vec<IgnoredField>,
+    /// `spec.serviceAccountName`, which containers can be told; `default` where it is absent.
+    #[serde(default)]
+    pub service_account_name: String,
+    /// The ConfigMaps and Secrets that it refers to. They are not written with it.
+    #[serde(skip)]
+    pub data: PodData,
 }
 
 impl PodSpec {
@@ -132,12 +140,15 @@ pub struct ContainerSpec {
     pub image: ImageSource,
     /// `imagePullPolicy`; see [`pull_policy`](Self::pull_policy) for what holds where it is absent.
     pub image_pull_policy: Option<PullPolicy>,
-    /// Replaces the image's entrypoint; expanded.
+    /// Replaces the image's entrypoint, as it is written: `$(NAME)` is replaced when the pod is run.
     pub command: Option<Vec<String>>,
-    /// Replaces the image's command; expanded.
+    /// Replaces the image's command, as it is written.
     pub args: Option<Vec<String>>,
-    /// Added to the image's environment, in order; expanded.
-    pub env: Vec<(String, String)>,
+    /// Variables that objects hold; those of `env` go before them.
+    #[serde(default)]
+    pub env_from: Vec<EnvFrom>,
+    /// Added to the image's environment, in order.
+    pub env: Vec<EnvVar>,
     /// Replaces the image's working directory.
     pub working_dir: Option<PathBuf>,
     /// What it may use at most.
@@ -352,6 +363,8 @@ pub enum VolumeSource {
     EmptyDir(EmptyDir),
     /// A file or directory of the host.
     HostPath(HostPath),
+    /// Files that the pod's documents hold, in memory; read-only.
+    Data(DataVolume),
 }
 
 /// Where an `emptyDir` is kept.

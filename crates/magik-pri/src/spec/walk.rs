@@ -82,6 +82,12 @@ fn field(value: &mut Value, shape: &Shape, path: &str, problems: &mut Problems) 
             let fits = value.as_i64().is_some_and(|number| i32::try_from(number).is_ok());
             (!fits).then(|| format!("{value} is not between 1 and 65535"))
         }),
+        Shape::Mode => not_whole(value).or_else(|| {
+            let fits = value.as_i64().is_some_and(|mode| (0..=0o777).contains(&mode));
+            (!fits).then(|| {
+                format!("{value} is not between 0 and 511, which is 0777: write permissions as 0644")
+            })
+        }),
         Shape::Flag => (!value.is_boolean()).then(|| {
             format!(
                 "is {}, and true or false is wanted, without quotes",

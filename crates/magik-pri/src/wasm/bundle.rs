@@ -23,7 +23,7 @@ pub(super) fn write(
     let bundle = pod.bundle(&container.name);
     let rw = pod.rw(&container.name);
     pod.make_dirs(&[(&bundle, 0o700), (&rw, 0o700)])?;
-    let mut settings = pod.settings(container);
+    let mut settings = pod.settings(container)?;
     let rootfs = if kind == Kind::Root {
         let (upper, work) = (rw.join("upper"), rw.join("work"));
         pod.make_dirs(&[(&bundle.join("rootfs"), 0o755), (&upper, 0o755), (&work, 0o700)])?;

@@ -13,7 +13,8 @@ use crate::{
 /// What all of our annotations begin with.
 const PREFIX: &str = "magikrun.dev/wasm.";
 
-pub(super) fn check(spec: &PodSpec) -> Result<(), SpecErrors> {
+/// `mounts`: the pod's process has mounts of its own.
+pub(super) fn check(spec: &PodSpec, mounts: bool) -> Result<(), SpecErrors> {
     let mut problems = Problems::default();
     if spec.share_process_namespace {
         problems.add(SpecError::unsupported(
@@ -28,6 +29,12 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), SpecErrors> {
         ));
     }
     for (i, volume) in spec.volumes.iter().enumerate() {
+        if matches!(volume.source, VolumeSource::Data(_)) && !mounts {
+            problems.add(SpecError::unsupported(
+                format!("spec.volumes[{i}]"),
+                "this host lets nobody but root mount the memory that such files lie in; become root",
+            ));
+        }
         if let VolumeSource::HostPath(host) = &volume.source
             && !matches!(
                 host.kind,
@@ -189,7 +196,7 @@ mod tests {
     fn refused(table: &str, pod: impl Fn(&str) -> PodSpec) {
         for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (piece, field) = line.split_once(" => ").expect(line);
-            let said = check(&pod(&format!(", {piece}"))).unwrap_err().to_string();
+            let said = check(&pod(&format!(", {piece}")), true).unwrap_err().to_string();
             assert!(said.contains(field) && !said.contains('\n'), "{field}: {said}");
         }
     }
@@ -223,12 +230,12 @@ mod tests {
         refused(of_metadata, |piece| pod(piece, "", ""));
         let fine = ", securityContext: {capabilities: {drop: [ALL]}, readOnlyRootFilesystem: true}, resources: {limits: {memory: 64Mi}}, \
                     ports: [{containerPort: 53, protocol: UDP}]";
-        assert!(check(&pod(", annotations: {example.com/a: b}", "", fine)).is_ok());
+        assert!(check(&pod(", annotations: {example.com/a: b}", "", fine), true).is_ok());
         let restricted = ", securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, \
                           seccompProfile: {type: RuntimeDefault}}";
-        assert!(check(&pod("", "", restricted)).is_ok());
+        assert!(check(&pod("", "", restricted), true).is_ok());
         let outbound = ", annotations: {magikrun.dev/wasm.allow-outbound: 'a:1'}";
-        assert!(check(&pod(outbound, ", hostNetwork: true", "")).is_ok());
+        assert!(check(&pod(outbound, ", hostNetwork: true", ""), true).is_ok());
     }
 
     #[test]
@@ -238,7 +245,7 @@ mod tests {
             "",
             "",
         );
-        assert!(check(&spec).is_ok());
+        assert!(check(&spec, true).is_ok());
         let expected = [(DEADLINE, "9"), (FUEL, "off")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(annotations_for(&spec, "c"), BTreeMap::from(expected));
         assert_eq!(annotations_for(&spec, "d")[FUEL], "1");

@@ -91,7 +91,7 @@ impl Backend for Wasm {
     }
 
     fn check(&self, spec: &PodSpec) -> Result<(), SpecErrors> {
-        check::check(spec)
+        check::check(spec, self.isolation.kind() != isolation::Kind::None)
     }
 
     fn platform(&self) -> Option<Platform> {

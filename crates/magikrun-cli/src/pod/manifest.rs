@@ -3,27 +3,100 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Result, anyhow, bail};
 use magik_pri::{
-    IgnoredField, PodSpec, RuntimeClass, SpecErrors,
-    limits::{MAX_SPEC_ERRORS, MAX_SPEC_SIZE},
+    DocumentPod, Documents, IgnoredField, PodSpec, RuntimeClass, SpecErrors,
+    limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE, MAX_SPEC_ERRORS},
+    pod_names,
 };
 use magikrun::failure::Several;
 
 use crate::output;
 
-/// That of pods which name none.
-const DEFAULT_NAMESPACE: &str = "default";
+/// Reads the only pod of these manifests, with the data that it refers to. What names no namespace, or
+/// the default one, is in `namespace`, if one is given.
+pub(super) fn read(files: &[PathBuf], namespace: Option<&str>) -> Result<DocumentPod> {
+    let texts = texts(files)?;
+    let documents = documents(&texts, namespace)?;
+    for (file, ignored) in &documents.ignored {
+        note_ignored(file, std::slice::from_ref(ignored));
+    }
+    let mut pods = documents.pods;
+    match (pods.pop(), pods.as_slice()) {
+        (Some(pod), []) => Ok(pod),
+        (last, others) => {
+            let all = others.iter().chain(&last).map(|pod| pod.spec.name.as_str());
+            let names: Vec<&str> = all.take(8).collect();
+            bail!(
+                "{} pods ({}), and only one is run: give one after the other",
+                others.len() + 1,
+                names.join(", ")
+            )
+        }
+    }
+}
 
-/// Reads a file, or standard input where it is called `-`, never more than a pod may have.
-/// A pod that names no namespace, or the default one, is in `namespace`, if one is given.
-pub(super) fn read(file: &Path, namespace: Option<&str>) -> Result<PodSpec> {
-    let text = text(file)?;
-    let spec = PodSpec::from_yaml(&text).map_err(|errors| mistakes(&name_of(file), &errors))?;
-    in_namespace(file, spec, namespace)
+/// What these texts hold, each with its name; mistakes in a line each.
+pub(super) fn documents(texts: &[(String, String)], namespace: Option<&str>) -> Result<Documents> {
+    let borrowed: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let documents = Documents::from_yaml(&borrowed, namespace).map_err(|errors| {
+        let lines = errors
+            .files()
+            .flat_map(|(name, errors)| lines_of(name, errors))
+            .collect();
+        anyhow::Error::from(Several::new(lines))
+    })?;
+    for pod in &documents.pods {
+        check_namespace(&pod.file, &pod.spec, namespace)?;
+    }
+    Ok(documents)
+}
+
+/// The texts of manifests, each with its name for messages: of files, of standard input where one is
+/// called `-`, and of all manifests in a directory.
+pub(super) fn texts(files: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
+    for file in files {
+        for file in expanded(file)? {
+            texts.push((name_of(&file), text(&file)?));
+        }
+    }
+    Ok(texts)
+}
+
+/// A file, or the manifests of a directory, sorted by name.
+fn expanded(path: &Path) -> Result<Vec<PathBuf>> {
+    if path == Path::new("-") || !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let name = name_of(path);
+    let unreadable = |error: io::Error| anyhow!("{name}: {}", unreadable(&error));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        let is_manifest = file
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
+        // What is no file, as a pipe, is not waited for.
+        if is_manifest && file.is_file() {
+            found.push(file);
+        }
+        if found.len() > MAX_DOCUMENTS {
+            bail!("{name}: has more than {MAX_DOCUMENTS} manifests: name those that are meant");
+        }
+    }
+    if found.is_empty() {
+        bail!("{name}: is a directory without a manifest (*.yaml, *.yml, *.json): give one that has some");
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What messages call the file.
@@ -46,12 +119,12 @@ pub(super) fn text(file: &Path) -> Result<String> {
         })
     };
     let mut bytes = Vec::new();
-    let read = open().and_then(|from| from.take(MAX_SPEC_SIZE as u64 + 1).read_to_end(&mut bytes));
+    let read = open().and_then(|from| from.take(MAX_MANIFEST_SIZE as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| anyhow!("{name}: {}", unreadable(&error)))?;
-    if bytes.len() > MAX_SPEC_SIZE {
+    if bytes.len() > MAX_MANIFEST_SIZE {
         bail!(
-            "{name}: larger than {} MiB, which no pod may be: give a Kubernetes v1 Pod",
-            MAX_SPEC_SIZE >> 20
+            "{name}: larger than {} MiB, which no manifest may be: give a Kubernetes v1 Pod",
+            MAX_MANIFEST_SIZE >> 20
         );
     }
     String::from_utf8(bytes).map_err(|_| anyhow!("{name}: is no text in UTF-8: give a Kubernetes v1 Pod"))
@@ -63,28 +136,28 @@ fn unreadable(error: &io::Error) -> String {
         io::ErrorKind::NotFound => {
             "there is no such file: give the path of a manifest, or - for stdin".into()
         }
-        io::ErrorKind::IsADirectory => "is a directory: give a manifest in it".into(),
         io::ErrorKind::PermissionDenied => "you may not read it: 'ls -l' shows who may".into(),
         _ => error.to_string(),
     }
 }
 
-/// Puts the pod into the namespace that was given on the command line.
-pub(super) fn in_namespace(file: &Path, mut spec: PodSpec, namespace: Option<&str>) -> Result<PodSpec> {
+/// A pod that names a namespace is not put into another one.
+pub(super) fn check_namespace(file: &str, spec: &PodSpec, namespace: Option<&str>) -> Result<()> {
     match namespace {
-        Some(namespace) if spec.namespace == DEFAULT_NAMESPACE => spec.namespace = namespace.to_owned(),
         Some(namespace) if spec.namespace != namespace => bail!(
-            "{}: the pod is in namespace {}, not {namespace}: leave -n out",
-            name_of(file),
+            "{file}: the pod is in namespace {}, not {namespace}: leave -n out",
             spec.namespace
         ),
-        _ => {}
+        _ => Ok(()),
     }
-    Ok(spec)
 }
 
 /// A manifest's mistakes, each in a line of its own that begins with its name.
 pub(super) fn mistakes(name: &str, errors: &SpecErrors) -> anyhow::Error {
+    Several::new(lines_of(name, errors)).into()
+}
+
+fn lines_of(name: &str, errors: &SpecErrors) -> Vec<String> {
     let mut lines: Vec<String> = errors
         .errors()
         .iter()
@@ -93,7 +166,7 @@ pub(super) fn mistakes(name: &str, errors: &SpecErrors) -> anyhow::Error {
     if errors.more() > 0 {
         lines.push(format!("{name}: and {} more", errors.more()));
     }
-    Several::new(lines).into()
+    lines
 }
 
 /// What is wrong with a pod of that manifest: its mistakes in a line each, anything else as it is.
@@ -137,13 +210,24 @@ pub(super) fn note_ignored(name: &str, ignored: &[IgnoredField]) {
     }
 }
 
-/// The pod that a manifest describes, by namespace and name.
-pub(super) fn name(file: &Path, namespace: Option<&str>) -> Result<String> {
-    if file != Path::new("-") && (!file.exists() || file.is_dir()) {
+/// The pods that a manifest describes, by namespace and name.
+pub(super) fn names(file: &Path, namespace: Option<&str>) -> Result<Vec<String>> {
+    if file != Path::new("-") && !file.exists() {
         let file = file.display();
         bail!(
             "{file}: is no file: -f names a manifest; to kill and delete a pod give 'pod delete --force {file}'"
         );
     }
-    Ok(read(file, namespace)?.full_name())
+    let texts = texts(&[file.to_owned()])?;
+    let borrowed: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    pod_names(&borrowed, namespace).map_err(|errors| {
+        let lines = errors
+            .files()
+            .flat_map(|(name, errors)| lines_of(name, errors))
+            .collect();
+        Several::new(lines).into()
+    })
 }

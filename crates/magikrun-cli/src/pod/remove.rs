@@ -92,7 +92,7 @@ pub(super) async fn delete(
     let runtime = backend::pods(global)?;
     let mut pods = args.pods.clone();
     if let Some(file) = &args.file {
-        pods.push(manifest::name(file, namespace)?);
+        pods.extend(manifest::names(file, namespace)?);
     }
     if args.all {
         pods = match namespace {

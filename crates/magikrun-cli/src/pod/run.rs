@@ -29,9 +29,9 @@ With --wait the exit code is that of the first container that failed; 125 is mag
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// A Kubernetes v1 Pod in YAML or JSON; - is standard input
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    /// A Kubernetes v1 Pod, ConfigMaps and Secrets: several files, directories, - for stdin
+    #[arg(short, long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Wait until the pod is over; Ctrl-C stops it, twice kills it
     #[arg(long)]
     wait: bool,
@@ -60,7 +60,7 @@ pub(crate) struct RunArgs {
         value_name = "yaml|json",
         default_value = "yaml",
         requires = "dry_run",
-        conflicts_with = "file",
+        conflicts_with = "files",
         hide_possible_values = true,
         hide_default_value = true,
         hide_short_help = true
@@ -127,20 +127,18 @@ impl RunArgs {
         self.wait || self.attach || self.rm
     }
 
-    /// The pod, and what it is as a manifest where it was made of options.
-    fn pod(&self, namespace: Option<&str>) -> Result<(PodSpec, Option<Value>)> {
-        match &self.file {
-            None => {
-                let composed = self.options.compose(namespace)?;
-                Ok((composed.spec, Some(composed.manifest)))
-            }
-            Some(_) if self.options != PodOptions::default() => {
-                let both =
-                    anyhow!("pod run: -f FILE and options of a pod without one: write them into the file");
-                Err(failure::with_code(failure::USAGE, both))
-            }
-            Some(file) => Ok((manifest::read(file, namespace)?, None)),
+    /// The pod, what messages call it, and what it is as a manifest where it was made of options.
+    fn pod(&self, namespace: Option<&str>) -> Result<(PodSpec, String, Option<Value>)> {
+        if self.files.is_empty() {
+            let composed = self.options.compose(namespace)?;
+            return Ok((composed.spec, "pod run".into(), Some(composed.manifest)));
         }
+        if self.options != PodOptions::default() {
+            let both = anyhow!("pod run: -f FILE and options of a pod without one: write them into the file");
+            return Err(failure::with_code(failure::USAGE, both));
+        }
+        let pod = manifest::read(&self.files, namespace)?;
+        Ok((pod.spec, pod.file, None))
     }
 
     fn run_options(&self, global: &GlobalArgs, class: RuntimeClass, bars: &Arc<Bars>) -> RunOptions {
@@ -161,16 +159,12 @@ impl RunArgs {
 }
 
 async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
-    let (spec, manifest) = args.pod(namespace)?;
+    let (spec, source, manifest) = args.pod(namespace)?;
     let class = args
         .runtime
         .or_else(|| spec.runtime())
         .unwrap_or_else(|| global.config.runtime().value);
-    let name = args
-        .file
-        .as_deref()
-        .map_or("pod run".to_owned(), manifest::name_of);
-    manifest::check_ignored(&name, &spec, class, args.strict)?;
+    manifest::check_ignored(&source, &spec, class, args.strict)?;
     if args.dry_run.is_some() {
         print_manifest(&spec, manifest.as_ref(), args.output)?;
         return Ok(ExitCode::SUCCESS);
@@ -199,7 +193,7 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         }
     };
     let pod = tokio::select! {
-        pod = run => pod.map_err(|error| advise(error, args))?,
+        pod = run => pod.map_err(|error| advise(error, args, &source))?,
         signal = signals.next() => {
             // The run is dropped, and being undone.
             runtime.settled().await;
@@ -241,15 +235,12 @@ fn print_manifest(spec: &PodSpec, manifest: Option<&Value>, document: Document) 
 }
 
 /// An error of a run, with the option that helps.
-fn advise(error: magik_pri::Error, args: &RunArgs) -> anyhow::Error {
+fn advise(error: magik_pri::Error, args: &RunArgs, source: &str) -> anyhow::Error {
     match error {
-        magik_pri::Error::NameInUse { .. } if args.file.is_none() => {
+        magik_pri::Error::NameInUse { .. } if args.files.is_empty() => {
             anyhow!("{error}: --name gives another one, --replace deletes the other pod first")
         }
-        other => match &args.file {
-            Some(file) => manifest::explain(&manifest::name_of(file), other),
-            None => manifest::explain("pod run", other),
-        },
+        other => manifest::explain(source, other),
     }
 }
 

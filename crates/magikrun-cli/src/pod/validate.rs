@@ -1,12 +1,11 @@
 //! `pod validate`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use magik_pri::{IgnoredField, PodRuntime, PodSpec, RuntimeClass, SpecErrors, limits::MAX_SPEC_ERRORS};
+use magik_pri::{
+    DocumentPod, Documents, IgnoredField, PodRuntime, RuntimeClass, SpecErrors, limits::MAX_SPEC_ERRORS,
+};
 use serde::Serialize;
 
 use super::manifest;
@@ -24,7 +23,7 @@ Notes on standard error say which fields change nothing and which runtime class 
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ValidateArgs {
-    /// A Kubernetes v1 Pod in YAML or JSON; - is standard input
+    /// Kubernetes v1 Pods and what they refer to: files, directories, - for stdin
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What would isolate the pod [default: its runtimeClassName, else native]
@@ -61,10 +60,7 @@ struct Mistake {
 
 pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&str>) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
-    let mut reports = Vec::with_capacity(args.files.len());
-    for file in &args.files {
-        reports.push(report(runtime.as_ref(), file, args, namespace));
-    }
+    let reports = reports(runtime.as_ref(), args, namespace);
     if let Some(document) = args.format.document() {
         document.print(&reports)?;
     } else {
@@ -78,49 +74,55 @@ pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&s
     })
 }
 
-fn report(runtime: &dyn PodRuntime, file: &Path, args: &ValidateArgs, namespace: Option<&str>) -> Report {
-    let mut report = Report {
-        file: manifest::name_of(file),
-        pod: None,
-        runtime_class: None,
-        errors: Vec::new(),
-        more_errors: 0,
-        ignored: Vec::new(),
-    };
-    match checked(runtime, file, args.runtime, namespace) {
-        Ok((spec, class)) => {
-            report.ignored = spec.ignored(class);
-            if args.strict && !report.ignored.is_empty() {
-                report.more_errors = report.ignored.len().saturating_sub(MAX_SPEC_ERRORS);
-                report.ignored.truncate(MAX_SPEC_ERRORS);
-                let ignored = report.ignored.drain(..);
-                report.errors = ignored.map(Mistake::strict).collect();
-                return report;
+/// What is said of each pod, and of each file that has mistakes.
+fn reports(runtime: &dyn PodRuntime, args: &ValidateArgs, namespace: Option<&str>) -> Vec<Report> {
+    let (mut reports, mut texts, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    for file in &args.files {
+        match manifest::texts(std::slice::from_ref(file)) {
+            Ok(read) => {
+                names.extend(read.iter().map(|(name, _)| name.clone()));
+                texts.extend(read);
             }
-            report.pod = Some(spec.full_name());
-            report.runtime_class = Some(class);
-        }
-        Err(Wrong::Fields(errors)) => {
-            report.more_errors = errors.more();
-            report.errors = errors
-                .errors()
-                .iter()
-                .map(|error| Mistake {
-                    field: error.path().map(str::to_owned),
-                    message: error.reason(),
-                })
-                .collect();
-        }
-        Err(Wrong::Other(error)) => {
-            let message = failure::chain(&error);
-            let file = format!("{}: ", report.file);
-            report.errors.push(Mistake {
-                field: None,
-                message: message.strip_prefix(&file).unwrap_or(&message).to_owned(),
-            });
+            Err(error) => {
+                let name = manifest::name_of(file);
+                names.push(name.clone());
+                reports.push(Report::failed(name, &error));
+            }
         }
     }
-    report
+    if texts.is_empty() {
+        return reports;
+    }
+    let borrowed: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    let (pods, ignored) = match Documents::from_yaml(&borrowed, namespace) {
+        Ok(documents) => (documents.pods, documents.ignored),
+        Err(errors) => {
+            let mistakes = errors.files();
+            reports.extend(mistakes.map(|(name, errors)| Report::wrong(name.to_owned(), errors)));
+            (errors.valid().to_vec(), Vec::new())
+        }
+    };
+    let pods = pods.into_iter();
+    reports.extend(pods.map(|pod| checked(runtime, pod, args, namespace)));
+    for (file, ignored) in ignored {
+        let place = reports.iter().position(|report| report.file == file);
+        let place = place.unwrap_or_else(|| {
+            reports.push(Report::of(file));
+            reports.len() - 1
+        });
+        if let Some(report) = reports.get_mut(place) {
+            report.ignored.push(ignored);
+        }
+    }
+    if args.strict {
+        reports.iter_mut().for_each(Report::be_strict);
+    }
+    // As they were given.
+    reports.sort_by_key(|report| names.iter().position(|name| *name == report.file));
+    reports
 }
 
 impl Mistake {
@@ -133,39 +135,73 @@ impl Mistake {
     }
 }
 
-/// Why a file is no pod that could be run.
-enum Wrong {
-    Fields(SpecErrors),
-    Other(anyhow::Error),
-}
+impl Report {
+    fn of(file: String) -> Self {
+        Self {
+            file,
+            pod: None,
+            runtime_class: None,
+            errors: Vec::new(),
+            more_errors: 0,
+            ignored: Vec::new(),
+        }
+    }
 
-impl From<SpecErrors> for Wrong {
-    fn from(errors: SpecErrors) -> Self {
-        Self::Fields(errors)
+    fn wrong(file: String, errors: &SpecErrors) -> Self {
+        let mistakes = errors.errors().iter().map(|error| Mistake {
+            field: error.path().map(str::to_owned),
+            message: error.reason(),
+        });
+        Self {
+            errors: mistakes.collect(),
+            more_errors: errors.more(),
+            ..Self::of(file)
+        }
+    }
+
+    /// What changes nothing is a mistake.
+    fn be_strict(&mut self) {
+        if self.ignored.is_empty() {
+            return;
+        }
+        self.more_errors += self.ignored.len().saturating_sub(MAX_SPEC_ERRORS);
+        self.ignored.truncate(MAX_SPEC_ERRORS);
+        self.errors.extend(self.ignored.drain(..).map(Mistake::strict));
+        (self.pod, self.runtime_class) = (None, None);
+    }
+
+    fn failed(file: String, error: &anyhow::Error) -> Self {
+        let message = failure::chain(error);
+        let prefix = format!("{file}: ");
+        let message = message.strip_prefix(&prefix).unwrap_or(&message).to_owned();
+        Self {
+            errors: vec![Mistake { field: None, message }],
+            ..Self::of(file)
+        }
     }
 }
 
-impl From<anyhow::Error> for Wrong {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Other(error)
-    }
-}
-
-/// The pod, and what would run it.
+/// Whether the pod could be run, what would run it, and the fields that change nothing.
 fn checked(
     runtime: &dyn PodRuntime,
-    file: &Path,
-    class: Option<RuntimeClass>,
+    pod: DocumentPod,
+    args: &ValidateArgs,
     namespace: Option<&str>,
-) -> Result<(PodSpec, RuntimeClass), Wrong> {
-    let text = manifest::text(file)?;
-    let spec = PodSpec::from_yaml(&text)?;
-    let spec = manifest::in_namespace(file, spec, namespace)?;
-    let class = runtime.check_pod(&spec, class).map_err(|error| match error {
-        magik_pri::Error::Spec(errors) => Wrong::Fields(errors),
-        error => Wrong::Other(error.into()),
-    })?;
-    Ok((spec, class))
+) -> Report {
+    let DocumentPod { file, spec, .. } = pod;
+    if let Err(error) = manifest::check_namespace(&file, &spec, namespace) {
+        return Report::failed(file, &error);
+    }
+    match runtime.check_pod(&spec, args.runtime) {
+        Ok(class) => Report {
+            pod: Some(spec.full_name()),
+            runtime_class: Some(class),
+            ignored: spec.ignored(class),
+            ..Report::of(file)
+        },
+        Err(magik_pri::Error::Spec(errors)) => Report::wrong(file, &errors),
+        Err(error) => Report::failed(file, &error.into()),
+    }
 }
 
 fn print(report: &Report) -> Result<()> {

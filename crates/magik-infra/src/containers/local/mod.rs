@@ -15,9 +15,11 @@ use ttrpc::Code;
 
 use super::{Containers, Duplex, ExecStream, PortStream, StreamCall, names_of_running};
 use crate::{
+    data::{self, Staged},
     error::refused,
     processes::{Process, Room},
-    status::PodStatus,
+    shared::Shared,
+    status::{Phase, PodStatus},
 };
 
 /// [`OciRuntime::name`] of the runtime whose containers have no processes.
@@ -60,6 +62,15 @@ impl Containers for Local {
             }
         }
         Ok(all)
+    }
+
+    async fn update_files(&self, pod: &Shared, staged: Staged) -> ttrpc::Result<()> {
+        let not_now = || refused(Code::FAILED_PRECONDITION, "the pod is not running");
+        // Its volumes are mounted then.
+        let runs = pod.status().is_some_and(|status| status.phase == Phase::Running);
+        let plan = pod.plan().filter(|_| runs).ok_or_else(not_now)?;
+        let updated = data::update(&plan.data, &staged);
+        updated.map_err(|e| refused(e.code(), e.to_string()))
     }
 
     async fn processes(&self, pod: &PodStatus) -> ttrpc::Result<BTreeMap<String, Vec<Process>>> {

@@ -34,7 +34,7 @@ spec:
     resources: {limits: {memory: lots, cpu: 0}}
     securityContext: {privileged: "yes", runAsUser: -1}
   volumes:
-  - {name: config, configMap: {name: c}}
+  - {name: config, configMap: {nam: c}}
   - name: config
   restartPolicy: Always
 metadata:
@@ -59,7 +59,7 @@ spec.containers[1].resources.limits.memory: "lots" is no quantity: write 500m, 0
 spec.containers[1].resources.limits.cpu: must be more than 0; leave it out for no limit
 spec.containers[1].securityContext.privileged: is the text "yes", and true or false is wanted, without quotes
 spec.containers[1].securityContext.runAsUser: -1 is not between 0 and 2147483647
-spec.volumes[0].configMap: not supported: put the files in a directory, and use a hostPath
+spec.volumes[0].configMap.nam: unknown field, did you mean name?
 spec.volumes[1].name: another volume is called config, too: give it another name
 spec.restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
 metadata.labels.tier: is the number 1, and text is wanted: put it in quotes

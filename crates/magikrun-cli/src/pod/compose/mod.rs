@@ -146,6 +146,7 @@ fn is_manifest(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use magik_pri::EnvValue;
 
     use super::*;
 
@@ -229,7 +230,8 @@ mod tests {
         let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["nginx", "cache"]);
         let cache = &pod.containers[1];
-        assert_eq!(cache.env, [("A".to_owned(), "b c".to_owned())]);
+        let value = EnvValue::Text("b c".to_owned());
+        assert_eq!((cache.env[0].name.as_str(), &cache.env[0].value), ("A", &value));
         let args = ["redis-server", "--save", ""].map(str::to_owned);
         assert_eq!(cache.args.as_deref(), Some(&args[..]));
         assert_eq!(spec(&["--container", "a=busybox"]).name, "a");
@@ -242,8 +244,9 @@ mod tests {
             let env = format!("W={word}");
             let pod = spec(&["-e", "A=wrong", "-e", &env, "busybox", "--", word]);
             let container = &pod.containers[0];
-            assert_eq!(container.args.as_deref(), Some(&[word.to_owned()][..]));
-            assert_eq!(container.env[1].1, word);
+            let literal = values::literal(word).as_str().unwrap().to_owned();
+            assert_eq!(container.args.as_deref(), Some(std::slice::from_ref(&literal)));
+            assert_eq!(container.env[1].value, EnvValue::Text(literal));
         }
     }
 
