@@ -115,7 +115,7 @@ isolated!(
         });
         let file = magikrun.manifest(documents(&[manifest, settings(), login()]));
         let id = magikrun.ok(&["pod", "run", "-q", "-f", &file]).trim().to_owned();
-        let environment = inside(&magikrun, "env", "tr '\\0' '\\n' < /proc/self/environ");
+        let environment = magikrun.ok(&["pod", "exec", "env", "--", "env"]);
         let value = |name: &str| {
             let lines = environment.lines().filter_map(|line| line.split_once('='));
             let mut found = lines.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned());

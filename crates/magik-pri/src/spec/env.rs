@@ -34,8 +34,9 @@ pub(super) fn variables(list: Vec<k8s::EnvVar>, path: &str, problems: &mut Probl
                 EnvValue::Text(text)
             }
             // What is wrong is left out, but those behind it keep their numbers.
-            Some(source) => value_from(source, &format!("{path}.valueFrom"), problems)
-                .unwrap_or_else(|| EnvValue::Text(text)),
+            Some(source) => {
+                value_from(source, &format!("{path}.valueFrom"), problems).unwrap_or(EnvValue::Text(text))
+            }
         };
         EnvVar {
             name: var.name,
@@ -198,7 +199,7 @@ pub(super) fn resource_ref(
             return None;
         }
     };
-    let divisor = divisor(resource.divisor, unit, &format!("{path}.divisor"));
+    let divisor = divisor(resource.divisor.as_ref(), unit, &format!("{path}.divisor"));
     Some(ResourceRef {
         container: resource.container_name.filter(|name| !name.is_empty()),
         is_limit,
@@ -215,8 +216,8 @@ const BYTE_UNITS: [&str; 13] = [
 ];
 
 /// The divisor in thousandths: one where there is none.
-fn divisor(divisor: Option<Quantity>, units: &[&str], path: &str) -> Result<u64> {
-    let text = match &divisor {
+fn divisor(divisor: Option<&Quantity>, units: &[&str], path: &str) -> Result<u64> {
+    let text = match divisor {
         Some(Quantity(text)) if text != "0" && !text.is_empty() => text.as_str(),
         _ => "1",
     };

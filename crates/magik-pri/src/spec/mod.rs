@@ -18,6 +18,7 @@ mod names;
 mod order;
 mod parse;
 mod quantity;
+mod quote;
 mod refs;
 mod schema;
 mod security;

@@ -29,7 +29,7 @@ With --wait the exit code is that of the first container that failed; 125 is mag
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// A Kubernetes v1 Pod, ConfigMaps and Secrets: several files, directories, - for stdin
+    /// Manifests in YAML or JSON: files, directories, - for stdin
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Wait until the pod is over; Ctrl-C stops it, twice kills it

@@ -23,7 +23,7 @@ Notes on standard error say which fields change nothing and which runtime class 
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ValidateArgs {
-    /// Kubernetes v1 Pods and what they refer to: files, directories, - for stdin
+    /// Manifests in YAML or JSON: files, directories, - for stdin
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// What would isolate the pod [default: its runtimeClassName, else native]

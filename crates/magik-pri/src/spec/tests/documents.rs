@@ -39,7 +39,7 @@ fn data_serves_pods_of_its_namespace_wherever_it_is() {
     let unused: Vec<_> = documents
         .ignored
         .iter()
-        .map(|(file, field)| (file.as_str(), field.path.as_str()))
+        .map(|(file, field)| (file.as_str(), field.field.as_str()))
         .collect();
     assert_eq!(unused, [("b", "ConfigMap unused")]);
 
@@ -116,15 +116,15 @@ fn config_maps_and_secrets_are_checked() {
     refused(
         "",
         r#"
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"../x": y}} => ConfigMap m: data."../x": "../x" is no key: it may hold only
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"..": y}} => ConfigMap m: data...: ".." is no key: it must not be '.' or begin with '..'
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"..data": y}} => ConfigMap m: data...data: "..data" is no key
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {".": y}} => ConfigMap m: data..: "." is no key
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"": y}} => ConfigMap m: data."": "" is no key
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"a b": y}} => ConfigMap m: data."a b": "a b" is no key
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: y}, binaryData: {a: eQ==}} => ConfigMap m: binaryData.a: is in data, too
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, binaryData: {a: y}} => ConfigMap m: binaryData.a: is not base64
-        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, stringData: {a: y}} => ConfigMap m: stringData: unknown field
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"../x": z}} => ConfigMap m: data.../x: "../x" is no key: it may hold only
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"..": z}} => ConfigMap m: data...: ".." is no key: it must not be '.' or begin with '..'
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"..data": z}} => ConfigMap m: data...data: "..data" is no key
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {".": z}} => ConfigMap m: data..: "." is no key
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"": z}} => ConfigMap m: data."": "" is no key
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {"a b": z}} => ConfigMap m: data."a b": "a b" is no key
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: z}, binaryData: {a: eQ==}} => ConfigMap m: binaryData.a: is in data, too
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, binaryData: {a: z}} => ConfigMap m: binaryData.a: is not base64
+        {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, stringData: {a: z}} => ConfigMap m: stringData: unknown field
         {apiVersion: v1, kind: ConfigMap, metadata: {name: M}} => ConfigMap M: metadata.name: "M" may hold only
         {apiVersion: v1, kind: ConfigMap} => ConfigMap : metadata.name: is missing
         {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, immutable: 1} => ConfigMap m: immutable: is the number 1

@@ -95,10 +95,10 @@ fn variables_come_from_the_pod_itself() {
     assert!(field("status.hostIP").parse::<std::net::IpAddr>().is_ok());
     assert!(field("status.hostIPs").starts_with(&field("status.hostIP")));
     // With the host's network it is the host's address.
-    let host = "env: [{name: X, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: Y, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}]";
+    let host = "env: [{name: X, valueFrom: {fieldRef: {fieldPath: status.podIP}}}, {name: Z, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}]";
     assert_eq!(
         value("hostNetwork: true", host, "X"),
-        value("hostNetwork: true", host, "Y")
+        value("hostNetwork: true", host, "Z")
     );
 }
 
