@@ -13,7 +13,7 @@ use std::{
 use super::{
     ContainerSpec, DataKind, DataObject, DataSource, DataVolume, DownwardValue, EnvFrom, EnvValue, FieldPath,
     PodSpec, ResourceName, ResourceRef, SpecError, VolumeSource, check::At, errors::Problems, expand::expand,
-    facts::Facts,
+    facts::Facts, quote::pairs,
 };
 use crate::limits::{
     MAX_DATA_FILES_PER_POD, MAX_DATA_FILES_PER_VOLUME, MAX_DATA_SIZE_PER_POD, MAX_EXPANDED_SIZE,
