@@ -83,6 +83,12 @@ pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
     }
 }
 
+/// Whether the error has an exit code of its own, as an interruption has.
+#[must_use]
+pub fn has_code(error: &anyhow::Error) -> bool {
+    error.is::<WithCode>()
+}
+
 /// Prints the error and gives the exit code that goes with it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(<dyn std::error::Error>::is::<StdoutClosed>) {

@@ -122,7 +122,7 @@ fn paths_that_lead_out_are_not_taken() {
         "a/..b",
         ".a",
         "a b/c",
-        &"a/".repeat(63).trim_end_matches('/'),
+        "a/".repeat(63).trim_end_matches('/'),
     ] {
         assert!(staged("v", &[(path, 0o644, "")]).is_ok(), "{path:?}");
     }

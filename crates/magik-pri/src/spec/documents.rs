@@ -13,13 +13,16 @@ use super::{
     errors::Problems,
     order::Order,
     parse::{self, NamedData},
+    workloads,
 };
 use crate::limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE, MAX_SPEC_SIZE};
 
 /// The namespace of what names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// What manifests hold: pods, each with the ConfigMaps and Secrets that it refers to.
+/// What manifests hold: pods, each with the ConfigMaps and Secrets that it refers to. Of a Deployment,
+/// `DaemonSet`, `StatefulSet`, `ReplicaSet`, `ReplicationController` or Job there are the pods that it makes, `NAME-0`
+/// and so on.
 ///
 /// ```
 /// use magik_pri::{Documents, DataKind};
@@ -130,10 +133,14 @@ pub fn pod_names(texts: &[(&str, &str)], namespace: Option<&str>) -> Result<Vec<
     let mut names = Vec::new();
     for document in std::mem::take(&mut reader.pods) {
         let text = |path: &str| document.value.pointer(path).and_then(Value::as_str);
-        match text("/metadata/name") {
-            Some(name) => {
+        let own = match document.workload {
+            Some(_) => workloads::names_of(&document.value),
+            None => text("/metadata/name").map(|name| vec![name.to_owned()]),
+        };
+        match own {
+            Some(own) => {
                 let namespace = text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE);
-                names.push(format!("{namespace}/{name}"));
+                names.extend(own.iter().map(|name| format!("{namespace}/{name}")));
             }
             None => {
                 let missing = SpecError::invalid("metadata.name", "is missing");
@@ -156,8 +163,7 @@ pub(super) fn one_pod(text: &str) -> Result<DocumentPod, SpecErrors> {
         (Some(pod), 0) => Ok(pod),
         (_, others) => {
             let count = others + 1;
-            let reason =
-                format!("{count} documents are pods, and only one is run: put each into a file of its own");
+            let reason = format!("{count} pods, and one is wanted: put each into a file of its own");
             Err(SpecError::NotAPod(reason).into())
         }
     }
@@ -171,6 +177,8 @@ struct Document {
     value: Value,
     /// How many bytes the text has that it is all of.
     alone: Option<usize>,
+    /// What makes its pods; `None`: it is a pod.
+    workload: Option<&'static workloads::Kind>,
 }
 
 #[derive(Default)]
@@ -210,10 +218,13 @@ impl Reader {
             }
             put_into(&mut value, namespace);
             let says = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-            let kind = match (says("apiVersion"), says("kind")) {
+            let (version, kind) = (says("apiVersion"), says("kind"));
+            let workload = workloads::Kind::of(version, kind);
+            let data = match (version, kind) {
                 ("v1", "ConfigMap") => Some(DataKind::ConfigMap),
                 ("v1", "Secret") => Some(DataKind::Secret),
                 ("v1", "Pod") => None,
+                _ if workload.is_some() => None,
                 _ => {
                     self.fail(file, unknown(&value, alone.is_some(), &place).into());
                     continue;
@@ -224,8 +235,9 @@ impl Reader {
                 place,
                 value,
                 alone,
+                workload,
             };
-            match kind {
+            match data {
                 Some(kind) => self.objects.push((kind, document)),
                 None => self.pods.push(document),
             }
@@ -267,41 +279,64 @@ impl Reader {
             *of_file.entry(document.file).or_default() += 1;
         }
         let mut names = BTreeSet::new();
-        let mut pods = Vec::new();
+        let mut pods: Vec<DocumentPod> = Vec::new();
         for document in std::mem::take(&mut self.pods) {
-            let Document {
-                file,
-                place,
-                value,
-                alone,
-            } = document;
-            let name = value.pointer("/metadata/name").and_then(Value::as_str);
-            let name = name.unwrap_or_default().to_owned();
+            let file = document.file;
+            let name = document.value.pointer("/metadata/name").and_then(Value::as_str);
+            let name = shown(name.unwrap_or_default());
             let several = of_file.get(&file).is_some_and(|count| *count > 1);
-            let read = fits(&value, alone).and_then(|()| {
-                let order = || order(texts, file, &place);
-                parse::read(value, order, &self.known)
-            });
-            let read = read.and_then(|spec| {
-                if names.insert(spec.full_name()) {
-                    return Ok(spec);
+            let kind = document.workload.map_or("Pod", workloads::Kind::name);
+            let what = format!("{kind} {name}: ");
+            let read = self.pods_of(document, texts).and_then(|(specs, ignored)| {
+                let known = specs.iter().any(|spec| !names.insert(spec.full_name()));
+                if known || pods.len() + specs.len() > MAX_DOCUMENTS {
+                    let reason = if known {
+                        "another pod has that name, too: give it another one".to_owned()
+                    } else {
+                        format!("more than {MAX_DOCUMENTS} pods")
+                    };
+                    return Err(SpecError::invalid("metadata.name", reason).into());
                 }
-                let reason = "another pod has that name, too: give it another one";
-                Err(SpecError::invalid("metadata.name", reason).into())
+                Ok((specs, ignored))
             });
             match read {
-                Ok(spec) => pods.push(DocumentPod {
-                    file: texts
-                        .get(file)
-                        .map(|(name, _)| (*name).to_owned())
-                        .unwrap_or_default(),
-                    spec,
-                }),
-                Err(errors) if several => self.fail(file, errors.within(&format!("Pod {}: ", shown(&name)))),
+                Ok((specs, ignored)) => {
+                    let file_name = texts.get(file).map(|(name, _)| *name).unwrap_or_default();
+                    pods.extend(specs.into_iter().map(|spec| DocumentPod {
+                        file: file_name.to_owned(),
+                        spec,
+                    }));
+                    self.ignored.extend(ignored.into_iter().map(|mut ignored| {
+                        ignored.field.insert_str(0, &what);
+                        (file, ignored)
+                    }));
+                }
+                Err(errors) if several => self.fail(file, errors.within(&what)),
                 Err(errors) => self.fail(file, errors),
             }
         }
         pods
+    }
+
+    /// A pod, or those of a workload, and what of that changes nothing.
+    fn pods_of(
+        &self,
+        document: Document,
+        texts: &[(&str, &str)],
+    ) -> Result<(Vec<PodSpec>, Vec<IgnoredField>), SpecErrors> {
+        let Document {
+            file,
+            place,
+            value,
+            alone,
+            workload,
+        } = document;
+        fits(&value, alone)?;
+        let order = || order(texts, file, &place);
+        match workload {
+            Some(kind) => workloads::read(value, kind, order, &self.known),
+            None => parse::read(value, order, &self.known).map(|pod| (vec![pod], Vec::new())),
+        }
     }
 
     /// There must be a pod.

@@ -144,6 +144,13 @@ impl SpecErrors {
             match error {
                 SpecError::UnknownField { path, .. }
                 | SpecError::NotSupported { path, .. }
+                | SpecError::Invalid { path, .. }
+                    if path.is_empty() =>
+                {
+                    what.trim_end_matches('.').clone_into(path);
+                }
+                SpecError::UnknownField { path, .. }
+                | SpecError::NotSupported { path, .. }
                 | SpecError::Invalid { path, .. } => path.insert_str(0, what),
                 SpecError::TooLarge(_) | SpecError::Syntax { .. } | SpecError::NotAPod(_) => {}
             }

@@ -24,6 +24,7 @@ mod schema;
 mod security;
 mod types;
 mod walk;
+mod workloads;
 
 #[cfg(test)]
 use bind::{Bound, BoundFiles};

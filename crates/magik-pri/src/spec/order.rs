@@ -16,13 +16,19 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// What stands in a list that a field has.
-    pub(super) fn item(self, name: &str, number: usize) -> Self {
+    /// What a field has.
+    pub(super) fn field(self, name: &str) -> Self {
         let Self::Map(fields) = self else {
             return Self::Scalar;
         };
-        match fields.into_iter().find(|(field, _)| field == name) {
-            Some((_, Self::List(items))) => items.into_iter().nth(number).unwrap_or_default(),
+        let found = fields.into_iter().find(|(field, _)| field == name);
+        found.map(|(_, order)| order).unwrap_or_default()
+    }
+
+    /// What stands in a list that a field has.
+    pub(super) fn item(self, name: &str, number: usize) -> Self {
+        match self.field(name) {
+            Self::List(items) => items.into_iter().nth(number).unwrap_or_default(),
             _ => Self::Scalar,
         }
     }

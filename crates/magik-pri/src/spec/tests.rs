@@ -10,6 +10,7 @@ mod documents;
 mod environment;
 mod security;
 mod values;
+mod workloads;
 
 /// A pod of one container `c`, with more lines of `spec` and of the container.
 fn manifest(spec: &str, container: &str) -> String {
@@ -317,7 +318,7 @@ fn what_is_no_pod_says_what_it_is() {
         ("a: b", "not a pod: it is an object without kind"),
         (
             &format!("{pod}---\n{}", pod.replace("name: p", "name: q")),
-            "not a pod: 2 documents are pods",
+            "not a pod: 2 pods, and one is wanted",
         ),
         ("a: [", "not valid YAML: "),
         ("a: 1\na: 2", "not valid YAML: "),
@@ -329,7 +330,8 @@ fn what_is_no_pod_says_what_it_is() {
     refused(
         "",
         r#"
-        {kind: Deployment, apiVersion: apps/v1} => not a pod: it is "Deployment" of "apps/v1"
+        {kind: Service, apiVersion: v1} => not a pod: it is "Service" of "v1"
+        {kind: Deployment, apiVersion: apps/v1beta1} => not a pod: it is "Deployment" of "apps/v1beta1"
         {kind: Pod, apiVersion: v2} => not a pod: it is "Pod" of "v2"
         {apiVersion: v1, kind: Pod} => metadata.name: is missing
         {apiVersion: v1, kind: Pod, metadata: {name: p}} => spec: is missing

@@ -16,27 +16,22 @@ use magikrun::failure::Several;
 
 use crate::output;
 
-/// Reads the only pod of these manifests, with the data that it refers to. What names no namespace, or
-/// the default one, is in `namespace`, if one is given.
-pub(super) fn read(files: &[PathBuf], namespace: Option<&str>) -> Result<DocumentPod> {
+/// Reads the pods of these manifests, with the data that they refer to. What names no namespace, or the
+/// default one, is in `namespace`, if one is given.
+/// What changes nothing beside the pods is said; with `strict` it is an error.
+pub(super) fn read(files: &[PathBuf], namespace: Option<&str>, strict: bool) -> Result<Vec<DocumentPod>> {
     let texts = texts(files)?;
-    let documents = documents(&texts, namespace)?;
-    for (file, ignored) in &documents.ignored {
+    let Documents { pods, ignored, .. } = documents(&texts, namespace)?;
+    if strict && !ignored.is_empty() {
+        let shown = ignored.iter().take(MAX_SPEC_ERRORS);
+        let lines = shown
+            .map(|(file, IgnoredField { field, why })| format!("{file}: {field}: {}", changes_nothing(why)));
+        return Err(Several::new(lines.collect()).into());
+    }
+    for (file, ignored) in &ignored {
         note_ignored(file, std::slice::from_ref(ignored));
     }
-    let mut pods = documents.pods;
-    match (pods.pop(), pods.as_slice()) {
-        (Some(pod), []) => Ok(pod),
-        (last, others) => {
-            let all = others.iter().chain(&last).map(|pod| pod.spec.name.as_str());
-            let names: Vec<&str> = all.take(8).collect();
-            bail!(
-                "{} pods ({}), and only one is run: give one after the other",
-                others.len() + 1,
-                names.join(", ")
-            )
-        }
-    }
+    Ok(pods)
 }
 
 /// What these texts hold, each with its name; mistakes in a line each.
@@ -177,19 +172,35 @@ pub(super) fn explain(name: &str, error: magik_pri::Error) -> anyhow::Error {
     }
 }
 
-/// Says which fields of a pod change nothing; with `strict` that is an error.
-pub(super) fn check_ignored(name: &str, spec: &PodSpec, class: RuntimeClass, strict: bool) -> Result<()> {
-    let ignored = spec.ignored(class);
-    if !strict || ignored.is_empty() {
-        note_ignored(name, &ignored);
+/// Says which fields of pods change nothing, of equal ones once; with `strict` that is an error.
+pub(super) fn check_ignored<'a>(
+    pods: impl Iterator<Item = (&'a str, &'a PodSpec, RuntimeClass)>,
+    strict: bool,
+) -> Result<()> {
+    let mut all: Vec<(&str, Vec<IgnoredField>)> = Vec::new();
+    for (name, spec, class) in pods {
+        let ignored = spec.ignored(class);
+        let known = (name, ignored);
+        if !known.1.is_empty() && !all.contains(&known) {
+            all.push(known);
+        }
+    }
+    if !strict {
+        all.iter().for_each(|(name, ignored)| note_ignored(name, ignored));
         return Ok(());
     }
-    let shown = ignored.iter().take(MAX_SPEC_ERRORS);
-    let mut lines: Vec<String> = shown
-        .map(|IgnoredField { field, why }| format!("{name}: {field}: {}", changes_nothing(why)))
-        .collect();
-    if ignored.len() > MAX_SPEC_ERRORS {
-        lines.push(format!("{name}: and {} more", ignored.len() - MAX_SPEC_ERRORS));
+    let mut lines = Vec::new();
+    for (name, ignored) in all {
+        let shown = ignored.iter().take(MAX_SPEC_ERRORS);
+        lines.extend(
+            shown.map(|IgnoredField { field, why }| format!("{name}: {field}: {}", changes_nothing(why))),
+        );
+        if ignored.len() > MAX_SPEC_ERRORS {
+            lines.push(format!("{name}: and {} more", ignored.len() - MAX_SPEC_ERRORS));
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
     }
     Err(Several::new(lines).into())
 }

@@ -50,6 +50,9 @@ pub(crate) struct RunArgs {
     /// Refuse a manifest with fields that change nothing here
     #[arg(long)]
     strict: bool,
+    /// Of several pods: all of them, or none
+    #[arg(long, requires = "files", hide_short_help = true)]
+    atomic: bool,
     /// Run nothing: check the pod, and print it as a manifest
     #[arg(long, value_name = "client", num_args = 0..=1, require_equals = true, default_missing_value = "client", value_parser = ["client"], hide_possible_values = true)]
     dry_run: Option<String>,
@@ -112,7 +115,7 @@ impl From<Pull> for PullPolicy {
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
-    let done = run_pod(global, args, namespace).await;
+    let done = run_pods(global, args, namespace).await;
     // Where nobody waits no program's exit code is passed on, so 1 can only be ours.
     if args.waits() {
         done.map_err(|e| failure::with_code(failure::OWN_FAILURE, e))
@@ -127,18 +130,33 @@ impl RunArgs {
         self.wait || self.attach || self.rm
     }
 
-    /// The pod, what messages call it, and what it is as a manifest where it was made of options.
-    fn pod(&self, namespace: Option<&str>) -> Result<(PodSpec, String, Option<Value>)> {
+    /// The pods, and what a pod is as a manifest where it was made of options.
+    fn pods(&self, namespace: Option<&str>) -> Result<(Vec<Asked>, Option<Value>)> {
         if self.files.is_empty() {
             let composed = self.options.compose(namespace)?;
-            return Ok((composed.spec, "pod run".into(), Some(composed.manifest)));
+            let asked = Asked {
+                spec: composed.spec,
+                source: "pod run".into(),
+            };
+            return Ok((vec![asked], Some(composed.manifest)));
         }
         if self.options != PodOptions::default() {
             let both = anyhow!("pod run: -f FILE and options of a pod without one: write them into the file");
             return Err(failure::with_code(failure::USAGE, both));
         }
-        let pod = manifest::read(&self.files, namespace)?;
-        Ok((pod.spec, pod.file, None))
+        let pods = manifest::read(&self.files, namespace, self.strict)?.into_iter();
+        let asked = pods.map(|pod| Asked {
+            spec: pod.spec,
+            source: pod.file,
+        });
+        Ok((asked.collect(), None))
+    }
+
+    /// How a pod is isolated.
+    fn class(&self, global: &GlobalArgs, spec: &PodSpec) -> RuntimeClass {
+        self.runtime
+            .or_else(|| spec.runtime())
+            .unwrap_or_else(|| global.config.runtime().value)
     }
 
     fn run_options(&self, global: &GlobalArgs, class: RuntimeClass, bars: &Arc<Bars>) -> RunOptions {
@@ -158,23 +176,89 @@ impl RunArgs {
     }
 }
 
-async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
-    let (spec, source, manifest) = args.pod(namespace)?;
-    let class = args
-        .runtime
-        .or_else(|| spec.runtime())
-        .unwrap_or_else(|| global.config.runtime().value);
-    manifest::check_ignored(&source, &spec, class, args.strict)?;
+/// A pod that is asked for.
+struct Asked {
+    spec: PodSpec,
+    /// What messages call what it is in.
+    source: String,
+}
+
+async fn run_pods(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -> Result<ExitCode> {
+    let (pods, manifest) = args.pods(namespace)?;
+    let of_class = pods.iter().map(|pod| (pod, args.class(global, &pod.spec)));
+    let of_class: Vec<(&Asked, RuntimeClass)> = of_class.collect();
+    let said = of_class
+        .iter()
+        .map(|(pod, class)| (pod.source.as_str(), &pod.spec, *class));
+    manifest::check_ignored(said, args.strict)?;
     if args.dry_run.is_some() {
-        print_manifest(&spec, manifest.as_ref(), args.output)?;
+        for pod in &pods {
+            print_manifest(&pod.spec, manifest.as_ref(), args.output)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    if class == RuntimeClass::MicroVm {
+    if args.attach && pods.len() > 1 {
+        bail!(
+            "pod run: --attach shows one pod, and these are {}: leave it out",
+            pods.len()
+        );
+    }
+    if of_class.iter().any(|(_, class)| *class == RuntimeClass::MicroVm) {
         backend::warn_of_emulation(global)?;
     }
     let runtime = backend::pods(global)?;
+    let mut signals = Signals::new()?;
+    let (mut ran, mut some_failed) = (Vec::new(), false);
+    for (pod, class) in of_class {
+        match run_pod(global, args, runtime.as_ref(), pod, class, &mut signals).await {
+            Ok(status) => {
+                // What its programs write is all that is to be on standard output.
+                if !args.attach && !args.atomic {
+                    output::line(&status.id)?;
+                }
+                ran.push(status);
+            }
+            Err(error) if args.atomic => {
+                for status in &ran {
+                    runtime.delete_pod(&status.id, true).await?;
+                }
+                return Err(error);
+            }
+            // The others are run all the same, unless somebody has had enough.
+            Err(error) if pods.len() > 1 && !failure::has_code(&error) => {
+                failure::report(&error);
+                some_failed = true;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if args.atomic {
+        ran.iter().try_for_each(|status| output::line(&status.id))?;
+    }
+    let mut code = some_failed.then_some(ExitCode::FAILURE);
+    if args.waits() {
+        for status in &ran {
+            let ended = end(args, runtime.as_ref(), status, &mut signals).await?;
+            if ended != ExitCode::SUCCESS {
+                code.get_or_insert(ended);
+            }
+        }
+    }
+    Ok(code.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// Runs one of the pods: all of it, or nothing.
+async fn run_pod(
+    global: &GlobalArgs,
+    args: &RunArgs,
+    runtime: &dyn PodRuntime,
+    asked: &Asked,
+    class: RuntimeClass,
+    signals: &mut Signals,
+) -> Result<PodStatus> {
+    let Asked { spec, source } = asked;
     #[cfg(feature = "registry")]
-    let connect = super::connect::options(&spec, &args.registry, global).await?;
+    let connect = super::connect::options(spec, &args.registry, global).await?;
     let bars = Arc::new(Bars::new(&format!("pod {}", spec.full_name()), args.quiet));
     let options = args.run_options(global, class, &bars);
     #[cfg(feature = "registry")]
@@ -182,18 +266,17 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         connect: Some(connect),
         ..options
     };
-    let mut signals = Signals::new()?;
     let run = async {
-        match runtime.run_pod(&spec, options.clone()).await {
+        match runtime.run_pod(spec, options.clone()).await {
             Err(magik_pri::Error::NameInUse { id, .. }) if args.replace => {
                 runtime.delete_pod(&id, true).await?;
-                runtime.run_pod(&spec, options).await
+                runtime.run_pod(spec, options).await
             }
             ran => ran,
         }
     };
     let pod = tokio::select! {
-        pod = run => pod.map_err(|error| advise(error, args, &source))?,
+        pod = run => pod.map_err(|error| advise(error, args, source))?,
         signal = signals.next() => {
             // The run is dropped, and being undone.
             runtime.settled().await;
@@ -205,17 +288,20 @@ async fn run_pod(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) -
         bars.clear();
         output::note(&format!("pod {} runs: {times}", spec.full_name()));
     }
-    // What its programs write is all that is to be on standard output.
-    if !args.attach {
-        output::line(&pod.id)?;
-    }
-    if !args.waits() {
-        return Ok(ExitCode::SUCCESS);
-    }
+    Ok(pod)
+}
+
+/// Waits for a pod's end, and deletes it where that is asked for.
+async fn end(
+    args: &RunArgs,
+    runtime: &dyn PodRuntime,
+    pod: &PodStatus,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
     let end = if args.attach {
-        attached(runtime.as_ref(), &pod, &mut signals).await?
+        attached(runtime, pod, signals).await?
     } else {
-        wait(runtime.as_ref(), &pod.id, &mut signals).await?
+        wait(runtime, &pod.id, signals).await?
     };
     if args.rm {
         runtime.delete_pod(&end.id, true).await?;
