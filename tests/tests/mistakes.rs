@@ -287,8 +287,8 @@ const COMMANDS: &str = r#"
     1 web: is no file: -f names a manifest; to kill and delete a pod give 'pod delete --force web'
     $ pod port-forward web http
     2 invalid value 'http' for '<[LOCAL:]REMOTE>...': "http" is no port: use a number from 1 to 65535: see 'magikrun pod port-forward --help'
-    $ pod delte web
-    2 unrecognized subcommand 'delte'; a similar subcommand exists: 'delete': see 'magikrun pod --help'
+    $ pod delet web
+    2 unrecognized subcommand 'delet'; a similar subcommand exists: 'delete': see 'magikrun pod --help'
     $ imgae ls
     2 unrecognized subcommand 'imgae'; a similar subcommand exists: 'image': see 'magikrun --help'
     $ --log-level loud pod ls

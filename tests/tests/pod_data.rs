@@ -343,6 +343,81 @@ isolated!(
 );
 
 isolated!(
+    fn another_version_takes_the_place_of_the_first_at_once(scene) {
+        let magikrun = with_busybox(scene);
+        let before = Census::take(&magikrun.roots());
+        let manifest = with_volumes("volumes", |pod| {
+            pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
+        });
+        let file = magikrun.manifest(documents(&[manifest.clone(), settings(), login()]));
+        magikrun.ok(&["pod", "run", "-q", "-f", &file]);
+        let version = |volume: &str| inside(&magikrun, "volumes", &format!("readlink /{volume}/..data"));
+        let volumes = ["c", "s", "d", "p"];
+        let first = volumes.map(version);
+        let mut other = settings();
+        other["data"] = json!({"app.conf": "mode = slow\n", "new": "1"});
+        let file = magikrun.manifest(documents(&[manifest.clone(), other.clone(), login()]));
+        assert_eq!(magikrun.ok(&["pod", "update", "volumes", "-f", &file]), "default/volumes\n");
+        assert_eq!(inside(&magikrun, "volumes", "ls /c; cat /c/app.conf /p/etc/app.conf"), "app.conf\nblob\nnew\nmode = slow\nmode = slow\n");
+        assert_eq!(inside(&magikrun, "volumes", "cat /s/password"), PASSWORD);
+        // Volumes that hold what they held are left alone.
+        let changed: Vec<bool> = volumes.map(version).iter().zip(&first).map(|(now, before)| now != before).collect();
+        assert_eq!(changed, [true, false, false, true]);
+        // A program that was started keeps its variables.
+        assert_eq!(magikrun.ok(&["pod", "exec", "volumes", "--", "/bin/sh", "-c", "echo $MODE"]), "fast\n");
+
+        // Nothing but data, of objects that can change.
+        let mut different = manifest.clone();
+        different["spec"]["containers"][0]["workingDir"] = json!("/tmp");
+        let file = magikrun.manifest(documents(&[different, settings(), login()]));
+        let said = magikrun.error(&["pod", "update", "volumes", "-f", &file]);
+        assert!(said.contains(": spec.containers[0].workingDir: is not what the pod was run with"), "{said}");
+        let mut immutable = settings();
+        immutable["immutable"] = json!(true);
+        let file = magikrun.manifest(documents(&[manifest.clone(), immutable, login()]));
+        magikrun.ok(&["pod", "update", "volumes", "-f", &file]);
+        assert_eq!(inside(&magikrun, "volumes", "cat /c/app.conf"), "mode = slow\n");
+        let other = magikrun.manifest(documents(&[with_volumes("other", |_| {}), settings(), login()]));
+        let said = magikrun.error(&["pod", "update", "volumes", "-f", &other]);
+        assert!(said.contains("pod default/volumes: is not in these manifests"), "{said}");
+        magikrun.ok(&["pod", "stop", "volumes"]);
+        let said = magikrun.error(&["pod", "update", "volumes", "-f", &file]);
+        assert!(said.contains("volumes"), "{said}");
+        magikrun.ok(&["pod", "delete", "volumes"]);
+        before.assert_same("after the pod");
+    }
+);
+
+isolated!(
+    fn a_webassembly_program_sees_another_version(scene) {
+        let magikrun = Magikrun::new(scene);
+        let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
+        let image = "localhost/sh:1";
+        magikrun.ok(&["image", "load", "-q", "-i", module.to_str().expect("UTF-8"), "-t", image]);
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
+            "spec": {
+                "restartPolicy": "Never", "runtimeClassName": "wasm", "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "c", "image": image, "imagePullPolicy": "Never",
+                    "args": ["-c", "while true; do cat /c/app.conf; sleep 0.1; done"],
+                    "volumeMounts": [{"name": "c", "mountPath": "/c"}],
+                }],
+                "volumes": [{"name": "c", "configMap": {"name": "settings"}}],
+            },
+        });
+        let file = magikrun.manifest(documents(&[manifest.clone(), settings()]));
+        magikrun.ok(&["pod", "run", "-q", "-f", &file]);
+        let mut other = settings();
+        other["data"] = json!({"app.conf": "mode = slow\n"});
+        let file = magikrun.manifest(documents(&[manifest, other]));
+        magikrun.ok(&["pod", "update", "wasm", "-f", &file]);
+        magikrun_tests::wait_for("the other version", || magikrun.ok(&["pod", "logs", "wasm"]).contains("mode = slow"));
+        magikrun.ok(&["pod", "delete", "--force", "wasm"]);
+    }
+);
+
+isolated!(
     fn a_webassembly_program_reads_them_too(scene) {
         let magikrun = Magikrun::new(scene);
         let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");

@@ -15,14 +15,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write as _},
-    os::fd::{AsRawFd, OwnedFd},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Component, Path},
 };
 
 use jiff::Timestamp;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, mkdirat, openat, readlinkat, renameat, symlinkat, unlinkat},
+    fs::{
+        AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat, renameat,
+        symlinkat, unlinkat,
+    },
     io::Errno,
     mount::{MountFlags, mount},
 };
@@ -184,7 +190,12 @@ pub(crate) fn update(plans: &[DataPlan], staged: &Staged) -> Result<(), UpdateEr
         written.push(plan.ok_or_else(|| StageError::UnknownVolume(name.clone()))?);
     }
     for plan in written {
-        write(plan, &staged.files(&plan.name)).map_err(|source| DataError {
+        let files = staged.files(&plan.name);
+        // Who watches a file hears of changes only.
+        if holds(plan, &files).unwrap_or(false) {
+            continue;
+        }
+        write(plan, &files).map_err(|source| DataError {
             volume: plan.name.clone(),
             source,
         })?;
@@ -271,6 +282,11 @@ fn write_version(volume: &OwnedFd, files: &[&DataFile], group: Option<u32>) -> i
     Ok(version)
 }
 
+/// Its permissions: as kubelet has it, who is in the pod's group may read.
+fn mode_of(file: &DataFile, group: Option<u32>) -> u32 {
+    file.mode | group.map_or(0, |_| 0o440)
+}
+
 fn write_file(version: &OwnedFd, file: &DataFile, group: Option<u32>) -> io::Result<()> {
     let (dirs, name) = match file.path.rsplit_once('/') {
         Some((dirs, name)) => (dirs, name),
@@ -284,8 +300,7 @@ fn write_file(version: &OwnedFd, file: &DataFile, group: Option<u32>) -> io::Res
         }
         dir = openat(&dir, part, DIRECTORY, Mode::empty())?;
     }
-    // As kubelet does: who is in the pod's group may read.
-    let mode = Mode::from_raw_mode(file.mode | group.map_or(0, |_| 0o440));
+    let mode = Mode::from_raw_mode(mode_of(file, group));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = openat(&dir, name, flags, mode)?;
     if let Some(group) = group {
@@ -319,6 +334,42 @@ fn show(volume: &OwnedFd, tops: &BTreeSet<&str>, version: &str) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Whether a volume's version that counts is just these files.
+fn holds(plan: &DataPlan, files: &[&DataFile]) -> io::Result<bool> {
+    let volume = openat(CWD, &plan.target, DIRECTORY, Mode::empty())?;
+    let version = readlinkat(&volume, CURRENT, Vec::new())?;
+    let dir = openat(&volume, &version, DIRECTORY, Mode::empty())?;
+    for file in files {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let found = std::fs::File::from(openat2(&dir, &file.path, flags, Mode::empty(), beneath)?);
+        let metadata = found.metadata()?;
+        let same = metadata.is_file() && metadata.mode() & 0o777 == mode_of(file, plan.group);
+        let mut bytes = Vec::new();
+        found.take(MAX_DATA_SIZE as u64).read_to_end(&mut bytes)?;
+        if !same || bytes != file.bytes {
+            return Ok(false);
+        }
+    }
+    Ok(count(&dir, 0)? == files.len())
+}
+
+/// How many files there are in a directory and below it.
+fn count(dir: &OwnedFd, depth: usize) -> io::Result<usize> {
+    let mut found = 0;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        found += match openat(dir, entry.file_name(), DIRECTORY, Mode::empty()) {
+            Ok(inner) if depth < MAX_DEPTH => count(&inner, depth + 1)?,
+            _ => 1,
+        };
+    }
+    Ok(found)
 }
 
 /// Removes a file, or a directory with all that is in it.

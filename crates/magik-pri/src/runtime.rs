@@ -130,6 +130,14 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// [`Error::Run`](crate::Error::Run) names the step and the container; [`Error::NameInUse`](crate::Error::NameInUse) the other pod.
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus>;
 
+    /// Gives the volumes of a pod that runs another version of their data: the ConfigMaps and Secrets of `spec`, which is
+    /// otherwise what the pod was run with. The files of a volume are replaced at once; a volume of an object that is
+    /// immutable stays as it is, and so do variables.
+    ///
+    /// # Errors
+    /// There is no such pod, or it does not run; [`Error::Spec`](crate::Error::Spec) names what differs besides data.
+    async fn update_pod(&self, pod: &str, spec: &PodSpec) -> Result<()>;
+
     /// Waits until each `run_pod` of this runtime has come to its end, or, where it was dropped,
     /// nothing is left of it but what the store has of its images.
     async fn settled(&self);

@@ -68,6 +68,21 @@ fn files_are_laid_out_as_kubelet_does_and_replaced_at_once() {
     assert_eq!(mode("a"), 0o600);
     assert!(!dir.join(first).exists(), "the old version is gone");
 
+    // What has not changed is left alone.
+    let second = fs::read_link(dir.join("..data")).unwrap();
+    put(dir, &[("a", 0o600, "3"), ("new", 0o644, "4")]);
+    assert_eq!(fs::read_link(dir.join("..data")).unwrap(), second);
+    for changed in [
+        &[("a", 0o600, "3")][..],
+        &[("a", 0o644, "3")],
+        &[("a", 0o644, "5")],
+        &[("a", 0o644, "5"), ("b/c", 0o644, "")],
+    ] {
+        let before = fs::read_link(dir.join("..data")).unwrap();
+        put(dir, changed);
+        assert_ne!(fs::read_link(dir.join("..data")).unwrap(), before, "{changed:?}");
+    }
+
     put(dir, &[]);
     assert_eq!(names(dir), ["..data"]);
 }

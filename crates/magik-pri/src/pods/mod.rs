@@ -28,6 +28,7 @@ mod security;
 pub(crate) mod spawn;
 mod store;
 mod sweep;
+mod update;
 mod usage;
 pub(crate) mod users;
 mod watch;

@@ -19,11 +19,13 @@ use super::{
     Pods,
     add::{self, Addition},
     background::blocking,
+    data,
     files::remove_files,
     init,
     opened::Opened,
     run::{self, Run},
     store::{PodDir, Store},
+    update,
 };
 use crate::{
     ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
@@ -214,6 +216,17 @@ impl PodRuntime for Pods {
 
     async fn pod_spec(&self, pod: &str) -> Result<PodSpec> {
         self.with_pod(pod, |_, found| found.spec()).await
+    }
+
+    async fn update_pod(&self, pod: &str, spec: &PodSpec) -> Result<()> {
+        let (client, status) = self.connect(pod, "update").await?;
+        let known = self.pod_spec(&status.id).await?;
+        update::check(&known, spec)?;
+        let failed = |e: ControlError| Error::control(pod, "update", &e);
+        for (volume, files) in data::files(spec, &status.id, spec.changeable())? {
+            client.stage_files(&volume, files).await.map_err(failed)?;
+        }
+        client.update_files().await.map_err(failed)
     }
 
     async fn wait_pod(&self, pod: &str) -> Result<PodStatus> {

@@ -404,7 +404,7 @@ impl Run {
 
     /// Gives the init the files of ConfigMaps, Secrets and the like, which lie nowhere else.
     async fn hand_over_data(&self, pending: &Pending, client: &ControlClient) -> Result<(), ControlError> {
-        let files = data::files(&self.spec, &pending.id);
+        let files = data::files(&self.spec, &pending.id, data::all(&self.spec));
         let files = files.map_err(|e| ControlError::Launch(LaunchError::pod(LaunchStep::Plan, &e)))?;
         for (volume, files) in files {
             client.stage_files(&volume, files).await?;

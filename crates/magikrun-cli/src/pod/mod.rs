@@ -18,6 +18,7 @@ mod stats;
 mod status;
 mod top;
 mod tree;
+mod update;
 mod validate;
 mod wait;
 
@@ -97,6 +98,9 @@ pub(crate) enum PodCommand {
     /// Run containers of pods again: SIGTERM, SIGKILL after the grace period, and a fresh start
     #[command(after_help = "Example: magikrun pod restart -c server web")]
     Restart(remove::RestartArgs),
+    /// Give the volumes of a pod other data of ConfigMaps and Secrets
+    #[command(after_help = update::EXAMPLE)]
+    Update(update::UpdateArgs),
     /// Delete pods and everything of theirs
     #[command(visible_alias = "rm", after_help = remove::DELETE_EXAMPLE)]
     Delete(remove::DeleteArgs),
@@ -132,6 +136,7 @@ impl PodCommand {
             Self::Wait(args) => &mut args.pods,
             Self::Stop(args) => &mut args.pods,
             Self::Restart(args) => &mut args.pods,
+            Self::Update(args) => slice::from_mut(&mut args.pod),
             Self::Delete(args) => &mut args.pods,
             Self::Stats(args) => &mut args.pods,
             Self::Top(args) => slice::from_mut(&mut args.pod),
@@ -163,6 +168,7 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Wait(args) => wait::wait(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
         PodCommand::Restart(args) => remove::restart(global, args).await,
+        PodCommand::Update(args) => update::run(global, args, namespace).await,
         PodCommand::Delete(args) => remove::delete(global, args, namespace).await,
         PodCommand::Stats(args) => stats::run(global, args).await,
         PodCommand::Top(args) => top::run(global, args).await,
