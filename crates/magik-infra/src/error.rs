@@ -50,6 +50,10 @@ pub enum LaunchStep {
     Stopped,
     /// A container is removed at the runtime, to be created anew.
     Delete,
+    /// A container's `postStart` hook runs.
+    PostStart,
+    /// A container's startup probe is waited for.
+    StartupProbe,
     /// A step that this version does not know, of a newer init.
     Other,
 }
@@ -72,6 +76,8 @@ impl LaunchStep {
             Self::Deadline => "deadline",
             Self::Stopped => "stopped",
             Self::Delete => "delete",
+            Self::PostStart => "post-start",
+            Self::StartupProbe => "startup-probe",
             Self::Other => "start of the pod",
         }
     }

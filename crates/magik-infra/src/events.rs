@@ -25,6 +25,16 @@ pub enum EventKind {
     ContainerExited,
     /// The kernel's OOM killer ended a container.
     ContainerOom,
+    /// A container has become ready.
+    ContainerReady,
+    /// A container is ready no longer.
+    ContainerUnready,
+    /// A probe or a hook of a container has failed.
+    ContainerUnhealthy,
+    /// A container has ended, and waits to be run again.
+    ContainerBackOff,
+    /// A container's startup probe has succeeded.
+    ContainerHealthy,
     /// Every container was started.
     PodReady,
     /// The pod is being stopped.
@@ -46,6 +56,11 @@ impl EventKind {
             Self::ContainerStarted => "container.started",
             Self::ContainerExited => "container.exited",
             Self::ContainerOom => "container.oom",
+            Self::ContainerReady => "container.ready",
+            Self::ContainerUnready => "container.unready",
+            Self::ContainerUnhealthy => "container.unhealthy",
+            Self::ContainerBackOff => "container.back-off",
+            Self::ContainerHealthy => "container.healthy",
             Self::PodReady => "pod.ready",
             Self::PodStopping => "pod.stopping",
             Self::PodStopped => "pod.stopped",
@@ -62,6 +77,11 @@ impl From<&str> for EventKind {
             "container.started" => Self::ContainerStarted,
             "container.exited" => Self::ContainerExited,
             "container.oom" => Self::ContainerOom,
+            "container.ready" => Self::ContainerReady,
+            "container.unready" => Self::ContainerUnready,
+            "container.unhealthy" => Self::ContainerUnhealthy,
+            "container.back-off" => Self::ContainerBackOff,
+            "container.healthy" => Self::ContainerHealthy,
             "pod.ready" => Self::PodReady,
             "pod.stopping" => Self::PodStopping,
             "pod.stopped" => Self::PodStopped,

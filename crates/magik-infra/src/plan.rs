@@ -1,9 +1,13 @@
 //! What the launcher hands to the pod init: everything is decided, nothing of an image or a
 //! manifest is read again.
 
+mod lifecycle;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::lifecycle::{BackOff, Handler, Lifecycle, Probe, RestartPolicy, RestartRule};
 
 /// A pod, ready to be started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub struct PodPlan {
     /// When it is over.
     #[serde(default)]
     pub ends: PodEnd,
+    /// How long its containers wait before they are run again.
+    #[serde(default)]
+    pub back_off: BackOff,
     /// Extensions of its init, started in this order after those that the init always has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<ExtensionPlan>,
@@ -116,7 +123,7 @@ pub struct UserNamespace {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PodEnd {
-    /// That every container of it has ended.
+    /// That every container of it has ended, and none is to be run again.
     #[default]
     ContainersEnded,
     /// Nothing: containers may come and go.
@@ -165,6 +172,9 @@ pub struct ContainerPlan {
     /// Its streams are no log's: it is started by who attaches to them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<AttachPlan>,
+    /// What is done for it while it lives, and when it has ended.
+    #[serde(default, skip_serializing_if = "Lifecycle::is_default")]
+    pub lifecycle: Lifecycle,
 }
 
 /// The streams of a container that somebody attaches to.

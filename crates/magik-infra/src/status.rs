@@ -193,6 +193,15 @@ pub struct ContainerStatus {
     /// statuses the one with the larger number is the newer.
     #[serde(default)]
     pub revision: u64,
+    /// Whether it has started: its program runs, and its hook and its startup probe have succeeded.
+    #[serde(default)]
+    pub started: bool,
+    /// Whether it is ready: it has started, and its readiness probe has succeeded, if it has one.
+    #[serde(default)]
+    pub ready: bool,
+    /// It has ended and is run again then (`CrashLoopBackOff`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_off_until: Option<Timestamp>,
     /// How often it was run again.
     #[serde(default)]
     pub restart_count: u32,
@@ -224,6 +233,9 @@ impl ContainerStatus {
             image: plan.image.clone(),
             state: ContainerPhase::Waiting,
             revision: 0,
+            started: false,
+            ready: false,
+            back_off_until: None,
             restart_count: 0,
             past: Vec::new(),
         }
@@ -233,9 +245,22 @@ impl ContainerStatus {
     pub(crate) fn is(&mut self, state: ContainerPhase) {
         self.revision = self.revision.saturating_add(1);
         self.state = state;
+        self.back_off_until = None;
+        (self.started, self.ready) = (false, false);
     }
 
-    /// One that has ended is being created once more.
+    /// Whether it has started, and is ready: whether that is news.
+    pub(crate) fn answers(&mut self, started: bool, ready: bool) -> bool {
+        let runs = matches!(self.state, ContainerPhase::Running { .. });
+        let is_news = runs && (self.started, self.ready) != (started, ready);
+        if is_news {
+            self.revision = self.revision.saturating_add(1);
+            (self.started, self.ready) = (started, ready);
+        }
+        is_news
+    }
+
+    /// One that has ended is being created once more, or will be.
     pub(crate) fn will_run_again(&mut self) {
         let ContainerPhase::Exited {
             started_at,

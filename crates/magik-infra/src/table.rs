@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::plan::{ContainerPlan, PodPlan};
+use crate::plan::{ContainerPlan, PodPlan, RestartPolicy};
 
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,11 @@ impl Entry {
     fn new(kind: Kind, plan: ContainerPlan) -> Self {
         let (plan, log) = (Arc::new(plan), watch::Sender::new(false));
         Self { kind, plan, log }
+    }
+
+    /// Whether it is an init container that runs as long as the pod.
+    pub(crate) fn is_sidecar(&self) -> bool {
+        self.kind == Kind::Init && self.plan.lifecycle.restart == RestartPolicy::Always
     }
 }
 

@@ -103,7 +103,7 @@ impl CannotExecute {
 }
 
 /// The steps of a pod's start, and what they are called on the wire.
-const STEPS: [(LaunchStep, proto::LaunchStep); 14] = [
+const STEPS: [(LaunchStep, proto::LaunchStep); 16] = [
     (LaunchStep::Other, proto::LaunchStep::OTHER_STEP),
     (LaunchStep::Plan, proto::LaunchStep::PLAN),
     (LaunchStep::Boot, proto::LaunchStep::BOOT),
@@ -118,6 +118,8 @@ const STEPS: [(LaunchStep, proto::LaunchStep); 14] = [
     (LaunchStep::Deadline, proto::LaunchStep::DEADLINE),
     (LaunchStep::Stopped, proto::LaunchStep::STOPPED),
     (LaunchStep::Delete, proto::LaunchStep::DELETE),
+    (LaunchStep::PostStart, proto::LaunchStep::POST_START),
+    (LaunchStep::StartupProbe, proto::LaunchStep::STARTUP_PROBE),
 ];
 
 impl LaunchStep {

@@ -158,6 +158,7 @@ fn plan(dir: &Path) -> PodPlan {
             bundle: dir.join("bundle"),
             log: dir.join("c.log"),
             attach: None,
+            lifecycle: magik_infra::plan::Lifecycle::default(),
         }],
         grace_period_s: 0,
         active_deadline_s: None,

@@ -45,6 +45,10 @@ pub const MAX_PIDS_PER_POD: u32 = 4096;
 pub const MAX_POD_NAME_LEN: usize = 191;
 /// The most bytes of a container's command, arguments and environment together once `$(NAME)` is expanded.
 pub const MAX_EXPANDED_SIZE: usize = 1 << 20;
+/// The most headers of a probe's or a hook's request.
+pub const MAX_PROBE_HEADERS: usize = 64;
+/// The most exit codes of a restart rule, as in Kubernetes.
+pub const MAX_RESTART_CODES: usize = 255;
 /// The smallest memory limit, in bytes: below it no program starts.
 pub const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 /// The most bytes of all annotations together, as in Kubernetes.

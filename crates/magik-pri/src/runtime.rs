@@ -49,6 +49,8 @@ pub struct RunOptions {
     pub progress: Option<Arc<dyn RunProgress>>,
     /// Extensions of the pod's init, which must have them ([`Role::extensions`](crate::Role::extensions)).
     pub extensions: Vec<ExtensionPlan>,
+    /// How long its containers wait at most before they are run again; absent: 5 minutes.
+    pub max_restart_delay: Option<Duration>,
     /// Which pods that do not say (`hostUsers`) have users of their own.
     pub user_namespaces: UserNamespaces,
 }

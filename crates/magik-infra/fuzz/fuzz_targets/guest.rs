@@ -295,6 +295,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         bundle: dir.join(name),
         log: dir.join(format!("{name}.log")),
         attach: None,
+            lifecycle: magik_infra::plan::Lifecycle::default(),
     };
     PodPlan {
         id: "honest".into(),

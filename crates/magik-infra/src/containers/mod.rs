@@ -12,7 +12,7 @@ use ttrpc::{Code, r#async::ServerStream};
 
 pub(crate) use self::{
     guest::{InGuest, connect},
-    local::Local,
+    local::{Local, own_process},
 };
 use crate::{
     data::Staged,

@@ -24,30 +24,37 @@ use crate::{
 
 /// The exit code of a container that cannot be started for another reason than its program; as
 /// containerd has it.
-const CANNOT_START: i32 = 128;
+pub(super) const CANNOT_START: i32 = 128;
 
 impl Pod {
     /// Does what is asked for a container, or begins to.
-    pub(super) async fn change_container(
-        &mut self,
-        name: String,
-        change: Change,
-        answer: Answer,
-        pod_is_stopping: bool,
-    ) {
-        let phase = match self.check_change(&name, &change, pod_is_stopping) {
+    pub(super) async fn change_container(&mut self, name: String, change: Change, answer: Answer) {
+        let phase = match self.check_change(&name, &change) {
             Ok(phase) => phase,
             Err(error) => return drop(answer.send(Err(error))),
         };
         let runs = matches!(phase, ContainerPhase::Running { .. });
+        if self.waits.cancel(&name) {
+            // It is as it ended, and stays so or is run at once.
+            self.change(&name, ContainerStatus::does_not_run_again);
+            self.delete(&name);
+        }
         match change {
             Change::Create(plan) => self.create(*plan, answer),
             Change::Start => drop(answer.send(self.start_created(&name).await)),
             Change::Update(resources) => drop(answer.send(self.update(&name, &resources).await)),
             Change::Stop(_) if !runs => drop(answer.send(Ok(()))),
             Change::Restart(_) if !runs => self.run_again(&name, vec![answer]),
-            Change::Stop(grace) => self.ask_to_end(&name, grace, false).await.stops.push(answer),
-            Change::Restart(grace) => self.ask_to_end(&name, grace, true).await.restarts.push(answer),
+            Change::Stop(grace) => {
+                let ending = self.ask_to_end(&name, grace).await;
+                (ending.asked, ending.again) = (true, false);
+                ending.stops.push(answer);
+            }
+            Change::Restart(grace) => {
+                let ending = self.ask_to_end(&name, grace).await;
+                (ending.asked, ending.again) = (true, true);
+                ending.restarts.push(answer);
+            }
             Change::Remove => {
                 if phase == ContainerPhase::Created {
                     self.delete(&name);
@@ -61,19 +68,15 @@ impl Pod {
     }
 
     /// Whether a container may be changed so; its phase, if it may.
-    fn check_change(
-        &self,
-        name: &str,
-        change: &Change,
-        pod_is_stopping: bool,
-    ) -> Result<ContainerPhase, ChangeError> {
+    fn check_change(&self, name: &str, change: &Change) -> Result<ContainerPhase, ChangeError> {
+        let pod_is_stopping = self.stopping.is_some();
         if let Change::Create(plan) = change {
-            return self.check_new(plan, pod_is_stopping);
+            return self.check_new(plan);
         }
         let wrong = |why| wrong(name, why);
         let container = self.shared.container(name);
         let container = container.ok_or_else(|| ChangeError::Unknown(name.to_owned()))?;
-        if container.kind == Kind::Init {
+        if container.kind == Kind::Init && !container.is_sidecar() {
             return Err(wrong("is an init container, which runs once"));
         }
         if container.plan.attach.is_some() {
@@ -81,6 +84,11 @@ impl Pod {
         }
         let phase = self.shared.phase(name).unwrap_or(ContainerPhase::Waiting);
         match (change, &phase) {
+            (Change::Stop(_) | Change::Restart(_) | Change::Remove, ContainerPhase::Waiting)
+                if self.waits.waits(name) && !pod_is_stopping =>
+            {
+                Ok(phase)
+            }
             (_, ContainerPhase::Waiting) => Err(wrong("is being created")),
             (Change::Start | Change::Restart(_), _) if pod_is_stopping => Err(stopping(name)),
             (Change::Start, ContainerPhase::Running { .. }) => Err(wrong("runs already")),
@@ -95,9 +103,9 @@ impl Pod {
     }
 
     /// Whether a container can be one of the pod's from now on; its phase then.
-    fn check_new(&self, plan: &ContainerPlan, pod_is_stopping: bool) -> Result<ContainerPhase, ChangeError> {
+    fn check_new(&self, plan: &ContainerPlan) -> Result<ContainerPhase, ChangeError> {
         let name = &plan.name;
-        if pod_is_stopping {
+        if self.stopping.is_some() {
             return Err(stopping(name));
         }
         if self.confined {
@@ -121,7 +129,7 @@ impl Pod {
     }
 
     /// A container is no longer one of the pod's, or never became one.
-    fn forget(&self, container: &Entry) {
+    fn forget(&mut self, container: &Entry) {
         let plan = &container.plan;
         rootfs::unmount(plan);
         if self.before.own_files {
@@ -129,6 +137,7 @@ impl Pod {
             logs::remove(&plan.log);
         }
         self.shared.remove(&plan.name);
+        self.waits.forget(&plan.name);
         container.log.send_replace(true);
     }
 
@@ -161,16 +170,18 @@ impl Pod {
     }
 
     /// Asks a container to end. What is under way for that already is only ever made sooner.
-    async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>, again: bool) -> &mut Ending {
-        let kill_at = after(self.plan.grace(grace));
-        self.kill(name, Signal::TERM, false).await;
+    async fn ask_to_end(&mut self, name: &str, grace: Option<Duration>) -> &mut Ending {
+        let grace = self.plan.grace(grace);
+        let kill_at = after(grace);
+        self.begin_to_end(name, grace).await;
         let place = self.ending.iter().position(|ending| ending.name == name);
         let place = place.unwrap_or_else(|| {
             self.ending.push(Ending {
                 name: name.to_owned(),
                 kill_at,
                 killed: false,
-                again,
+                asked: false,
+                again: false,
                 stops: Vec::new(),
                 restarts: Vec::new(),
             });
@@ -180,8 +191,13 @@ impl Pod {
         if !ending.killed {
             ending.kill_at = ending.kill_at.min(kill_at);
         }
-        ending.again = again;
         ending
+    }
+
+    /// Asks a container to end since something is wrong with it: its policy says how it goes on.
+    pub(super) async fn end_by_policy(&mut self, name: &str, grace_s: Option<u64>) {
+        self.attended.remove(name);
+        self.ask_to_end(name, grace_s.map(Duration::from_secs)).await;
     }
 
     /// When the next container is to be killed.
@@ -208,22 +224,23 @@ impl Pod {
         }
     }
 
-    /// Whether a container that ends now is run again.
-    pub(super) fn runs_again(&self, name: &str) -> bool {
-        self.ending
-            .iter()
-            .any(|ending| ending.name == name && ending.again)
+    /// Whether somebody has asked a container to end, and then to be run again.
+    pub(super) fn asked_to_end(&self, name: &str) -> Option<bool> {
+        let mut asked = self.ending.iter().filter(|ending| ending.asked);
+        asked
+            .find(|ending| ending.name == name)
+            .map(|ending| ending.again)
     }
 
     /// A container has ended, as it was asked to or not.
-    pub(super) fn end_was_seen(&mut self, name: &str, pod_is_stopping: bool) {
+    pub(super) fn end_was_seen(&mut self, name: &str) {
         let Some(place) = self.ending.iter().position(|ending| ending.name == name) else {
             return;
         };
         let ending = self.ending.swap_remove(place);
         answer(ending.stops, &Ok(()));
         let name = ending.name;
-        if pod_is_stopping {
+        if self.stopping.is_some() {
             answer(ending.restarts, &Err(stopping(&name)));
         } else if ending.again {
             self.run_again(&name, ending.restarts);
@@ -240,7 +257,7 @@ impl Pod {
     }
 
     /// Creates a container, `again` or for the first time, in the background.
-    fn make(&mut self, name: &str, again: bool, answers: Vec<Answer>) {
+    pub(super) fn make(&mut self, name: &str, again: bool, answers: Vec<Answer>) {
         let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
             let error = ChangeError::Refused(format!("{name:?} is no container's name"));
             self.shared.remove(name);
@@ -285,7 +302,7 @@ impl Pod {
     }
 
     /// Starts what was created to be run again; what is new waits.
-    pub(super) async fn made(&mut self, made: Made, pod_is_stopping: bool) {
+    pub(super) async fn made(&mut self, made: Made) {
         let Made {
             name,
             again,
@@ -296,7 +313,7 @@ impl Pod {
             return;
         };
         let done = match outcome {
-            Ok(_) if pod_is_stopping => Err(stopping(&name)),
+            Ok(_) if self.stopping.is_some() => Err(stopping(&name)),
             Ok(created) => {
                 let (id, pid) = self.created(&container.plan, created);
                 if again {
@@ -316,6 +333,9 @@ impl Pod {
             if again {
                 self.change(&name, ContainerStatus::does_not_run_again);
                 container.log.send_replace(true);
+                if let (true, Err(ChangeError::Failed(error))) = (answers.is_empty(), &done) {
+                    self.could_not_run_again(&name, error);
+                }
             } else {
                 self.forget(&container);
             }

@@ -23,6 +23,8 @@ pub(super) struct Ending {
     pub(super) name: String,
     pub(super) kill_at: Instant,
     pub(super) killed: bool,
+    /// Whether somebody asked for it; else its policy says whether it is run again then.
+    pub(super) asked: bool,
     /// Whether it is run again then: what was asked last counts.
     pub(super) again: bool,
     /// Who wants to know that it has ended.

@@ -3,8 +3,13 @@
 mod changes;
 mod container;
 mod ending;
+mod handler;
+mod happening;
 mod pod;
+mod probes;
 mod rootfs;
+mod starting;
+mod stopping;
 mod supervise;
 
 pub use rootfs::mount_layers;

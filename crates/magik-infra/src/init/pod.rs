@@ -1,20 +1,26 @@
-//! The supervisor: starts a pod's containers and follows them to their end.
+//! The supervisor's state, and what every step of a pod's life needs.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use magik_oci::{ContainerId, Exit, OciRuntime, Signal};
+use magik_oci::{ContainerId, OciRuntime};
 use tokio::{
     sync::{RwLock, mpsc, oneshot, watch},
-    task::JoinSet,
-    time::{Instant, sleep},
+    task::{AbortHandle, JoinSet},
+    time::sleep,
 };
 
 use super::{
     Preparation,
     container::{self, Created, ExitReport, Output, Watched},
-    ending::{Ending, KILL_TIMEOUT, Made, Stopping, after},
+    ending::{Ending, Made, Stopping},
+    happening::Waits,
+    probes::{self, Told},
     rootfs,
 };
 use crate::{
@@ -22,10 +28,9 @@ use crate::{
     error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
     extension::{Extensions, RequiredExtensionFailed},
-    plan::{ContainerPlan, PodEnd, PodPlan},
+    plan::{ContainerPlan, PodPlan},
     shared::{Attachable, Shared, Updates},
-    status::{ContainerPhase, ContainerStatus, Phase, PodReason, PodStatus},
-    table::{Entry, Kind},
+    status::{ContainerPhase, ContainerStatus, Phase},
 };
 
 /// The launch's last steps, status and commit, come after the pod is ready.
@@ -66,12 +71,37 @@ pub(super) struct Pod {
     pub(super) deleting: Arc<RwLock<()>>,
     /// The number of the run of each container that was created and not removed at the runtime:
     /// what is heard of an earlier one is not about this.
-    runs: HashMap<String, u64>,
+    pub(super) runs: HashMap<String, u64>,
     next_run: u64,
     /// The first processes of containers that were created and not started yet.
     pub(super) pids: HashMap<String, Option<i32>>,
     /// Containers that are not started before somebody attaches.
     waiting: Vec<Waiting>,
+    /// The stop of the whole pod, if one is under way.
+    pub(super) stopping: Option<Stopping>,
+    /// The sidecars that were asked to end by it.
+    pub(super) asked_sidecars: HashSet<String>,
+    /// When containers are run again.
+    pub(super) waits: Waits,
+    /// Who asks of the containers that run.
+    pub(super) attended: HashMap<String, Attended>,
+    pub(super) teller: mpsc::UnboundedSender<Told>,
+    pub(super) told: mpsc::UnboundedReceiver<Told>,
+    /// The containers whose `postStart`, or `preStop`, is under way.
+    pub(super) starting_hooks: HashSet<String>,
+    pub(super) ending_hooks: HashSet<String>,
+    /// Why containers are ended that their hook has failed for.
+    pub(super) failed_hooks: HashMap<String, LaunchError>,
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Attended(AbortHandle);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A container that waits for somebody to attach.
@@ -93,6 +123,7 @@ impl Pod {
     ) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
         let (extension_failed, failures) = mpsc::channel(1);
+        let (teller, told) = mpsc::unbounded_channel();
         Self {
             runtime,
             shared,
@@ -113,6 +144,15 @@ impl Pod {
             next_run: 0,
             pids: HashMap::new(),
             waiting: Vec::new(),
+            stopping: None,
+            asked_sidecars: HashSet::new(),
+            waits: Waits::default(),
+            attended: HashMap::new(),
+            teller,
+            told,
+            starting_hooks: HashSet::new(),
+            ending_hooks: HashSet::new(),
+            failed_hooks: HashMap::new(),
         }
     }
 
@@ -168,66 +208,6 @@ impl Pod {
     /// The size at which a container's log is rotated.
     pub(super) fn log_size(&self) -> u64 {
         self.plan.max_log_size.unwrap_or(self.shared.max_log_size)
-    }
-
-    pub(super) async fn run_init_container(&mut self, container: &Entry) -> Result<(), LaunchError> {
-        let plan = &*container.plan;
-        if plan.attach.is_some() {
-            let why = "nobody can attach to an init container";
-            return Err(LaunchError::container(&plan.name, LaunchStep::Plan, why));
-        }
-        let (runtime, size) = (self.runtime.clone(), self.log_size());
-        let created = container::create(&*runtime, container, size, !self.confined).await?;
-        let (id, pid) = self.created(plan, created);
-        self.start(plan, &id, pid).await?;
-        let Some(report) = self.exits.recv().await else {
-            return Err(LaunchError::container(
-                &plan.name,
-                LaunchStep::InitContainer,
-                "its end was not seen",
-            ));
-        };
-        self.ended(&report);
-        self.delete(&report.name);
-        let ending = match (report.unknown, report.exit) {
-            (None, Exit { code: 0, .. }) => return Ok(()),
-            (Some(why), _) => why,
-            (None, Exit { oom_killed: true, .. }) => "killed: out of memory".to_owned(),
-            (None, Exit { signal: Some(n), .. }) => format!("killed by signal {n}"),
-            (None, Exit { code, .. }) => format!("exit code {code}"),
-        };
-        let message = if report.last_line.is_empty() {
-            ending
-        } else {
-            format!("{ending}: {}", report.last_line)
-        };
-        Err(LaunchError::container(
-            &plan.name,
-            LaunchStep::InitContainer,
-            &message,
-        ))
-    }
-
-    /// Creates the app containers, as many at a time as there are processors, and starts them in
-    /// order once all of them are there: a container that cannot be created means that none was
-    /// started.
-    pub(super) async fn start_containers(&mut self) -> Result<(), LaunchError> {
-        let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let (runtime, size, mounts) = (self.runtime.clone(), self.log_size(), !self.confined);
-        let containers = self.shared.containers(Kind::App);
-        let jobs = containers.iter();
-        let jobs = jobs.map(|container| container::create(&*runtime, container, size, mounts));
-        let mut jobs = stream::iter(jobs.collect::<Vec<_>>()).buffered(parallel);
-        let mut created = Vec::new();
-        for Entry { plan, .. } in &containers {
-            self.progress(LaunchStep::Create, &plan.name);
-            let Some(result) = jobs.next().await else { break };
-            created.push((plan, self.created(plan, result?)));
-        }
-        for (plan, (id, pid)) in created {
-            self.start(plan, &id, pid).await?;
-        }
-        Ok(())
     }
 
     /// From now on the container's output is kept and its end is seen.
@@ -293,8 +273,14 @@ impl Pod {
             .start(id)
             .await
             .map_err(|e| LaunchError::runtime(&plan.name, LaunchStep::Start, &e))?;
-        self.change(&plan.name, |container| container.runs(started_at, pid));
+        let lifecycle = &plan.lifecycle;
+        let has_started = lifecycle.post_start.is_none() && lifecycle.startup.is_none();
+        self.change(&plan.name, |container| {
+            container.runs(started_at, pid);
+            container.answers(has_started, has_started && lifecycle.readiness.is_none());
+        });
         self.event(Event::now(EventKind::ContainerStarted, &plan.name, ""));
+        self.attend(plan);
         if let Some(started) = started {
             // Who has attached may be gone: what comes of that is told by the container's end.
             let _ = started.send(pid.unwrap_or_default());
@@ -302,48 +288,19 @@ impl Pod {
         Ok(())
     }
 
-    /// Asks every container to end, in the reverse of the order they were started in. A stop that
-    /// is already under way is only ever made shorter.
-    pub(super) async fn stop(&mut self, under_way: Option<Stopping>, grace: Duration) -> Stopping {
-        let kill_at = after(grace);
-        match under_way {
-            Some(stopping) if stopping.killed || stopping.kill_at <= kill_at => return stopping,
-            Some(stopping) if !grace.is_zero() => return Stopping { kill_at, ..stopping },
-            _ if grace.is_zero() => return self.kill_all().await,
-            _ => {}
-        }
-        self.event(Event::now(
-            EventKind::PodStopping,
-            "",
-            format!("grace period {grace:?}"),
-        ));
-        for name in self.alive(true).iter().rev() {
-            self.kill(name, Signal::TERM, false).await;
-        }
-        Stopping {
-            kill_at,
-            killed: false,
-        }
-    }
-
-    pub(super) async fn kill_all(&mut self) -> Stopping {
-        for name in self.alive(true).iter().rev() {
-            self.kill(name, Signal::KILL, true).await;
-        }
-        Stopping {
-            kill_at: Instant::now() + KILL_TIMEOUT,
-            killed: true,
-        }
-    }
-
-    pub(super) async fn kill(&self, name: &str, signal: Signal, all: bool) {
-        let Ok(id) = ContainerId::new(name) else {
+    /// Does what a container that was started wants done, and asks it what is to be asked.
+    fn attend(&mut self, plan: &ContainerPlan) {
+        let lifecycle = &plan.lifecycle;
+        if lifecycle.post_start.is_none() && lifecycle.probes().next().is_none() {
             return;
-        };
-        match self.runtime.kill(&id, signal, all).await {
-            // It ended by itself meanwhile.
-            Ok(()) | Err(magik_oci::Error::NotFound(_) | magik_oci::Error::WrongState { .. }) => {}
-            Err(error) => tracing::warn!(container = %id, %error, "cannot signal the container"),
+        }
+        if let Some((subject, teller)) = self.subject(&plan.name) {
+            if lifecycle.post_start.is_some() {
+                self.starting_hooks.insert(plan.name.clone());
+            }
+            let task = tokio::spawn(probes::attend(subject, lifecycle.clone(), teller));
+            let attended = Attended(task.abort_handle());
+            self.attended.insert(plan.name.clone(), attended);
         }
     }
 
@@ -352,15 +309,16 @@ impl Pod {
         self.runs.get(&report.name) == Some(&report.run)
     }
 
-    /// A container ended: status, then events.
-    pub(super) fn ended(&mut self, report: &ExitReport) {
+    /// A container ended: status, then events; how long it ran.
+    pub(super) fn ended(&mut self, report: &ExitReport) -> Duration {
         if self.shared.phase(&report.name) == Some(ContainerPhase::Created) {
             // Its process was killed before it was started.
             self.pids.remove(&report.name);
             self.change(&report.name, |container| container.cannot_start(report.exit));
-            return;
+            return Duration::ZERO;
         }
         let now = Timestamp::now();
+        let mut ran_for = Duration::ZERO;
         self.change(&report.name, |container| {
             let started_at = match container.state {
                 ContainerPhase::Running { started_at, .. } | ContainerPhase::Exited { started_at, .. } => {
@@ -368,6 +326,7 @@ impl Pod {
                 }
                 ContainerPhase::Waiting | ContainerPhase::Created => now,
             };
+            ran_for = now.duration_since(started_at).unsigned_abs();
             container.is(ContainerPhase::Exited {
                 started_at,
                 finished_at: now,
@@ -384,6 +343,7 @@ impl Pod {
             exit_code: Some(report.exit.code),
             ..event
         });
+        ran_for
     }
 
     /// Removes a container at the runtime, in the background: its cgroup goes, its status stays.
@@ -408,53 +368,6 @@ impl Pod {
         while self.deletions.try_join_next().is_some() {}
     }
 
-    /// Nothing runs any more: the final status is written, then the extensions are told.
-    pub(super) async fn finish(&mut self, reason: Option<(PodReason, String)>) -> PodStatus {
-        self.shared.publish(|status| {
-            // Those that were never started have not failed.
-            let failed = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code != 0);
-            let ended_well = matches!(reason, None | Some((PodReason::Stopped, _)));
-            let failed = !ended_well || status.containers.iter().any(failed);
-            let phase = if failed { Phase::Failed } else { Phase::Succeeded };
-            status.phase = phase;
-            status.finished_at = Some(Timestamp::now());
-            if let Some((reason, message)) = reason {
-                status.reason = Some(reason);
-                status.message = Some(message).filter(|m| !m.is_empty());
-            }
-        });
-        self.event(Event::now(EventKind::PodStopped, "", ""));
-        self.extensions.stop(&self.shared.events).await;
-        self.shared
-            .status()
-            .unwrap_or_else(|| unreachable!("the first status was published by Pod::new"))
-    }
-
-    /// The app containers that have not ended, in starting order; in a pod that is being stopped,
-    /// without those that will not be started.
-    fn alive(&self, stopping: bool) -> Vec<String> {
-        let status = self.shared.status();
-        let containers = status.map(|status| status.containers).unwrap_or_default();
-        let lives = |c: &ContainerStatus| match c.state {
-            ContainerPhase::Created => !stopping,
-            // One that is being created is heard of once more.
-            ContainerPhase::Waiting | ContainerPhase::Running { .. } => true,
-            ContainerPhase::Exited { .. } => false,
-        };
-        let alive = containers.into_iter().filter(lives);
-        alive.map(|container| container.name).collect()
-    }
-
-    /// Whether the pod has come to its end.
-    pub(super) fn is_over(&self, stopping: bool) -> bool {
-        let lives_on = self.plan.ends == PodEnd::Stopped && !stopping;
-        !lives_on && self.alive(stopping).is_empty()
-    }
-
-    pub(super) fn survivors(&self) -> String {
-        format!("did not end after SIGKILL: {}", self.alive(true).join(", "))
-    }
-
     /// Changes a container's status.
     pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut ContainerStatus)) {
         self.shared.publish(|status| {
@@ -468,7 +381,7 @@ impl Pod {
         self.updates.progress(step, container);
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         let event = Arc::new(event);
         tracing::info!(kind = %event.kind, container = event.container, exit_code = event.exit_code, "event");
         self.shared.events.add(event.clone());

@@ -3,13 +3,12 @@
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{ending::Stopping, pod::Pod};
+use super::pod::Pod;
 use crate::{
-    error::{LaunchError, LaunchStep},
+    error::LaunchError,
     extension::RequiredExtensionFailed,
     life::{Inputs, Interrupt, Supervisor, reached},
     status::{Phase, PodReason, PodStatus},
-    table::Kind,
 };
 
 impl Supervisor for Pod {
@@ -20,10 +19,7 @@ impl Supervisor for Pod {
     /// Mounts, init containers one after the other, then all app containers.
     async fn launch(&mut self) -> Result<(), LaunchError> {
         self.make_ready().await?;
-        for container in self.shared.containers(Kind::Init) {
-            self.progress(LaunchStep::InitContainer, &container.plan.name);
-            self.run_init_container(&container).await?;
-        }
+        self.run_init_containers().await?;
         self.start_containers().await?;
         self.ready().await
     }
@@ -40,40 +36,31 @@ impl Supervisor for Pod {
     }
 
     async fn supervise(&mut self, inputs: &mut Inputs) -> Option<PodStatus> {
-        let mut stopping: Option<Stopping> = None;
+        let shared = self.shared.clone();
         let mut reason: Option<(PodReason, String)> = None;
-        while !self.is_over(stopping.is_some()) {
-            let next_kill = self.next_kill();
+        loop {
+            if self.is_over() {
+                if self.alive_sidecars().is_empty() {
+                    break;
+                }
+                if self.stopping.is_none() {
+                    self.end_sidecars().await;
+                }
+            }
+            let kill_at = self.stopping.as_ref().map(|stopping| stopping.kill_at);
             let interrupt = tokio::select! {
-                Some(report) = self.exits.recv() => {
-                    if !self.is_of_now(&report) {
-                        continue;
-                    }
-                    self.ended(&report);
-                    // A pod that is going down is removed as a whole.
-                    if stopping.is_none() && !self.runs_again(&report.name) {
-                        self.delete(&report.name);
-                    }
-                    self.end_was_seen(&report.name, stopping.is_some());
+                happening = self.happening() => {
+                    // Of a pod that has started nothing need be forgiven.
+                    drop(self.deal_with(happening).await);
                     continue;
                 }
-                Some(made) = self.making.join_next() => {
-                    if let Ok(made) = made {
-                        self.made(made, stopping.is_some()).await;
-                    }
-                    continue;
-                }
-                () = reached(next_kill) => {
-                    self.kill_late().await;
-                    continue;
-                }
-                interrupt = inputs.interrupt(&self.shared) => interrupt,
-                () = reached(stopping.as_ref().map(|stopping| stopping.kill_at)) => {
-                    if stopping.as_ref().is_some_and(|s| s.killed) {
+                interrupt = inputs.interrupt(&shared) => interrupt,
+                () = reached(kill_at) => {
+                    if self.stopping.as_ref().is_some_and(|stopping| stopping.killed) {
                         reason = Some((PodReason::NotKilled, self.survivors()));
                         break;
                     }
-                    stopping = Some(self.kill_all().await);
+                    self.kill_all().await;
                     continue;
                 }
             };
@@ -81,27 +68,24 @@ impl Supervisor for Pod {
                 Interrupt::Abandoned => return None,
                 Interrupt::Stop { grace } => {
                     reason.get_or_insert((PodReason::Stopped, String::new()));
-                    stopping = Some(self.stop(stopping, self.plan.grace(grace)).await);
+                    self.stop(self.plan.grace(grace)).await;
                 }
                 Interrupt::Deadline => {
                     reason = Some((PodReason::DeadlineExceeded, self.plan.deadline_passed()));
-                    stopping = Some(self.kill_all().await);
+                    self.kill_all().await;
                 }
                 Interrupt::ExtensionFailed(error) => {
                     reason.get_or_insert((PodReason::ExtensionFailed, error.to_string()));
-                    stopping = Some(self.stop(stopping, self.plan.grace(None)).await);
+                    self.stop(self.plan.grace(None)).await;
                 }
                 Interrupt::Change {
                     container,
                     change,
                     answer,
-                } => {
-                    let stopping = stopping.is_some();
-                    self.change_container(container, change, answer, stopping).await;
-                }
+                } => self.change_container(container, change, answer).await,
             }
         }
-        if stopping.is_none() {
+        if self.stopping.is_none() {
             while self.deletions.join_next().await.is_some() {}
         }
         Some(self.finish(reason).await)

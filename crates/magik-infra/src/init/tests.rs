@@ -225,6 +225,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         },
         log: dir.path().join(format!("{name}.log")),
         attach: None,
+        lifecycle: crate::plan::Lifecycle::default(),
     };
     let plan = PodPlan {
         id: "id".into(),

@@ -103,6 +103,9 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
         if is_newer || container.revision == known.revision && !has_ended {
             known.state = container.state;
             known.revision = container.revision;
+            known.started = container.started;
+            known.ready = container.ready;
+            known.back_off_until = container.back_off_until;
             known.restart_count = container.restart_count;
             known.past = container.past;
             known.past.truncate(MAX_PAST_RUNS);

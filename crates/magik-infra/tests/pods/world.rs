@@ -172,6 +172,7 @@ impl World {
             bundle,
             log: self.path(&format!("logs/{name}.log")),
             attach: None,
+            lifecycle: magik_infra::plan::Lifecycle::default(),
         }
     }
 

@@ -13,7 +13,8 @@ use magik_image::{
         ContainerSettings, MountKind, MountSetting, Resources, UserNamespace, runtime_spec, write_bundle,
     },
 };
-use magik_infra::plan::{ContainerPlan, PodPlan, TmpfsPlan};
+use magik_infra::plan::{ContainerPlan, Lifecycle, PodPlan, TmpfsPlan};
+use magik_oci::Signal;
 
 use super::{
     data,
@@ -155,6 +156,7 @@ impl<'a> PodFiles<'a> {
             active_deadline_s: self.spec.active_deadline.as_ref().map(Duration::as_secs),
             max_log_size: None,
             ends: magik_infra::plan::PodEnd::default(),
+            back_off: magik_infra::plan::BackOff::default(),
             extensions: Vec::new(),
             ignored: Vec::new(),
         })
@@ -291,6 +293,23 @@ impl<'a> PodFiles<'a> {
             user_namespace: self.user_namespace(),
             ..ContainerSettings::default()
         })
+    }
+
+    /// Its restarts, probes and hooks; where the pod does not say which signal asks it to end, the
+    /// image does.
+    pub(crate) fn lifecycle(&self, container: &ContainerSpec, image: &Image) -> Lifecycle {
+        let mut lifecycle = container.lifecycle.clone();
+        let of_image = image
+            .config
+            .config()
+            .as_ref()
+            .and_then(|config| config.stop_signal().as_deref());
+        let of_image = of_image.and_then(|name| name.parse().ok());
+        let of_image = of_image
+            .map(|Signal(number)| number)
+            .filter(|n| *n != Signal::TERM.0);
+        lifecycle.stop_signal = lifecycle.stop_signal.or(of_image);
+        lifecycle
     }
 
     /// Builds a container's runtime spec and writes it into its bundle.

@@ -52,6 +52,7 @@ pub(crate) fn write(
         rootfs,
         log: pod.log(&container.name),
         attach: None,
+        lifecycle: pod.lifecycle(container, &image.image),
         bundle,
     })
 }

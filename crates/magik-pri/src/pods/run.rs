@@ -16,7 +16,7 @@ use magik_image::{
 };
 use magik_infra::{
     ControlClient, ControlError, LaunchError, LaunchProgress, LaunchStep,
-    plan::PodPlan,
+    plan::{BackOff, PodPlan},
     status::{PodReason, PodStatus},
 };
 use rustix::fs::{Mode, OFlags};
@@ -349,6 +349,7 @@ impl Run {
         let (store, spec, backend) = (self.store.clone(), self.spec.clone(), self.backend.clone());
         let (pending, extensions) = (pending.clone(), self.options.extensions.clone());
         let max_log_size = self.options.max_log_size;
+        let back_off = self.options.max_restart_delay.map(BackOff::at_most);
         let launched = blocking(move || {
             let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
             let launch = || {
@@ -359,6 +360,7 @@ impl Run {
                 plan.max_log_size = max_log_size;
                 plan.ignored = spec.ignored(backend.class());
                 plan.ignored.truncate(MAX_IGNORED_FIELDS);
+                plan.back_off = back_off.unwrap_or_default();
                 let listeners = publish::listen(&spec)?;
                 let socket = start_init(&store, &*backend, &files, listeners, &pending).map_err(|e| {
                     Failure::new(format!("start the pod init {}: {e}", backend.binary().display()))

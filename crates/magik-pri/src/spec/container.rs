@@ -8,6 +8,7 @@ use std::{
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 use magik_image::source::{ImageSource, InvalidSource};
+use magik_infra::plan::RestartPolicy;
 
 use super::{
     ContainerSpec, IgnoredField, Limits, Mount, Port, Protocol, PullPolicy, SpecError,
@@ -15,20 +16,29 @@ use super::{
     convert::VolumeNames,
     env,
     errors::Problems,
+    lifecycle::{self, Asked, Context},
     names, quantity,
     security::{self, PodSecurity},
 };
 use crate::limits::MIN_MEMORY_LIMIT;
 
+/// What a container has of its pod.
+pub(super) struct Of<'a> {
+    pub(super) volumes: &'a VolumeNames,
+    pub(super) security: &'a PodSecurity,
+    pub(super) restart_policy: RestartPolicy,
+    pub(super) is_init: bool,
+}
+
 pub(super) fn container(
-    c: k8s::Container,
-    volumes: &VolumeNames,
-    pod: &PodSecurity,
+    mut c: k8s::Container,
+    of: &Of<'_>,
     seen: &mut HashSet<String>,
     path: &str,
     problems: &mut Problems,
 ) -> ContainerSpec {
     let field = |name: &str| format!("{path}.{name}");
+    let asked = Asked::of(&mut c);
     problems.or_default(names::dns_label(&c.name).at(&field("name")));
     if !seen.insert(c.name.clone()) {
         problems.add(SpecError::invalid(
@@ -60,13 +70,20 @@ pub(super) fn container(
     let (limits, requests) = resources(c.resources.unwrap_or_default(), &field("resources"), problems);
     let mounts = mounts(
         c.volume_mounts.unwrap_or_default(),
-        volumes,
+        of.volumes,
         &field("volumeMounts"),
         problems,
     );
     let ports = ports(c.ports.unwrap_or_default(), &field("ports"), problems);
+    let context = Context {
+        pod_policy: of.restart_policy,
+        is_init: of.is_init,
+        ports: &ports,
+        path,
+    };
+    let lifecycle = lifecycle::lifecycle(asked, &context, problems);
     let context = c.security_context.unwrap_or_default();
-    let security = security::container(context, pod, &field("securityContext"), problems);
+    let security = security::container(context, of.security, &field("securityContext"), problems);
     ContainerSpec {
         name: c.name,
         image,
@@ -81,6 +98,7 @@ pub(super) fn container(
         ports,
         mounts,
         security,
+        lifecycle,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     check::{At, Result, absolute},
     container, data_volume,
     errors::Problems,
-    names, quantity, security,
+    lifecycle, names, quantity, security,
     walk::join,
 };
 use crate::limits::{
@@ -34,7 +34,8 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     check_labels(&labels, &annotations, problems);
 
     let spec = pod.spec?;
-    problems.or_default(restart_policy(spec.restart_policy.as_deref()));
+    let restart_policy = lifecycle::pod_policy(spec.restart_policy.as_deref());
+    let restart_policy = problems.or_default(restart_policy);
     if let Some(hostname) = &spec.hostname {
         problems.or_default(names::dns_label(hostname).at("spec.hostname"));
     }
@@ -53,17 +54,24 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let init = spec.init_containers.unwrap_or_default();
     problems.or_default(check_count(init.len(), spec.containers.len()));
     let mut seen = HashSet::new();
-    let mut all = |list: Vec<k8s::Container>, field: &str| -> Vec<ContainerSpec> {
+    let mut all = |list: Vec<k8s::Container>, is_init: bool| -> Vec<ContainerSpec> {
+        let field = if is_init { "initContainers" } else { "containers" };
         // One that was not counted is not looked at.
         let list = list.into_iter().take(MAX_CONTAINERS_PER_POD).enumerate();
         list.map(|(i, c)| {
             let path = format!("spec.{field}[{i}]");
-            container::container(c, &names, &security, &mut seen, &path, problems)
+            let of = container::Of {
+                volumes: &names,
+                security: &security,
+                restart_policy,
+                is_init,
+            };
+            container::container(c, &of, &mut seen, &path, problems)
         })
         .collect()
     };
-    let init_containers = all(init, "initContainers");
-    let containers = all(spec.containers, "containers");
+    let init_containers = all(init, true);
+    let containers = all(spec.containers, false);
 
     let host_network = spec.host_network.unwrap_or(false);
     let lists = [("initContainers", &init_containers), ("containers", &containers)];
@@ -94,6 +102,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         volumes,
         termination_grace_period: problems.or_default(grace).unwrap_or(DEFAULT_GRACE_PERIOD),
         active_deadline: problems.or_default(deadline),
+        restart_policy,
         runtime_class,
         ignored_fields: Vec::new(),
         service_account_name: "default".into(),
@@ -178,21 +187,6 @@ fn check_labels(
             "metadata.annotations",
             format!("{size} bytes, at most {MAX_ANNOTATIONS_SIZE} are allowed"),
         ));
-    }
-}
-
-fn restart_policy(policy: Option<&str>) -> Result<()> {
-    const PATH: &str = "spec.restartPolicy";
-    match policy {
-        None | Some("Never") => Ok(()),
-        Some(policy @ ("Always" | "OnFailure")) => Err(SpecError::unsupported(
-            PATH,
-            format!("{policy}: a pod is replaced, not repaired; use Never, or leave it out"),
-        )),
-        Some(policy) => Err(SpecError::invalid(
-            PATH,
-            format!("{policy:?} is none of Never, Always, OnFailure"),
-        )),
     }
 }
 

@@ -1,8 +1,11 @@
 //! The fields of a v1 Pod, each in one of three kinds: honoured, ignored (with a notice), refused.
 
+mod lifecycle;
+
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::lifecycle::{LIFECYCLE, PROBE, RESTART_RULE};
 use super::{
     data_fields as data,
     schema::{
@@ -69,6 +72,8 @@ static SPEC: Schema = Schema {
     ],
     required: &[],
     ignored: &[
+        ("evictionResponders", NO_API_SERVER),
+        ("schedulingGroup", SCHEDULER),
         ("affinity", SCHEDULER),
         ("automountServiceAccountToken", NO_API_SERVER),
         ("enableServiceLinks", "there are no services"),
@@ -87,6 +92,7 @@ static SPEC: Schema = Schema {
         ("topologySpreadConstraints", SCHEDULER),
     ],
     refused: &[
+        ("hostnameOverride", "give a hostname"),
         ("dnsConfig", DNS),
         ("dnsPolicy", DNS),
         (
@@ -134,22 +140,23 @@ static CONTAINER: Schema = Schema {
         ("envFrom", List(&data::ENV_FROM)),
         ("image", Text),
         ("imagePullPolicy", Text),
+        ("lifecycle", Object(&LIFECYCLE)),
+        ("livenessProbe", Object(&PROBE)),
         ("name", Text),
         ("ports", List(&PORT)),
+        ("readinessProbe", Object(&PROBE)),
         ("resources", Object(&RESOURCES)),
+        ("restartPolicy", Text),
+        ("restartPolicyRules", List(&RESTART_RULE)),
         ("securityContext", Object(&SECURITY)),
+        ("startupProbe", Object(&PROBE)),
         ("volumeMounts", List(&MOUNT)),
         ("workingDir", Text),
     ],
     required: &["name", "image"],
     ignored: &[],
     refused: &[
-        ("lifecycle", "remove it; an init container can prepare things"),
-        ("livenessProbe", PROBE),
-        ("readinessProbe", PROBE),
-        ("restartPolicy", "remove it; containers are started once"),
         ("resizePolicy", "remove it; limits stay as they are"),
-        ("startupProbe", PROBE),
         ("stdin", INPUT),
         ("stdinOnce", INPUT),
         (
@@ -274,7 +281,6 @@ const CLUSTER: &str = "it is what a cluster reports";
 const SCHEDULER: &str = "a scheduler reads it, and there is one host";
 const NO_API_SERVER: &str = "there is no API server";
 const DNS: &str = "a pod has no network to the outside, or the host's; remove it";
-const PROBE: &str = "remove it; nothing would act on it";
 const INPUT: &str = "remove it; 'pod exec -it' gives a terminal";
 const FILES: &str = "put the files in a directory, and use a hostPath";
 const MOUNT_IT: &str = "mount it on the host, and use a hostPath";
@@ -321,6 +327,7 @@ static MOUNT: Schema = Schema {
     refused: &[
         ("subPath", "mount the whole volume"),
         ("subPathExpr", "mount the whole volume"),
+        ("bindMountOptions", "remove them; volumes have the usual ones"),
         ("mountPropagation", "remove it; it is None"),
         (
             "recursiveReadOnly",
@@ -378,7 +385,7 @@ static EMPTY_DIR: Schema = Schema {
     supported: &[("medium", Text), ("sizeLimit", Quantity)],
     required: &[],
     ignored: &[],
-    refused: &[],
+    refused: &[("mode", "remove it; everybody may write")],
     known: known::<k8s::EmptyDirVolumeSource>,
 };
 

@@ -14,6 +14,7 @@ mod expand;
 mod facts;
 mod fields;
 mod ignored;
+mod lifecycle;
 mod names;
 mod order;
 mod parse;

@@ -18,6 +18,8 @@ pub(super) enum Shape {
     Port,
     /// The permissions of a file.
     Mode,
+    /// The number of a port, or its name.
+    PortOrName,
     /// A boolean.
     Flag,
     /// A number with or without a unit.

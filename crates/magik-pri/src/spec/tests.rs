@@ -245,9 +245,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         securityContext: {fsGroup: 1} => securityContext.fsGroup: not supported
         securityContext: {sysctls: []} => securityContext.sysctls: not supported
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
-        restartPolicy: Always => restartPolicy: not supported: Always
-        restartPolicy: OnFailure => restartPolicy: not supported: OnFailure
-        initContainers: [{name: i, image: b, restartPolicy: Always}] => initContainers[0].restartPolicy: not supported
         volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported:
         volumes: [{name: v, emptyDir: {medium: HugePages}}] => volumes[0].emptyDir.medium: not supported:
         "#,
@@ -255,7 +252,7 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
     refused_in_container(
         r#"
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
-        livenessProbe: {} => livenessProbe: not supported
+        livenessProbe: {grpc: {port: 1}} => livenessProbe.grpc: not supported
         ports: [{containerPort: 80, hostPort: 80, protocol: UDP}] => ports[0].hostPort: not supported: only TCP
         env: [{name: A, valueFrom: {fileKeyRef: {}}}] => env[0].valueFrom.fileKeyRef: not supported: put the value into
         resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported

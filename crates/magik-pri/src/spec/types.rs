@@ -10,7 +10,7 @@ use std::{
 };
 
 use magik_image::source::ImageSource;
-use magik_infra::plan::IgnoredField;
+use magik_infra::plan::{IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{DataVolume, EnvFrom, EnvVar, PodData};
@@ -49,6 +49,10 @@ pub struct PodSpec {
     pub termination_grace_period: Duration,
     /// `spec.activeDeadlineSeconds`: the pod is killed and counts as failed after that.
     pub active_deadline: Option<Duration>,
+    /// `spec.restartPolicy`; absent it is `Always`. What it means for each container is in
+    /// [`ContainerSpec::lifecycle`].
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
     /// `spec.runtimeClassName`.
     pub runtime_class: Option<RuntimeClass>,
     /// What the manifest says beside that and changes nothing, whatever runs the pod.
@@ -161,6 +165,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Ports it says it listens on; for people, nothing is opened or closed by them.
     pub ports: Vec<Port>,
+    /// When it is run again, and its probes and hooks.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
 }
 
 impl ContainerSpec {

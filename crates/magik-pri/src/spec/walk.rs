@@ -88,6 +88,10 @@ fn field(value: &mut Value, shape: &Shape, path: &str, problems: &mut Problems) 
                 format!("{value} is not between 0 and 511, which is 0777: write permissions as 0644")
             })
         }),
+        Shape::PortOrName => {
+            let fits = value.is_string() || value.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
+            (!fits).then(|| format!("is {}, and a port's number or name is wanted", described(value)))
+        }
         Shape::Flag => (!value.is_boolean()).then(|| {
             format!(
                 "is {}, and true or false is wanted, without quotes",

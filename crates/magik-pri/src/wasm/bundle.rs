@@ -51,6 +51,7 @@ pub(super) fn write(
         rootfs,
         log: pod.log(&container.name),
         attach: None,
+        lifecycle: pod.lifecycle(container, &image.image),
         bundle,
     })
 }

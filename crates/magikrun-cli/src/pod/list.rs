@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Result;
 use jiff::Timestamp;
-use magik_pri::status::{ContainerPhase, PodStatus};
+use magik_pri::status::{ContainerStatus, PodStatus};
 
+use super::status::BACK_OFF;
 use crate::{
     output::{self, ListArgs, ListFormat},
     pod::backend,
@@ -121,17 +122,14 @@ pub(super) async fn run(
 }
 
 fn row(pod: &PodStatus, now: Timestamp) -> [String; 6] {
-    let running = pod
-        .containers
-        .iter()
-        .filter(|c| matches!(c.state, ContainerPhase::Running { .. }) && !pod.phase.is_final())
-        .count();
+    let is_ready = |c: &&ContainerStatus| c.ready && !pod.phase.is_final();
+    let ready = pod.containers.iter().filter(is_ready).count();
     [
         pod.name.clone(),
         pod.namespace.clone(),
         pod.id.clone(),
         phase(pod),
-        format!("{running}/{}", pod.containers.len()),
+        format!("{ready}/{}", pod.containers.len()),
         output::age(pod.created_at, now),
     ]
 }
@@ -153,10 +151,14 @@ fn wide(pod: &PodStatus, now: Timestamp) -> [String; 9] {
     ]
 }
 
-/// `Running`, `Failed (DeadlineExceeded)`.
+/// `Running`, `Running (CrashLoopBackOff)`, `Failed (DeadlineExceeded)`.
 pub(super) fn phase(pod: &PodStatus) -> String {
+    let waits = pod
+        .all_containers()
+        .any(|container| container.back_off_until.is_some());
     match &pod.reason {
         Some(reason) => format!("{:?} ({reason})", pod.phase),
+        None if waits && !pod.phase.is_final() => format!("{:?} ({BACK_OFF})", pod.phase),
         None => format!("{:?}", pod.phase),
     }
 }

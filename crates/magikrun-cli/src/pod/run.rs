@@ -89,6 +89,16 @@ pub(crate) struct RunArgs {
         hide_env_values = true
     )]
     user_namespaces: Option<Users>,
+    /// How long containers wait at most before they are run again [default: 300]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=300),
+        hide_short_help = true,
+        env = "MAGIKRUN_MAX_RESTART_DELAY",
+        hide_env_values = true
+    )]
+    max_restart_delay: Option<u64>,
     #[cfg(feature = "registry")]
     #[command(flatten)]
     registry: crate::image::RegistryArgs,
@@ -170,6 +180,7 @@ impl RunArgs {
             max_log_size: global.config.log_size().map(|set| set.value),
             image_limits: global.images.limits(),
             pull_timeout: global.images.pull_timeout(),
+            max_restart_delay: self.max_restart_delay.map(Duration::from_secs),
             progress: Some(Arc::clone(bars) as Arc<dyn RunProgress>),
             ..RunOptions::default()
         }

@@ -89,11 +89,22 @@ fn users(pod: &PodStatus) -> Option<String> {
     }
 }
 
+/// What a container does that has ended and waits to be run again, in Kubernetes' word.
+pub(super) const BACK_OFF: &str = "CrashLoopBackOff";
+
 pub(super) fn row(container: &ContainerStatus, kind: &str, now: Timestamp) -> [String; 6] {
     let (state, since) = match &container.state {
+        ContainerPhase::Waiting if container.back_off_until.is_some() => (BACK_OFF.to_owned(), None),
         ContainerPhase::Waiting => ("Waiting".to_owned(), None),
         ContainerPhase::Created => ("Created".to_owned(), None),
-        ContainerPhase::Running { started_at, .. } => ("Running".to_owned(), Some(*started_at)),
+        ContainerPhase::Running { started_at, .. } => {
+            let state = match (container.started, container.ready) {
+                (_, true) => "Running",
+                (true, false) => "Running, not ready",
+                (false, false) => "Running, not started",
+            };
+            (state.to_owned(), Some(*started_at))
+        }
         ContainerPhase::Exited {
             finished_at, exit, ..
         } => {

@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use magik_infra::plan::{AttachPlan, ContainerPlan, PodPlan, RootfsPlan, UpperPlan};
+use magik_infra::plan::{AttachPlan, ContainerPlan, Lifecycle, PodPlan, RootfsPlan, UpperPlan};
 use magik_sys::process::in_user_namespace;
 use magik_vm::{Drivers, Machine, VmFiles};
 use rustix::fs::{CWD, FileType, Mode};
@@ -161,6 +161,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
             attach: Some(AttachPlan {
                 terminal: parts.terminal,
             }),
+            lifecycle: Lifecycle::default(),
         }],
         ..PodPlan::default()
     })

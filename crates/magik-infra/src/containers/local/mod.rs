@@ -13,6 +13,7 @@ use magik_oci::{ContainerId, OciRuntime, Signal, Stats};
 use tokio::{io::copy_bidirectional_with_sizes, net::TcpStream};
 use ttrpc::Code;
 
+pub(crate) use self::process::own_process;
 use super::{Containers, Duplex, ExecStream, PortStream, StreamCall, names_of_running};
 use crate::{
     data::{self, Staged},

@@ -15,7 +15,7 @@ const MAX_CONFIG: u64 = 4 << 20;
 
 /// Why a process cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProcessError {
+pub(crate) enum ProcessError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} has no process")]
@@ -44,13 +44,17 @@ pub(super) fn process(bundle: &Path, start: &proto::ExecStart) -> Result<Process
         process.set_console_size(console_size(start));
         return Ok(process);
     }
+    adapt(own_process(bundle)?, start)
+}
+
+/// The container's own process.
+pub(crate) fn own_process(bundle: &Path) -> Result<Process, ProcessError> {
     let path = bundle.join("config.json");
     let spec = read(&path).map_err(|source| ProcessError::Read {
         path: path.clone(),
         source,
     })?;
-    let process = spec.process().clone().ok_or(ProcessError::NoProcess { path })?;
-    adapt(process, start)
+    spec.process().clone().ok_or(ProcessError::NoProcess { path })
 }
 
 fn read(path: &Path) -> io::Result<Spec> {

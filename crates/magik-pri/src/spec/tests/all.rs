@@ -30,13 +30,13 @@ spec:
     - {name: nowhere, mountPath: data}
   - name: web
     imge: redis
-    livenessProbe: {}
+    livenessProbe: {periodSeconds: x}
     resources: {limits: {memory: lots, cpu: 0}}
     securityContext: {privileged: "yes", runAsUser: -1}
   volumes:
   - {name: config, configMap: {nam: c}}
   - name: config
-  restartPolicy: Always
+  restartPolicy: Perhaps
 metadata:
   labels: {tier: 1, app: web}
   generateName: x
@@ -54,14 +54,14 @@ spec.containers[0].volumeMounts[1].name: no volume of the pod is called "nowhere
 spec.containers[0].volumeMounts[1].mountPath: "data" must be absolute
 spec.containers[1].name: another container is called web, too: give it another name
 spec.containers[1].imge: unknown field, did you mean image?
-spec.containers[1].livenessProbe: not supported: remove it; nothing would act on it
+spec.containers[1].livenessProbe.periodSeconds: is the text "x", and a whole number is wanted
 spec.containers[1].resources.limits.memory: "lots" is no quantity: write 500m, 0.5, 64Mi or the like
 spec.containers[1].resources.limits.cpu: must be more than 0; leave it out for no limit
 spec.containers[1].securityContext.privileged: is the text "yes", and true or false is wanted, without quotes
 spec.containers[1].securityContext.runAsUser: -1 is not between 0 and 2147483647
 spec.volumes[0].configMap.nam: unknown field, did you mean name?
 spec.volumes[1].name: another volume is called config, too: give it another name
-spec.restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
+spec.restartPolicy: "Perhaps" is none of Always, OnFailure, Never
 metadata.labels.tier: is the number 1, and text is wanted: put it in quotes
 metadata.generateName: not supported: give a name
 "#;

@@ -1,0 +1,110 @@
+//! What probes and hooks do: a program in the container, a request by HTTP, a connection, or nothing.
+
+mod http;
+mod program;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use magik_oci::{ContainerId, OciRuntime};
+use tokio::{
+    net::TcpStream,
+    sync::OnceCell,
+    time::{sleep, timeout},
+};
+
+use crate::plan::Handler;
+
+/// Whom a request without a host is sent to: the pod's loopback.
+const POD: &str = "127.0.0.1";
+
+/// Why something was not done, or was not answered well; for people.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandlerError {
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("exit code {code}{}", after_colon(.output))]
+    Exit { code: i32, output: String },
+    #[error("cannot be run: {0}")]
+    Program(String),
+    #[error("cannot connect to {address}: {source}")]
+    Connect { address: String, source: io::Error },
+    #[error("the connection ended: {0}")]
+    Connection(#[from] io::Error),
+    #[error("HTTP status {0}")]
+    Status(u16),
+    #[error("the answer is no HTTP: {0}")]
+    NoHttp(String),
+}
+
+fn after_colon(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text}")
+    }
+}
+
+/// The container that it is about, in one of its runs.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) runtime: Arc<dyn OciRuntime>,
+    pub(super) id: ContainerId,
+    pub(super) bundle: PathBuf,
+    /// Its own process, read once: a probe runs every second.
+    process: OnceCell<oci_spec::runtime::Process>,
+}
+
+impl Subject {
+    pub(super) fn new(runtime: Arc<dyn OciRuntime>, id: ContainerId, bundle: PathBuf) -> Self {
+        Self {
+            runtime,
+            id,
+            bundle,
+            process: OnceCell::new(),
+        }
+    }
+
+    /// Does it, for at most so long. A program that takes longer is killed.
+    pub(super) async fn perform(&self, handler: &Handler, limit: Duration) -> Result<(), HandlerError> {
+        match handler {
+            Handler::Exec { command } => self.run(command, limit).await,
+            Handler::Sleep { seconds } => {
+                sleep(Duration::from_secs(*seconds).min(limit)).await;
+                Ok(())
+            }
+            Handler::HttpGet {
+                host,
+                port,
+                path,
+                headers,
+            } => {
+                let host = host.as_deref().unwrap_or(POD);
+                let asked = async {
+                    let stream = connect(host, *port).await?;
+                    http::get(stream, host, *port, path, headers).await
+                };
+                in_time(limit, asked).await
+            }
+            Handler::TcpSocket { host, port } => {
+                let connected = async { connect(host.as_deref().unwrap_or(POD), *port).await.map(drop) };
+                in_time(limit, connected).await
+            }
+        }
+    }
+}
+
+async fn in_time(
+    limit: Duration,
+    asked: impl Future<Output = Result<(), HandlerError>>,
+) -> Result<(), HandlerError> {
+    let answered = timeout(limit, asked).await;
+    answered.unwrap_or(Err(HandlerError::Timeout(limit)))
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, HandlerError> {
+    let connected = TcpStream::connect((host, port)).await;
+    connected.map_err(|source| HandlerError::Connect {
+        address: format!("{host}:{port}"),
+        source,
+    })
+}
