@@ -118,8 +118,7 @@ fn in_a_pod() {
     manifests(
         "spec.",
         r#"
-        restartPolicy: Always => restartPolicy: not supported: Always: a pod is replaced, not repaired; use Never, or leave it out
-        restartPolicy: never => restartPolicy: "never" is none of Never, Always, OnFailure
+        restartPolicy: never => restartPolicy: "never" is none of Always, OnFailure, Never
         nodeSelectr: {disk: ssd} => nodeSelectr: unknown field, did you mean nodeSelector?
         os: {name: windows} => os.name: not supported: "windows": containers are Linux's
         resourceClaims: [] => resourceClaims: not supported: remove them; devices are hostPath volumes of the type CharDevice
@@ -150,7 +149,9 @@ fn in_a_pod() {
         volumes: [{emptyDir: {}}] => volumes[0].name: is missing
         hostAliases: [{ip: localhost, hostnames: [a]}] => hostAliases[0].ip: "localhost" is no IP address, such as 192.0.2.1
         initContainers: [{name: app, image: b}] => containers[0].name: another container is called app, too: give it another name
-        initContainers: [{name: init, image: b, restartPolicy: Always}] => initContainers[0].restartPolicy: not supported: remove it; containers are started once
+        initContainers: [{name: init, image: b, restartPolicy: always}] => initContainers[0].restartPolicy: "always" is none of Always, OnFailure, Never
+        initContainers: [{name: init, image: b, livenessProbe: {tcpSocket: {port: 1}}}] => initContainers[0].livenessProbe: an init container has none, unless it is a sidecar: restartPolicy: Always
+        initContainers: [{name: init, image: b, lifecycle: {preStop: {sleep: {seconds: 1}}}}] => initContainers[0].lifecycle: an init container has none, unless it is a sidecar: restartPolicy: Always
         "#,
         |piece| manifest(piece, ""),
     );
@@ -162,7 +163,33 @@ fn in_a_container() {
         "spec.containers[0].",
         r#"
         imagePullPolicy: Allways => imagePullPolicy: "Allways" is none of Always, IfNotPresent, Never
-        livenessProbe: {} => livenessProbe: not supported: remove it; nothing would act on it
+        livenessProbe: {} => livenessProbe: does nothing: it has one of exec, httpGet and tcpSocket
+        livenessProbe: {tcpSocket: {port: 1}, exec: {command: [a]}} => livenessProbe: has several of exec, httpGet and tcpSocket: keep one
+        livenessProbe: {exec: {command: []}} => livenessProbe.exec.command: names no program
+        livenessProbe: {exec: {command: cat /x}} => livenessProbe.exec.command: is a string, and a list is wanted: write ["cat /x"]
+        livenessProbe: {tcpSocket: {port: http}} => livenessProbe.tcpSocket.port: no port of the container is called "http": name one in ports, or write its number
+        livenessProbe: {tcpSocket: {port: 0}} => livenessProbe.tcpSocket.port: 0 is not between 1 and 65535
+        livenessProbe: {tcpSocket: {}} => livenessProbe.tcpSocket.port: is missing
+        livenessProbe: {tcpSocket: {port: 1, host: a b}} => livenessProbe.tcpSocket.host: "a b" is no name or address of a host
+        livenessProbe: {httpGet: {port: 1, path: /a b}} => livenessProbe.httpGet.path: is no path of a URL: write what is not plain text as %20 and the like
+        livenessProbe: {httpGet: {port: 1, scheme: HTTPS}} => livenessProbe.httpGet.scheme: not supported: HTTPS; use HTTP, or exec with a client of the image
+        livenessProbe: {httpGet: {port: 1, scheme: http}} => livenessProbe.httpGet.scheme: "http" is none of HTTP, HTTPS
+        livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: 'a b', value: c}]}} => livenessProbe.httpGet.httpHeaders[0].name: "a b" is no name of a header
+        livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: a, value: "b\r\nc: d"}]}} => livenessProbe.httpGet.httpHeaders[0].value: is too long, or holds a line break or the like
+        livenessProbe: {grpc: {port: 1}} => livenessProbe.grpc: not supported: use tcpSocket, or exec with grpc_health_probe
+        livenessProbe: {tcpSocket: {port: 1}, periodSeconds: -1} => livenessProbe.periodSeconds: -1 is not between 1 and 2147483647
+        livenessProbe: {tcpSocket: {port: 1}, initialDelaySeconds: -5} => livenessProbe.initialDelaySeconds: -5 is not between 0 and 2147483647
+        livenessProbe: {tcpSocket: {port: 1}, timeoutSeconds: 1s} => livenessProbe.timeoutSeconds: is the text "1s", and a whole number is wanted
+        livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2} => livenessProbe.successThreshold: must be 1: one good answer is enough here
+        livenessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 0} => livenessProbe.terminationGracePeriodSeconds: 0 is not between 1 and 2147483647
+        readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 1} => readinessProbe.terminationGracePeriodSeconds: a readiness probe ends no container; remove it
+        livenesProbe: {tcpSocket: {port: 1}} => livenesProbe: unknown field, did you mean livenessProbe?
+        lifecycle: {preStop: {}} => lifecycle.preStop: does nothing: it has one of exec, httpGet and sleep
+        lifecycle: {preStop: {tcpSocket: {port: 1}}} => lifecycle.preStop.tcpSocket: not supported: Kubernetes does nothing for it; use exec, httpGet or sleep
+        lifecycle: {postStart: {sleep: {seconds: -1}}} => lifecycle.postStart.sleep.seconds: -1 is not between 0 and 2147483647
+        lifecycle: {stopSignal: USR1} => lifecycle.stopSignal: "USR1" is no signal, such as SIGQUIT
+        restartPolicy: Sometimes => restartPolicy: "Sometimes" is none of Always, OnFailure, Never
+        restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}] => restartPolicy: is missing: what restartPolicyRules say goes before it
         tty: true => tty: not supported: remove it; 'pod exec -it' gives a terminal
         envFrom: [{configMapRef: {name: a}}] => envFrom[0].configMapRef.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
         envFrom: [{}] => envFrom[0]: names no source: give configMapRef or secretRef
@@ -393,7 +420,7 @@ isolated!(
         let expected = [
             "spec.hostname: \"A\" may hold only lower-case letters, digits and '-', with a letter or digit at both ends",
             "spec.containers[0].workingDir: \"b\" must be absolute",
-            "spec.containers[0].livenessProbe: not supported: remove it; nothing would act on it",
+            "spec.containers[0].livenessProbe: does nothing: it has one of exec, httpGet and tcpSocket",
         ];
         let lines: String = expected.map(|line| format!("magikrun: {file}: {line}\n")).concat();
         for (command, code) in [(&["run"][..], 1), (&["run", "--wait"], 125), (&["validate"], 1)] {

@@ -226,10 +226,14 @@ impl Pod {
         let lifecycle = self.lifecycle(name);
         match news {
             News::PostStart(done) => {
-                self.starting_hooks.remove(name);
                 match done {
-                    Ok(()) if lifecycle.startup.is_none() => self.has_started(name, &lifecycle),
-                    Ok(()) => {}
+                    Ok(()) => {
+                        self.starting_hooks.remove(name);
+                        if lifecycle.startup.is_none() {
+                            self.has_started(name, &lifecycle);
+                        }
+                    }
+                    // Who waits for it waits for the container's end, and for its next run.
                     Err(error) => {
                         let step = LaunchStep::PostStart;
                         self.failed(name, "postStart hook", &error);

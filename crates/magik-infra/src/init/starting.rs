@@ -60,7 +60,13 @@ impl Pod {
             if plan.lifecycle.post_start.is_some() {
                 // As the kubelet does it: the next one finds it done.
                 self.progress(LaunchStep::PostStart, &plan.name);
-                self.until(&plan.name, |_| true).await?;
+                let done = |c: &ContainerStatus| {
+                    matches!(
+                        c.state,
+                        ContainerPhase::Running { .. } | ContainerPhase::Exited { .. }
+                    )
+                };
+                self.until(&plan.name, done).await?;
             }
         }
         for Entry { plan, .. } in &containers {
