@@ -32,7 +32,7 @@ pub(super) enum Happening {
     /// A container has ended.
     Exit(ExitReport),
     /// One was created, or could not be.
-    Made(Made),
+    Made(Box<Made>),
     /// The time of one that was asked to end is over.
     KillDue,
     /// One has waited long enough to be run again.
@@ -101,7 +101,7 @@ impl Pod {
                 Some(report) = self.exits.recv() => return Happening::Exit(report),
                 Some(made) = self.making.join_next() => {
                     if let Ok(made) = made {
-                        return Happening::Made(made);
+                        return Happening::Made(Box::new(made));
                     }
                 }
                 Some(told) = self.told.recv() => return Happening::Told(told),
@@ -120,7 +120,7 @@ impl Pod {
                 return unforgiven;
             }
             Happening::Made(made) => {
-                self.made(made).await;
+                self.made(*made).await;
                 self.end_a_sidecar().await;
             }
             Happening::KillDue => self.kill_late().await,
