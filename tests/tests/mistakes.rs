@@ -72,7 +72,7 @@ fn manifests(prefix: &str, table: &str, whole: impl Fn(&str) -> String) {
     let mut differences = Differences::default();
     for row in table.lines().map(str::trim).filter(|row| !row.is_empty()) {
         let (piece, message) = row.split_once(" => ").expect(row);
-        fs::write(dir.path().join("pod.yaml"), whole(piece)).expect("pod.yaml");
+        fs::write(dir.path().join("pod.yaml"), whole(&piece.replace("\\n", "\n"))).expect("pod.yaml");
         let line = format!("pod.yaml: {prefix}{message}");
         for command in ["pod run -f pod.yaml", "pod validate -f pod.yaml"] {
             let said = answer(&mut magikrun(dir.path(), command));
@@ -124,9 +124,16 @@ fn in_a_pod() {
         resourceClaims: [] => resourceClaims: not supported: remove them; devices are hostPath volumes of the type CharDevice
         volumes: [{name: data, nfs: {server: a, path: /b}}] => volumes[0].nfs: not supported: mount it on the host, and use a hostPath
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's; remove it
-        dnsPolicy: ClusterFirst => dnsPolicy: not supported: a pod has no network to the outside, or the host's; remove it
+        dnsPolicy: Cluster => dnsPolicy: "Cluster" is none of ClusterFirst, ClusterFirstWithHostNet, Default, None
+        dnsPolicy: None => dnsConfig.nameservers: must provide at least one DNS nameserver when dnsPolicy is None: add one
+        dnsConfig: {nameservers: [dns.example]} => dnsConfig.nameservers[0]: "dns.example" is no IP address, such as 192.0.2.1
+        dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4]} => dnsConfig.nameservers: 4 of them, at most 3 are allowed
+        dnsConfig: {searches: ["a b"]} => dnsConfig.searches[0]: "a b" is no domain, such as example.com
+        dnsConfig: {options: [{name: "a b"}]} => dnsConfig.options[0].name: must be 1 to 255 printable ASCII characters without spaces
+        subdomain: a.b => subdomain: "a.b" may hold only lower-case letters, digits and '-', with a letter or digit at both ends
         imagePullSecrets: [{name: a}] => imagePullSecrets: not supported: remove it; 'podman login' or 'docker login' keeps credentials
-        hostPID: true => hostPID: not supported: no pod sees the processes of the host; remove it
+        shareProcessNamespace: true\n  hostPID: true => shareProcessNamespace: ShareProcessNamespace and HostPID cannot both be enabled: remove one
+        hostUsers: false\n  hostIPC: true => hostIPC: cannot be true when hostUsers is false: remove one
         hostNetwork: "true" => hostNetwork: is the text "true", and true or false is wanted, without quotes
         hostnme: web => hostnme: unknown field, did you mean hostname?
         hostname: web_1 => hostname: "web_1" may hold only lower-case letters, digits and '-', with a letter or digit at both ends
@@ -134,13 +141,18 @@ fn in_a_pod() {
         terminationGracePeriodSeconds: 30s => terminationGracePeriodSeconds: is the text "30s", and a whole number is wanted
         terminationGracePeriodSeconds: "30" => terminationGracePeriodSeconds: is the text "30", and a number is wanted: write 30, without quotes
         activeDeadlineSeconds: 0 => activeDeadlineSeconds: 0 is not between 1 and 2147483647
-        securityContext: {fsGroup: 1000} => securityContext.fsGroup: not supported: make the volume's files belong to the user that runs, and remove it
         volumes: [{name: data, configMap: {name: a}}] => volumes[0].configMap.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
         volumes: [{name: data, secret: {secretName: a}}] => volumes[0].secret.secretName: no Secret is called "a", there are none: give its manifest, too (-f takes several)
         volumes: [{name: data, downwardAPI: {items: [{path: /a, fieldRef: {fieldPath: metadata.name}}]}}] => volumes[0].downwardAPI.items[0].path: "/a" must be relative to the volume
         volumes: [{name: data, downwardAPI: {items: [{path: ..data, fieldRef: {fieldPath: metadata.name}}]}}] => volumes[0].downwardAPI.items[0].path: "..data" must not begin with '..'
         volumes: [{name: data, projected: {defaultMode: 644}}] => volumes[0].projected.defaultMode: 644 is not between 0 and 511, which is 0777: write permissions as 0644
         volumes: [{name: data, projected: {sources: [{serviceAccountToken: {path: t}}]}}] => volumes[0].projected.sources[0].serviceAccountToken: not supported: there is no API server that gives tokens and certificates; remove it
+        securityContext: {fsGroup: -1} => securityContext.fsGroup: -1 is not between 0 and 2147483647
+        securityContext: {fsGroupChangePolicy: Never} => securityContext.fsGroupChangePolicy: "Never" is none of Always, OnRootMismatch
+        securityContext: {sysctls: [{name: vm.swappiness, value: "1"}]} => securityContext.sysctls[0].name: vm.swappiness is the whole host's: only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.* are a pod's own
+        securityContext: {sysctls: [{name: net.core.somaxconn, value: "1"}]} => securityContext.sysctls[0].name: not supported: net.core.somaxconn is not one of Kubernetes' safe sysctls: add it to allowed-unsafe-sysctls in the configuration, or remove it
+        securityContext: {sysctls: [{name: net..x, value: "1"}]} => securityContext.sysctls[0].name: "net..x" is no sysctl: write net.ipv4.tcp_syncookies or the like
+        resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported: give each container its own
         volumes: [{name: data, persistentVolumeClaim: {claimName: a}}] => volumes[0].persistentVolumeClaim: not supported: use a hostPath of the type DirectoryOrCreate
         volumes: [{name: data}, {name: data}] => volumes[1].name: another volume is called data, too: give it another name
         volumes: [{name: data, hostPath: {path: ./data}}] => volumes[0].hostPath.path: "./data" must be absolute
@@ -217,7 +229,9 @@ fn in_a_container() {
         resources: {limits: {memory: 64m}} => resources.limits.memory: 1 bytes, at least 1048576 are needed to start a program (m is a thousandth, Mi is MiB)
         resources: {limits: {cpu: 0}} => resources.limits.cpu: must be more than 0; leave it out for no limit
         resources: {limits: {cpu: 1}, requests: {cpu: 2}} => resources.requests.cpu: must not be more than the limit
-        resources: {limits: {nvidia.com/gpu: 1}} => resources.limits.nvidia.com/gpu: unknown field: a v1 Pod has no such field, remove it
+        resources: {limits: {nvidia.com/gpu: 1}} => resources.limits.nvidia.com/gpu: not supported: there is no such device; devices are hostPath volumes of the type CharDevice
+        resources: {limits: {hugepages-2Mi: 3Mi, cpu: 1}} => resources.limits.hugepages-2Mi: 3145728 bytes are no whole number of pages of 2097152
+        resources: {limits: {hugepages-2Mi: 2Mi}} => resources: HugePages require cpu or memory: request or limit one of them, too
         securityContext: {runAsUser: root} => securityContext.runAsUser: is the text "root", and a whole number is wanted
         securityContext: {runAsNonRoot: true, runAsUser: 0} => securityContext.runAsUser: container's runAsUser breaks non-root policy: 0 is root, choose another user
         securityContext: {runAsGroup: 100} => securityContext.runAsGroup: needs runAsUser, too: set it

@@ -428,12 +428,14 @@ fn settings_reach_the_spec() {
         namespaces: Namespaces::IN_POD,
         cgroups_path: Some("/magikrun/p/c".into()),
         annotations: BTreeMap::from([("a".into(), "b".into())]),
+        oom_score_adj: Some(500),
         seccomp: SeccompProfile::Unconfined,
         resources: Resources {
             memory_limit: Some(64 << 20),
             cpu_millis: Some(250),
             cpu_shares: Some(1),
             pids_limit: Some(-1),
+            huge_pages: [("2MB".to_owned(), 4 << 20)].into(),
         },
         mounts: vec![
             MountSetting {
@@ -467,7 +469,12 @@ fn settings_reach_the_spec() {
     );
     assert_eq!(linux["cgroupsPath"], "/magikrun/p/c");
     assert_eq!(linux.get("seccomp"), None);
+    assert_eq!(spec["process"]["oomScoreAdj"], 500);
     let resources = &linux["resources"];
+    assert_eq!(
+        resources["hugepageLimits"],
+        json!([{"pageSize": "2MB", "limit": 4 << 20}])
+    );
     assert_eq!(resources["memory"], json!({"limit": 64 << 20, "swap": 64 << 20}));
     assert_eq!(
         resources["cpu"],

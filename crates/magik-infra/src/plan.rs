@@ -139,6 +139,9 @@ pub struct TmpfsPlan {
     /// The limit in bytes; absent: half of the host's memory, as the kernel has it.
     #[serde(default)]
     pub size: Option<u64>,
+    /// The group that it belongs to, and what is made in it; absent: root's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// A volume of files that are handed to the init: ConfigMaps, Secrets and the like. They lie on a
@@ -163,6 +166,9 @@ pub struct ContainerPlan {
     pub name: String,
     /// The image, as the pod named it; for status only.
     pub image: String,
+    /// The digest of the image's configuration, for the status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
     /// The bundle: holds `config.json` and an empty `rootfs` to mount on.
     pub bundle: PathBuf,
     /// The root file system.

@@ -187,6 +187,9 @@ pub struct ContainerStatus {
     pub name: String,
     /// Its image, as the pod named it.
     pub image: String,
+    /// The digest of the image's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
     /// Where it is in its life.
     pub state: ContainerPhase,
     /// Grows whenever `state` changes, and from one container to the next of the same name: of two
@@ -231,6 +234,7 @@ impl ContainerStatus {
         Self {
             name: plan.name.clone(),
             image: plan.image.clone(),
+            image_id: plan.image_id.clone(),
             state: ContainerPhase::Waiting,
             revision: 0,
             started: false,

@@ -151,6 +151,7 @@ fn plan(dir: &Path) -> PodPlan {
         containers: vec![ContainerPlan {
             name: "c".into(),
             image: "image".into(),
+            image_id: None,
             rootfs: RootfsPlan::Overlay {
                 lower: vec!["/layers".into()],
                 upper: None,

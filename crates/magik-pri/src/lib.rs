@@ -50,6 +50,7 @@ mod role;
 mod runtime;
 mod session;
 mod spec;
+mod v1;
 #[cfg(all(feature = "wasm", target_os = "linux"))]
 pub mod wasm;
 
@@ -62,13 +63,14 @@ pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
-    AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, DocumentErrors,
-    DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar, FieldKind,
-    FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Mount, PodData, PodField, PodSpec,
-    Port, ProcMount, Protocol, PullPolicy, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp,
-    Security, SpecError, SpecErrors, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
-    pod_names,
+    AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
+    DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
+    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Mount, PodData, PodField,
+    PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass, ResourceName, ResourceRef, RuntimeClass,
+    SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors, Volume, VolumeSource, check_namespace,
+    parse_quantity, pod_fields, pod_names,
 };
+pub use v1::v1_pod;
 
 /// A pod's status, as its init writes it.
 pub use magik_infra::status;

@@ -45,6 +45,9 @@ pub struct RunOptions {
     /// How long the pull of one image may take; absent:
     /// [`IMAGE_PULL_TIMEOUT`](magik_image::pull::IMAGE_PULL_TIMEOUT).
     pub pull_timeout: Option<Duration>,
+    /// The sysctls that a pod may set beside Kubernetes' safe ones: names, or what they begin with and
+    /// `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Is told how far it is.
     pub progress: Option<Arc<dyn RunProgress>>,
     /// Extensions of the pod's init, which must have them ([`Role::extensions`](crate::Role::extensions)).

@@ -27,6 +27,7 @@ pub mod program;
 pub mod seal;
 pub mod seccomp;
 pub mod socket;
+pub mod sysctl;
 pub mod tree;
 
 pub use keyring::own_keyring;

@@ -41,8 +41,14 @@ pub struct Machine {
     pub containers: Vec<String>,
     /// The volumes in the guest's scratch space.
     pub empty_dirs: Vec<String>,
+    /// The group that these belong to, and what is made in them.
+    #[serde(default)]
+    pub volume_group: Option<u32>,
     /// Whether the containers share a process namespace.
     pub shared_processes: bool,
+    /// What is set in the guest, as sysctl(8) has it.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// What of the host the guest sees.
     pub shares: Vec<HostShare>,
 }
@@ -118,7 +124,11 @@ impl Machine {
     /// What the guest's init does before it dials.
     #[must_use]
     pub fn guest_config(&self, sandbox: &Path, nonce: [u8; NONCE]) -> GuestConfig {
-        let directory = |path: PathBuf, mode| GuestDirectory { path, mode };
+        let directory = |path: PathBuf, mode| GuestDirectory {
+            path,
+            mode,
+            group: None,
+        };
         let (rw, volumes) = (self.data.join("rw"), self.data.join("volumes"));
         let mut directories = vec![
             directory(self.data.join("logs"), 0o700),
@@ -135,11 +145,16 @@ impl Machine {
             ]);
         }
         // Any user of any container may write: as kubelet makes it.
-        directories.extend(
-            self.empty_dirs
-                .iter()
-                .map(|name| directory(volumes.join(name), 0o777)),
-        );
+        let mode = if self.volume_group.is_some() {
+            0o2777
+        } else {
+            0o777
+        };
+        directories.extend(self.empty_dirs.iter().map(|name| GuestDirectory {
+            path: volumes.join(name),
+            mode,
+            group: self.volume_group,
+        }));
         GuestConfig {
             nonce,
             hostname: self.hostname.clone(),
@@ -154,6 +169,7 @@ impl Machine {
             shares: self.distinct_shares().map(guest_share).collect(),
             directories,
             shared_processes: self.shared_processes,
+            sysctls: self.sysctls.clone(),
         }
     }
 

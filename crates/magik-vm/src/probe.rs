@@ -85,6 +85,7 @@ async fn try_to_boot(driver: &dyn VmDriver, vminit: &Path, limit: Duration) -> R
         shares: vec![],
         directories: vec![],
         shared_processes: false,
+        sysctls: vec![],
     };
     let (root, sockets) = (place.directory("root")?, place.directory("sockets")?);
     lay_out(&root, vminit, &config)?;

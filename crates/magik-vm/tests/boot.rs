@@ -57,6 +57,7 @@ fn place(vminit: &Path, nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         shares: vec![],
         directories: vec![],
         shared_processes: false,
+        sysctls: vec![],
     };
     lay_out(&root, vminit, &config).unwrap();
     let spec = VmSpec {

@@ -25,6 +25,17 @@ pub(crate) enum Format {
     Yaml,
 }
 
+impl Format {
+    /// How it is printed, if it is for programs.
+    pub(crate) fn document(self) -> Option<Document> {
+        match self {
+            Self::Table => None,
+            Self::Json => Some(Document::Json),
+            Self::Yaml => Some(Document::Yaml),
+        }
+    }
+}
+
 /// How a document is printed, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Document {
@@ -73,11 +84,7 @@ pub(crate) struct FormatArg {
 impl FormatArg {
     /// How it is printed, if it is for programs.
     pub(crate) fn document(self) -> Option<Document> {
-        match self.format {
-            Format::Table => None,
-            Format::Json => Some(Document::Json),
-            Format::Yaml => Some(Document::Yaml),
-        }
+        self.format.document()
     }
 }
 

@@ -199,7 +199,7 @@ fn a_namespace_and_labels_choose_pods() {
     assert_eq!(elsewhere.code, Some(1));
     let status = json(
         &host
-            .run(&["pod", "status", "-n", "shop", "web", "-o", "json"])
+            .run(&["pod", "status", "-n", "shop", "web", "--format", "json"])
             .ok(),
     );
     assert_eq!(status["labels"]["tier"], "front");

@@ -76,6 +76,7 @@ fn place(nonce: [u8; 32]) -> (tempfile::TempDir, VmSpec) {
         shares: vec![],
         directories: vec![],
         shared_processes: false,
+        sysctls: vec![],
     };
     // No init: libkrun's guests get theirs from the monitor.
     let nothing = dir.path().join("nothing");

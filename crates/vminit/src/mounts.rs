@@ -151,8 +151,12 @@ fn make_all(path: &Path) -> io::Result<()> {
 }
 
 fn make(directory: &GuestDirectory) -> io::Result<()> {
-    let GuestDirectory { path, mode } = directory;
+    let GuestDirectory { path, mode, group } = directory;
     fs::create_dir(path)
+        .and_then(|()| match group {
+            Some(group) => std::os::unix::fs::chown(path, None, Some(*group)),
+            None => Ok(()),
+        })
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(*mode)))
         .map_err(of(path))
 }
@@ -199,8 +203,10 @@ mod tests {
             directories: vec![GuestDirectory {
                 path: "/run/pod/rw".into(),
                 mode: 0o700,
+                group: Some(5),
             }],
             shared_processes: true,
+            sysctls: vec![("net.core.somaxconn".into(), "5".into())],
         };
         fs::write(&path, serde_json::to_vec(&written).unwrap()).unwrap();
         assert_eq!(config(&path).unwrap(), written);
@@ -216,6 +222,7 @@ mod tests {
         make(&GuestDirectory {
             path: path.clone(),
             mode: 0o1777,
+            group: None,
         })
         .unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1777);

@@ -31,6 +31,10 @@ pub(crate) fn run() -> io::Result<()> {
         oci_native::seal_self_exe().map_err(io::Error::other)?;
     }
     rustix::system::sethostname(config.hostname.as_bytes())?;
+    for (name, value) in &config.sysctls {
+        magik_sys::sysctl::set(&magik_sys::sysctl::path(name), value)
+            .map_err(|e| std::io::Error::new(e.kind(), format!("sysctl {name}: {e}")))?;
+    }
     magik_sys::raise_loopback()?;
     std::fs::create_dir(STATE)?;
     let state = rustix::fs::open(

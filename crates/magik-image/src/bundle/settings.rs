@@ -66,6 +66,8 @@ pub struct ContainerSettings {
     pub process_namespace: Option<ProcessNamespace>,
     /// `linux.cgroupsPath`; absent: the runtime's choice.
     pub cgroups_path: Option<PathBuf>,
+    /// `oom_score_adj` of its processes; absent: as the runtime's own.
+    pub oom_score_adj: Option<i32>,
     /// Annotations of the spec.
     pub annotations: BTreeMap<String, String>,
     /// The filter on system calls.
@@ -108,6 +110,7 @@ impl Default for ContainerSettings {
             user_namespace: None,
             process_namespace: None,
             cgroups_path: None,
+            oom_score_adj: None,
             annotations: BTreeMap::new(),
             seccomp: SeccompProfile::Default,
             unmasked: false,
@@ -195,7 +198,7 @@ pub enum MountKind {
 }
 
 /// Limits on what a container uses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Bytes of memory; swap gets nothing on top.
     pub memory_limit: Option<u64>,
@@ -206,6 +209,8 @@ pub struct Resources {
     pub cpu_shares: Option<u64>,
     /// Processes and threads; absent: [`DEFAULT_PIDS_LIMIT`]; -1: unlimited.
     pub pids_limit: Option<i64>,
+    /// Bytes in huge pages, by the size of a page as the kernel writes it: `2MB`, `1GB`.
+    pub huge_pages: BTreeMap<String, u64>,
 }
 
 /// Which namespaces a container gets new.

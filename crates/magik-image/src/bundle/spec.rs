@@ -6,10 +6,10 @@ use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Linux, LinuxCapabilities, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxIdMapping,
-        LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-        LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, RootBuilder,
-        Spec, UserBuilder,
+        Capabilities, Linux, LinuxCapabilities, LinuxCpuBuilder, LinuxDeviceCgroupBuilder,
+        LinuxHugepageLimitBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemoryBuilder,
+        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+        Mount, MountBuilder, Process, RootBuilder, Spec, UserBuilder,
     },
 };
 
@@ -65,6 +65,7 @@ pub fn runtime_spec(image: &ImageConfiguration, settings: &ContainerSettings) ->
         .set_cwd(process::cwd(config, settings)?)
         .set_capabilities(Some(capability_sets(&capabilities)))
         .set_rlimits(None)
+        .set_oom_score_adj(settings.oom_score_adj)
         .set_no_new_privileges(Some(settings.no_new_privs.unwrap_or(!settings.privileged)))
         .set_apparmor_profile(modules.apparmor_profile(settings)?)
         .set_selinux_label(modules.selinux_label(settings));
@@ -235,7 +236,10 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
         cpu_millis,
         cpu_shares,
         pids_limit,
-    } = settings.resources;
+        huge_pages,
+    } = &settings.resources;
+    let (memory_limit, cpu_millis) = (*memory_limit, *cpu_millis);
+    let (cpu_shares, pids_limit) = (*cpu_shares, *pids_limit);
     // No device but those the runtime makes; a privileged container may use any.
     let devices = LinuxDeviceCgroupBuilder::default()
         .allow(settings.privileged)
@@ -262,6 +266,15 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
             cpu = cpu.shares(shares.clamp(2, 262_144));
         }
         builder = builder.cpu(cpu.build()?);
+    }
+    if !huge_pages.is_empty() {
+        let limits = huge_pages.iter().map(|(size, limit)| {
+            LinuxHugepageLimitBuilder::default()
+                .page_size(size.clone())
+                .limit(i64::try_from(*limit).unwrap_or(i64::MAX))
+                .build()
+        });
+        builder = builder.hugepage_limits(limits.collect::<Result<Vec<_>, _>>()?);
     }
     builder.build()
 }

@@ -288,6 +288,7 @@ fn plan(dir: &std::path::Path) -> PodPlan {
     let container = |name: &str| ContainerPlan {
         name: name.to_owned(),
         image: "image".to_owned(),
+        image_id: None,
         rootfs: RootfsPlan::Overlay {
             lower: vec!["/layers".into()],
             upper: None,

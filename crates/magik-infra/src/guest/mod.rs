@@ -79,6 +79,9 @@ pub struct GuestConfig {
     /// Whether the containers share a process namespace, which the init makes at [`PROCESSES`].
     #[serde(default)]
     pub shared_processes: bool,
+    /// Parameters of the kernel, as sysctl(8) has them: names and values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// A tmpfs in the guest.
@@ -122,6 +125,9 @@ pub struct GuestDirectory {
     pub path: PathBuf,
     /// Its mode, whatever the umask.
     pub mode: u32,
+    /// The group that it belongs to; absent: root's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// What a connection is for.

@@ -57,10 +57,14 @@ impl MountError {
 /// Mounts an emptyDir that lies in memory.
 pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     let failed = MountError::of("tmpfs", &plan.target);
-    let options = match plan.size {
-        Some(size) => format!("mode=0777,size={size}"),
+    // Any user of any container may write, as kubelet makes it.
+    let mut options = match plan.group {
+        Some(group) => format!("mode=02777,gid={group}"),
         None => "mode=0777".to_owned(),
     };
+    if let Some(size) = plan.size {
+        options.push_str(&format!(",size={size}"));
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = std::ffi::CString::new(options).map_err(|_| failed(Errno::INVAL))?;
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
@@ -427,6 +431,7 @@ mod tests {
             mount_tmpfs(&TmpfsPlan {
                 target: dir.path().to_owned(),
                 size: Some(1 << 20),
+                group: None,
             })
             .unwrap();
             let stat = rustix::fs::statvfs(dir.path()).unwrap();

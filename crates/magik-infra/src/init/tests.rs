@@ -219,6 +219,7 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
     let container = |name: &&str| ContainerPlan {
         name: (*name).to_owned(),
         image: "none".into(),
+        image_id: None,
         bundle: dir.path().to_owned(),
         rootfs: RootfsPlan::Directory {
             path: dir.path().to_owned(),

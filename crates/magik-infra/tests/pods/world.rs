@@ -120,6 +120,7 @@ impl World {
         let target = self.path("shared");
         fs::create_dir(&target).unwrap();
         self.plan.tmpfs.push(TmpfsPlan {
+            group: None,
             target,
             size: Some(1 << 20),
         });
@@ -162,6 +163,7 @@ impl World {
         ContainerPlan {
             name: name.to_owned(),
             image: "busybox".to_owned(),
+            image_id: None,
             rootfs: RootfsPlan::Overlay {
                 lower: vec![self.path("layer")],
                 upper: Some(UpperPlan {

@@ -50,7 +50,10 @@ pub(super) fn size(spec: &PodSpec) -> Result<(u32, u32), SpecError> {
     };
     let together: u64 = spec.containers.iter().map(memory).sum();
     let before: u64 = spec.init_containers.iter().map(memory).max().unwrap_or_default();
-    let memory_mib = together.max(before) + OVERHEAD_MIB;
+    // What the pod says for all of them goes before what they say.
+    let own = spec.limits.memory.or(spec.requests.memory);
+    let own = own.map(|bytes| bytes.div_ceil(1 << 20));
+    let memory_mib = own.unwrap_or(together.max(before)).saturating_add(OVERHEAD_MIB);
     if memory_mib > u64::from(MAX_VM_MEMORY_MIB) {
         return Err(SpecError::invalid(
             "spec.containers",
@@ -64,7 +67,7 @@ pub(super) fn size(spec: &PodSpec) -> Result<(u32, u32), SpecError> {
         .iter()
         .map(|c| c.limits.cpu_millis.unwrap_or(1000))
         .sum();
-    let vcpus = vcpus(millis.div_ceil(1000));
+    let vcpus = vcpus(spec.limits.cpu_millis.unwrap_or(millis).div_ceil(1000));
     if shares(spec).len() > MAX_SHARES {
         return Err(SpecError::invalid(
             "spec.volumes",
@@ -89,6 +92,8 @@ pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: DriverKind) -> io::R
         hostname: start.hostname.to_owned(),
         containers: start.spec.all_containers().map(|c| c.name.clone()).collect(),
         empty_dirs: empty_dirs.map(|v| v.name.clone()).collect(),
+        volume_group: start.spec.fs_group,
+        sysctls: start.spec.sysctls.clone(),
         shared_processes: start.spec.share_process_namespace,
         shares: shares(start.spec),
     })

@@ -89,6 +89,28 @@ impl MicroVm {
     }
 }
 
+/// What the guest's kernel has not.
+fn check_containers(spec: &PodSpec, problems: &mut Problems) {
+    for (list, containers) in [
+        ("initContainers", &spec.init_containers),
+        ("containers", &spec.containers),
+    ] {
+        for (i, container) in containers.iter().enumerate() {
+            for (name, limit) in [
+                ("hugepages-2Mi", container.limits.huge_pages_2mi),
+                ("hugepages-1Gi", container.limits.huge_pages_1gi),
+            ] {
+                if limit.is_some() {
+                    problems.add(SpecError::unsupported(
+                        format!("spec.{list}[{i}].resources.limits.{name}"),
+                        "a machine (runtimeClassName: microvm) has no huge pages; remove it",
+                    ));
+                }
+            }
+        }
+    }
+}
+
 impl Backend for MicroVm {
     fn class(&self) -> RuntimeClass {
         RuntimeClass::MicroVm
@@ -106,6 +128,14 @@ impl Backend for MicroVm {
                 "a machine (runtimeClassName: microvm) has a network of its own; remove it",
             ));
         }
+        for (asked, field) in [(spec.host_pid, "hostPID"), (spec.host_ipc, "hostIPC")] {
+            if asked {
+                problems.add(SpecError::unsupported(
+                    format!("spec.{field}"),
+                    "a machine (runtimeClassName: microvm) has a kernel of its own; remove it",
+                ));
+            }
+        }
         for (number, volume) in spec.volumes.iter().enumerate() {
             if let VolumeSource::HostPath(host) = &volume.source
                 && matches!(
@@ -119,6 +149,7 @@ impl Backend for MicroVm {
                 ));
             }
         }
+        check_containers(spec, &mut problems);
         problems.ok(machine::size(spec));
         problems.finish()
     }
@@ -195,6 +226,8 @@ impl Backend for MicroVm {
             cgroup: start.cgroups.make_init(start.id)?,
             namespaces: Some(spawn::Namespaces {
                 user: false,
+                pid: true,
+                ipc: true,
                 network: true,
             }),
         })?;

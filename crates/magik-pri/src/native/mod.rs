@@ -130,8 +130,11 @@ impl Backend for Native {
 
     fn start(&self, start: Start<'_>) -> io::Result<Process> {
         start.cgroups.limit_pids(start.id)?;
+        start.cgroups.limit(start.id, start.spec)?;
         let told = init::Told {
             shared_processes: start.spec.share_process_namespace,
+            host_processes: start.spec.host_pid,
+            sysctls: start.spec.sysctls.clone(),
             users: start.users,
         };
         let [role, sandbox] = pods::init::tell(&start, RuntimeClass::Native, told)?;
@@ -146,6 +149,8 @@ impl Backend for Native {
             cgroup: start.cgroups.make_init(start.id)?,
             namespaces: Some(spawn::Namespaces {
                 user: false,
+                pid: !start.spec.host_pid,
+                ipc: !start.spec.host_ipc,
                 // A pod with users of its own has its network made by its init, so that it is theirs.
                 network: !start.spec.host_network && start.users.is_none(),
             }),

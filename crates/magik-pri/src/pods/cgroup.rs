@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::process::Process;
-use crate::limits::MAX_PIDS_PER_POD;
+use crate::{PodSpec, limits::MAX_PIDS_PER_POD};
 
 /// The cgroup below which those of all pods lie.
 const PARENT: &str = "magikrun";
@@ -40,6 +40,10 @@ pub(crate) struct Hierarchies {
     mounts: Vec<PathBuf>,
     /// The mount whose cgroups count processes.
     pids: Option<PathBuf>,
+    /// The mount whose cgroups share processor time.
+    cpu: Option<PathBuf>,
+    /// The mount whose cgroups count memory.
+    memory: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -104,6 +108,67 @@ impl Hierarchies {
         fs::write(&file, MAX_PIDS_PER_POD.to_string()).map_err(|e| in_file(&file, &e))
     }
 
+    /// Gives a pod its weight against others, and the limits of its containers together, if it has
+    /// some. Where nothing shares time or counts memory, a limit is an error and a weight is none.
+    pub(crate) fn limit(&self, id: &str, pod: &PodSpec) -> io::Result<()> {
+        let unified = self.unified.is_some();
+        let shares = pod.cpu_shares();
+        let quota = pod.limits.cpu_millis.map(|millis| (millis * 100).max(1000));
+        let mut cpu = Vec::new();
+        let mut memory = Vec::new();
+        if unified {
+            // As kubelet and runc convert it.
+            cpu.push(("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()));
+            cpu.extend(quota.map(|quota| ("cpu.max", format!("{quota} 100000"))));
+            memory.extend(pod.limits.memory.map(|limit| ("memory.max", limit.to_string())));
+        } else {
+            cpu.push(("cpu.shares", shares.to_string()));
+            cpu.extend(quota.map(|quota| ("cpu.cfs_quota_us", quota.to_string())));
+            memory.extend(
+                pod.limits
+                    .memory
+                    .map(|limit| ("memory.limit_in_bytes", limit.to_string())),
+            );
+        }
+        let lists = [
+            ("cpu", &self.cpu, cpu, quota.is_some()),
+            ("memory", &self.memory, memory, pod.limits.memory.is_some()),
+        ];
+        for (controller, mount, values, needed) in
+            lists.into_iter().filter(|(_, _, values, _)| !values.is_empty())
+        {
+            let Some(mount) = mount else {
+                if needed {
+                    let why = format!(
+                        "spec.resources.limits.{controller}: this host's cgroups have no {controller} controller"
+                    );
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+                }
+                continue;
+            };
+            match self.set(mount, id, controller, &values) {
+                Err(_) if !needed => {}
+                set => set?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, mount: &Path, id: &str, controller: &str, values: &[(&str, String)]) -> io::Result<()> {
+        let (parent, dir) = (mount.join(PARENT), mount.join(PARENT).join(id));
+        fs::create_dir_all(&dir)?;
+        if self.unified.is_some() {
+            for above in [mount, &parent] {
+                let file = above.join("cgroup.subtree_control");
+                fs::write(&file, format!("+{controller}")).map_err(|e| in_file(&file, &e))?;
+            }
+        }
+        values.iter().try_for_each(|(file, value)| {
+            let file = dir.join(file);
+            fs::write(&file, value).map_err(|e| in_file(&file, &e))
+        })
+    }
+
     /// The ids that have cgroups.
     pub(crate) fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = Vec::new();
@@ -122,6 +187,22 @@ impl Hierarchies {
         for mount in &self.mounts {
             thaw_tree(&mount.join(PARENT).join(id));
         }
+    }
+
+    /// Kills what is left in the cgroups of a pod's containers, for an init that is not the first
+    /// process of a pid namespace: its own end would not.
+    #[cfg(feature = "native")]
+    pub(crate) fn kill_containers(&self, id: &str) -> io::Result<()> {
+        self.thaw(id);
+        let until = Instant::now() + SETTLE;
+        for mount in &self.mounts {
+            let all = children(&mount.join(PARENT).join(id)).unwrap_or_default();
+            for dir in all.iter().filter(|dir| !dir.ends_with(INIT)) {
+                // Who forks while others are killed is met the next time.
+                while kill_all(dir, until)? > 0 && Instant::now() < until {}
+            }
+        }
+        Ok(())
     }
 
     /// Kills what is left in a pod's cgroups and removes them.
@@ -163,11 +244,19 @@ fn parse(table: &[u8]) -> Hierarchies {
         unified: None,
         mounts: Vec::new(),
         pids: None,
+        cpu: None,
+        memory: None,
     };
     for mount in mountinfo::parse(table).filter(mountinfo::Mount::is_cgroup_hierarchy) {
         let unified = mount.kind == "cgroup2" && mount.point == Path::new(MOUNT_ROOT);
-        if unified || (mount.kind == "cgroup" && mount.has_super_option("pids")) {
-            hierarchies.pids = Some(mount.point.clone());
+        for (controller, found) in [
+            ("pids", &mut hierarchies.pids),
+            ("cpu", &mut hierarchies.cpu),
+            ("memory", &mut hierarchies.memory),
+        ] {
+            if unified || (mount.kind == "cgroup" && mount.has_super_option(controller)) {
+                *found = Some(mount.point.clone());
+            }
         }
         if unified {
             hierarchies.unified = Some(mount.point.clone());

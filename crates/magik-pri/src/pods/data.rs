@@ -11,7 +11,7 @@ pub(crate) fn plans(spec: &PodSpec, target: impl Fn(&str) -> PathBuf) -> Vec<Dat
     let plan = |(name, _): (&str, &DataVolume)| DataPlan {
         name: name.to_owned(),
         target: target(name),
-        group: None,
+        group: spec.fs_group,
     };
     all(spec).map(plan).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use magik_oci::Signal;
 
 use super::{
     data,
+    etc::{self, ETC},
     failure::Failure,
     paths::{Paths, entries, make_dir},
     publish,
@@ -81,7 +82,7 @@ impl<'a> PodFiles<'a> {
             images,
             id,
             spec,
-            hostname: hostname(spec),
+            hostname: etc::host_name(spec),
             users,
             facts: Facts::of_pod(id),
             generation: None,
@@ -124,7 +125,7 @@ impl<'a> PodFiles<'a> {
             ]
             .map(|dir| (dir.as_path(), 0o700)),
         )?;
-        self.write_etc()?;
+        etc::write(&sandbox.join("etc"), self.spec).map_err(Failure::io("write its files of /etc"))?;
         if self.users.is_some() {
             let places = Places::of(&sandbox);
             places
@@ -283,12 +284,15 @@ impl<'a> PodFiles<'a> {
             resources: Resources {
                 memory_limit: container.limits.memory,
                 cpu_millis: container.limits.cpu_millis,
-                // As kubelet does: a request for a processor's worth is a weight of 1024.
-                cpu_shares: container
-                    .requests
-                    .cpu_millis
-                    .map(|millis| (millis * 1024 / 1000).max(2)),
+                cpu_shares: self.spec.cpu_shares_of(container),
                 pids_limit: None,
+                huge_pages: [
+                    ("2MB", container.limits.huge_pages_2mi),
+                    ("1GB", container.limits.huge_pages_1gi),
+                ]
+                .into_iter()
+                .filter_map(|(size, limit)| Some((size.to_owned(), limit?)))
+                .collect(),
             },
             user_namespace: self.user_namespace(),
             ..ContainerSettings::default()
@@ -348,7 +352,15 @@ impl<'a> PodFiles<'a> {
             readonly: true,
             kind: MountKind::Bind,
         });
+        // What the host's processes share beside System V IPC.
+        let shared = self.spec.host_ipc.then(|| MountSetting {
+            source: "/dev/shm".into(),
+            target: "/dev/shm".into(),
+            readonly: false,
+            kind: MountKind::Bind,
+        });
         own.into_iter()
+            .chain(shared)
             .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target))
             .chain(volumes)
             .collect()
@@ -356,35 +368,6 @@ impl<'a> PodFiles<'a> {
 
     fn volume(&self, name: &str) -> PathBuf {
         self.paths.data_pod(self.id).join("volumes").join(name)
-    }
-
-    /// The files that each container has in its `/etc`.
-    fn write_etc(&self) -> Result<(), Failure> {
-        let dir = self.paths.sandbox(self.id).join("etc");
-        let hostname = &self.hostname;
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-        );
-        let of_host = |path: &str| fs::read_to_string(path).ok().filter(|_| self.spec.host_network);
-        let aliases = self.spec.host_aliases.iter();
-        let aliases: String = aliases
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(address, names)| format!("{address}\t{}\n", names.join(" ")))
-            .collect();
-        let texts = [
-            of_host("/etc/hosts").unwrap_or(hosts) + &aliases,
-            format!("{hostname}\n"),
-            of_host("/etc/resolv.conf").unwrap_or_default(),
-        ];
-        for (name, text) in ETC.into_iter().zip(texts) {
-            let file = dir.join(name);
-            fs::write(&file, text)
-                .and_then(|()| {
-                    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                })
-                .map_err(Failure::io(format!("write {}", file.display())))?;
-        }
-        Ok(())
     }
 
     /// Makes the volumes; those in memory are mounted by the init.
@@ -395,15 +378,18 @@ impl<'a> PodFiles<'a> {
                 VolumeSource::EmptyDir(kind) => {
                     let target = self.volume(&volume.name);
                     // Any user of any container may write: as kubelet makes it.
-                    make_dir(&target, 0o777).map_err(Failure::io(format!(
-                        "volume {}: create {}",
-                        volume.name,
-                        target.display()
-                    )))?;
+                    make_dir(&target, 0o777)
+                        .and_then(|()| give_to_group(&target, 0o777, self.spec.fs_group))
+                        .map_err(Failure::io(format!(
+                            "volume {}: create {}",
+                            volume.name,
+                            target.display()
+                        )))?;
                     if let EmptyDir::Memory { size_limit } = *kind {
                         tmpfs.push(TmpfsPlan {
                             target,
                             size: size_limit,
+                            group: self.spec.fs_group,
                         });
                     }
                 }
@@ -431,19 +417,12 @@ impl<'a> PodFiles<'a> {
     }
 }
 
-/// What is made for the pod and mounted into each container's `/etc`.
-const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
-
-fn hostname(spec: &PodSpec) -> String {
-    if let Some(hostname) = &spec.hostname {
-        return hostname.clone();
-    }
-    if spec.host_network {
-        return rustix::system::uname().nodename().to_string_lossy().into_owned();
-    }
-    spec.name[..spec.name.len().min(63)]
-        .trim_end_matches(['-', '.'])
-        .to_owned()
+/// What a kubelet does to a new directory of a volume (SetVolumeOwnership) where there is an
+/// `fsGroup`: it is the group's, which may write, and so is what is made in it.
+fn give_to_group(dir: &Path, mode: u32, group: Option<u32>) -> std::io::Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    std::os::unix::fs::lchown(dir, None, Some(group))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2770))
 }
 
 /// Checks what is at a `hostPath`, making it where its type says so. As in Kubernetes, what is made stays.

@@ -49,6 +49,7 @@ pub(crate) fn write(
     Ok(ContainerPlan {
         name: container.name.clone(),
         image: container.image.to_string(),
+        image_id: Some(image.image.config_digest.to_string()),
         rootfs,
         log: pod.log(&container.name),
         attach: None,
@@ -89,10 +90,20 @@ fn settings(
         }),
         rootfs_layers: image.layers.clone(),
         namespaces: Namespaces {
-            pid: !pod.spec.share_process_namespace,
+            pid: !pod.spec.share_process_namespace && !pod.spec.host_pid,
             ..Namespaces::IN_POD
         },
+        oom_score_adj: Some(oom_score_adj(pod.spec, container)),
         cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
         ..security::settings(security, pod.settings(container)?).map_err(Failure::new)?
     })
+}
+
+/// What a kubelet gives it, and never less than the pod's init has, whose end would be the pod's.
+fn oom_score_adj(pod: &PodSpec, container: &ContainerSpec) -> i32 {
+    let info = rustix::system::sysinfo();
+    let memory = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    let own = own.trim().parse().unwrap_or(0);
+    pod.oom_score_adj(container, memory).max(own)
 }

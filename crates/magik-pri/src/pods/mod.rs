@@ -10,6 +10,7 @@ mod backend;
 mod background;
 mod cgroup;
 mod data;
+mod etc;
 mod failure;
 mod files;
 mod hooks;

@@ -57,6 +57,7 @@ impl PodRuntime for Pods {
     async fn run_pod(&self, spec: &PodSpec, options: RunOptions) -> Result<PodStatus> {
         let backend = self.backend_for(spec, options.runtime_class)?.clone();
         run::check(&*backend, spec)?;
+        spec.check_sysctls(&options.allowed_unsafe_sysctls)?;
         run::check_rights(backend.class(), spec)?;
         let spec = Arc::new(spec.clone());
         let (of, class, namespaces) = (spec.clone(), backend.class(), options.user_namespaces);

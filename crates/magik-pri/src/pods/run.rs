@@ -75,7 +75,8 @@ pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
     }
     let info = rustix::system::sysinfo();
     let total = u128::from(info.totalram) * u128::from(info.mem_unit);
-    let requested: u64 = spec.containers.iter().filter_map(|c| c.requests.memory).sum();
+    let of_containers: u64 = spec.containers.iter().filter_map(|c| c.requests.memory).sum();
+    let requested = of_containers.max(spec.requests.memory.unwrap_or_default());
     if u128::from(requested) > total {
         return Err(Error::Run {
             pod: spec.full_name(),

@@ -39,7 +39,7 @@ pub(crate) struct Init<'a> {
     pub(crate) listeners: Vec<OwnedFd>,
     /// The cgroup it starts in (v2).
     pub(crate) cgroup: Option<OwnedFd>,
-    /// What it gets of its own beside processes, mounts, IPC and host name; `None`: nothing at all.
+    /// What it gets of its own beside mounts and host name; `None`: nothing at all.
     pub(crate) namespaces: Option<Namespaces>,
 }
 
@@ -48,13 +48,23 @@ pub(crate) struct Init<'a> {
 pub(crate) struct Namespaces {
     /// Users: the caller is root in it, and nobody else is anybody. For callers who may make no other namespaces.
     pub(crate) user: bool,
+    /// Processes; without it they are the host's, and the init's end does not end the others.
+    pub(crate) pid: bool,
+    /// System V IPC and POSIX message queues.
+    pub(crate) ipc: bool,
     /// Network interfaces, ports, routes.
     pub(crate) network: bool,
 }
 
 impl Namespaces {
     fn flags(self) -> i32 {
-        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
+        if self.pid {
+            flags |= libc::CLONE_NEWPID;
+        }
+        if self.ipc {
+            flags |= libc::CLONE_NEWIPC;
+        }
         if self.network {
             flags |= libc::CLONE_NEWNET;
         }

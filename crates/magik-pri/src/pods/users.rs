@@ -77,9 +77,25 @@ pub(crate) fn asks_nothing_of_the_host(spec: &PodSpec) -> bool {
     let mut containers = spec.all_containers();
     let mut volumes = spec.volumes.iter();
     !spec.host_network
+        && !spec.host_pid
+        && !spec.host_ipc
         && !spec.share_process_namespace
         && containers.all(|c| !c.security.privileged && !c.security.add_capabilities.iter().any(of_host))
         && volumes.all(|v| matches!(v.source, VolumeSource::EmptyDir(_) | VolumeSource::Data(_)))
+        && ids_fit(spec)
+}
+
+/// Whether the users and groups that the pod names are among those of a range.
+fn ids_fit(spec: &PodSpec) -> bool {
+    let fits = |id: &u32| *id < SIZE;
+    spec.all_containers().all(|container| {
+        let security = &container.security;
+        let own = [security.run_as_user, security.run_as_group];
+        own.iter()
+            .flatten()
+            .chain(&security.supplemental_groups)
+            .all(fits)
+    })
 }
 
 /// Why a pod cannot have users of its own here.
@@ -89,6 +105,9 @@ pub(crate) fn impossible(paths: &Paths, spec: &PodSpec) -> Option<&'static str> 
     }
     if spec.host_network {
         return Some("not together with hostNetwork");
+    }
+    if !ids_fit(spec) {
+        return Some("a pod's own users and groups are those below 65536, and it names others");
     }
     if Ranges::of_host().is_none() {
         return Some(

@@ -1,26 +1,25 @@
 //! From Kubernetes' container to ours, checking every value.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::api::core::v1 as k8s;
 use magik_image::source::{ImageSource, InvalidSource};
 use magik_infra::plan::RestartPolicy;
 
 use super::{
-    ContainerSpec, IgnoredField, Limits, Mount, Port, Protocol, PullPolicy, SpecError,
+    ContainerSpec, IgnoredField, Mount, Port, Protocol, PullPolicy, SpecError,
     check::{At, Result, absolute},
     convert::VolumeNames,
     env,
     errors::Problems,
     lifecycle::{self, Asked, Context},
-    names, quantity,
+    names, resources,
     security::{self, PodSecurity},
 };
-use crate::limits::MIN_MEMORY_LIMIT;
 
 /// What a container has of its pod.
 pub(super) struct Of<'a> {
@@ -67,7 +66,8 @@ pub(super) fn container(
         .transpose()
         .at(&field("workingDir"));
     let working_dir = problems.or_default(working_dir);
-    let (limits, requests) = resources(c.resources.unwrap_or_default(), &field("resources"), problems);
+    let (limits, requests) =
+        resources::resources(c.resources.unwrap_or_default(), &field("resources"), problems);
     let mounts = mounts(
         c.volume_mounts.unwrap_or_default(),
         of.volumes,
@@ -116,52 +116,6 @@ fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, St
         Some("IfNotPresent") => Ok(Some(PullPolicy::IfNotPresent)),
         Some("Never") => Ok(Some(PullPolicy::Never)),
         Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
-    }
-}
-
-fn resources(resources: k8s::ResourceRequirements, path: &str, problems: &mut Problems) -> (Limits, Limits) {
-    let mut read = |list: Option<BTreeMap<String, Quantity>>, name: &str| {
-        amounts(&list.unwrap_or_default(), &format!("{path}.{name}"), problems)
-    };
-    let limits = read(resources.limits, "limits");
-    let requests = read(resources.requests, "requests");
-    if limits.cpu_millis == Some(0) {
-        problems.add(SpecError::invalid(
-            format!("{path}.limits.cpu"),
-            "must be more than 0; leave it out for no limit",
-        ));
-    }
-    if let Some(memory) = limits.memory.filter(|memory| *memory < MIN_MEMORY_LIMIT) {
-        let reason = format!(
-            "{memory} bytes, at least {MIN_MEMORY_LIMIT} are needed to start a program (m is a thousandth, Mi is MiB)"
-        );
-        problems.add(SpecError::invalid(format!("{path}.limits.memory"), reason));
-    }
-    for (request, limit, name) in [
-        (requests.cpu_millis, limits.cpu_millis, "cpu"),
-        (requests.memory, limits.memory, "memory"),
-    ] {
-        if request.zip(limit).is_some_and(|(request, limit)| request > limit) {
-            let path = format!("{path}.requests.{name}");
-            problems.add(SpecError::invalid(path, "must not be more than the limit"));
-        }
-    }
-    (limits, requests)
-}
-
-fn amounts(list: &BTreeMap<String, Quantity>, path: &str, problems: &mut Problems) -> Limits {
-    // What the kernel takes: quota in microseconds per 100 ms, and bytes, both as signed numbers.
-    let mut get = |name: &str, parse: fn(&str) -> std::result::Result<u64, String>, largest: u64| {
-        let Quantity(text) = list.get(name)?;
-        let value = parse(text).and_then(|value| {
-            let fits = value <= largest;
-            fits.then_some(value).ok_or_else(|| "is too large".to_owned())
-        });
-        problems.ok(value.at(&format!("{path}.{name}")))
-    };
-    Limits {
-        cpu_millis: get("cpu", quantity::parse_milli, 100_000_000),
-        memory: get("memory", quantity::parse_whole, i64::MAX.unsigned_abs()),
     }
 }
 

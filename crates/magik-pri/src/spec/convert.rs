@@ -13,7 +13,7 @@ use super::{
     check::{At, Result, absolute},
     container, data_volume,
     errors::Problems,
-    lifecycle, names, quantity, security,
+    host, lifecycle, names, quantity, resources, security,
     walk::join,
 };
 use crate::limits::{
@@ -33,24 +33,27 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let annotations = metadata.annotations.unwrap_or_default();
     check_labels(&labels, &annotations, problems);
 
-    let spec = pod.spec?;
+    let mut spec = pod.spec?;
+    host::check_namespaces(&spec, problems);
     let restart_policy = lifecycle::pod_policy(spec.restart_policy.as_deref());
     let restart_policy = problems.or_default(restart_policy);
     if let Some(hostname) = &spec.hostname {
         problems.or_default(names::dns_label(hostname).at("spec.hostname"));
     }
-    if let Some(k8s::PodOS { name }) = spec.os.filter(|os| os.name != "linux") {
+    if let Some(k8s::PodOS { name }) = spec.os.take().filter(|os| os.name != "linux") {
         let why = format!("{name:?}: containers are Linux's");
         problems.add(SpecError::unsupported("spec.os.name", why));
     }
-    let class = spec.runtime_class_name.map(|class| class.parse());
+    let class = spec.runtime_class_name.take().map(|class| class.parse());
     let runtime_class = problems.or_default(class.transpose().at("spec.runtimeClassName"));
 
-    let context = spec.security_context.unwrap_or_default();
+    let mut context = spec.security_context.take().unwrap_or_default();
+    let sysctls = host::sysctls(context.sysctls.take().unwrap_or_default(), &spec, problems);
+    let fs_group = context.fs_group.and_then(|group| u32::try_from(group).ok());
     let security = security::pod(context, spec.host_users, problems);
 
     let names = VolumeNames::new(spec.volumes.as_deref().unwrap_or_default(), problems);
-    let volumes = volumes(spec.volumes.unwrap_or_default(), problems);
+    let volumes = volumes(spec.volumes.take().unwrap_or_default(), problems);
     let init = spec.init_containers.unwrap_or_default();
     problems.or_default(check_count(init.len(), spec.containers.len()));
     let mut seen = HashSet::new();
@@ -87,7 +90,10 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         .map(|s| seconds(s, 1))
         .transpose()
         .at("spec.activeDeadlineSeconds");
-    Some(PodSpec {
+    let own = spec.resources.unwrap_or_default();
+    let (limits, requests) = resources::resources(own, "spec.resources", problems);
+    let dns = host::dns(spec.dns_policy.as_deref(), spec.dns_config, problems);
+    let spec = PodSpec {
         name,
         namespace,
         labels,
@@ -95,6 +101,15 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         hostname: spec.hostname,
         host_aliases: host_aliases(spec.host_aliases.unwrap_or_default(), problems),
         host_network,
+        host_pid: spec.host_pid.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
+        subdomain: spec.subdomain.filter(|name| !name.is_empty()),
+        set_hostname_as_fqdn: spec.set_hostname_as_fqdn.unwrap_or(false),
+        dns,
+        sysctls,
+        fs_group,
+        limits,
+        requests,
         host_users: spec.host_users,
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         init_containers,
@@ -104,10 +119,14 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         active_deadline: problems.or_default(deadline),
         restart_policy,
         runtime_class,
+        given: serde_json::Value::Null,
         ignored_fields: Vec::new(),
         service_account_name: "default".into(),
         data: PodData::default(),
-    })
+    };
+    resources::check_pod(&spec, problems);
+    host::check_names(&spec, problems);
+    Some(spec)
 }
 
 fn check_count(init: usize, app: usize) -> Result<()> {

@@ -57,16 +57,23 @@ static SPEC: Schema = Schema {
     supported: &[
         ("activeDeadlineSeconds", Whole),
         ("containers", List(&CONTAINER)),
+        ("dnsConfig", Object(&DNS_CONFIG)),
+        ("dnsPolicy", Text),
         ("hostAliases", List(&HOST_ALIAS)),
+        ("hostIPC", Flag),
         ("hostNetwork", Flag),
+        ("hostPID", Flag),
         ("hostUsers", Flag),
         ("hostname", Text),
         ("initContainers", List(&CONTAINER)),
         ("os", Object(&OS)),
+        ("resources", Object(&POD_RESOURCES)),
         ("restartPolicy", Text),
         ("runtimeClassName", Text),
         ("securityContext", Object(&POD_SECURITY)),
+        ("setHostnameAsFQDN", Flag),
         ("shareProcessNamespace", Flag),
+        ("subdomain", Text),
         ("terminationGracePeriodSeconds", Whole),
         ("volumes", List(&VOLUME)),
     ],
@@ -93,25 +100,15 @@ static SPEC: Schema = Schema {
     ],
     refused: &[
         ("hostnameOverride", "give a hostname"),
-        ("dnsConfig", DNS),
-        ("dnsPolicy", DNS),
         (
             "ephemeralContainers",
             "remove them; 'pod exec' runs a program in a container",
         ),
-        ("hostIPC", "no pod gets the host's IPC namespace; remove it"),
-        ("hostPID", "no pod sees the processes of the host; remove it"),
         (
             "imagePullSecrets",
             "remove it; 'podman login' or 'docker login' keeps credentials",
         ),
-        (
-            "resourceClaims",
-            "remove them; devices are hostPath volumes of the type CharDevice",
-        ),
-        ("resources", "give each container its own"),
-        ("setHostnameAsFQDN", "give a hostname"),
-        ("subdomain", "give a hostname"),
+        ("resourceClaims", CLAIMS),
     ],
     known: known::<k8s::PodSpec>,
 };
@@ -122,6 +119,34 @@ static OS: Schema = Schema {
     ignored: &[],
     refused: &[],
     known: known::<k8s::PodOS>,
+};
+
+static DNS_CONFIG: Schema = Schema {
+    supported: &[
+        ("nameservers", Texts),
+        ("options", List(&DNS_OPTION)),
+        ("searches", Texts),
+    ],
+    required: &[],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::PodDNSConfig>,
+};
+
+static DNS_OPTION: Schema = Schema {
+    supported: &[("name", Text), ("value", Text)],
+    required: &["name"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::PodDNSConfigOption>,
+};
+
+static SYSCTL: Schema = Schema {
+    supported: &[("name", Text), ("value", Text)],
+    required: &["name", "value"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::Sysctl>,
 };
 
 static HOST_ALIAS: Schema = Schema {
@@ -203,22 +228,52 @@ static RESOURCES: Schema = Schema {
     supported: &[("limits", Object(&AMOUNTS)), ("requests", Object(&AMOUNTS))],
     required: &[],
     ignored: &[],
-    refused: &[(
-        "claims",
-        "remove them; devices are hostPath volumes of the type CharDevice",
-    )],
+    refused: &[("claims", CLAIMS)],
     known: known::<k8s::ResourceRequirements>,
 };
 
-static AMOUNTS: Schema = Schema {
+static POD_RESOURCES: Schema = Schema {
+    supported: &[
+        ("limits", Object(&POD_AMOUNTS)),
+        ("requests", Object(&POD_AMOUNTS)),
+    ],
+    required: &[],
+    ignored: &[],
+    refused: &[("claims", CLAIMS)],
+    known: known::<k8s::ResourceRequirements>,
+};
+
+/// As Kubernetes has it, the others are a container's.
+static POD_AMOUNTS: Schema = Schema {
     supported: &[("cpu", Quantity), ("memory", Quantity)],
     required: &[],
     ignored: &[],
     refused: &[
-        ("ephemeral-storage", "remove it; nothing would enforce it"),
-        ("hugepages-1Gi", "remove it; nothing would enforce it"),
-        ("hugepages-2Mi", "remove it; nothing would enforce it"),
+        ("ephemeral-storage", "give each container its own"),
+        ("hugepages-1Gi", "give each container its own"),
+        ("hugepages-2Mi", "give each container its own"),
     ],
+    known: AMOUNTS.known,
+};
+
+/// Whether its fields are resources, of which anybody may have more, called `example.com/name`.
+pub(super) fn is_of_amounts(schema: &'static Schema) -> bool {
+    [&AMOUNTS, &POD_AMOUNTS]
+        .into_iter()
+        .any(|amounts| std::ptr::eq(amounts, schema))
+}
+
+static AMOUNTS: Schema = Schema {
+    supported: &[
+        ("cpu", Quantity),
+        ("ephemeral-storage", Quantity),
+        ("hugepages-1Gi", Quantity),
+        ("hugepages-2Mi", Quantity),
+        ("memory", Quantity),
+    ],
+    required: &[],
+    ignored: &[],
+    refused: &[],
     // Any name is a resource in Kubernetes; these have a meaning there.
     known: || {
         &[
@@ -234,6 +289,8 @@ static AMOUNTS: Schema = Schema {
 static POD_SECURITY: Schema = Schema {
     supported: &[
         ("appArmorProfile", Object(&APP_ARMOR)),
+        ("fsGroup", Whole),
+        ("fsGroupChangePolicy", Text),
         ("runAsGroup", Whole),
         ("runAsNonRoot", Flag),
         ("runAsUser", Whole),
@@ -241,18 +298,13 @@ static POD_SECURITY: Schema = Schema {
         ("seccompProfile", Object(&SECCOMP)),
         ("supplementalGroups", Wholes),
         ("supplementalGroupsPolicy", Text),
+        ("sysctls", List(&SYSCTL)),
     ],
     required: &[],
     ignored: &[],
     refused: &[
         ("windowsOptions", NO_WINDOWS),
-        (
-            "fsGroup",
-            "make the volume's files belong to the user that runs, and remove it",
-        ),
-        ("fsGroupChangePolicy", "remove it"),
         ("seLinuxChangePolicy", "remove it; volumes keep their labels"),
-        ("sysctls", "remove them; containers have the kernel's defaults"),
     ],
     known: known::<k8s::PodSecurityContext>,
 };
@@ -280,10 +332,10 @@ static SECURITY: Schema = Schema {
 const CLUSTER: &str = "it is what a cluster reports";
 const SCHEDULER: &str = "a scheduler reads it, and there is one host";
 const NO_API_SERVER: &str = "there is no API server";
-const DNS: &str = "a pod has no network to the outside, or the host's; remove it";
 const INPUT: &str = "remove it; 'pod exec -it' gives a terminal";
 const FILES: &str = "put the files in a directory, and use a hostPath";
 const MOUNT_IT: &str = "mount it on the host, and use a hostPath";
+const CLAIMS: &str = "remove them; devices are hostPath volumes of the type CharDevice";
 const NO_WINDOWS: &str = "containers are Linux's; remove it";
 
 static APP_ARMOR: Schema = Schema {

@@ -13,6 +13,7 @@ mod errors;
 mod expand;
 mod facts;
 mod fields;
+mod host;
 mod ignored;
 mod lifecycle;
 mod names;
@@ -21,6 +22,7 @@ mod parse;
 mod quantity;
 mod quote;
 mod refs;
+mod resources;
 mod schema;
 mod security;
 mod types;
@@ -45,12 +47,13 @@ pub use refs::{
     DataKind, DataSource, DataVolume, DownwardFile, DownwardValue, EnvFrom, EnvValue, EnvVar, FieldPath,
     KeyToPath, ResourceName, ResourceRef,
 };
+pub use resources::QosClass;
 pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
 pub use types::{
-    AppArmor, ContainerSpec, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port, ProcMount,
-    Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, Volume, VolumeSource,
+    AppArmor, ContainerSpec, Dns, DnsPolicy, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port,
+    ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, Volume, VolumeSource,
 };
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ pub(super) fn read(
     let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
     let mut problems = Problems::default();
     walk::object(&mut value, &fields::POD, "", &mut problems);
+    let given = value.get("spec").cloned().unwrap_or_default();
     let pod = serde_path_to_error::deserialize::<_, Pod>(value).map_err(|e| {
         let path = match e.path().to_string() {
             path if path == "." => "the pod".to_owned(),
@@ -114,6 +115,7 @@ pub(super) fn read(
     }
     let (spec, ignored_fields) = problems.none_or(spec, order)?;
     Ok(PodSpec {
+        given,
         ignored_fields,
         ..spec
     })

@@ -9,6 +9,7 @@ use super::{
     AppArmor, ProcMount, SeLinuxOptions, Seccomp, Security, SpecError,
     check::{At, Result},
     errors::Problems,
+    host,
 };
 
 /// The most supplementary groups, as many as the kernel takes (`NGROUPS_MAX`).
@@ -38,6 +39,7 @@ pub(super) fn pod(
     problems: &mut Problems,
 ) -> PodSecurity {
     const PATH: &str = "spec.securityContext";
+    let fs_group = host::fs_group(&context, problems);
     let mut groups = context.supplemental_groups.unwrap_or_default();
     if groups.len() > MAX_GROUPS {
         problems.add(SpecError::invalid(
@@ -50,7 +52,11 @@ pub(super) fn pod(
         let path = format!("{PATH}.supplementalGroups[{i}]");
         problems.or_default(id(group).at(&path))
     };
-    let supplemental_groups = groups.into_iter().enumerate().map(&mut group).collect();
+    let mut supplemental_groups: Vec<u32> = groups.into_iter().enumerate().map(&mut group).collect();
+    // As kubelet does it: who runs is in the group that volumes get.
+    if let Some(group) = fs_group.filter(|group| !supplemental_groups.contains(group)) {
+        supplemental_groups.push(group);
+    }
     let strict_groups = match context.supplemental_groups_policy.as_deref() {
         None | Some("" | "Merge") => Ok(false),
         Some("Strict") => Ok(true),
@@ -137,7 +143,7 @@ fn any_id(value: Option<i64>, path: &str, name: &str) -> Result<Option<u32>> {
     value.map(id).transpose().at(&format!("{path}.{name}"))
 }
 
-fn id(value: i64) -> std::result::Result<u32, String> {
+pub(super) fn id(value: i64) -> std::result::Result<u32, String> {
     match u32::try_from(value) {
         // The largest one means "none" to the kernel; Kubernetes has the bound of signed numbers.
         Ok(id) if value <= i64::from(i32::MAX) => Ok(id),

@@ -94,6 +94,21 @@ fn reads_every_supported_field() {
     assert_eq!(pod.annotations["example.com/note"], "free text: anything");
     assert_eq!(pod.hostname.as_deref(), Some("shop-1"));
     assert!(pod.host_network && pod.share_process_namespace);
+    assert_eq!(
+        (pod.subdomain.as_deref(), pod.fs_group),
+        (Some("web"), Some(5000))
+    );
+    assert_eq!(pod.dns.policy, DnsPolicy::None);
+    assert_eq!(pod.dns.options, [("ndots".to_owned(), Some("2".to_owned()))]);
+    assert_eq!(
+        pod.sysctls,
+        [("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]
+    );
+    assert_eq!(
+        (pod.limits.cpu_millis, pod.requests.memory),
+        (Some(1000), Some(64 << 20))
+    );
+    assert!(pod.ignored_fields.is_empty(), "{:?}", pod.ignored_fields);
     assert_eq!(pod.termination_grace_period, Duration::from_secs(5));
     assert_eq!(pod.active_deadline, Some(Duration::from_secs(600)));
     assert_eq!(pod.runtime_class, Some(RuntimeClass::Native));
@@ -112,14 +127,16 @@ fn reads_every_supported_field() {
         web.limits,
         Limits {
             cpu_millis: Some(500),
-            memory: Some(64 << 20)
+            memory: Some(64 << 20),
+            ..Limits::default()
         }
     );
     assert_eq!(
         web.requests,
         Limits {
             cpu_millis: Some(100),
-            memory: Some(32 << 20)
+            memory: Some(32 << 20),
+            ..Limits::default()
         }
     );
     assert_eq!(
@@ -242,8 +259,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
     refused_in_pod(
         r#"
         resourceClaims: [] => resourceClaims: not supported: remove them
-        securityContext: {fsGroup: 1} => securityContext.fsGroup: not supported
-        securityContext: {sysctls: []} => securityContext.sysctls: not supported
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
         volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported:
         volumes: [{name: v, emptyDir: {medium: HugePages}}] => volumes[0].emptyDir.medium: not supported:
@@ -255,7 +270,7 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         livenessProbe: {grpc: {port: 1}} => livenessProbe.grpc: not supported
         ports: [{containerPort: 80, hostPort: 80, protocol: UDP}] => ports[0].hostPort: not supported: only TCP
         env: [{name: A, valueFrom: {fileKeyRef: {}}}] => env[0].valueFrom.fileKeyRef: not supported: put the value into
-        resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported
+        resources: {limits: {example.com/gpu: 1}} => resources.limits.example.com/gpu: not supported: there is no such device
         "#,
     );
     refused(

@@ -34,6 +34,33 @@ pub struct PodSpec {
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
     /// The host's network instead of one of its own.
     pub host_network: bool,
+    /// The host's processes are seen, and those of the pod are among them.
+    #[serde(default)]
+    pub host_pid: bool,
+    /// The host's System V IPC, POSIX message queues and `/dev/shm`.
+    #[serde(default)]
+    pub host_ipc: bool,
+    /// `spec.subdomain`.
+    #[serde(default)]
+    pub subdomain: Option<String>,
+    /// Whether the host name has the pod's domain, if there is a `subdomain`.
+    #[serde(default)]
+    pub set_hostname_as_fqdn: bool,
+    /// `spec.dnsPolicy` and `spec.dnsConfig`.
+    #[serde(default)]
+    pub dns: Dns,
+    /// `spec.securityContext.sysctls`, each of a namespace that is the pod's own.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
+    /// What all containers may use together at most (`spec.resources.limits`).
+    #[serde(default)]
+    pub limits: Limits,
+    /// What they may expect to get together (`spec.resources.requests`).
+    #[serde(default)]
+    pub requests: Limits,
+    /// `spec.securityContext.fsGroup`: whose the volumes are that are made for the pod.
+    #[serde(default)]
+    pub fs_group: Option<u32>,
     /// `spec.hostUsers`: `false` asks for a user namespace of the pod's own; absent leaves it to
     /// [`UserNamespaces`](crate::UserNamespaces).
     pub host_users: Option<bool>,
@@ -55,6 +82,10 @@ pub struct PodSpec {
     pub restart_policy: RestartPolicy,
     /// `spec.runtimeClassName`.
     pub runtime_class: Option<RuntimeClass>,
+    /// `spec` as the manifest has it, without what changes nothing; for the status of Kubernetes'
+    /// form.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub given: serde_json::Value,
     /// What the manifest says beside that and changes nothing, whatever runs the pod.
     #[serde(default)]
     pub ignored_fields: Vec<IgnoredField>,
@@ -90,6 +121,34 @@ impl PodSpec {
     pub fn all_containers(&self) -> impl Iterator<Item = &ContainerSpec> {
         self.init_containers.iter().chain(&self.containers)
     }
+}
+
+/// What a pod's `/etc/resolv.conf` is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    /// `dnsPolicy`.
+    pub policy: DnsPolicy,
+    /// `dnsConfig.nameservers`.
+    pub nameservers: Vec<IpAddr>,
+    /// `dnsConfig.searches`.
+    pub searches: Vec<String>,
+    /// `dnsConfig.options`: names, with their values.
+    pub options: Vec<(String, Option<String>)>,
+}
+
+/// `dnsPolicy`. There is no cluster: all but `None` begin with what the host has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DnsPolicy {
+    /// The cluster's names first.
+    #[default]
+    ClusterFirst,
+    /// The same on the host's network.
+    ClusterFirstWithHostNet,
+    /// As the host has it.
+    Default,
+    /// Only what `dnsConfig` says.
+    None,
 }
 
 /// The backends a pod can ask for.
@@ -215,6 +274,15 @@ pub struct Limits {
     pub cpu_millis: Option<u64>,
     /// Bytes of memory.
     pub memory: Option<u64>,
+    /// Bytes on disk.
+    #[serde(default)]
+    pub ephemeral_storage: Option<u64>,
+    /// Bytes in huge pages of 2 MiB.
+    #[serde(default)]
+    pub huge_pages_2mi: Option<u64>,
+    /// Bytes in huge pages of 1 GiB.
+    #[serde(default)]
+    pub huge_pages_1gi: Option<u64>,
 }
 
 /// `securityContext` of a container, with what the pod's says where the container's is silent.

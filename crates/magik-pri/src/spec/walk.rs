@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     IgnoredField, SpecError,
     errors::Problems,
+    fields,
     parse::describe,
     schema::{Schema, Shape},
 };
@@ -192,9 +193,13 @@ fn described(value: &Value) -> String {
 }
 
 /// Why a field is not taken; without a look for the one that was meant where nobody will see it.
-fn refusal(path: String, key: &str, schema: &Schema, unseen: bool) -> SpecError {
+fn refusal(path: String, key: &str, schema: &'static Schema, unseen: bool) -> SpecError {
     if let Some((_, why)) = schema.refused.iter().find(|(name, _)| *name == key) {
         return SpecError::unsupported(path, *why);
+    }
+    if key.contains('/') && fields::is_of_amounts(schema) {
+        let why = "there is no such device; devices are hostPath volumes of the type CharDevice";
+        return SpecError::unsupported(path, why);
     }
     if unseen || (schema.known)().contains(&key) {
         return SpecError::NotSupported { path, why: None };

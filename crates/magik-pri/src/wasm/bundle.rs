@@ -48,6 +48,7 @@ pub(super) fn write(
     Ok(ContainerPlan {
         name: container.name.clone(),
         image: container.image.to_string(),
+        image_id: Some(image.image.config_digest.to_string()),
         rootfs,
         log: pod.log(&container.name),
         attach: None,

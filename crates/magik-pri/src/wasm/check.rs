@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
 
 use crate::{
-    AppArmor, ContainerSpec, HostPathKind, PodSpec, ProcMount, Protocol, Seccomp, SpecError, SpecErrors,
-    VolumeSource, spec::Problems,
+    AppArmor, ContainerSpec, Dns, HostPathKind, Limits, PodSpec, ProcMount, Protocol, Seccomp, SpecError,
+    SpecErrors, VolumeSource, spec::Problems,
 };
 
 /// What all of our annotations begin with.
@@ -22,11 +22,54 @@ pub(super) fn check(spec: &PodSpec, mounts: bool) -> Result<(), SpecErrors> {
             "WebAssembly containers are no processes; remove it",
         ));
     }
-    if !spec.host_aliases.is_empty() {
-        problems.add(SpecError::unsupported(
-            "spec.hostAliases",
+    let of_pod = [
+        (
+            spec.host_pid,
+            "hostPID",
+            "WebAssembly containers are no processes; remove it",
+        ),
+        (
+            spec.host_ipc,
+            "hostIPC",
+            "WebAssembly has no System V IPC; remove it",
+        ),
+        (
+            !spec.host_aliases.is_empty(),
+            "hostAliases",
             "WebAssembly containers have no /etc/hosts; remove them",
-        ));
+        ),
+        (
+            spec.subdomain.is_some(),
+            "subdomain",
+            "WebAssembly containers have no /etc/hosts; remove it",
+        ),
+        (
+            spec.dns
+                != (Dns {
+                    policy: spec.dns.policy,
+                    ..Dns::default()
+                }),
+            "dnsConfig",
+            "names are looked up by the host; remove it",
+        ),
+        (
+            !spec.sysctls.is_empty(),
+            "securityContext.sysctls",
+            "WebAssembly containers have no namespaces; remove them",
+        ),
+        (
+            spec.limits != Limits::default(),
+            "resources.limits",
+            "limit each container; remove it",
+        ),
+        (
+            spec.fs_group.is_some(),
+            "securityContext.fsGroup",
+            "WebAssembly has no users; remove it",
+        ),
+    ];
+    for (_, field, why) in of_pod.into_iter().filter(|(asked, ..)| *asked) {
+        problems.add(SpecError::unsupported(format!("spec.{field}"), why));
     }
     for (i, volume) in spec.volumes.iter().enumerate() {
         if matches!(volume.source, VolumeSource::Data(_)) && !mounts {
@@ -119,6 +162,18 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
         let path = format!("{path}.securityContext.{field}");
         problems.add(SpecError::unsupported(path, why));
     }
+    for (name, limit) in [
+        ("hugepages-2Mi", container.limits.huge_pages_2mi),
+        ("hugepages-1Gi", container.limits.huge_pages_1gi),
+    ] {
+        if limit.is_some() {
+            let path = format!("{path}.resources.limits.{name}");
+            problems.add(SpecError::unsupported(
+                path,
+                "WebAssembly has no huge pages; remove it",
+            ));
+        }
+    }
     if container.limits.cpu_millis.is_some() {
         problems.add(SpecError::unsupported(
             format!("{path}.resources.limits.cpu"),
@@ -206,6 +261,12 @@ mod tests {
         let of_pod = "
             shareProcessNamespace: true => spec.shareProcessNamespace
             hostAliases: [{ip: 192.0.2.1, hostnames: [a]}] => spec.hostAliases
+            hostPID: true => spec.hostPID
+            hostIPC: true => spec.hostIPC
+            subdomain: s => spec.subdomain
+            dnsConfig: {searches: [a]} => spec.dnsConfig
+            securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]} => spec.securityContext.sysctls
+            securityContext: {fsGroup: 5} => spec.securityContext.fsGroup
             securityContext: {supplementalGroups: [5]} => spec.containers[0].securityContext.supplementalGroups
             volumes: [{name: v, hostPath: {path: /x, type: Socket}}] => spec.volumes[0].hostPath.type
         ";

@@ -154,10 +154,14 @@ impl Backend for Wasm {
             namespaces: match self.isolation.kind() {
                 isolation::Kind::Root => Some(spawn::Namespaces {
                     user: false,
+                    pid: true,
+                    ipc: true,
                     network: !spec.host_network,
                 }),
                 isolation::Kind::User => Some(spawn::Namespaces {
                     user: true,
+                    pid: true,
+                    ipc: true,
                     network: !spec.host_network,
                 }),
                 isolation::Kind::None => None,

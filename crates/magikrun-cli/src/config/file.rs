@@ -45,6 +45,7 @@ pub(crate) struct Values {
     pub(crate) max_layer_files: Option<u64>,
     pub(crate) pull_timeout: Option<u32>,
     pub(crate) http_registries: Option<Vec<String>>,
+    pub(crate) allowed_unsafe_sysctls: Option<Vec<String>>,
     #[serde(default, deserialize_with = "class")]
     pub(crate) runtime: Option<RuntimeClass>,
     pub(crate) user_namespaces: Option<Users>,

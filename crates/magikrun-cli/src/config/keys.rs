@@ -47,6 +47,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("pull-timeout", Some("--pull-timeout"), "MAGIKRUN_PULL_TIMEOUT"),
     key("http-registries", None, "MAGIKRUN_HTTP_REGISTRIES"),
+    key("allowed-unsafe-sysctls", None, "MAGIKRUN_ALLOWED_UNSAFE_SYSCTLS"),
     key("runtime", None, "MAGIKRUN_RUNTIME"),
     key("user-namespaces", None, "MAGIKRUN_USER_NAMESPACES"),
     key("logs.max-size", None, "MAGIKRUN_LOGS_MAX_SIZE"),

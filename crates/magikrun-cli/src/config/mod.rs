@@ -77,6 +77,7 @@ pub(crate) struct Config {
     files: Vec<(PathBuf, Values)>,
     /// Variables of keys that are no global options.
     http_registries: Option<Set<Vec<String>>>,
+    allowed_unsafe_sysctls: Option<Set<Vec<String>>>,
     runtime: Option<Set<RuntimeClass>>,
     user_namespaces: Option<Set<Users>>,
     log_size: Option<Set<u64>>,
@@ -112,13 +113,8 @@ impl Config {
                 }
             }
         }
-        config.http_registries = variable(env, "http-registries", |text| {
-            Ok(text
-                .split([',', ' '])
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect())
-        })?;
+        config.http_registries = variable(env, "http-registries", names)?;
+        config.allowed_unsafe_sysctls = variable(env, "allowed-unsafe-sysctls", names)?;
         config.runtime = variable(env, "runtime", str::parse)?;
         config.user_namespaces = variable(env, "user-namespaces", |text| {
             clap::ValueEnum::from_str(text, false).map_err(|_| "use auto or never".to_owned())
@@ -160,6 +156,10 @@ impl Config {
     }
 
     /// The registries that are spoken to in plain HTTP.
+    pub(crate) fn allowed_unsafe_sysctls(&self) -> Set<Vec<String>> {
+        self.or_default(&self.allowed_unsafe_sysctls, |v| v.allowed_unsafe_sysctls.clone())
+    }
+
     pub(crate) fn http_registries(&self) -> Set<Vec<String>> {
         self.or_default(&self.http_registries, |v| v.http_registries.clone())
     }
@@ -222,6 +222,12 @@ fn variable<T>(
         })),
         Err(why) => bail!("{name}={text}: {why}"),
     }
+}
+
+/// Names with commas between them.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split([',', ' ']).filter(|name| !name.is_empty());
+    Ok(names.map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -133,6 +133,7 @@ fn rows(global: &GlobalArgs) -> Result<Vec<Row>> {
                     )
                 }
                 "http-registries" => of(config.http_registries(), |v| json!(v)),
+                "allowed-unsafe-sysctls" => of(config.allowed_unsafe_sysctls(), |v| json!(v)),
                 "runtime" => of(config.runtime(), |v| json!(v.as_str())),
                 "user-namespaces" => of(config.user_namespaces(), |v| json!(v)),
                 _ => {

@@ -177,6 +177,7 @@ impl RunArgs {
                 .unwrap_or_else(|| global.config.user_namespaces().value)
                 .into(),
             pull_policy: self.pull.map(Into::into),
+            allowed_unsafe_sysctls: global.config.allowed_unsafe_sysctls().value,
             max_log_size: global.config.log_size().map(|set| set.value),
             image_limits: global.images.limits(),
             pull_timeout: global.images.pull_timeout(),

@@ -8,7 +8,7 @@ use magik_pri::status::{ContainerPhase, ContainerStatus, PodStatus};
 
 use super::{advise, list::phase, tree};
 use crate::{
-    output::{self, FormatArg},
+    output::{self, Document, Format},
     pod::backend,
     roots::GlobalArgs,
 };
@@ -17,14 +17,33 @@ use crate::{
 pub(crate) struct StatusArgs {
     /// Name, namespace/name, id or the start of an id
     pub(super) pod: String,
-    #[command(flatten)]
-    format: FormatArg,
+    /// How to print it
+    #[arg(
+        long,
+        value_name = "table|json|yaml",
+        default_value = "table",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    format: Format,
+    /// Print it as a Kubernetes v1 Pod with its status
+    #[arg(
+        short,
+        long,
+        value_name = "yaml|json",
+        conflicts_with = "format",
+        hide_possible_values = true
+    )]
+    output: Option<Document>,
 }
 
 pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
     let pod = runtime.pod_status(&args.pod).await.map_err(advise)?;
-    if let Some(document) = args.format.document() {
+    if let Some(document) = args.output {
+        let spec = runtime.pod_spec(&pod.id).await.map_err(advise)?;
+        document.print(&magik_pri::v1_pod(&spec, &pod))?;
+    } else if let Some(document) = args.format.document() {
         document.print(&pod)?;
     } else if std::io::stdout().is_terminal() {
         // One that ends meanwhile is shown without.

@@ -60,7 +60,8 @@ struct Mistake {
 
 pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&str>) -> Result<ExitCode> {
     let runtime = backend::pods(global)?;
-    let reports = reports(runtime.as_ref(), args, namespace);
+    let allowed = global.config.allowed_unsafe_sysctls().value;
+    let reports = reports(runtime.as_ref(), args, namespace, &allowed);
     if let Some(document) = args.format.document() {
         document.print(&reports)?;
     } else {
@@ -75,7 +76,12 @@ pub(super) fn run(global: &GlobalArgs, args: &ValidateArgs, namespace: Option<&s
 }
 
 /// What is said of each pod, and of each file that has mistakes.
-fn reports(runtime: &dyn PodRuntime, args: &ValidateArgs, namespace: Option<&str>) -> Vec<Report> {
+fn reports(
+    runtime: &dyn PodRuntime,
+    args: &ValidateArgs,
+    namespace: Option<&str>,
+    allowed_sysctls: &[String],
+) -> Vec<Report> {
     let (mut reports, mut texts, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for file in &args.files {
         match manifest::texts(std::slice::from_ref(file)) {
@@ -106,7 +112,7 @@ fn reports(runtime: &dyn PodRuntime, args: &ValidateArgs, namespace: Option<&str
         }
     };
     let pods = pods.into_iter();
-    reports.extend(pods.map(|pod| checked(runtime, pod, args, namespace)));
+    reports.extend(pods.map(|pod| checked(runtime, pod, args, namespace, allowed_sysctls)));
     for (file, ignored) in ignored {
         let place = reports.iter().position(|report| report.file == file);
         let place = place.unwrap_or_else(|| {
@@ -187,10 +193,14 @@ fn checked(
     pod: DocumentPod,
     args: &ValidateArgs,
     namespace: Option<&str>,
+    allowed_sysctls: &[String],
 ) -> Report {
     let DocumentPod { file, spec, .. } = pod;
     if let Err(error) = manifest::check_namespace(&file, &spec, namespace) {
         return Report::failed(file, &error);
+    }
+    if let Err(errors) = spec.check_sysctls(allowed_sysctls) {
+        return Report::wrong(file, &errors);
     }
     match runtime.check_pod(&spec, args.runtime) {
         Ok(class) => Report {

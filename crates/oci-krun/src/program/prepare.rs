@@ -87,7 +87,9 @@ fn answer(bundle: &Path, id: &OsStr, dir: &Path, state: &Path) -> io::Result<Ans
             vec![]
         },
         empty_dirs: vec![],
+        volume_group: None,
         shared_processes: false,
+        sysctls: vec![],
         shares: parts.shares.clone(),
     };
     machine.write(&dir.join(SANDBOX))?;
@@ -155,6 +157,7 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
         containers: vec![ContainerPlan {
             name: id.to_owned(),
             image: String::new(),
+            image_id: None,
             bundle,
             rootfs,
             log: data.join("logs").join("none"),

@@ -6,10 +6,9 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-use magik_sys::mount::look_at_dir;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind, LinuxTimeOffset};
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat2},
+    fs::{Mode, OFlags},
     process::Pid,
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
@@ -232,17 +231,8 @@ pub(super) fn loopback_up() -> io::Result<()> {
 /// Writes sysctls through the host's own `/proc`, which no image can have prepared
 /// (CVE-2025-52881). The namespaces that the writer is in get them.
 pub(super) fn set_sysctls(sysctls: &HashMap<String, String>) -> Result<(), Failure> {
-    if sysctls.is_empty() {
-        return Ok(());
-    }
-    let root = look_at_dir("/proc/sys".as_ref()).map_err(|e| Failure::Other(format!("/proc/sys: {e}")))?;
-    for (name, value) in sysctls {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        openat2(&root, name.replace('.', "/"), flags, Mode::empty(), resolve)
-            .map_err(io::Error::from)
-            .and_then(|file| io::Write::write_all(&mut fs::File::from(file), value.as_bytes()))
-            .map_err(|e| Failure::Other(format!("linux.sysctl {name}: {e}")))?;
-    }
-    Ok(())
+    sysctls.iter().try_for_each(|(name, value)| {
+        magik_sys::sysctl::set(&name.replace('.', "/"), value)
+            .map_err(|e| Failure::Other(format!("linux.sysctl {name}: {e}")))
+    })
 }
