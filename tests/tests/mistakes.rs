@@ -131,7 +131,8 @@ fn in_a_pod() {
         dnsConfig: {searches: ["a b"]} => dnsConfig.searches[0]: "a b" is no domain, such as example.com
         dnsConfig: {options: [{name: "a b"}]} => dnsConfig.options[0].name: must be 1 to 255 printable ASCII characters without spaces
         subdomain: a.b => subdomain: "a.b" may hold only lower-case letters, digits and '-', with a letter or digit at both ends
-        imagePullSecrets: [{name: a}] => imagePullSecrets: not supported: remove it; 'podman login' or 'docker login' keeps credentials
+        imagePullSecrets: [a] => imagePullSecrets[0]: is a string, and an object is wanted
+        imagePullSecrets: [{name: A}] => imagePullSecrets[0].name: "A" may hold only lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each dot
         shareProcessNamespace: true\n  hostPID: true => shareProcessNamespace: ShareProcessNamespace and HostPID cannot both be enabled: remove one
         hostUsers: false\n  hostIPC: true => hostIPC: cannot be true when hostUsers is false: remove one
         hostNetwork: "true" => hostNetwork: is the text "true", and true or false is wanted, without quotes

@@ -1,6 +1,6 @@
 //! Fields of a v1 Pod: what they say is so inside of the container, or it is said that it is not.
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, isolated, wait_for};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, Registry, Scene, busybox_layout, isolated, wait_for};
 use serde_json::{Value, json};
 
 /// A pod of one container that runs a shell script, with more of `spec` and of the container.
@@ -177,7 +177,8 @@ isolated!(
         let of_host = scene.dir().join("of-host");
         std::fs::create_dir(&of_host).expect("a directory");
         let script = "busybox stat -c '%g %a' /disk /memory /host; busybox touch /disk/f /memory/f; \
-                      busybox stat -c '%u %g' /disk/f /memory/f; busybox id -G";
+                      busybox stat -c '%u %g' /disk/f /memory/f; busybox id -G; \
+                      busybox stat -L -c %g /told/name; busybox cat /told/name";
         let mount = |name: &str| json!({"name": name, "mountPath": format!("/{name}")});
         for users in [json!({"hostUsers": true}), json!({})] {
             let mut spec = json!({
@@ -186,12 +187,15 @@ isolated!(
                     {"name": "disk", "emptyDir": {}},
                     {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
                     {"name": "host", "hostPath": {"path": of_host}},
+                    {"name": "told", "downwardAPI": {"defaultMode": 256, "items": [
+                        {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}},
+                    ]}},
                 ],
             });
             merge(&mut spec, users);
-            let container = json!({"volumeMounts": [mount("disk"), mount("memory"), mount("host")]});
+            let container = json!({"volumeMounts": [mount("disk"), mount("memory"), mount("host"), mount("told")]});
             let said = output(&magikrun, &pod(script, spec, container));
-            assert_eq!(said, "2000 2777\n2000 2777\n0 755\n1000 2000\n1000 2000\n1000 2000\n");
+            assert_eq!(said, "2000 2777\n2000 2777\n0 755\n1000 2000\n1000 2000\n1000 2000\n2000\np\n");
         }
     }
 );
@@ -368,3 +372,40 @@ isolated!(
 fn print_of(pod: &Value) -> String {
     serde_json::to_string_pretty(pod).expect("JSON")
 }
+
+isolated!(
+    fn images_are_pulled_with_the_credentials_of_secrets(scene) {
+        let magikrun = with_busybox(scene);
+        let registry = Registry::with_password(&scene.dir().join("registry"), 5000);
+        let source = busybox_layout(&scene.dir().join("private")).reference(BUSYBOX);
+        let name = "127.0.0.1:5000/private:1";
+        magikrun.ok(&["image", "push", "--creds", "magik:secret", &source, name]);
+        let mut private = pod("echo pulled", json!({"imagePullSecrets": [{"name": "pull"}]}), json!({
+            "image": name, "imagePullPolicy": "Always",
+        }));
+        let config = |password: &str| json!({"auths": {"127.0.0.1:5000": {"username": "magik", "password": password}}});
+        let secret = |config: Value| json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pull"},
+            "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config.to_string()},
+        });
+        let run = |documents: &[&Value]| {
+            let text: Vec<String> = documents.iter().map(|document| format!("---\n{document}\n")).collect();
+            let file = magikrun.manifest(text.concat());
+            let args = ["pod", "run", "-q", "--attach", "--rm", "--tls-verify=false", "-f", &file];
+            magikrun.run(&args)
+        };
+        let out = run(&[&secret(config("secret")), &private]);
+        assert_eq!((out.code, out.stdout.as_str()), (0, "pulled\n"), "{}", out.stderr);
+        let out = run(&[&secret(config("wrong")), &private]);
+        assert!(out.code == 125 && out.stderr.contains("unauthorized"), "{}", out.stderr);
+        // Without the Secret that is said, and nothing is known of the registry.
+        let out = run(&[&private]);
+        assert!(out.stderr.contains("spec.imagePullSecrets[0] changes nothing"), "{}", out.stderr);
+        assert!(out.code == 125 && out.stderr.contains("unauthorized"), "{}", out.stderr);
+        private["spec"]["imagePullSecrets"][0]["name"] = "other".into();
+        let other = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other"}, "stringData": {"a": "b"}});
+        let out = run(&[&other, &private]);
+        assert!(out.code == 125 && out.stderr.contains("is not of the type"), "{}", out.stderr);
+        drop(registry);
+    }
+);

@@ -50,6 +50,33 @@ pub enum AuthSource {
     File(PathBuf),
     /// These.
     Given(Credential),
+    /// What these say in `auths`, and for registries that none of them names docker's and podman's
+    /// files. No helper is asked that a text names.
+    Texts(Vec<AuthText>),
+}
+
+/// A text in the form of docker's `config.json`.
+#[derive(Clone)]
+pub struct AuthText {
+    name: String,
+    text: String,
+}
+
+impl AuthText {
+    /// The text, and what errors call it.
+    #[must_use]
+    pub const fn new(name: String, text: String) -> Self {
+        Self { name, text }
+    }
+}
+
+impl fmt::Debug for AuthText {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthText")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is shown to a registry.
@@ -114,6 +141,21 @@ impl AuthSource {
             Self::Given(credential) => return Ok(credential.clone()),
             Self::File(path) => vec![path.clone()],
             Self::Default => default_files(&|name| std::env::var_os(name)),
+            Self::Texts(texts) => {
+                for AuthText { name, text } in texts {
+                    let path = Path::new(name);
+                    let AuthFile { auths, .. } = parse(path, text.as_bytes())?;
+                    // A program of this host's is not for who writes a manifest to choose.
+                    let file = AuthFile {
+                        auths,
+                        ..AuthFile::default()
+                    };
+                    if let Some(credential) = file.credential(path, reference).await? {
+                        return Ok(credential);
+                    }
+                }
+                default_files(&|name| std::env::var_os(name))
+            }
         };
         for path in files {
             let required = matches!(self, Self::File(_));
@@ -324,6 +366,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn texts_are_asked_for_their_registries_and_no_helper_of_theirs() {
+        let auth = base64::engine::general_purpose::STANDARD.encode("u:p");
+        let text = json!({
+            "auths": {"registry.example": {"auth": auth}},
+            "credsStore": "no-such-helper", "credHelpers": {"other.example": "no-such-helper"},
+        });
+        let source = AuthSource::Texts(vec![AuthText::new("Secret s".into(), text.to_string())]);
+        let of = |image: &str| image.parse::<Reference>().unwrap();
+        let found = source.credential(&of("registry.example/a:1")).await.unwrap();
+        assert_eq!(found, basic("u", "p"));
+        let other = source.credential(&of("other.example/a:1")).await;
+        assert!(matches!(other, Ok(Credential::Anonymous)), "{other:?}");
+        assert!(!format!("{source:?}").contains(&auth));
+        let wrong = AuthSource::Texts(vec![AuthText::new("Secret s".into(), "[".into())]);
+        let error = wrong
+            .credential(&of("a.example/b"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("Secret s"), "{error}");
+    }
 
     fn basic(username: &str, password: &str) -> Credential {
         Credential::Basic {

@@ -10,6 +10,8 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, join_all, try_join_all};
+#[cfg(feature = "registry")]
+use magik_image::auth::{AuthSource, AuthText};
 use magik_image::{
     Image, ImageStore,
     pull::{self, PullOptions},
@@ -319,6 +321,14 @@ impl Run {
     fn connect_as_asked(&self, mut options: PullOptions) -> PullOptions {
         if let Some(connect) = &self.options.connect {
             options.connect = connect.clone();
+        }
+        let credentials = self.spec.pull_credentials();
+        // What was said for this command goes before what a manifest says.
+        if !credentials.is_empty() && matches!(options.connect.auth, AuthSource::Default) {
+            let texts = credentials
+                .into_iter()
+                .map(|(name, text)| AuthText::new(format!("Secret {name}"), text));
+            options.connect.auth = AuthSource::Texts(texts.collect());
         }
         options.connect.insecure_http |= self.options.insecure_registries;
         if let Some(timeout) = self.options.pull_timeout {

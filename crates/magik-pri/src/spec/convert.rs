@@ -13,7 +13,7 @@ use super::{
     check::{At, Result, absolute},
     container, data_volume,
     errors::Problems,
-    host, lifecycle, names, quantity, resources, security,
+    host, lifecycle, names, pull_secrets, quantity, resources, security,
     walk::join,
 };
 use crate::limits::{
@@ -90,6 +90,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         .map(|s| seconds(s, 1))
         .transpose()
         .at("spec.activeDeadlineSeconds");
+    let image_pull_secrets = pull_secrets::names(spec.image_pull_secrets.unwrap_or_default(), problems);
     let own = spec.resources.unwrap_or_default();
     let (limits, requests) = resources::resources(own, "spec.resources", problems);
     let dns = host::dns(spec.dns_policy.as_deref(), spec.dns_config, problems);
@@ -108,6 +109,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         dns,
         sysctls,
         fs_group,
+        image_pull_secrets,
         limits,
         requests,
         host_users: spec.host_users,

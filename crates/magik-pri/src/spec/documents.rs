@@ -490,6 +490,8 @@ impl PodSpec {
                 }
             }
         }
+        let credentials = self.image_pull_secrets.iter();
+        found.extend(credentials.map(|name| (DataKind::Secret, name.clone())));
         for volume in &self.volumes {
             let VolumeSource::Data(data) = &volume.source else {
                 continue;

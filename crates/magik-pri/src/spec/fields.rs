@@ -65,6 +65,7 @@ static SPEC: Schema = Schema {
         ("hostPID", Flag),
         ("hostUsers", Flag),
         ("hostname", Text),
+        ("imagePullSecrets", List(&PULL_SECRET)),
         ("initContainers", List(&CONTAINER)),
         ("os", Object(&OS)),
         ("resources", Object(&POD_RESOURCES)),
@@ -104,13 +105,17 @@ static SPEC: Schema = Schema {
             "ephemeralContainers",
             "remove them; 'pod exec' runs a program in a container",
         ),
-        (
-            "imagePullSecrets",
-            "remove it; 'podman login' or 'docker login' keeps credentials",
-        ),
         ("resourceClaims", CLAIMS),
     ],
     known: known::<k8s::PodSpec>,
+};
+
+static PULL_SECRET: Schema = Schema {
+    supported: &[("name", Text)],
+    required: &["name"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::LocalObjectReference>,
 };
 
 static OS: Schema = Schema {

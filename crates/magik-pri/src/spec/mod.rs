@@ -19,6 +19,7 @@ mod lifecycle;
 mod names;
 mod order;
 mod parse;
+mod pull_secrets;
 mod quantity;
 mod quote;
 mod refs;

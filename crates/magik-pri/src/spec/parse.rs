@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     PodData, PodSpec, SpecError, SpecErrors, bind, check::At, convert, documents, errors::Problems, fields,
-    names, order::Order, walk,
+    names, order::Order, pull_secrets, walk,
 };
 use crate::limits::MAX_SPEC_SIZE;
 
@@ -111,6 +111,7 @@ pub(super) fn read(
         }
         spec.data = data.get(&spec.namespace).cloned().unwrap_or_default();
         bind::check(spec, &mut problems);
+        pull_secrets::check(spec, &mut problems);
         spec.data = spec.data.only(&spec.references());
     }
     let (spec, ignored_fields) = problems.none_or(spec, order)?;

@@ -58,6 +58,9 @@ pub struct PodSpec {
     /// What they may expect to get together (`spec.resources.requests`).
     #[serde(default)]
     pub requests: Limits,
+    /// The Secrets that hold credentials for its images (`spec.imagePullSecrets`).
+    #[serde(default)]
+    pub image_pull_secrets: Vec<String>,
     /// `spec.securityContext.fsGroup`: whose the volumes are that are made for the pod.
     #[serde(default)]
     pub fs_group: Option<u32>,

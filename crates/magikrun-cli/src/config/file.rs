@@ -262,6 +262,7 @@ mod tests {
             max-layer-files = 200000
             pull-timeout = 900
             http-registries = ["registry.lan:5000"]
+            allowed-unsafe-sysctls = ["net.core.somaxconn"]
             runtime = "microvm"
             user-namespaces = "never"
             [logs]
