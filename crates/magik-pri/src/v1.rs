@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use jiff::Timestamp;
-use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
+use magik_infra::{
+    plan::RestartPolicy,
+    status::{ContainerPhase, ContainerStatus, Phase, PodStatus},
+};
 use magik_oci::Exit;
 use serde_json::{Map, Value, json};
 
@@ -58,7 +61,7 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
         }
         list.iter().map(|c| container(status, c, initialized)).collect()
     };
-    let initialized = is_initialized(status);
+    let initialized = is_initialized(spec, status);
     let host = host_address();
     let pod = host.filter(|_| spec.host_network && !status.phase.is_final());
     let list = |name: &str, ip: Option<IpAddr>| ip.map_or(Value::Null, |ip| json!([{ name: ip }]));
@@ -69,7 +72,7 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
         ("message", json!(status.message)),
         ("startTime", time(status.created_at)),
         ("qosClass", json!(spec.qos_class().as_str())),
-        ("conditions", conditions(status, initialized)),
+        ("conditions", conditions(spec, status, initialized)),
         ("hostIP", json!(host)),
         ("hostIPs", ips(host)),
         ("podIP", json!(pod)),
@@ -89,19 +92,31 @@ fn host_address() -> Option<IpAddr> {
     Some(address).filter(|ip| !ip.is_unspecified())
 }
 
-/// Whether all init containers have ended well: else no other container begins.
-fn is_initialized(status: &PodStatus) -> bool {
+/// Whether all init containers are done: else no other container begins.
+fn is_initialized(spec: &PodSpec, status: &PodStatus) -> bool {
     let begun = |c: &ContainerStatus| c.state != ContainerPhase::Waiting || !c.past.is_empty();
-    let ended_well =
-        |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code == 0);
-    status.containers.iter().any(begun) || status.init_containers.iter().all(ended_well)
+    status.containers.iter().any(begun) || status.init_containers.iter().all(|c| is_done(spec, c))
+}
+
+/// Whether an init container lets the next one begin: it has ended well, or is a sidecar that has
+/// started.
+fn is_done(spec: &PodSpec, container: &ContainerStatus) -> bool {
+    let known = spec
+        .init_containers
+        .iter()
+        .find(|known| known.name == container.name);
+    let is_sidecar = known.is_some_and(|known| known.lifecycle.restart == RestartPolicy::Always);
+    match container.state {
+        ContainerPhase::Exited { exit, .. } => exit.code == 0,
+        _ => is_sidecar && container.started,
+    }
 }
 
 fn is_ready(container: &ContainerStatus) -> bool {
-    matches!(container.state, ContainerPhase::Running { .. })
+    container.ready && matches!(container.state, ContainerPhase::Running { .. })
 }
 
-fn conditions(status: &PodStatus, initialized: bool) -> Value {
+fn conditions(spec: &PodSpec, status: &PodStatus, initialized: bool) -> Value {
     let over = status.phase.is_final();
     let since = |met: bool| match (met, over) {
         (_, true) => status.finished_at,
@@ -120,7 +135,7 @@ fn conditions(status: &PodStatus, initialized: bool) -> Value {
             ("message", json!(message)),
         ])
     };
-    let unready = |list: &[ContainerStatus], is_fine: fn(&ContainerStatus) -> bool| {
+    let unready = |list: &[ContainerStatus], is_fine: &dyn Fn(&ContainerStatus) -> bool| {
         let names = list.iter().filter(|c| !is_fine(c)).map(|c| c.name.as_str());
         names.collect::<Vec<_>>().join(" ")
     };
@@ -129,17 +144,14 @@ fn conditions(status: &PodStatus, initialized: bool) -> Value {
         (true, true) => Some(("PodCompleted", String::new())),
         (true, false) => None,
         (false, _) => {
-            let names = unready(
-                &status.init_containers,
-                |c| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code == 0),
-            );
+            let names = unready(&status.init_containers, &|c| is_done(spec, c));
             Some((
                 "ContainersNotInitialized",
                 format!("containers with incomplete status: [{names}]"),
             ))
         }
     };
-    let names = unready(&status.containers, is_ready);
+    let names = unready(&status.containers, &is_ready);
     let ready = !over && names.is_empty();
     let why_not = || match (ready, completed) {
         (true, _) => None,
@@ -183,6 +195,13 @@ fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) ->
         ])})
     };
     let state = match &container.state {
+        _ if container.back_off_until.is_some() => {
+            let message = format!(
+                "back-off restarting failed container={} pod={}_{}({})",
+                container.name, pod.name, pod.namespace, pod.id
+            );
+            json!({"waiting": {"reason": "CrashLoopBackOff", "message": message}})
+        }
         ContainerPhase::Waiting if !initialized => json!({"waiting": {"reason": "PodInitializing"}}),
         ContainerPhase::Waiting | ContainerPhase::Created => {
             json!({"waiting": {"reason": "ContainerCreating"}})
@@ -206,7 +225,7 @@ fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) ->
         ("imageID", json!(container.image_id.clone().unwrap_or_default())),
         ("containerID", if was_created { json!(id) } else { Value::Null }),
         ("ready", json!(is_ready(container))),
-        ("started", json!(is_ready(container))),
+        ("started", json!(container.started)),
         ("restartCount", json!(container.restart_count)),
         ("state", state),
         ("lastState", last),
@@ -250,7 +269,10 @@ spec:
     }
 
     fn status(phase: &str, init: Value, a: Value, b: Value) -> PodStatus {
-        let container = |name: &str, state: Value| json!({"name": name, "image": "b:1", "imageId": "sha256:1", "state": state});
+        let container = |name: &str, state: Value| {
+            json!({"name": name, "image": "b:1", "imageId": "sha256:1",
+            "started": state["phase"] == "running", "ready": state["phase"] == "running", "state": state})
+        };
         serde_json::from_value(json!({
             "id": "0123", "name": "web", "namespace": "shop", "runtimeClass": "native", "phase": phase,
             "labels": {"app": "web"},
@@ -316,6 +338,15 @@ spec:
             waiting.waiting.unwrap().reason.as_deref(),
             Some("PodInitializing")
         );
+        let waits = json!({"phase": "waiting"});
+        let mut crashes = status("Running", done.clone(), waits.clone(), waits);
+        crashes.containers[0].back_off_until = Some("2024-01-01T00:01:00Z".parse().unwrap());
+        let (pod, _) = read(&v1_pod(&spec(), &crashes));
+        let state = pod.status.unwrap().container_statuses.unwrap()[0]
+            .state
+            .clone()
+            .unwrap();
+        assert_eq!(state.waiting.unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
         let (pod, conditions) = read(&v1_pod(
             &spec(),
             &status("Succeeded", done.clone(), done.clone(), done),

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
+use magik_infra::plan::RestartPolicy;
+
 use super::{ContainerSpec, IgnoredField, Limits, PodSpec, SpecError, check::At, errors::Problems, quantity};
 use crate::limits::MIN_MEMORY_LIMIT;
 
@@ -158,8 +160,7 @@ fn amounts(list: &BTreeMap<String, Quantity>, path: &str, problems: &mut Problem
 pub(super) fn check_pod(pod: &PodSpec, problems: &mut Problems) {
     let together = |get: fn(&Limits) -> Option<u64>| {
         let of = |c: &ContainerSpec| get(&c.requests).or(get(&c.limits)).unwrap_or(0);
-        let apps = pod.containers.iter().map(of).fold(0_u64, u64::saturating_add);
-        pod.init_containers.iter().map(of).fold(apps, u64::max)
+        pod.together(of)
     };
     let kinds: [(&str, fn(&Limits) -> Option<u64>); 2] =
         [("cpu", |l| l.cpu_millis), ("memory", |l| l.memory)];
@@ -191,6 +192,21 @@ pub(super) fn check_pod(pod: &PodSpec, problems: &mut Problems) {
 }
 
 impl PodSpec {
+    /// What its containers need at the same time at most: all of its apps and sidecars, or an init
+    /// container with the sidecars before it.
+    fn together(&self, of: impl Fn(&ContainerSpec) -> u64) -> u64 {
+        let (mut sidecars, mut most) = (0_u64, 0);
+        for container in &self.init_containers {
+            let with_it = sidecars.saturating_add(of(container));
+            most = most.max(with_it);
+            if container.lifecycle.restart == RestartPolicy::Always {
+                sidecars = with_it;
+            }
+        }
+        let apps = self.containers.iter().map(of);
+        apps.fold(sidecars, u64::saturating_add).max(most)
+    }
+
     /// Kubernetes' class of the pod. Where the pod says what it needs as a whole, that counts, else
     /// what each container says.
     #[must_use]
@@ -260,8 +276,7 @@ impl PodSpec {
     /// A kubelet's weight of the pod against others.
     pub(crate) fn cpu_shares(&self) -> u64 {
         let of = |c: &ContainerSpec| c.requests.cpu_millis.or(c.limits.cpu_millis).unwrap_or(0);
-        let apps = self.containers.iter().map(of).fold(0_u64, u64::saturating_add);
-        let containers = self.init_containers.iter().map(of).fold(apps, u64::max);
+        let containers = self.together(of);
         let own = self.requests.cpu_millis.or(self.limits.cpu_millis);
         shares(own.unwrap_or(containers))
     }
@@ -355,6 +370,20 @@ mod tests {
         assert_eq!(pod.cpu_shares_of(&pod.containers[0]), Some(512));
         assert_eq!(pod.cpu_shares_of(&pod.containers[1]), Some(2));
         assert_eq!(pod.cpu_shares(), 512);
+        let own = |name: &str, cpu: &str, more: &str| {
+            format!("{{name: {name}, image: b, resources: {{requests: {{cpu: {cpu}}}}}{more}}}")
+        };
+        // A sidecar runs beside the init containers after it, and beside the apps.
+        let list = [
+            own("i", "1", ""),
+            own("s", "250m", ", restartPolicy: Always"),
+            own("j", "2", ""),
+        ];
+        let init = self::pod(
+            &format!("initContainers: [{}],", list.join(", ")),
+            &own("a", "1", ""),
+        );
+        assert_eq!(init.cpu_shares(), 2304);
         let none = self::pod("", &container("a", ""));
         assert_eq!(
             (none.cpu_shares_of(&none.containers[0]), none.cpu_shares()),
