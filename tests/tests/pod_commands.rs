@@ -57,7 +57,7 @@ isolated!(
         let file = magikrun.manifest(manifest.to_string());
         magikrun.ok(&["pod", "run", "-f", &file]);
         let same = &magikrun.json(&["pod", "inspect", "web"])[0];
-        assert_eq!(same["spec"]["containers"][1]["env"][0][1], "a b");
+        assert_eq!(same["spec"]["containers"][1]["env"][0]["value"]["text"], "a b");
         magikrun.ok(&["pod", "delete", "--force", "-f", &file]);
         before.assert_same("after the pods");
     }
@@ -214,7 +214,7 @@ isolated!(
         magikrun.ok(&["pod", "run", "--name", "web", "-e", "A=b", BUSYBOX, "busybox", "sleep", "1000"]);
         let pods = magikrun.json(&["pod", "inspect", "web"]);
         let pod = &pods[0];
-        assert_eq!(pod["spec"]["containers"][0]["env"][0][0], "A");
+        assert_eq!(pod["spec"]["containers"][0]["env"][0]["name"], "A");
         assert_eq!(pod["status"]["phase"], "Running");
         let yaml = magikrun.ok(&["pod", "inspect", "-o", "yaml", "web"]);
         assert!(yaml.contains("phase: Running"), "{yaml}");

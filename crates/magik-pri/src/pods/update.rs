@@ -16,6 +16,8 @@ pub(crate) fn check(old: &PodSpec, new: &PodSpec) -> Result<(), SpecErrors> {
         let mut value = serde_json::to_value(spec).unwrap_or_default();
         if let Value::Object(fields) = &mut value {
             fields.remove("ignoredFields");
+            // What it says is in the other fields.
+            fields.remove("given");
         }
         value
     };

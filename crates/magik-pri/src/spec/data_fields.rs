@@ -132,6 +132,8 @@ static RESOURCE_REF: Schema = Schema {
     known: known::<k8s::ResourceFieldSelector>,
 };
 
+const OWNER: &str = "files are root's, and of the fsGroup; remove it";
+
 pub(super) static CONFIG_MAP_VOLUME: Schema = Schema {
     supported: &[
         ("defaultMode", Mode),
@@ -141,7 +143,7 @@ pub(super) static CONFIG_MAP_VOLUME: Schema = Schema {
     ],
     required: &["name"],
     ignored: &[],
-    refused: &[],
+    refused: &[("defaultUser", OWNER)],
     known: known::<k8s::ConfigMapVolumeSource>,
 };
 
@@ -154,7 +156,7 @@ pub(super) static SECRET_VOLUME: Schema = Schema {
     ],
     required: &["secretName"],
     ignored: &[],
-    refused: &[],
+    refused: &[("defaultUser", OWNER)],
     known: known::<k8s::SecretVolumeSource>,
 };
 
@@ -162,7 +164,7 @@ static ITEM: Schema = Schema {
     supported: &[("key", Text), ("mode", Mode), ("path", Text)],
     required: &["key", "path"],
     ignored: &[],
-    refused: &[],
+    refused: &[("user", OWNER)],
     known: known::<k8s::KeyToPath>,
 };
 
@@ -170,7 +172,7 @@ pub(super) static DOWNWARD_VOLUME: Schema = Schema {
     supported: &[("defaultMode", Mode), ("items", List(&DOWNWARD_ITEM))],
     required: &[],
     ignored: &[],
-    refused: &[],
+    refused: &[("defaultUser", OWNER)],
     known: known::<k8s::DownwardAPIVolumeSource>,
 };
 
@@ -183,7 +185,7 @@ static DOWNWARD_ITEM: Schema = Schema {
     ],
     required: &["path"],
     ignored: &[],
-    refused: &[],
+    refused: &[("user", OWNER)],
     known: known::<k8s::DownwardAPIVolumeFile>,
 };
 
@@ -191,7 +193,7 @@ pub(super) static PROJECTED_VOLUME: Schema = Schema {
     supported: &[("defaultMode", Mode), ("sources", List(&PROJECTION))],
     required: &[],
     ignored: &[],
-    refused: &[],
+    refused: &[("defaultUser", OWNER)],
     known: known::<k8s::ProjectedVolumeSource>,
 };
 
