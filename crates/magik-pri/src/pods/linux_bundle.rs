@@ -102,7 +102,8 @@ fn settings(
 /// What a kubelet gives it, and never less than the pod's init has, whose end would be the pod's.
 fn oom_score_adj(pod: &PodSpec, container: &ContainerSpec) -> i32 {
     let info = rustix::system::sysinfo();
-    let memory = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let memory = u128::from(info.totalram) * u128::from(info.mem_unit);
+    let memory = u64::try_from(memory).unwrap_or(u64::MAX);
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let own = own.trim().parse().unwrap_or(0);
     pod.oom_score_adj(container, memory).max(own)

@@ -11,6 +11,9 @@ use crate::limits::MIN_MEMORY_LIMIT;
 
 /// A container's names of the sizes of huge pages, and their bytes.
 const HUGE_PAGES: [(&str, u64); 2] = [("hugepages-2Mi", 2 << 20), ("hugepages-1Gi", 1 << 30)];
+/// One of the amounts.
+type Amount = fn(&Limits) -> Option<u64>;
+
 /// A kubelet's `oom_score_adj` of containers of pods that are guaranteed what they use.
 const GUARANTEED_OOM_SCORE: i32 = -997;
 /// That of pods that ask for nothing.
@@ -158,12 +161,11 @@ fn amounts(list: &BTreeMap<String, Quantity>, path: &str, problems: &mut Problem
 
 /// Checks what the pod says for all of its containers together against what they say.
 pub(super) fn check_pod(pod: &PodSpec, problems: &mut Problems) {
-    let together = |get: fn(&Limits) -> Option<u64>| {
+    let together = |get: Amount| {
         let of = |c: &ContainerSpec| get(&c.requests).or(get(&c.limits)).unwrap_or(0);
         pod.together(of)
     };
-    let kinds: [(&str, fn(&Limits) -> Option<u64>); 2] =
-        [("cpu", |l| l.cpu_millis), ("memory", |l| l.memory)];
+    let kinds: [(&str, Amount); 2] = [("cpu", |l| l.cpu_millis), ("memory", |l| l.memory)];
     for (name, get) in kinds {
         let request = get(&pod.requests).or(get(&pod.limits));
         if request.is_some_and(|request| request < together(get)) {
