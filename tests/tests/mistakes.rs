@@ -330,7 +330,7 @@ const COMMANDS: &str = r#"
     $ pod port-forward web http
     2 invalid value 'http' for '<[LOCAL:]REMOTE>...': "http" is no port: use a number from 1 to 65535: see 'magikrun pod port-forward --help'
     $ pod delet web
-    2 unrecognized subcommand 'delet'; a similar subcommand exists: 'delete': see 'magikrun pod --help'
+    2 unrecognized subcommand 'delet'; some similar subcommands exist: 'events', 'delete': see 'magikrun pod --help'
     $ imgae ls
     2 unrecognized subcommand 'imgae'; a similar subcommand exists: 'image': see 'magikrun --help'
     $ --log-level loud pod ls
