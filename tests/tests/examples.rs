@@ -16,12 +16,13 @@ use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use serde_json::Value;
 
 /// The examples whose pods are native; each is a test below, as those of `OTHERS` are.
-const NATIVE: [&str; 8] = [
+const NATIVE: [&str; 9] = [
     "host-path",
     "host-port",
     "init-containers",
     "job",
     "limits",
+    "probes",
     "restricted",
     "shared-volume",
     "web",
@@ -145,6 +146,19 @@ isolated!(
         let stats = magikrun.json(&["pod", "stats", "limits"]).to_string();
         assert!(stats.contains(&(32 << 20).to_string()), "the limit of modest: {stats}");
         delete(&magikrun, "limits");
+    }
+);
+
+isolated!(
+    fn a_server_that_is_asked_says_whether_it_is_ready(scene) {
+        let magikrun = with_busybox(scene);
+        start(&magikrun, "probes");
+        let status = || magikrun.json(&["pod", "status", "probes"]);
+        wait_for("it to be ready", || container(&status(), "server")["ready"] == true);
+        magikrun.ok(&["pod", "exec", "-c", "server", "probes", "--", "touch", "/tmp/maintenance"]);
+        wait_for("it not to be ready", || container(&status(), "server")["ready"] == false);
+        assert_eq!(container(&status(), "server")["restartCount"], 0);
+        delete(&magikrun, "probes");
     }
 );
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use magik_infra::plan::Handler;
 use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
 
 use crate::{
@@ -174,6 +175,7 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
             ));
         }
     }
+    check_handlers(container, path, problems);
     if container.limits.cpu_millis.is_some() {
         problems.add(SpecError::unsupported(
             format!("{path}.resources.limits.cpu"),
@@ -186,6 +188,34 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
         if port.protocol == Protocol::Sctp {
             let path = format!("{path}.ports[{i}].protocol");
             problems.add(SpecError::unsupported(path, "WASI has TCP and UDP"));
+        }
+    }
+}
+
+fn check_handlers(container: &ContainerSpec, path: &str, problems: &mut Problems) {
+    let lifecycle = &container.lifecycle;
+    let handlers = [
+        (
+            "startupProbe",
+            lifecycle.startup.as_ref().map(|probe| &probe.handler),
+        ),
+        (
+            "readinessProbe",
+            lifecycle.readiness.as_ref().map(|probe| &probe.handler),
+        ),
+        (
+            "livenessProbe",
+            lifecycle.liveness.as_ref().map(|probe| &probe.handler),
+        ),
+        ("lifecycle.postStart", lifecycle.post_start.as_ref()),
+        ("lifecycle.preStop", lifecycle.pre_stop.as_ref()),
+    ];
+    for (field, handler) in handlers {
+        if let Some(Handler::Exec { .. }) = handler {
+            problems.add(SpecError::unsupported(
+                format!("{path}.{field}.exec"),
+                "there are no other programs in a WebAssembly container; use httpGet or tcpSocket",
+            ));
         }
     }
 }
@@ -271,6 +301,11 @@ mod tests {
             volumes: [{name: v, hostPath: {path: /x, type: Socket}}] => spec.volumes[0].hostPath.type
         ";
         refused(of_pod, |piece| pod("", piece, ""));
+        let of_life = "
+            livenessProbe: {exec: {command: [a]}} => spec.containers[0].livenessProbe.exec
+            lifecycle: {preStop: {exec: {command: [a]}}} => spec.containers[0].lifecycle.preStop.exec
+        ";
+        refused(of_life, |piece| pod("", "", piece));
         let of_container = "
             securityContext: {privileged: true} => spec.containers[0].securityContext.privileged
             securityContext: {capabilities: {add: [NET_ADMIN]}} => spec.containers[0].securityContext.capabilities.add
