@@ -183,7 +183,7 @@ fn in_a_container() {
         livenessProbe: {tcpSocket: {port: http}} => livenessProbe.tcpSocket.port: no port of the container is called "http": name one in ports, or write its number
         livenessProbe: {tcpSocket: {port: 0}} => livenessProbe.tcpSocket.port: 0 is not between 1 and 65535
         livenessProbe: {tcpSocket: {}} => livenessProbe.tcpSocket.port: is missing
-        livenessProbe: {tcpSocket: {port: 1, host: a b}} => livenessProbe.tcpSocket.host: "a b" is no name or address of a host
+        livenessProbe: {tcpSocket: {port: 1, host: a b}} => livenessProbe.tcpSocket.host: "a b" is no address, such as 192.0.2.1; leave it out for the pod, and name a virtual host by a header Host
         livenessProbe: {httpGet: {port: 1, path: /a b}} => livenessProbe.httpGet.path: is no path of a URL: write what is not plain text as %20 and the like
         livenessProbe: {httpGet: {port: 1, scheme: HTTPS}} => livenessProbe.httpGet.scheme: not supported: HTTPS; use HTTP, or exec with a client of the image
         livenessProbe: {httpGet: {port: 1, scheme: http}} => livenessProbe.httpGet.scheme: "http" is none of HTTP, HTTPS

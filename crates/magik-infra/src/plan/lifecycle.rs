@@ -1,6 +1,6 @@
 //! What is done for a container while it lives, and when it has ended: restarts, probes, hooks.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use magik_oci::Exit;
 use serde::{Deserialize, Serialize};
@@ -123,10 +123,11 @@ pub struct BackOff {
 }
 
 impl BackOff {
-    /// The kubelet's, but with another maximum, as its `maxContainerRestartPeriod` has it.
+    /// The kubelet's, but with another maximum, as its `maxContainerRestartPeriod` has it; less than
+    /// a second is a second.
     #[must_use]
     pub fn at_most(max: Duration) -> Self {
-        let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+        let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX).max(1000);
         let usual = Self::default();
         Self {
             initial_ms: usual.initial_ms.min(max_ms),
@@ -191,7 +192,7 @@ pub enum Handler {
     HttpGet {
         /// Whom; absent: the pod.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
+        host: Option<IpAddr>,
         /// The port.
         port: u16,
         /// What for: a path, and a query where there is one.
@@ -204,7 +205,7 @@ pub enum Handler {
     TcpSocket {
         /// Whom to; absent: the pod.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
+        host: Option<IpAddr>,
         /// The port.
         port: u16,
     },

@@ -1,5 +1,7 @@
 //! Restarts, probes and hooks, from Kubernetes' types to those of the pod's init.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::util::intstr::IntOrString};
 use magik_infra::plan::{Handler, Lifecycle, Probe, RestartPolicy, RestartRule};
 use magik_oci::Signal;
@@ -369,17 +371,18 @@ fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Han
     })
 }
 
-fn host(host: Option<String>) -> std::result::Result<Option<String>, String> {
-    let host = host.filter(|host| !host.is_empty());
-    let is_name = |host: &String| {
-        host.len() <= 253
-            && host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b))
-    };
-    match host {
-        Some(host) if !is_name(&host) => Err(format!("{host:?} is no name or address of a host")),
-        host => Ok(host),
+/// Only addresses: the init looks no names up, since nobody but the pod's containers should have to
+/// answer it, and what looks names up loads programs from wherever it runs.
+fn host(host: Option<String>) -> std::result::Result<Option<IpAddr>, String> {
+    match host.as_deref() {
+        None | Some("") => Ok(None),
+        Some("localhost") => Ok(Some(Ipv4Addr::LOCALHOST.into())),
+        Some(text) => match text.parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(format!(
+                "{text:?} is no address, such as 192.0.2.1; leave it out for the pod, and name a virtual host by a header Host"
+            )),
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! One GET, of whose answer only the status matters.
 
+use std::net::SocketAddr;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,13 +17,12 @@ const MAX_HEADERS: usize = 100;
 /// A redirection counts as an answer that is good, and is not followed.
 pub(super) async fn get(
     mut stream: TcpStream,
-    host: &str,
-    port: u16,
+    address: SocketAddr,
     path: &str,
     headers: &[(String, String)],
 ) -> Result<(), HandlerError> {
     stream
-        .write_all(request(host, port, path, headers).as_bytes())
+        .write_all(request(address, path, headers).as_bytes())
         .await?;
     let mut head = Vec::new();
     loop {
@@ -43,13 +44,9 @@ pub(super) async fn get(
 }
 
 /// Headers of the same name as one of ours take its place.
-fn request(host: &str, port: u16, path: &str, headers: &[(String, String)]) -> String {
+fn request(address: SocketAddr, path: &str, headers: &[(String, String)]) -> String {
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let address = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
+    let address = address.to_string();
     let own = [
         ("Host", address.as_str()),
         (
@@ -95,11 +92,11 @@ mod tests {
     #[test]
     fn asks_as_it_is_told_to() {
         let headers = [("X-A", "b"), ("host", "example.org")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        let text = request("127.0.0.1", 80, "health?x=1", &headers);
+        let text = request(([127, 0, 0, 1], 80).into(), "health?x=1", &headers);
         assert!(text.starts_with("GET /health?x=1 HTTP/1.1\r\n"), "{text}");
         assert!(text.ends_with("X-A: b\r\nhost: example.org\r\n\r\n"), "{text}");
         assert!(!text.contains("Host: "), "{text}");
-        assert!(request("::1", 80, "/", &[]).contains("Host: [::1]:80\r\n"));
+        assert!(request("[::1]:80".parse().unwrap(), "/", &[]).contains("Host: [::1]:80\r\n"));
     }
 
     #[test]

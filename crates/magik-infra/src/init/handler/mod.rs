@@ -3,7 +3,13 @@
 mod http;
 mod program;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use magik_oci::{ContainerId, OciRuntime};
 use tokio::{
@@ -15,7 +21,7 @@ use tokio::{
 use crate::plan::Handler;
 
 /// Whom a request without a host is sent to: the pod's loopback.
-const POD: &str = "127.0.0.1";
+const POD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Why something was not done, or was not answered well; for people.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +33,7 @@ pub(super) enum HandlerError {
     #[error("cannot be run: {0}")]
     Program(String),
     #[error("cannot connect to {address}: {source}")]
-    Connect { address: String, source: io::Error },
+    Connect { address: SocketAddr, source: io::Error },
     #[error("the connection ended: {0}")]
     Connection(#[from] io::Error),
     #[error("HTTP status {0}")]
@@ -78,16 +84,13 @@ impl Subject {
                 path,
                 headers,
             } => {
-                let host = host.as_deref().unwrap_or(POD);
-                let asked = async {
-                    let stream = connect(host, *port).await?;
-                    http::get(stream, host, *port, path, headers).await
-                };
+                let address = SocketAddr::new(host.unwrap_or(POD), *port);
+                let asked = async { http::get(connect(address).await?, address, path, headers).await };
                 in_time(limit, asked).await
             }
             Handler::TcpSocket { host, port } => {
-                let connected = async { connect(host.as_deref().unwrap_or(POD), *port).await.map(drop) };
-                in_time(limit, connected).await
+                let address = SocketAddr::new(host.unwrap_or(POD), *port);
+                in_time(limit, async { connect(address).await.map(drop) }).await
             }
         }
     }
@@ -101,10 +104,7 @@ async fn in_time(
     answered.unwrap_or(Err(HandlerError::Timeout(limit)))
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, HandlerError> {
-    let connected = TcpStream::connect((host, port)).await;
-    connected.map_err(|source| HandlerError::Connect {
-        address: format!("{host}:{port}"),
-        source,
-    })
+async fn connect(address: SocketAddr) -> Result<TcpStream, HandlerError> {
+    let connected = TcpStream::connect(address).await;
+    connected.map_err(|source| HandlerError::Connect { address, source })
 }

@@ -21,12 +21,17 @@ impl Subject {
     /// Runs it, and kills it if it takes too long. What it has started in the background goes on,
     /// but nobody listens to it any more: it holds none of our memory (CVE-2026-53495).
     pub(super) async fn run(&self, command: &[String], limit: Duration) -> Result<(), HandlerError> {
+        // Its start is in it: a file system of the container's can keep a program from starting.
+        let ran = timeout(limit, self.run_to_its_end(command)).await;
+        ran.unwrap_or(Err(HandlerError::Timeout(limit)))
+    }
+
+    async fn run_to_its_end(&self, command: &[String]) -> Result<(), HandlerError> {
         let cannot = |e: &dyn std::fmt::Display| HandlerError::Program(e.to_string());
         let own = self
             .process
-            .get_or_try_init(|| async { own_process(&self.bundle) })
-            .await;
-        let mut process = own.map_err(|e| cannot(&e))?.clone();
+            .get_or_try_init(|| async { own_process(&self.bundle) });
+        let mut process = own.await.map_err(|e| cannot(&e))?.clone();
         process.set_args(Some(command.to_vec()));
         process.set_terminal(Some(false));
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| cannot(&e))?;
@@ -50,14 +55,9 @@ impl Subject {
         };
         let mut kept = Vec::new();
         let mut wait = self.runtime.wait_exec(&self.id, pid);
-        let ended = timeout(limit, async {
-            tokio::select! {
-                exit = &mut wait => exit,
-                () = listen(&output, &mut kept) => wait.await,
-            }
-        });
-        let Ok(exit) = ended.await else {
-            return Err(HandlerError::Timeout(limit));
+        let exit = tokio::select! {
+            exit = &mut wait => exit,
+            () = listen(&output, &mut kept) => wait.await,
         };
         running.has_ended();
         let exit = exit.map_err(|e| cannot(&e))?;
