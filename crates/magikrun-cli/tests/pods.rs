@@ -37,7 +37,7 @@ fn pod_file(host: &Host, name: &str, containers: &str) -> String {
         &format!("{name}.yaml"),
         &format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n\
-             spec:\n  terminationGracePeriodSeconds: 1\n  containers:\n{containers}"
+             spec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  containers:\n{containers}"
         ),
     )
 }

@@ -292,7 +292,7 @@ impl Questions {
             (None, None, Some(tcp), None) => {
                 let path = format!("{path}.tcpSocket");
                 Handler::TcpSocket {
-                    host: host(tcp.host).at(&format!("{path}.host"))?,
+                    host: host(tcp.host.as_deref()).at(&format!("{path}.host"))?,
                     port: port(&tcp.port, ports).at(&format!("{path}.port"))?,
                 }
             }
@@ -361,7 +361,7 @@ fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Han
         }
     }
     Ok(Handler::HttpGet {
-        host: host(asked.host).at(&format!("{path}.host"))?,
+        host: host(asked.host.as_deref()).at(&format!("{path}.host"))?,
         port: port(&asked.port, ports).at(&format!("{path}.port"))?,
         path: if target.is_empty() { "/".to_owned() } else { target },
         headers: headers
@@ -373,8 +373,8 @@ fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Han
 
 /// Only addresses: the init looks no names up, since nobody but the pod's containers should have to
 /// answer it, and what looks names up loads programs from wherever it runs.
-fn host(host: Option<String>) -> std::result::Result<Option<IpAddr>, String> {
-    match host.as_deref() {
+fn host(host: Option<&str>) -> std::result::Result<Option<IpAddr>, String> {
+    match host {
         None | Some("") => Ok(None),
         Some("localhost") => Ok(Some(Ipv4Addr::LOCALHOST.into())),
         Some(text) => match text.parse() {

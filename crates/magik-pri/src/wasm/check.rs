@@ -163,6 +163,17 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
         let path = format!("{path}.securityContext.{field}");
         problems.add(SpecError::unsupported(path, why));
     }
+    check_handlers(container, path, problems);
+    check_limits(container, path, problems);
+    for (i, port) in container.ports.iter().enumerate() {
+        if port.protocol == Protocol::Sctp {
+            let path = format!("{path}.ports[{i}].protocol");
+            problems.add(SpecError::unsupported(path, "WASI has TCP and UDP"));
+        }
+    }
+}
+
+fn check_limits(container: &ContainerSpec, path: &str, problems: &mut Problems) {
     for (name, limit) in [
         ("hugepages-2Mi", container.limits.huge_pages_2mi),
         ("hugepages-1Gi", container.limits.huge_pages_1gi),
@@ -175,7 +186,6 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
             ));
         }
     }
-    check_handlers(container, path, problems);
     if container.limits.cpu_millis.is_some() {
         problems.add(SpecError::unsupported(
             format!("{path}.resources.limits.cpu"),
@@ -183,12 +193,6 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
                 "the containers share a process; limit their work with the annotation {FUEL}, or their time with {DEADLINE}"
             ),
         ));
-    }
-    for (i, port) in container.ports.iter().enumerate() {
-        if port.protocol == Protocol::Sctp {
-            let path = format!("{path}.ports[{i}].protocol");
-            problems.add(SpecError::unsupported(path, "WASI has TCP and UDP"));
-        }
     }
 }
 

@@ -112,7 +112,13 @@ impl World {
         json!({"name": name, "image": self.image, "command": ["sh", "-c", script]})
     }
 
+    /// A pod whose containers run once, if it does not say something else.
     pub(crate) fn pod(&self, name: &str, spec: &Value) -> PodSpec {
+        let mut spec = spec.clone();
+        spec.as_object_mut()
+            .unwrap()
+            .entry("restartPolicy")
+            .or_insert("Never".into());
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
         PodSpec::from_value(pod).unwrap()
     }
