@@ -389,6 +389,36 @@ isolated!(
 );
 
 isolated!(
+    fn what_a_container_puts_into_its_volume_leads_no_write_out_cve_2025_9566(scene) {
+        let magikrun = with_busybox(scene);
+        let outside = scene.dir().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("MODE"), "precious").unwrap();
+        let manifest = with_volumes("volumes", |pod| {
+            pod["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+        });
+        let file = magikrun.manifest(documents(&[manifest.clone(), settings(), login()]));
+        magikrun.ok(&["pod", "run", "-q", "-f", &file]);
+        // A privileged container can make the mount writable: it is root on the host.
+        let outside_path = outside.display().to_string();
+        let links = format!(
+            "mount -o remount,bind,rw /c && cd /c && rm -rf ..data MODE new && for name in ..data ..data_tmp MODE new; do ln -s {outside_path} $name; done && mkdir -p deep/er && ls -la /c"
+        );
+        let listed = inside(&magikrun, "volumes", &links);
+        assert!(listed.contains(&format!("..data -> {outside_path}")), "{listed}");
+        let mut other = settings();
+        other["data"] = json!({"MODE": "slow", "app.conf": "", "new": "1"});
+        let file = magikrun.manifest(documents(&[manifest, other, login()]));
+        magikrun.ok(&["pod", "update", "volumes", "-f", &file]);
+        assert_eq!(inside(&magikrun, "volumes", "ls /c; cat /c/MODE /c/new"), "MODE\napp.conf\nblob\nnew\nslow1");
+        let names: Vec<_> = fs::read_dir(&outside).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["MODE"]);
+        assert_eq!(fs::read_to_string(outside.join("MODE")).unwrap(), "precious");
+        magikrun.ok(&["pod", "delete", "--force", "volumes"]);
+    }
+);
+
+isolated!(
     fn a_webassembly_program_sees_another_version(scene) {
         let magikrun = Magikrun::new(scene);
         let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");

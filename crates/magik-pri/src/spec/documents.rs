@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    DataKind, DataSource, EnvValue, IgnoredField, PodSpec, SpecError, SpecErrors, VolumeSource, data,
+    DataKind, IgnoredField, PodSpec, SpecError, SpecErrors, data,
     errors::Problems,
     order::Order,
     parse::{self, NamedData},
@@ -471,37 +471,4 @@ fn unknown(value: &Value, alone: bool, place: &[usize]) -> SpecError {
         "document {} is {kind}: beside a pod there may be ConfigMaps and Secrets; remove it",
         number.join(".")
     ))
-}
-
-impl PodSpec {
-    /// The ConfigMaps and Secrets that it names.
-    pub(super) fn references(&self) -> BTreeSet<(DataKind, String)> {
-        let mut found = BTreeSet::new();
-        for container in self.all_containers() {
-            found.extend(
-                container
-                    .env_from
-                    .iter()
-                    .map(|from| (from.kind, from.object.clone())),
-            );
-            for variable in &container.env {
-                if let EnvValue::Key { kind, object, .. } = &variable.value {
-                    found.insert((*kind, object.clone()));
-                }
-            }
-        }
-        let credentials = self.image_pull_secrets.iter();
-        found.extend(credentials.map(|name| (DataKind::Secret, name.clone())));
-        for volume in &self.volumes {
-            let VolumeSource::Data(data) = &volume.source else {
-                continue;
-            };
-            for source in &data.sources {
-                if let DataSource::Object { kind, object, .. } = source {
-                    found.insert((*kind, object.clone()));
-                }
-            }
-        }
-        found
-    }
 }

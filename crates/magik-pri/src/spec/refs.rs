@@ -1,6 +1,10 @@
 //! What a pod's variables and volumes refer to: data beside the pod, its own fields, its resources.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+
+use super::{PodSpec, VolumeSource};
 
 /// A variable of `env`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,4 +194,37 @@ pub enum DownwardValue {
     Field(FieldPath),
     /// `resourceFieldRef`; it names a container.
     Resource(ResourceRef),
+}
+
+impl PodSpec {
+    /// The ConfigMaps and Secrets that it names.
+    pub(super) fn references(&self) -> BTreeSet<(DataKind, String)> {
+        let mut found = BTreeSet::new();
+        for container in self.all_containers() {
+            found.extend(
+                container
+                    .env_from
+                    .iter()
+                    .map(|from| (from.kind, from.object.clone())),
+            );
+            for variable in &container.env {
+                if let EnvValue::Key { kind, object, .. } = &variable.value {
+                    found.insert((*kind, object.clone()));
+                }
+            }
+        }
+        let credentials = self.image_pull_secrets.iter();
+        found.extend(credentials.map(|name| (DataKind::Secret, name.clone())));
+        for volume in &self.volumes {
+            let VolumeSource::Data(data) = &volume.source else {
+                continue;
+            };
+            for source in &data.sources {
+                if let DataSource::Object { kind, object, .. } = source {
+                    found.insert((*kind, object.clone()));
+                }
+            }
+        }
+        found
+    }
 }
