@@ -95,7 +95,7 @@ fn in_a_manifest() {
         {kind: Service, apiVersion: v1} => not a pod: it is "Service" of "v1"; wanted is kind: Pod, apiVersion: v1
         {kind: Deployment, apiVersion: apps/v1, metadata: {name: web}, spec: {}} => spec.template: is missing
         {kind: Deployment, apiVersion: apps/v1, metadata: {name: web}, spec: {replicas: 0, template: {spec: {containers: [{name: a, image: b}]}}}} => spec.replicas: 0 is not between 1 and 512
-        {kind: Job, apiVersion: batch/v1, metadata: {name: web}, spec: {template: {spec: {containers: [{name: a}]}}}} => spec.template.spec.containers[0].image: is missing
+        {kind: Job, apiVersion: batch/v1, metadata: {name: web}, spec: {template: {spec: {restartPolicy: Never, containers: [{name: a}]}}}} => spec.template.spec.containers[0].image: is missing
         {kind: StatefulSet, apiVersion: apps/v1, metadata: {name: web}, spec: {volumeClaimTemplates: [], template: {spec: {containers: [{name: a, image: b}]}}}} => spec.volumeClaimTemplates: not supported: use an emptyDir or a hostPath in the template
         {kind: Pod, apiVersion: v1, metadata: {name: web}} => spec: is missing
         {kind: Pod, apiVersion: v1, spec: {containers: [{name: a, image: b}]}} => metadata.name: is missing

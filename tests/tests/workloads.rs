@@ -90,12 +90,13 @@ isolated!(
     fn a_jobs_pods_are_waited_for(scene) {
         let magikrun = with_busybox(scene);
         let before = Census::take(&magikrun.roots());
-        let job = workload(
+        let mut job = workload(
             "batch/v1",
             "Job",
             json!({"completions": 2, "completionMode": "Indexed"}),
             "exit $((JOB_COMPLETION_INDEX * 7))",
         );
+        job["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
         let file = magikrun.manifest(job.to_string());
         let out = magikrun.run(&["pod", "run", "-q", "--rm", "-f", &file]);
         assert_eq!(out.code, 7, "{out:?}");

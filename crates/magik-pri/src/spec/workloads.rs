@@ -222,6 +222,10 @@ pub(super) fn read(
     if template.is_none() && !problems.covers("spec") {
         problems.add(SpecError::invalid("spec.template", "is missing"));
     }
+    if kind.kind == "Job" && template.as_ref().is_some_and(runs_for_ever) {
+        let reason = "of a job it is OnFailure or Never: say which";
+        problems.add(SpecError::invalid("spec.template.spec.restartPolicy", reason));
+    }
     let deadline = value.pointer("/spec/activeDeadlineSeconds").cloned();
     let pod = template.map(|template| {
         let named = !problems.covers("metadata.name");
@@ -283,6 +287,13 @@ fn count(value: &Value) -> Result<usize, SpecError> {
 fn at_once(value: &Value) -> Option<IgnoredField> {
     let fewer = whole(value, "parallelism")? < whole(value, "completions")?;
     fewer.then(|| IgnoredField::new("spec.parallelism", "all pods of a job are run at once"))
+}
+
+/// Whether the containers of a template's pods are run again whenever they end.
+fn runs_for_ever(template: &Value) -> bool {
+    let policy = template.pointer("/spec/restartPolicy");
+    template.get("spec").is_some_and(Value::is_object)
+        && policy.is_none_or(|policy| policy.is_null() || policy == "Always")
 }
 
 /// The first pod of a template.

@@ -40,6 +40,9 @@ fn pods_of_workloads_are_numbered_and_know_their_names() {
             spec
         };
         let text = workload(version, kind, &spec, "hostUsers: true");
+        let text = text
+            .replace("hostUsers: true", "restartPolicy: POLICY")
+            .replace("POLICY", if kind == "Job" { "Never" } else { "Always" });
         let pods = pods(&text);
         let names: Vec<_> = pods.iter().map(PodSpec::full_name).collect();
         let expected: Vec<_> = (0..count).map(|n| format!("shop/web-{n}")).collect();
@@ -62,7 +65,16 @@ fn pods_of_workloads_are_numbered_and_know_their_names() {
 #[test]
 fn a_job_tells_its_pods_their_index_and_when_they_are_late() {
     let spec = "completionMode: Indexed\n  completions: 2\n  parallelism: 1\n  activeDeadlineSeconds: 9";
-    let text = workload("batch/v1", "Job", spec, "hostUsers: true");
+    assert!(
+        Documents::from_yaml(
+            &[("a", &workload("batch/v1", "Job", spec, "hostUsers: true"))],
+            None
+        )
+        .unwrap_err()
+        .to_string()
+        .contains("spec.template.spec.restartPolicy: of a job it is OnFailure or Never")
+    );
+    let text = workload("batch/v1", "Job", spec, "restartPolicy: OnFailure");
     let documents = Documents::from_yaml(&[("a", &text)], None).unwrap();
     let ignored: Vec<_> = documents
         .ignored
