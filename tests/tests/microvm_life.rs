@@ -24,7 +24,7 @@ isolated!(
             "exec": {"command": ["busybox", "test", "-e", file]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20,
         });
         let ends = "trap 'echo ended; exit 0' TERM; while :; do busybox sleep 0.1; done";
-        let serve = "busybox mkdir /w; echo hi > /w/index.html; busybox touch /alive; exec busybox httpd -f -p 8080 -h /w";
+        let serve = "busybox mkdir /w; echo hi > /w/index.html; busybox touch /alive; busybox httpd -p 8080 -h /w; trap 'exit 0' TERM; while :; do busybox sleep 0.1; done";
         let manifest = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
             "spec": {

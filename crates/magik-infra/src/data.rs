@@ -50,6 +50,10 @@ const MAX_DEPTH: usize = 64;
 const TMPFS_SIZE: &str = "size=192m";
 /// The link to the version that counts.
 const CURRENT: &str = "..data";
+/// How often the removal of a directory is begun, and how much is removed each time: a container
+/// with rights over its mounts can write to the volume meanwhile, and the init serves others, too.
+const REMOVAL_ROUNDS: usize = 16;
+const REMOVED_AT_ONCE: usize = 2 * MAX_DATA_FILES;
 /// In the place of which it is made before it is moved there.
 const NEXT: &str = "..data_tmp";
 
@@ -328,7 +332,12 @@ fn show(volume: &OwnedFd, tops: &BTreeSet<&str>, version: &str) -> io::Result<()
         match entry.file_name().to_str() {
             Ok("." | "..") => {}
             Ok(name) if kept(name) => {}
-            Ok(name) => remove(volume, name)?,
+            // What a container keeps busy stays, within the size of the volume.
+            Ok(name) => {
+                if let Err(error) = remove(volume, name) {
+                    tracing::warn!(name, %error, "an old version cannot be removed");
+                }
+            }
             // Not one of ours.
             Err(_) => {}
         }
@@ -340,24 +349,36 @@ fn show(volume: &OwnedFd, tops: &BTreeSet<&str>, version: &str) -> io::Result<()
 fn holds(plan: &DataPlan, files: &[&DataFile]) -> io::Result<bool> {
     let volume = openat(CWD, &plan.target, DIRECTORY, Mode::empty())?;
     let version = readlinkat(&volume, CURRENT, Vec::new())?;
+    // A container with rights over its mounts may have made another link of it: to anywhere.
+    let is_ours = version.as_bytes().starts_with(b"..20") && !version.as_bytes().contains(&b'/');
+    if !is_ours {
+        return Ok(false);
+    }
     let dir = openat(&volume, &version, DIRECTORY, Mode::empty())?;
     for file in files {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let found = std::fs::File::from(openat2(&dir, &file.path, flags, Mode::empty(), beneath)?);
         let metadata = found.metadata()?;
-        let same = metadata.is_file() && metadata.mode() & 0o777 == mode_of(file, plan.group);
+        let same = metadata.is_file()
+            && metadata.mode() & 0o777 == mode_of(file, plan.group)
+            && metadata.len() == file.bytes.len() as u64;
         let mut bytes = Vec::new();
-        found.take(MAX_DATA_SIZE as u64).read_to_end(&mut bytes)?;
-        if !same || bytes != file.bytes {
+        // What is no file, like a pipe, is not even read.
+        if !same {
+            return Ok(false);
+        }
+        found.take(metadata.len()).read_to_end(&mut bytes)?;
+        if bytes != file.bytes {
             return Ok(false);
         }
     }
-    Ok(count(&dir, 0)? == files.len())
+    Ok(count(&dir, 0, files.len())? == files.len())
 }
 
-/// How many files there are in a directory and below it.
-fn count(dir: &OwnedFd, depth: usize) -> io::Result<usize> {
+/// How many files there are in a directory and below it; where there are more than so many, some
+/// number above that.
+fn count(dir: &OwnedFd, depth: usize, most: usize) -> io::Result<usize> {
     let mut found = 0;
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -365,9 +386,12 @@ fn count(dir: &OwnedFd, depth: usize) -> io::Result<usize> {
             continue;
         }
         found += match openat(dir, entry.file_name(), DIRECTORY, Mode::empty()) {
-            Ok(inner) if depth < MAX_DEPTH => count(&inner, depth + 1)?,
+            Ok(inner) if depth < MAX_DEPTH => count(&inner, depth + 1, most)?,
             _ => 1,
         };
+        if found > most {
+            break;
+        }
     }
     Ok(found)
 }
@@ -378,7 +402,15 @@ fn remove(volume: &OwnedFd, name: &str) -> io::Result<()> {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {
             let path = format!("/proc/self/fd/{}", volume.as_raw_fd());
-            magik_sys::tree::remove(&Path::new(&path).join(name))
+            let path = Path::new(&path).join(name);
+            for _ in 0..REMOVAL_ROUNDS {
+                if magik_sys::tree::remove_some(&path, REMOVED_AT_ONCE)? {
+                    return Ok(());
+                }
+            }
+            Err(io::Error::other(
+                "something writes there faster than it is removed",
+            ))
         }
         Err(e) => Err(e.into()),
     }

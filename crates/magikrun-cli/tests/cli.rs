@@ -146,7 +146,7 @@ fn a_pod_file_that_is_wrong_is_one_line_naming_file_and_field() {
             "livenessProbe",
         ),
         (
-            &pod("{containers: [{name: a, image: x}], restartPolicy: Always}"),
+            &pod("{containers: [{name: a, image: x}], restartPolicy: Sometimes}"),
             "restartPolicy",
         ),
     ] {

@@ -109,6 +109,33 @@ fn what_a_container_put_there_is_neither_followed_nor_kept() {
 }
 
 #[test]
+fn a_link_of_a_container_is_not_compared_with() {
+    // A container with rights over its mounts makes ..data a link of its own: to files of the host,
+    // which it would learn something of, or to a pipe, which would be read.
+    let (dir, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dir = dir.path();
+    fs::create_dir(host.path().join("..2026")).unwrap();
+    for place in [
+        host.path().to_owned(),
+        host.path().join("..2026"),
+        PathBuf::from(".."),
+    ] {
+        let there = dir.join(&place);
+        let _ = fs::write(there.join("k"), "same");
+        let _ = fs::set_permissions(there.join("k"), fs::Permissions::from_mode(0o644));
+        let _ = fs::remove_file(dir.join(CURRENT));
+        std::os::unix::fs::symlink(&place, dir.join(CURRENT)).unwrap();
+        put(dir, &[("k", 0o644, "same")]);
+        let link = fs::read_link(dir.join(CURRENT)).unwrap();
+        assert!(
+            link.to_str().unwrap().starts_with("..20") && link != place,
+            "{link:?}"
+        );
+        assert_eq!(fs::read_to_string(dir.join("k")).unwrap(), "same");
+    }
+}
+
+#[test]
 fn a_version_that_cannot_be_written_leaves_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -6,7 +6,7 @@ use super::{
     fields::METADATA,
     schema::{
         Schema,
-        Shape::{Flag, List, Mode, Names, Object, Quantity, Text},
+        Shape::{Flag, List, Mode, Names, Object, Quantity, Secrets, Text},
         known,
     },
 };
@@ -40,11 +40,11 @@ pub(super) static CONFIG_MAP: Schema = Schema {
 pub(super) static SECRET: Schema = Schema {
     supported: &[
         ("apiVersion", Text),
-        ("data", Names),
+        ("data", Secrets),
         ("immutable", Flag),
         ("kind", Text),
         ("metadata", Object(&METADATA)),
-        ("stringData", Names),
+        ("stringData", Secrets),
         ("type", Text),
     ],
     required: &["metadata"],

@@ -10,6 +10,8 @@ pub(super) enum Shape {
     Texts,
     /// An object of strings.
     Names,
+    /// An object of strings of which no message repeats one.
+    Secrets,
     /// A whole number.
     Whole,
     /// A list of whole numbers.

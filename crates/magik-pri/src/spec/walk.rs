@@ -76,7 +76,11 @@ fn field(value: &mut Value, shape: &Shape, path: &str, problems: &mut Problems) 
                 *item = 0.into();
             }
         }),
-        Shape::Names => names(value, path, problems),
+        Shape::Names => names(value, path, problems, not_text),
+        Shape::Secrets => names(value, path, problems, |value| {
+            (!value.is_string())
+                .then(|| format!("is {}, and text is wanted: put it in quotes", describe(value)))
+        }),
         Shape::Text => not_text(value),
         Shape::Whole => not_whole(value),
         Shape::Port => not_whole(value).or_else(|| {
@@ -139,7 +143,12 @@ fn each(
 }
 
 /// An object of texts.
-fn names(value: &mut Value, path: &str, problems: &mut Problems) -> Option<String> {
+fn names(
+    value: &mut Value,
+    path: &str,
+    problems: &mut Problems,
+    not_text: fn(&Value) -> Option<String>,
+) -> Option<String> {
     let Value::Object(fields) = value else {
         return Some(format!("is {}, and an object is wanted", describe(value)));
     };

@@ -51,7 +51,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     strict: bool,
     /// Of several pods: all of them, or none
-    #[arg(long, requires = "files", hide_short_help = true)]
+    #[arg(long, requires = "files", conflicts_with = "replace", hide_short_help = true)]
     atomic: bool,
     /// Run nothing: check the pod, and print it as a manifest
     #[arg(long, value_name = "client", num_args = 0..=1, require_equals = true, default_missing_value = "client", value_parser = ["client"], hide_possible_values = true)]
@@ -232,7 +232,10 @@ async fn run_pods(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) 
             }
             Err(error) if args.atomic => {
                 for status in &ran {
-                    runtime.delete_pod(&status.id, true).await?;
+                    // What went wrong first is what is said at the end.
+                    if let Err(left) = runtime.delete_pod(&status.id, true).await {
+                        failure::report(&left.into());
+                    }
                 }
                 return Err(error);
             }

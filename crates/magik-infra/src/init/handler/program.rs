@@ -7,13 +7,18 @@ use rustix::{
     pipe::PipeFlags,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tokio::{net::unix::pipe, time::timeout};
+use tokio::{
+    net::unix::pipe,
+    time::{sleep, timeout},
+};
 
 use super::{HandlerError, Subject};
 use crate::containers::own_process;
 
 /// How much of what it writes is kept, in bytes, as the kubelet does it.
 const MAX_OUTPUT: usize = 10 << 10;
+/// How long nothing is read once that is full.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How much of that goes into a message, in characters.
 const MAX_MESSAGE: usize = 256;
 
@@ -104,6 +109,10 @@ async fn listen(output: &pipe::Receiver, kept: &mut Vec<u8>) {
     while output.readable().await.is_ok() {
         if keep(output, kept) {
             return;
+        }
+        if kept.len() >= MAX_OUTPUT {
+            // Who writes on waits for us: what is too much is worth no processor of the host's.
+            sleep(PAUSE).await;
         }
     }
 }
