@@ -34,7 +34,7 @@ mod workloads;
 use bind::{Bound, BoundFiles};
 pub use data::{DataEntry, DataObject, PodData};
 pub use documents::{DocumentErrors, DocumentPod, Documents, pod_names};
-#[cfg(all(any(feature = "krun", feature = "wasm"), target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub(crate) use errors::Problems;
 pub use errors::{SpecError, SpecErrors};
 #[cfg(target_os = "linux")]

@@ -63,6 +63,7 @@ fn credentials(secret: &DataObject) -> Option<Result<String, &'static str>> {
     Some(Ok(value.to_string()))
 }
 
+#[cfg(feature = "registry")]
 impl PodSpec {
     /// The credentials that its `imagePullSecrets` hold, each with the Secret's name, in the form of
     /// docker's `config.json`.
