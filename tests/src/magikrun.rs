@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::Scene;
+use crate::{
+    Scene,
+    images::{BUSYBOX, busybox_layout},
+};
 
 /// No command of a test takes this long; one that hangs fails its test instead of the whole run.
 const TIMEOUT_SECONDS: &str = "60";
@@ -83,6 +86,20 @@ impl Magikrun {
             state,
             manifests,
         }
+    }
+
+    /// With [`BUSYBOX`] in its store, unpacked: a census sees what a pod leaves and nothing else.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    #[must_use]
+    pub fn with_busybox(scene: &Scene) -> Self {
+        let magikrun = Self::new(scene);
+        let layout = busybox_layout(&scene.dir().join("layout"));
+        magikrun.ok(&["image", "pull", "-q", &layout.reference(BUSYBOX)]);
+        // The first pod of all unpacks the image, and makes directories that stay.
+        magikrun.ok(&["pod", "run", "-q", "--rm", BUSYBOX, "busybox", "true"]);
+        magikrun
     }
 
     /// Both roots, for a census.

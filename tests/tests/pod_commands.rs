@@ -2,21 +2,12 @@
 
 use std::{fs, io::Read as _, net::TcpStream, process::Stdio, time::Duration};
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, isolated, wait_for};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, isolated, wait_for};
 use serde_json::Value;
-
-fn with_busybox(scene: &Scene) -> Magikrun {
-    let magikrun = Magikrun::new(scene);
-    let layout = busybox_layout(&scene.dir().join("layout"));
-    magikrun.ok(&["image", "pull", &layout.reference(BUSYBOX)]);
-    // The first pod of all unpacks the image, and makes directories that stay.
-    magikrun.ok(&["pod", "run", "--rm", BUSYBOX, "busybox", "true"]);
-    magikrun
-}
 
 isolated!(
     fn a_pod_without_a_manifest_is_run_from_options(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let site = scene.dir().join("site");
         fs::create_dir(&site).unwrap();
@@ -65,7 +56,7 @@ isolated!(
 
 isolated!(
     fn ports_of_a_pod_that_is_over_are_not_forwarded(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "until [ -e /go ]; do busybox sleep 0.05; done";
         magikrun.ok(&[
             "pod", "run", "--name", "web", BUSYBOX, "busybox", "sh", "-c", script,
@@ -85,7 +76,7 @@ isolated!(
 
 isolated!(
     fn options_that_make_no_pod_leave_nothing(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let manifest = magikrun.manifest("kind: Pod");
         let before = Census::take(&magikrun.roots());
         for (args, code, says) in [
@@ -114,7 +105,7 @@ isolated!(
 
 isolated!(
     fn a_pod_that_is_attached_to_passes_on_what_it_writes(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let script = "echo out; echo err >&2; exit 3";
         let ran = magikrun.run(&["pod", "run", "--attach", "--rm", BUSYBOX, "--", "busybox", "sh", "-c", script]);
@@ -133,7 +124,7 @@ isolated!(
 
 isolated!(
     fn a_pod_is_replaced_once_the_new_one_can_be_had(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let run = |more: &[&str]| magikrun.run(&[&["pod", "run", "--name", "web"], more].concat());
         let ids = || magikrun.ok(&["pod", "ls", "-q"]);
         let first = run(&[BUSYBOX, "busybox", "sleep", "1000"]);
@@ -157,7 +148,7 @@ isolated!(
 
 isolated!(
     fn who_waits_hears_of_the_end_and_of_the_deletion(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "trap 'exit 7' TERM; while :; do busybox sleep 0.05; done";
         magikrun.ok(&["pod", "run", "--name", "web", BUSYBOX, "busybox", "sh", "-c", script]);
         let late = magikrun.run(&["pod", "wait", "--timeout", "0.2", "web"]);
@@ -188,7 +179,7 @@ isolated!(
 
 isolated!(
     fn who_attaches_later_sees_what_is_written_from_then_on(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "echo early; until [ -e /go ]; do busybox sleep 0.05; done; echo late; exit 4";
         magikrun.ok(&["pod", "run", "--name", "web", BUSYBOX, "busybox", "sh", "-c", script]);
         wait_for("the first line", || magikrun.ok(&["pod", "logs", "web"]) == "early\n");
@@ -210,7 +201,7 @@ isolated!(
 
 isolated!(
     fn a_pod_that_is_inspected_shows_what_it_was_run_with(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         magikrun.ok(&["pod", "run", "--name", "web", "-e", "A=b", BUSYBOX, "busybox", "sleep", "1000"]);
         let pods = magikrun.json(&["pod", "inspect", "web"]);
         let pod = &pods[0];

@@ -7,20 +7,10 @@ use std::{
     process::Stdio,
 };
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, isolated, pod};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, container, isolated, pod};
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
-
-fn with_busybox(scene: &Scene) -> Magikrun {
-    let magikrun = Magikrun::new(scene);
-    let layout = busybox_layout(&scene.dir().join("layout"));
-    magikrun.ok(&["image", "pull", "-q", &layout.reference(BUSYBOX)]);
-    // Unpacked, so that only what a pod leaves is new.
-    let first = magikrun.manifest(pod("first", &[container("c", BUSYBOX, "true")]).to_string());
-    magikrun.ok(&["pod", "run", "-q", "--rm", "-f", &first]);
-    magikrun
-}
 
 fn settings() -> Value {
     json!({
@@ -84,7 +74,7 @@ fn files_with(dirs: &[&Path], text: &str) -> Vec<PathBuf> {
 
 isolated!(
     fn variables_come_from_objects_from_the_pod_and_from_the_host(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let manifest = sleeping("env", |pod| {
             pod["metadata"]["labels"] = json!({"tier": "web"});
@@ -220,7 +210,7 @@ fn volumes_are_as_kubelet_makes_them(magikrun: &Magikrun, pod: &str, id: &str) {
 
 isolated!(
     fn volumes_hold_what_objects_and_the_pod_have(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         // With users of the pod's own, where the host can, and with the host's.
         for users in [json!(null), json!(true)] {
@@ -239,7 +229,7 @@ isolated!(
 
 isolated!(
     fn who_may_not_read_a_secret_does_not(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let manifest = with_volumes("volumes", |pod| {
             pod["spec"]["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 1000});
         });
@@ -254,7 +244,7 @@ isolated!(
 
 isolated!(
     fn a_container_that_is_run_again_finds_its_data(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let manifest = with_volumes("again", |pod| {
             pod["spec"]["initContainers"] = json!([{
                 "name": "i", "image": BUSYBOX, "imagePullPolicy": "Never",
@@ -273,7 +263,7 @@ isolated!(
 
 isolated!(
     fn manifests_are_files_directories_and_standard_input(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let dir = scene.dir().join("app");
         fs::create_dir_all(dir.join("nested")).unwrap();
@@ -315,7 +305,7 @@ isolated!(
 
 isolated!(
     fn large_objects_and_many_files_arrive(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let large = "0123456789abcdef".repeat(1 << 16);
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"}, "data": {"k": large},
@@ -344,7 +334,7 @@ isolated!(
 
 isolated!(
     fn another_version_takes_the_place_of_the_first_at_once(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let manifest = with_volumes("volumes", |pod| {
             pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
@@ -390,7 +380,7 @@ isolated!(
 
 isolated!(
     fn what_a_container_puts_into_its_volume_leads_no_write_out_cve_2025_9566(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let outside = scene.dir().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("MODE"), "precious").unwrap();
@@ -418,24 +408,36 @@ isolated!(
     }
 );
 
+/// A pod of one WebAssembly container, `c`, that runs a script.
+fn wasm_pod(magikrun: &Magikrun, script: &str) -> Value {
+    let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
+    let image = "localhost/sh:1";
+    magikrun.ok(&[
+        "image",
+        "load",
+        "-q",
+        "-i",
+        module.to_str().expect("UTF-8"),
+        "-t",
+        image,
+    ]);
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
+        "spec": {
+            "restartPolicy": "Never", "runtimeClassName": "wasm", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": image, "imagePullPolicy": "Never", "args": ["-c", script]}],
+        },
+    })
+}
+
 isolated!(
     fn a_webassembly_program_sees_another_version(scene) {
         let magikrun = Magikrun::new(scene);
-        let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
-        let image = "localhost/sh:1";
-        magikrun.ok(&["image", "load", "-q", "-i", module.to_str().expect("UTF-8"), "-t", image]);
-        let manifest = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
-            "spec": {
-                "restartPolicy": "Never", "runtimeClassName": "wasm", "terminationGracePeriodSeconds": 0,
-                "containers": [{
-                    "name": "c", "image": image, "imagePullPolicy": "Never",
-                    "args": ["-c", "while true; do cat /c/app.conf; sleep 0.1; done"],
-                    "volumeMounts": [{"name": "c", "mountPath": "/c"}],
-                }],
-                "volumes": [{"name": "c", "configMap": {"name": "settings"}}],
-            },
-        });
+        let script = "while true; do cat /c/app.conf; sleep 0.1; done";
+        let mut manifest = wasm_pod(&magikrun, script);
+        let spec = &mut manifest["spec"];
+        spec["containers"][0]["volumeMounts"] = json!([{"name": "c", "mountPath": "/c"}]);
+        spec["volumes"] = json!([{"name": "c", "configMap": {"name": "settings"}}]);
         let file = magikrun.manifest(documents(&[manifest.clone(), settings()]));
         magikrun.ok(&["pod", "run", "-q", "-f", &file]);
         let mut other = settings();
@@ -450,26 +452,17 @@ isolated!(
 isolated!(
     fn a_webassembly_program_reads_them_too(scene) {
         let magikrun = Magikrun::new(scene);
-        let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
-        let image = "localhost/sh:1";
-        magikrun.ok(&["image", "load", "-q", "-i", module.to_str().expect("UTF-8"), "-t", image]);
-        let manifest = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
-            "spec": {
-                "restartPolicy": "Never", "runtimeClassName": "wasm",
-                "containers": [{
-                    "name": "c", "image": image, "imagePullPolicy": "Never",
-                    "args": ["-c", "cat /c/MODE; cat /s/password; echo $(MODE) $(NAME); echo x > /c/new"],
-                    "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-                    "envFrom": [{"configMapRef": {"name": "settings"}}],
-                    "volumeMounts": [{"name": "c", "mountPath": "/c"}, {"name": "s", "mountPath": "/s"}],
-                }],
-                "volumes": [
-                    {"name": "c", "configMap": {"name": "settings"}},
-                    {"name": "s", "secret": {"secretName": "login", "defaultMode": 0o400}},
-                ],
-            },
-        });
+        let script = "cat /c/MODE; cat /s/password; echo $(MODE) $(NAME); echo x > /c/new";
+        let mut manifest = wasm_pod(&magikrun, script);
+        let spec = &mut manifest["spec"];
+        let container = &mut spec["containers"][0];
+        container["env"] = json!([{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+        container["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
+        container["volumeMounts"] = json!([{"name": "c", "mountPath": "/c"}, {"name": "s", "mountPath": "/s"}]);
+        spec["volumes"] = json!([
+            {"name": "c", "configMap": {"name": "settings"}},
+            {"name": "s", "secret": {"secretName": "login", "defaultMode": 0o400}},
+        ]);
         let file = magikrun.manifest(documents(&[manifest, settings(), login()]));
         let ran = magikrun.run(&["pod", "run", "-q", "--wait", "-f", &file]);
         let log = magikrun.run(&["pod", "logs", "wasm"]);

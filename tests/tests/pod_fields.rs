@@ -1,6 +1,6 @@
 //! Fields of a v1 Pod: what they say is so inside of the container, or it is said that it is not.
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Registry, Scene, busybox_layout, isolated, wait_for};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, Registry, busybox_layout, isolated, wait_for};
 use serde_json::{Value, json};
 
 /// A pod of one container that runs a shell script, with more of `spec` and of the container.
@@ -21,15 +21,6 @@ fn pod(script: &str, spec: Value, container: Value) -> Value {
     pod
 }
 
-fn with_busybox(scene: &Scene) -> Magikrun {
-    let magikrun = Magikrun::new(scene);
-    let layout = busybox_layout(&scene.dir().join("layout"));
-    magikrun.ok(&["image", "pull", &layout.reference(BUSYBOX)]);
-    // The first pod of all unpacks the image, and makes directories that stay.
-    magikrun.ok(&["pod", "run", "--rm", BUSYBOX, "busybox", "true"]);
-    magikrun
-}
-
 fn merge(into: &mut Value, more: Value) {
     let (Value::Object(into), Value::Object(more)) = (into, more) else {
         panic!("objects are wanted");
@@ -39,7 +30,7 @@ fn merge(into: &mut Value, more: Value) {
 
 isolated!(
     fn ignored_fields_are_told_once_and_in_the_status(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let mut manifest = pod("sleep 1000", json!({
             "nodeSelector": {"disk": "ssd"}, "tolerations": [], "affinity": {"any": ["thing"]},
         }), json!({}));
@@ -66,7 +57,7 @@ isolated!(
 
 isolated!(
     fn ignored_fields_are_mistakes_where_that_is_asked_for(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let file = magikrun.manifest(pod("true", json!({"nodeName": "a", "priority": 1}), json!({})).to_string());
         let line = |field: &str| format!(
             "magikrun: {file}: spec.{field}: changes nothing: a scheduler reads it, and there is one host: \
@@ -106,7 +97,7 @@ fn refused(magikrun: &Magikrun, pod: &Value) -> String {
 
 isolated!(
     fn names_and_dns_are_those_of_a_kubelet(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "busybox hostname; echo $HOSTNAME; busybox cat /etc/hostname; \
                       busybox grep p.sub /etc/hosts; busybox cat /etc/resolv.conf";
         let said = output(&magikrun, &pod(script, json!({
@@ -137,7 +128,7 @@ isolated!(
 
 isolated!(
     fn a_pod_sets_sysctls_of_its_own_namespaces_and_no_others(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").expect("a sysctl");
         let set = |list: &[(&str, &str)]| {
             let list: Vec<Value> = list.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -173,7 +164,7 @@ isolated!(
 
 isolated!(
     fn volumes_of_the_pod_get_its_group_and_those_of_the_host_do_not(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let of_host = scene.dir().join("of-host");
         std::fs::create_dir(&of_host).expect("a directory");
         let script = "busybox stat -c '%g %a' /disk /memory /host; busybox touch /disk/f /memory/f; \
@@ -202,7 +193,7 @@ isolated!(
 
 isolated!(
     fn a_pod_of_the_hosts_processes_sees_them_and_not_into_its_init(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let ours = std::process::id();
         // Its init is root's, as the container's program is, and has the pod's state directory open.
@@ -256,7 +247,7 @@ isolated!(
 
 isolated!(
     fn a_pod_of_the_hosts_ipc_has_its_message_queues_and_shared_memory(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let namespace = std::fs::read_link("/proc/self/ns/ipc").expect("a namespace");
         let file = std::path::Path::new("/dev/shm").join(format!("magikrun-test-{}", std::process::id()));
         std::fs::write(&file, "from the host").expect("shared memory");
@@ -271,7 +262,7 @@ isolated!(
 
 isolated!(
     fn what_is_killed_first_and_what_is_weighed_follows_requests(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").expect("a score").trim().parse().expect("a number");
         let score = |resources: Value| -> (i32, Value) {
             let file = magikrun.manifest(pod("busybox cat /proc/self/oom_score_adj; exec busybox sleep 1000", json!({}), json!({"resources": resources})).to_string());
@@ -293,7 +284,7 @@ isolated!(
 
 isolated!(
     fn limits_of_a_pod_hold_for_its_containers_together(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let spec = json!({
             "resources": {"limits": {"memory": "32Mi", "cpu": "1"}},
             "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}],
@@ -317,7 +308,7 @@ isolated!(
 
 isolated!(
     fn ephemeral_storage_is_taken_and_told(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let resources = json!({"limits": {"ephemeral-storage": "1Gi"}, "requests": {"ephemeral-storage": "1Gi"}});
         let file = magikrun.manifest(pod("true", json!({}), json!({"resources": resources})).to_string());
         let out = magikrun.run(&["pod", "validate", "-o", "json", "-f", &file]);
@@ -331,7 +322,7 @@ isolated!(
 
 isolated!(
     fn a_status_is_a_v1_pod(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let mut manifest = pod("exec busybox sleep 1000", json!({
             "nodeSelector": {"a": "b"},
             "initContainers": [{"name": "i", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["busybox", "true"]}],
@@ -375,7 +366,7 @@ fn print_of(pod: &Value) -> String {
 
 isolated!(
     fn images_are_pulled_with_the_credentials_of_secrets(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let registry = Registry::with_password(&scene.dir().join("registry"), 5000);
         let source = busybox_layout(&scene.dir().join("private")).reference(BUSYBOX);
         let name = "127.0.0.1:5000/private:1";

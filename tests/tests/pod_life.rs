@@ -3,17 +3,8 @@
 
 use std::fs;
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, isolated, wait_for};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, isolated, wait_for};
 use serde_json::{Value, json};
-
-fn with_busybox(scene: &Scene) -> Magikrun {
-    let magikrun = Magikrun::new(scene);
-    let layout = busybox_layout(&scene.dir().join("layout"));
-    magikrun.ok(&["image", "pull", &layout.reference(BUSYBOX)]);
-    // The first pod of all unpacks the image, and makes directories that stay.
-    magikrun.ok(&["pod", "run", "--rm", BUSYBOX, "busybox", "true"]);
-    magikrun
-}
 
 /// A container that runs a script, with more fields.
 fn container(name: &str, script: &str, more: Value) -> Value {
@@ -95,7 +86,7 @@ fn says_that_it_ends(name: &str) -> String {
 
 isolated!(
     fn a_container_that_ends_is_run_again_with_the_kubelets_delays(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         // restartPolicy is Always where it is absent.
         let script = "echo run; echo x >> /mark; busybox wc -l < /mark; exit 3";
@@ -122,7 +113,7 @@ isolated!(
 
 isolated!(
     fn policies_and_rules_say_what_is_run_again(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let counts = |code: u8| format!("echo x >> /shared/n; [ $(busybox wc -l < /shared/n) -ge 3 ] && exit 0; exit {code}");
         for (policy, code, own, restarts, phase_then) in [
             ("OnFailure", 1, json!({}), 2, "Succeeded"),
@@ -155,7 +146,7 @@ isolated!(
 
 isolated!(
     fn an_init_container_that_fails_is_run_again_unless_the_policy_is_never(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "echo x >> /shared/n; [ $(busybox wc -l < /shared/n) -ge 2 ] || exit 7";
         let init = container("prepare", script, json!({}));
         let app = container("c", FOREVER, json!({}));
@@ -169,7 +160,7 @@ isolated!(
 
 isolated!(
     fn sidecars_start_before_the_others_and_end_after_them(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let always = json!({"restartPolicy": "Always"});
         let probed = json!({"restartPolicy": "Always", "startupProbe": {
             "exec": {"command": ["busybox", "test", "-e", "/shared/up.one"]}, "periodSeconds": 1}});
@@ -209,7 +200,7 @@ isolated!(
 
 isolated!(
     fn a_pod_has_started_when_its_startup_probes_have_succeeded(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let serve = "busybox mkdir /w; echo hi > /w/index.html; busybox sleep 0.5; exec busybox httpd -f -p 8080 -h /w";
         let ports = json!([{"name": "http", "containerPort": 8080}]);
         for handler in [
@@ -247,7 +238,7 @@ isolated!(
 
 isolated!(
     fn liveness_ends_a_container_and_readiness_says_whether_it_is_ready(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let test = |file: &str| json!({"exec": {"command": ["busybox", "test", "-e", file]}, "periodSeconds": 1, "failureThreshold": 1});
         let more = json!({"livenessProbe": test("/alive"), "readinessProbe": test("/ready")});
         let script = "busybox touch /alive; exec busybox sleep 1000";
@@ -277,7 +268,7 @@ isolated!(
 
 isolated!(
     fn hooks_are_done_after_the_start_and_before_the_end(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let shell = |script: &str| json!({"exec": {"command": ["busybox", "sh", "-c", script]}});
         let more = json!({"lifecycle": {
             "postStart": shell("busybox sleep 0.2; busybox touch /shared/hooked"),
@@ -312,7 +303,7 @@ isolated!(
 isolated!(
     fn what_a_probe_leaves_in_the_background_takes_no_memory_of_the_init(scene) {
         // CVE-2026-53495: each output of a probe was read until nobody could write to it any more.
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let script = "(while busybox head -c 65536 /dev/zero; do :; done) & echo x >> /shared/n; exit 0";
         let more = json!({
             "livenessProbe": {"exec": {"command": ["busybox", "sh", "-c", script]}, "periodSeconds": 1},
@@ -344,7 +335,7 @@ isolated!(
 
 isolated!(
     fn stopping_and_restarting_one_container_goes_before_its_policy(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let containers = [
             container("a", &says_that_it_ends("a"), json!({})),
             container("b", "exit 1", json!({})),

@@ -1,17 +1,7 @@
 //! Several pods of one command: Deployments, Jobs and the like, and pods beside each other.
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Scene, busybox_layout, container, isolated, pod};
+use magikrun_tests::{BUSYBOX, Census, Magikrun, container, isolated, pod};
 use serde_json::{Value, json};
-
-fn with_busybox(scene: &Scene) -> Magikrun {
-    let magikrun = Magikrun::new(scene);
-    let layout = busybox_layout(&scene.dir().join("layout"));
-    magikrun.ok(&["image", "pull", "-q", &layout.reference(BUSYBOX)]);
-    // Unpacked, so that only what a pod leaves is new.
-    let first = magikrun.manifest(pod("first", &[container("c", BUSYBOX, "true")]).to_string());
-    magikrun.ok(&["pod", "run", "-q", "--rm", "-f", &first]);
-    magikrun
-}
 
 /// A workload whose pods run this script.
 fn workload(version: &str, kind: &str, spec: Value, script: &str) -> Value {
@@ -34,7 +24,7 @@ fn workload(version: &str, kind: &str, spec: Value, script: &str) -> Value {
 
 isolated!(
     fn a_deployments_pods_are_run_numbered_and_found_again(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let mut deployment = workload(
             "apps/v1",
@@ -62,7 +52,7 @@ isolated!(
 
 isolated!(
     fn all_of_several_pods_are_run_or_none_where_that_is_asked_for(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let good = pod("good", &[container("c", BUSYBOX, "sleep 1000")]);
         let mut bad = pod("bad", &[container("c", BUSYBOX, "sleep 1000")]);
@@ -88,7 +78,7 @@ isolated!(
 
 isolated!(
     fn a_jobs_pods_are_waited_for(scene) {
-        let magikrun = with_busybox(scene);
+        let magikrun = Magikrun::with_busybox(scene);
         let before = Census::take(&magikrun.roots());
         let mut job = workload(
             "batch/v1",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::plan::{ContainerPlan, PodPlan, RestartPolicy};
+use crate::plan::{ContainerPlan, PodPlan};
 
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Entry {
 
     /// Whether it is an init container that runs as long as the pod.
     pub(crate) fn is_sidecar(&self) -> bool {
-        self.kind == Kind::Init && self.plan.lifecycle.restart == RestartPolicy::Always
+        self.kind == Kind::Init && self.plan.lifecycle.is_of_sidecar()
     }
 }
 

@@ -1,21 +1,16 @@
 //! A pod as a Kubernetes API server would show it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
-use magik_infra::{
-    plan::RestartPolicy,
-    status::{ContainerPhase, ContainerStatus, Phase, PodStatus},
-};
+use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
 use magik_oci::Exit;
 use serde_json::{Map, Value, json};
 
-use crate::PodSpec;
+use crate::{PodSpec, spec::facts};
 
 /// The scheme of container ids, as other runtimes have `containerd://`.
 const SCHEME: &str = "magikrun";
-/// An address that is nobody's (RFC 5737): nothing is sent to it.
-const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 /// A v1 Pod with its status, which Kubernetes' clients can read: `metadata` with the pod's id as
 /// uid, `spec` as the manifest has it without what changes nothing, and a kubelet's `status`.
@@ -62,7 +57,7 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
         list.iter().map(|c| container(status, c, initialized)).collect()
     };
     let initialized = is_initialized(spec, status);
-    let host = host_address();
+    let host = facts::address_towards(facts::SOMEBODY_V4);
     let pod = host.filter(|_| spec.host_network && !status.phase.is_final());
     let list = |name: &str, ip: Option<IpAddr>| ip.map_or(Value::Null, |ip| json!([{ name: ip }]));
     let ips = |ip: Option<IpAddr>| list("ip", ip);
@@ -83,15 +78,6 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
     .into()
 }
 
-/// The address from which the host reaches others, if it does.
-fn host_address() -> Option<IpAddr> {
-    // Connecting a datagram socket looks up the route, and sends nothing.
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(NOBODY).ok()?;
-    let address = socket.local_addr().ok()?.ip();
-    Some(address).filter(|ip| !ip.is_unspecified())
-}
-
 /// Whether all init containers are done: else no other container begins.
 fn is_initialized(spec: &PodSpec, status: &PodStatus) -> bool {
     let begun = |c: &ContainerStatus| c.state != ContainerPhase::Waiting || !c.past.is_empty();
@@ -105,7 +91,7 @@ fn is_done(spec: &PodSpec, container: &ContainerStatus) -> bool {
         .init_containers
         .iter()
         .find(|known| known.name == container.name);
-    let is_sidecar = known.is_some_and(|known| known.lifecycle.restart == RestartPolicy::Always);
+    let is_sidecar = known.is_some_and(|known| known.lifecycle.is_of_sidecar());
     match container.state {
         ContainerPhase::Exited { exit, .. } => exit.code == 0,
         _ => is_sidecar && container.started,

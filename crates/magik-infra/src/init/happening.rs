@@ -20,6 +20,7 @@ use crate::{
     life::reached,
     plan::Lifecycle,
     status::{ContainerPhase, ContainerStatus},
+    table::Kind,
 };
 
 /// The least time between the end of what is done before a container's end and SIGKILL; the
@@ -161,16 +162,10 @@ impl Pod {
 
     fn unforgiven(&mut self, report: &ExitReport, hook: Option<LaunchError>) -> Unforgiven {
         Unforgiven(hook.unwrap_or_else(|| {
-            let is_app = self.shared.status().is_some_and(|status| {
-                status
-                    .containers
-                    .iter()
-                    .any(|container| container.name == report.name)
-            });
-            let step = if is_app {
-                LaunchStep::Start
-            } else {
-                LaunchStep::InitContainer
+            let container = self.shared.container(&report.name);
+            let step = match container.map(|container| container.kind) {
+                Some(Kind::App) => LaunchStep::Start,
+                Some(Kind::Init) | None => LaunchStep::InitContainer,
             };
             LaunchError::container(&report.name, step, &in_words(report))
         }))

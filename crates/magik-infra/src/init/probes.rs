@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::handler::{HandlerError, Subject};
@@ -167,6 +167,5 @@ impl<'a> Asking<'a> {
 
 /// Does what is to be done before a container is asked to end, for at most so long.
 pub(super) async fn before_its_end(subject: Arc<Subject>, hook: Handler, limit: Duration, teller: Teller) {
-    let done = timeout(limit, subject.perform(&hook, limit)).await;
-    teller.tell(News::PreStop(done.unwrap_or(Err(HandlerError::Timeout(limit)))));
+    teller.tell(News::PreStop(subject.perform(&hook, limit).await));
 }

@@ -54,6 +54,12 @@ impl Lifecycle {
             }
     }
 
+    /// Of an init container: whether it is a sidecar, which runs as long as the pod.
+    #[must_use]
+    pub fn is_of_sidecar(&self) -> bool {
+        self.restart == RestartPolicy::Always
+    }
+
     /// The probes that there are.
     pub fn probes(&self) -> impl Iterator<Item = &Probe> {
         [&self.startup, &self.readiness, &self.liveness]

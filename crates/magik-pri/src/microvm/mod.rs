@@ -91,21 +91,13 @@ impl MicroVm {
 
 /// What the guest's kernel has not.
 fn check_containers(spec: &PodSpec, problems: &mut Problems) {
-    for (list, containers) in [
-        ("initContainers", &spec.init_containers),
-        ("containers", &spec.containers),
-    ] {
-        for (i, container) in containers.iter().enumerate() {
-            for (name, limit) in [
-                ("hugepages-2Mi", container.limits.huge_pages_2mi),
-                ("hugepages-1Gi", container.limits.huge_pages_1gi),
-            ] {
-                if limit.is_some() {
-                    problems.add(SpecError::unsupported(
-                        format!("spec.{list}[{i}].resources.limits.{name}"),
-                        "a machine (runtimeClassName: microvm) has no huge pages; remove it",
-                    ));
-                }
+    for (path, container) in spec.containers_by_path() {
+        for (name, limit) in container.limits.huge_pages() {
+            if limit.is_some() {
+                problems.add(SpecError::unsupported(
+                    format!("{path}.resources.limits.{name}"),
+                    "a machine (runtimeClassName: microvm) has no huge pages; remove it",
+                ));
             }
         }
     }

@@ -95,17 +95,7 @@ impl Hierarchies {
         let Some(mount) = &self.pids else {
             return Ok(());
         };
-        let (parent, dir) = (mount.join(PARENT), mount.join(PARENT).join(id));
-        fs::create_dir_all(&dir)?;
-        if self.unified.is_some() {
-            // A cgroup has a controller once its parent passes it on (cgroup-v2.rst, "Enabling and Disabling").
-            for above in [mount, &parent] {
-                let file = above.join("cgroup.subtree_control");
-                fs::write(&file, "+pids").map_err(|e| in_file(&file, &e))?;
-            }
-        }
-        let file = dir.join("pids.max");
-        fs::write(&file, MAX_PIDS_PER_POD.to_string()).map_err(|e| in_file(&file, &e))
+        self.set(mount, id, "pids", &[("pids.max", MAX_PIDS_PER_POD.to_string())])
     }
 
     /// Gives a pod its weight against others, and the limits of its containers together, if it has
@@ -154,10 +144,12 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// Sets values of a controller in a pod's cgroup.
     fn set(&self, mount: &Path, id: &str, controller: &str, values: &[(&str, String)]) -> io::Result<()> {
         let (parent, dir) = (mount.join(PARENT), mount.join(PARENT).join(id));
         fs::create_dir_all(&dir)?;
         if self.unified.is_some() {
+            // A cgroup has a controller once its parent passes it on (cgroup-v2.rst, "Enabling and Disabling").
             for above in [mount, &parent] {
                 let file = above.join("cgroup.subtree_control");
                 fs::write(&file, format!("+{controller}")).map_err(|e| in_file(&file, &e))?;

@@ -14,7 +14,7 @@ use super::{
     files::{ContainerImage, PodFiles},
     security,
 };
-use crate::{ContainerSpec, PodSpec};
+use crate::{ContainerSpec, PodSpec, spec::facts};
 
 /// Makes the directories of a container's writable layer over these layers, the uppermost first.
 pub(crate) fn overlay(
@@ -101,9 +101,7 @@ fn settings(
 
 /// What a kubelet gives it, and never less than the pod's init has, whose end would be the pod's.
 fn oom_score_adj(pod: &PodSpec, container: &ContainerSpec) -> i32 {
-    let info = rustix::system::sysinfo();
-    let memory = u128::from(info.totalram) * u128::from(info.mem_unit);
-    let memory = u64::try_from(memory).unwrap_or(u64::MAX);
+    let memory = facts::host_memory();
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let own = own.trim().parse().unwrap_or(0);
     pod.oom_score_adj(container, memory).max(own)

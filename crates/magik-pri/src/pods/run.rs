@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step,
-    UserNamespaces, limits::MAX_IGNORED_FIELDS, role,
+    UserNamespaces, limits::MAX_IGNORED_FIELDS, role, spec::facts,
 };
 
 /// One `run_pod`.
@@ -75,11 +75,10 @@ pub(crate) fn check(backend: &dyn Backend, spec: &PodSpec) -> Result<()> {
                 .into(),
         });
     }
-    let info = rustix::system::sysinfo();
-    let total = u128::from(info.totalram) * u128::from(info.mem_unit);
+    let total = facts::host_memory();
     let of_containers: u64 = spec.containers.iter().filter_map(|c| c.requests.memory).sum();
     let requested = of_containers.max(spec.requests.memory.unwrap_or_default());
-    if u128::from(requested) > total {
+    if requested > total {
         return Err(Error::Run {
             pod: spec.full_name(),
             step: Step::Validate,

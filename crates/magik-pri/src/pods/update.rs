@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::{DataSource, DataVolume, PodSpec, SpecError, SpecErrors, VolumeSource, spec::Problems};
+use super::data;
+use crate::{DataSource, DataVolume, PodSpec, SpecError, SpecErrors, spec::Problems};
 
 /// Why a difference is a mistake.
 const DIFFERS: &str = "is not what the pod was run with, and only the data of its volumes can be updated: run the pod anew ('pod run --replace')";
@@ -58,10 +59,7 @@ impl PodSpec {
     /// The volumes of data that can get another version: those of an immutable ConfigMap or Secret
     /// stay as they are.
     pub(crate) fn changeable(&self) -> impl Iterator<Item = (&str, &DataVolume)> {
-        self.volumes.iter().filter_map(|volume| match &volume.source {
-            VolumeSource::Data(data) if !self.is_immutable(data) => Some((volume.name.as_str(), data)),
-            _ => None,
-        })
+        data::all(self).filter(|(_, data)| !self.is_immutable(data))
     }
 
     fn is_immutable(&self, data: &DataVolume) -> bool {

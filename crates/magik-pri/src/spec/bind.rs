@@ -52,15 +52,8 @@ pub(crate) type BoundFiles = BTreeMap<String, BoundFile>;
 /// Looks everything up that the pod refers to, and notes what is not there.
 pub(super) fn check(pod: &PodSpec, problems: &mut Problems) {
     let facts = Facts::unknown();
-    let lists = [
-        ("initContainers", &pod.init_containers),
-        ("containers", &pod.containers),
-    ];
-    for (list, containers) in lists {
-        for (i, container) in containers.iter().enumerate() {
-            let path = format!("spec.{list}[{i}]");
-            Binder::new(pod, &facts, problems).container(container, &path);
-        }
+    for (path, container) in pod.containers_by_path() {
+        Binder::new(pod, &facts, problems).container(container, &path);
     }
     let (mut size, mut count) = (0, 0);
     for (i, volume) in pod.volumes.iter().enumerate() {

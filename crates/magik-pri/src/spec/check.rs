@@ -1,8 +1,11 @@
 //! What the checks of all fields have in common.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
-use super::SpecError;
+use super::{ContainerSpec, PodSpec, SpecError};
 
 pub(super) type Result<T> = std::result::Result<T, SpecError>;
 
@@ -14,6 +17,29 @@ pub(super) trait At<T> {
 impl<T> At<T> for std::result::Result<T, String> {
     fn at(self, path: &str) -> Result<T> {
         self.map_err(|reason| SpecError::invalid(path, reason))
+    }
+}
+
+impl PodSpec {
+    /// [`all_containers`](Self::all_containers), each with where it is in a manifest:
+    /// `spec.containers[0]`.
+    pub(crate) fn containers_by_path(&self) -> impl Iterator<Item = (String, &ContainerSpec)> {
+        let lists = [
+            ("initContainers", &self.init_containers),
+            ("containers", &self.containers),
+        ];
+        lists.into_iter().flat_map(|(list, containers)| {
+            let numbered = containers.iter().enumerate();
+            numbered.map(move |(i, container)| (format!("spec.{list}[{i}]"), container))
+        })
+    }
+}
+
+/// A number of seconds, of which there are at least so many.
+pub(super) fn seconds(value: i64, least: i64) -> std::result::Result<Duration, String> {
+    match u64::try_from(value) {
+        Ok(seconds) if value >= least && value <= i64::from(i32::MAX) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{value} is not between {least} and {}", i32::MAX)),
     }
 }
 

@@ -3,14 +3,13 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
     ContainerSpec, EmptyDir, HostPath, HostPathKind, PodData, PodSpec, SpecError, Volume, VolumeSource,
-    check::{At, Result, absolute},
+    check::{At, Result, absolute, seconds},
     container, data_volume,
     errors::Problems,
     host, lifecycle, names, pull_secrets, quantity, resources, security,
@@ -208,13 +207,6 @@ fn check_labels(
             "metadata.annotations",
             format!("{size} bytes, at most {MAX_ANNOTATIONS_SIZE} are allowed"),
         ));
-    }
-}
-
-fn seconds(value: i64, least: i64) -> std::result::Result<Duration, String> {
-    match u64::try_from(value) {
-        Ok(seconds) if value >= least && value <= i64::from(i32::MAX) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("{value} is not between {least} and {}", i32::MAX)),
     }
 }
 

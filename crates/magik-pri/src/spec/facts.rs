@@ -1,7 +1,7 @@
 //! What is known of a pod only once it is reserved, or only by the host that runs it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::OnceLock,
 };
 
@@ -37,8 +37,6 @@ impl Facts {
     /// Those of the pod with this id, which runs here.
     #[cfg(target_os = "linux")]
     pub(crate) fn of_pod(id: &str) -> Self {
-        let info = rustix::system::sysinfo();
-        let memory = u128::from(info.totalram) * u128::from(info.mem_unit);
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             uid: id.to_owned(),
@@ -50,7 +48,7 @@ impl Facts {
                 .to_lowercase(),
             host: OnceLock::new(),
             cpu_millis: 1000 * cpus as u64,
-            memory: u64::try_from(memory).unwrap_or(u64::MAX),
+            memory: host_memory(),
         }
     }
 
@@ -88,20 +86,39 @@ impl Facts {
 /// The addresses that this host has on its way to others; without a network that of loopback.
 /// Nothing is sent: a UDP socket that is connected only knows its route.
 fn host_addresses() -> Vec<IpAddr> {
-    // Addresses of documentation, which nobody has (RFC 5737, RFC 3849).
-    let v4 = (IpAddr::from(Ipv4Addr::UNSPECIFIED), "192.0.2.1:9");
-    let v6 = (IpAddr::from(Ipv6Addr::UNSPECIFIED), "[2001:db8::1]:9");
-    let own = |(any, other): (IpAddr, &str)| {
-        let socket = UdpSocket::bind((any, 0)).ok()?;
-        socket.connect(other).ok()?;
-        let address = socket.local_addr().ok()?.ip();
-        (!address.is_unspecified() && !address.is_loopback()).then_some(address)
-    };
-    let found: Vec<IpAddr> = [v4, v6].into_iter().filter_map(own).collect();
+    let found = [SOMEBODY_V4, SOMEBODY_V6].into_iter().filter_map(address_towards);
+    let found: Vec<IpAddr> = found.collect();
     if found.is_empty() {
         return vec![Ipv4Addr::LOCALHOST.into()];
     }
     found
+}
+
+// Addresses of documentation, which nobody has (RFC 5737, RFC 3849).
+pub(crate) const SOMEBODY_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+const SOMEBODY_V6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9);
+
+/// The host's own address on its way to another; `None`: there is no way.
+pub(crate) fn address_towards(other: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if other.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    // Connecting a datagram socket looks up the route, and sends nothing.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(other).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+}
+
+/// The host's memory, in bytes.
+#[cfg(target_os = "linux")]
+pub(crate) fn host_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    let memory = u128::from(info.totalram) * u128::from(info.mem_unit);
+    u64::try_from(memory).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -28,20 +28,13 @@ impl PodSpec {
                 "only native pods have users of the host or of their own",
             ));
         }
-        let lists = [
-            ("initContainers", &self.init_containers),
-            ("containers", &self.containers),
-        ];
-        for (list, containers) in lists {
-            for (i, container) in containers.iter().enumerate() {
-                let path = format!("spec.{list}[{i}]");
-                variables(container, &path, &mut ignored);
-                self.ports(container, &path, &mut ignored);
-                match class {
-                    RuntimeClass::Native => {}
-                    RuntimeClass::MicroVm => in_machine(container, &path, &mut ignored),
-                    RuntimeClass::Wasm => in_wasm(container, &path, &mut ignored),
-                }
+        for (path, container) in self.containers_by_path() {
+            variables(container, &path, &mut ignored);
+            self.ports(container, &path, &mut ignored);
+            match class {
+                RuntimeClass::Native => {}
+                RuntimeClass::MicroVm => in_machine(container, &path, &mut ignored),
+                RuntimeClass::Wasm => in_wasm(container, &path, &mut ignored),
             }
         }
         for (i, volume) in self.volumes.iter().enumerate() {

@@ -8,7 +8,7 @@ use magik_oci::Signal;
 
 use super::{
     Port, SpecError,
-    check::{At, Result},
+    check::{At, Result, seconds},
     errors::Problems,
 };
 use crate::limits::{MAX_PROBE_HEADERS, MAX_RESTART_CODES};
@@ -134,34 +134,34 @@ fn restart_rules(
     path: &str,
     problems: &mut Problems,
 ) -> Vec<RestartRule> {
-    let rule = |(i, rule): (usize, &k8s::ContainerRestartRule)| {
-        let path = format!("{path}[{i}]");
-        let codes = rule.exit_codes.as_ref();
-        let made = (|| {
-            if rule.action != "Restart" {
-                let why = format!("{:?}; use Restart", rule.action);
-                return Err(SpecError::unsupported(format!("{path}.action"), why));
-            }
-            let codes = codes.ok_or_else(|| SpecError::invalid(format!("{path}.exitCodes"), "is missing"))?;
-            let but_these = match codes.operator.as_str() {
-                "In" => Ok(false),
-                "NotIn" => Ok(true),
-                other => Err(format!("{other:?} is none of In, NotIn")),
-            }
-            .at(&format!("{path}.exitCodes.operator"))?;
-            let codes = codes.values.clone().unwrap_or_default();
-            if codes.is_empty() || codes.len() > MAX_RESTART_CODES {
-                let reason = format!(
-                    "has {} exit codes, from 1 to {MAX_RESTART_CODES} are allowed",
-                    codes.len()
-                );
-                return Err(SpecError::invalid(format!("{path}.exitCodes.values"), reason));
-            }
-            Ok(RestartRule { codes, but_these })
-        })();
-        problems.ok(made)
+    let rules = rules.iter().enumerate();
+    let rules = rules.filter_map(|(i, rule)| problems.ok(restart_rule(rule, &format!("{path}[{i}]"))));
+    rules.collect()
+}
+
+fn restart_rule(rule: &k8s::ContainerRestartRule, path: &str) -> Result<RestartRule> {
+    if rule.action != "Restart" {
+        let why = format!("{:?}; use Restart", rule.action);
+        return Err(SpecError::unsupported(format!("{path}.action"), why));
+    }
+    let path = format!("{path}.exitCodes");
+    let codes = rule.exit_codes.as_ref();
+    let codes = codes.ok_or_else(|| SpecError::invalid(&path, "is missing"))?;
+    let but_these = match codes.operator.as_str() {
+        "In" => Ok(false),
+        "NotIn" => Ok(true),
+        other => Err(format!("{other:?} is none of In, NotIn")),
     };
-    rules.iter().enumerate().filter_map(rule).collect()
+    let but_these = but_these.at(&format!("{path}.operator"))?;
+    let codes = codes.values.clone().unwrap_or_default();
+    if codes.is_empty() || codes.len() > MAX_RESTART_CODES {
+        let reason = format!(
+            "has {} exit codes, from 1 to {MAX_RESTART_CODES} are allowed",
+            codes.len()
+        );
+        return Err(SpecError::invalid(format!("{path}.values"), reason));
+    }
+    Ok(RestartRule { codes, but_these })
 }
 
 /// Which of the three a probe is.
@@ -215,11 +215,7 @@ fn probe(
         Some(_) if kind == Kind::Readiness => {
             Err("a readiness probe ends no container; remove it".to_owned())
         }
-        Some(seconds) => u64::try_from(seconds)
-            .ok()
-            .filter(|seconds| (1..=i32::MAX.unsigned_abs().into()).contains(seconds))
-            .map(Some)
-            .ok_or_else(|| format!("{seconds} is not between 1 and {}", i32::MAX)),
+        Some(value) => seconds(value, 1).map(|grace| Some(grace.as_secs())),
     };
     let grace_s = problems.or_default(grace_s.at(&grace_path));
     let asked = Questions {
@@ -298,11 +294,8 @@ impl Questions {
             }
             (None, None, None, Some(sleep)) => {
                 let path = format!("{path}.sleep.seconds");
-                let seconds = u64::try_from(sleep.seconds).ok();
-                let seconds = seconds.filter(|seconds| *seconds <= i32::MAX.unsigned_abs().into());
-                let wrong = || format!("{} is not between 0 and {}", sleep.seconds, i32::MAX);
                 Handler::Sleep {
-                    seconds: seconds.ok_or_else(wrong).at(&path)?,
+                    seconds: seconds(sleep.seconds, 0).at(&path)?.as_secs(),
                 }
             }
             (None, None, None, None) => {

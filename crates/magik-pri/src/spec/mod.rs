@@ -11,7 +11,7 @@ mod documents;
 mod env;
 mod errors;
 mod expand;
-mod facts;
+pub(crate) mod facts;
 mod fields;
 mod host;
 mod ignored;

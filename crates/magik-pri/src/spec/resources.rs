@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
-use magik_infra::plan::RestartPolicy;
-
 use super::{ContainerSpec, IgnoredField, Limits, PodSpec, SpecError, check::At, errors::Problems, quantity};
 use crate::limits::MIN_MEMORY_LIMIT;
 
-/// A container's names of the sizes of huge pages, and their bytes.
-const HUGE_PAGES: [(&str, u64); 2] = [("hugepages-2Mi", 2 << 20), ("hugepages-1Gi", 1 << 30)];
+/// The bytes of each of [`Limits::huge_pages`].
+const HUGE_PAGE_SIZES: [u64; 2] = [2 << 20, 1 << 30];
 /// One of the amounts.
 type Amount = fn(&Limits) -> Option<u64>;
 
@@ -45,6 +43,16 @@ impl QosClass {
 impl fmt::Display for QosClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Limits {
+    /// The huge pages, each size by its name.
+    pub(crate) fn huge_pages(&self) -> [(&'static str, Option<u64>); 2] {
+        [
+            ("hugepages-2Mi", self.huge_pages_2mi),
+            ("hugepages-1Gi", self.huge_pages_1gi),
+        ]
     }
 }
 
@@ -85,10 +93,12 @@ pub(super) fn resources(
             problems.add(SpecError::invalid(path, "must not be more than the limit"));
         }
     }
-    for ((name, size), (request, limit)) in HUGE_PAGES.into_iter().zip([
-        (requests.huge_pages_2mi, limits.huge_pages_2mi),
-        (requests.huge_pages_1gi, limits.huge_pages_1gi),
-    ]) {
+    let pages = requests
+        .huge_pages()
+        .into_iter()
+        .zip(limits.huge_pages())
+        .zip(HUGE_PAGE_SIZES);
+    for (((name, request), (_, limit)), size) in pages {
         huge_pages(name, size, request, limit, path, problems);
     }
     let has_others = [limits, requests]
@@ -175,20 +185,14 @@ pub(super) fn check_pod(pod: &PodSpec, problems: &mut Problems) {
             ));
         }
         let Some(limit) = get(&pod.limits) else { continue };
-        for (list, containers) in [
-            ("initContainers", &pod.init_containers),
-            ("containers", &pod.containers),
-        ] {
-            for (i, _) in containers
-                .iter()
-                .enumerate()
-                .filter(|(_, c)| get(&c.limits).is_some_and(|own| own > limit))
-            {
-                problems.add(SpecError::invalid(
-                    format!("spec.{list}[{i}].resources.limits.{name}"),
-                    format!("must not be more than spec.resources.limits.{name}"),
-                ));
-            }
+        let too_much = pod
+            .containers_by_path()
+            .filter(|(_, c)| get(&c.limits).is_some_and(|own| own > limit));
+        for (path, _) in too_much {
+            problems.add(SpecError::invalid(
+                format!("{path}.resources.limits.{name}"),
+                format!("must not be more than spec.resources.limits.{name}"),
+            ));
         }
     }
 }
@@ -201,7 +205,7 @@ impl PodSpec {
         for container in &self.init_containers {
             let with_it = sidecars.saturating_add(of(container));
             most = most.max(with_it);
-            if container.lifecycle.restart == RestartPolicy::Always {
+            if container.lifecycle.is_of_sidecar() {
                 sidecars = with_it;
             }
         }

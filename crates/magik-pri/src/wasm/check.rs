@@ -91,14 +91,8 @@ pub(super) fn check(spec: &PodSpec, mounts: bool) -> Result<(), SpecErrors> {
             ));
         }
     }
-    let lists = [
-        ("initContainers", &spec.init_containers),
-        ("containers", &spec.containers),
-    ];
-    for (list, containers) in lists {
-        for (i, container) in containers.iter().enumerate() {
-            check_container(container, &format!("spec.{list}[{i}]"), &mut problems);
-        }
+    for (path, container) in spec.containers_by_path() {
+        check_container(container, &path, &mut problems);
     }
     for key in spec.annotations.keys() {
         if let Err(reason) = check_annotation(spec, key) {
@@ -174,10 +168,7 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
 }
 
 fn check_limits(container: &ContainerSpec, path: &str, problems: &mut Problems) {
-    for (name, limit) in [
-        ("hugepages-2Mi", container.limits.huge_pages_2mi),
-        ("hugepages-1Gi", container.limits.huge_pages_1gi),
-    ] {
+    for (name, limit) in container.limits.huge_pages() {
         if limit.is_some() {
             let path = format!("{path}.resources.limits.{name}");
             problems.add(SpecError::unsupported(

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use magik_pri::{
-    DocumentPod, Documents, IgnoredField, PodSpec, RuntimeClass, SpecErrors,
+    DocumentErrors, DocumentPod, Documents, IgnoredField, PodSpec, RuntimeClass, SpecErrors,
     limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE, MAX_SPEC_ERRORS},
     pod_names,
 };
@@ -24,8 +24,7 @@ pub(super) fn read(files: &[PathBuf], namespace: Option<&str>, strict: bool) -> 
     let Documents { pods, ignored, .. } = documents(&texts, namespace)?;
     if strict && !ignored.is_empty() {
         let shown = ignored.iter().take(MAX_SPEC_ERRORS);
-        let lines = shown
-            .map(|(file, IgnoredField { field, why })| format!("{file}: {field}: {}", changes_nothing(why)));
+        let lines = shown.map(|(file, ignored)| refused(file, ignored));
         return Err(Several::new(lines.collect()).into());
     }
     for (file, ignored) in &ignored {
@@ -36,17 +35,7 @@ pub(super) fn read(files: &[PathBuf], namespace: Option<&str>, strict: bool) -> 
 
 /// What these texts hold, each with its name; mistakes in a line each.
 pub(super) fn documents(texts: &[(String, String)], namespace: Option<&str>) -> Result<Documents> {
-    let borrowed: Vec<(&str, &str)> = texts
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
-    let documents = Documents::from_yaml(&borrowed, namespace).map_err(|errors| {
-        let lines = errors
-            .files()
-            .flat_map(|(name, errors)| lines_of(name, errors))
-            .collect();
-        anyhow::Error::from(Several::new(lines))
-    })?;
+    let documents = Documents::from_yaml(&borrowed(texts), namespace).map_err(|errors| wrong(&errors))?;
     for pod in &documents.pods {
         check_namespace(&pod.file, &pod.spec, namespace)?;
     }
@@ -152,6 +141,18 @@ pub(super) fn mistakes(name: &str, errors: &SpecErrors) -> anyhow::Error {
     Several::new(lines_of(name, errors)).into()
 }
 
+/// Manifests as the library takes them: names and texts.
+pub(super) fn borrowed(texts: &[(String, String)]) -> Vec<(&str, &str)> {
+    let texts = texts.iter();
+    texts.map(|(name, text)| (name.as_str(), text.as_str())).collect()
+}
+
+/// All mistakes of several manifests.
+fn wrong(errors: &DocumentErrors) -> anyhow::Error {
+    let lines = errors.files().flat_map(|(name, errors)| lines_of(name, errors));
+    Several::new(lines.collect()).into()
+}
+
 fn lines_of(name: &str, errors: &SpecErrors) -> Vec<String> {
     let mut lines: Vec<String> = errors
         .errors()
@@ -192,9 +193,7 @@ pub(super) fn check_ignored<'a>(
     let mut lines = Vec::new();
     for (name, ignored) in all {
         let shown = ignored.iter().take(MAX_SPEC_ERRORS);
-        lines.extend(
-            shown.map(|IgnoredField { field, why }| format!("{name}: {field}: {}", changes_nothing(why))),
-        );
+        lines.extend(shown.map(|ignored| refused(name, ignored)));
         if ignored.len() > MAX_SPEC_ERRORS {
             lines.push(format!("{name}: and {} more", ignored.len() - MAX_SPEC_ERRORS));
         }
@@ -203,6 +202,11 @@ pub(super) fn check_ignored<'a>(
         return Ok(());
     }
     Err(Several::new(lines).into())
+}
+
+/// A field that changes nothing, where that is a mistake.
+fn refused(name: &str, IgnoredField { field, why }: &IgnoredField) -> String {
+    format!("{name}: {field}: {}", changes_nothing(why))
 }
 
 /// What is wrong with a field that changes nothing, where nothing may be said in vain.
@@ -230,15 +234,5 @@ pub(super) fn names(file: &Path, namespace: Option<&str>) -> Result<Vec<String>>
         );
     }
     let texts = texts(&[file.to_owned()])?;
-    let borrowed: Vec<(&str, &str)> = texts
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
-    pod_names(&borrowed, namespace).map_err(|errors| {
-        let lines = errors
-            .files()
-            .flat_map(|(name, errors)| lines_of(name, errors))
-            .collect();
-        Several::new(lines).into()
-    })
+    pod_names(&borrowed(&texts), namespace).map_err(|errors| wrong(&errors))
 }

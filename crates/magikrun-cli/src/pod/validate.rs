@@ -99,11 +99,7 @@ fn reports(
     if texts.is_empty() {
         return reports;
     }
-    let borrowed: Vec<(&str, &str)> = texts
-        .iter()
-        .map(|(name, text)| (name.as_str(), text.as_str()))
-        .collect();
-    let (pods, ignored) = match Documents::from_yaml(&borrowed, namespace) {
+    let (pods, ignored) = match Documents::from_yaml(&manifest::borrowed(&texts), namespace) {
         Ok(documents) => (documents.pods, documents.ignored),
         Err(errors) => {
             let mistakes = errors.files();

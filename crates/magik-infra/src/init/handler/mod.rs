@@ -70,38 +70,38 @@ impl Subject {
         }
     }
 
-    /// Does it, for at most so long. A program that takes longer is killed.
+    /// Does it, for at most so long. A program that takes longer is killed; its start counts, too: a
+    /// file system of the container's can keep a program from starting.
     pub(super) async fn perform(&self, handler: &Handler, limit: Duration) -> Result<(), HandlerError> {
-        match handler {
-            Handler::Exec { command } => self.run(command, limit).await,
-            Handler::Sleep { seconds } => {
-                sleep(Duration::from_secs(*seconds).min(limit)).await;
-                Ok(())
+        let done = async {
+            match handler {
+                Handler::Exec { command } => self.run(command).await,
+                Handler::Sleep { seconds } => {
+                    sleep(Duration::from_secs(*seconds)).await;
+                    Ok(())
+                }
+                Handler::HttpGet {
+                    host,
+                    port,
+                    path,
+                    headers,
+                } => {
+                    let address = SocketAddr::new(host.unwrap_or(POD), *port);
+                    http::get(connect(address).await?, address, path, headers).await
+                }
+                Handler::TcpSocket { host, port } => {
+                    let address = SocketAddr::new(host.unwrap_or(POD), *port);
+                    connect(address).await.map(drop)
+                }
             }
-            Handler::HttpGet {
-                host,
-                port,
-                path,
-                headers,
-            } => {
-                let address = SocketAddr::new(host.unwrap_or(POD), *port);
-                let asked = async { http::get(connect(address).await?, address, path, headers).await };
-                in_time(limit, asked).await
-            }
-            Handler::TcpSocket { host, port } => {
-                let address = SocketAddr::new(host.unwrap_or(POD), *port);
-                in_time(limit, async { connect(address).await.map(drop) }).await
-            }
+        };
+        match (timeout(limit, done).await, handler) {
+            (Ok(done), _) => done,
+            // Nothing has failed to answer.
+            (Err(_), Handler::Sleep { .. }) => Ok(()),
+            (Err(_), _) => Err(HandlerError::Timeout(limit)),
         }
     }
-}
-
-async fn in_time(
-    limit: Duration,
-    asked: impl Future<Output = Result<(), HandlerError>>,
-) -> Result<(), HandlerError> {
-    let answered = timeout(limit, asked).await;
-    answered.unwrap_or(Err(HandlerError::Timeout(limit)))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, HandlerError> {

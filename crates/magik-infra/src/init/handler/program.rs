@@ -7,10 +7,7 @@ use rustix::{
     pipe::PipeFlags,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tokio::{
-    net::unix::pipe,
-    time::{sleep, timeout},
-};
+use tokio::{net::unix::pipe, time::sleep};
 
 use super::{HandlerError, Subject};
 use crate::containers::own_process;
@@ -23,15 +20,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const MAX_MESSAGE: usize = 256;
 
 impl Subject {
-    /// Runs it, and kills it if it takes too long. What it has started in the background goes on,
-    /// but nobody listens to it any more: it holds none of our memory (CVE-2026-53495).
-    pub(super) async fn run(&self, command: &[String], limit: Duration) -> Result<(), HandlerError> {
-        // Its start is in it: a file system of the container's can keep a program from starting.
-        let ran = timeout(limit, self.run_to_its_end(command)).await;
-        ran.unwrap_or(Err(HandlerError::Timeout(limit)))
-    }
-
-    async fn run_to_its_end(&self, command: &[String]) -> Result<(), HandlerError> {
+    /// Runs it; it is killed where this is dropped. What it has started in the background goes on, but
+    /// nobody listens to it any more: it holds none of our memory (CVE-2026-53495).
+    pub(super) async fn run(&self, command: &[String]) -> Result<(), HandlerError> {
         let cannot = |e: &dyn std::fmt::Display| HandlerError::Program(e.to_string());
         let own = self
             .process
