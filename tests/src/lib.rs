@@ -6,6 +6,7 @@
 //! - [`MachinePart`]: the processes of a microVM pod, to be killed.
 //! - [`Registry`]: Debian's docker-registry on a loopback port.
 //! - [`dropin`]: podman, containerd and dockerd with it as their runtime.
+//! - [`manifests`]: runs `tests/manifests` and looks at what their headers say.
 //! - [`contract`]: what every pod runtime promises, written once.
 
 mod census;
@@ -15,6 +16,7 @@ mod images;
 mod isolation;
 mod machine;
 mod magikrun;
+pub mod manifests;
 mod registry;
 mod yaml;
 

@@ -53,6 +53,7 @@ pub struct Magikrun {
     /// `--state-dir`.
     pub state: PathBuf,
     manifests: PathBuf,
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 /// What a command answered.
@@ -85,7 +86,15 @@ impl Magikrun {
             root,
             state,
             manifests,
+            variables: Vec::new(),
         }
+    }
+
+    /// With a variable of the environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
     }
 
     /// With [`BUSYBOX`] in its store, unpacked: a census sees what a pod leaves and nothing else.
@@ -121,6 +130,7 @@ impl Magikrun {
             .env("MAGIKRUN_STATE_DIR", &self.state)
             // What is fastest here is not for every test to find out.
             .env("MAGIKRUN_VM_DRIVER", "qemu-tcg");
+        command.envs(self.variables.iter().copied());
         command.env_remove("RUST_LOG").stdin(Stdio::null());
         command
     }
