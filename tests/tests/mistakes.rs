@@ -171,6 +171,35 @@ fn in_a_pod() {
 }
 
 #[test]
+fn in_a_volume_mount() {
+    manifests(
+        "spec.containers[0].volumeMounts[0].",
+        r#"
+        subPath: /a => subPath: "/a" must be relative: it is a path in the volume
+        subPath: a/../../b => subPath: "a/../../b" must not hold '..'
+        subPath: 1 => subPath: is the number 1, and text is wanted: put it in quotes
+        subPath: a, subPathExpr: b => subPathExpr: is there beside subPath: remove one
+        subPathExpr: ../a => subPathExpr: "../a" must not hold '..'
+        subPathExpr: $(NONE)/a => subPathExpr: the container's env has no "NONE", or it is empty
+        subPathExpr: $(EMPTY) => subPathExpr: the container's env has no "EMPTY", or it is empty
+        subPathExpr: a/$(UP) => subPathExpr: "a/.." must not hold '..'
+        subPathExpr: $(ROOT) => subPathExpr: "/etc" must be relative: it is a path in the volume
+        mountPropagation: Both => mountPropagation: "Both" is none of None, HostToContainer, Bidirectional
+        mountPropagation: Bidirectional => mountPropagation: Bidirectional is for a container with securityContext.privileged: true; use HostToContainer
+        recursiveReadOnly: Enabled => recursiveReadOnly: needs readOnly: true beside it
+        readOnly: true, recursiveReadOnly: enabled => recursiveReadOnly: "enabled" is none of Disabled, IfPossible, Enabled
+        readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: HostToContainer => recursiveReadOnly: mounts that come later would not be read-only: remove mountPropagation
+        bindMountOptions: [noexec] => bindMountOptions: not supported: remove them; volumes have the usual ones
+        "#,
+        |piece| {
+            let env = "env: [{name: EMPTY, value: ''}, {name: UP, value: ..}, {name: ROOT, value: /etc}]";
+            let mount = format!("volumeMounts: [{{name: v, mountPath: /v, {piece}}}]");
+            manifest("volumes: [{name: v}]", &format!("{env}\n    {mount}"))
+        },
+    );
+}
+
+#[test]
 fn in_a_container() {
     manifests(
         "spec.containers[0].",

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
@@ -102,12 +102,7 @@ fn environment_is_the_images_with_the_settings_over_it() {
 fn what_no_container_can_have_is_an_error_that_names_the_field() {
     let settings = ContainerSettings::default;
     let mount = |target: &str| ContainerSettings {
-        mounts: vec![MountSetting {
-            source: "/x".into(),
-            target: target.into(),
-            readonly: false,
-            kind: MountKind::Bind,
-        }],
+        mounts: vec![MountSetting::bind("/x", target, false)],
         ..settings()
     };
     for (config, settings, part) in [
@@ -438,17 +433,10 @@ fn settings_reach_the_spec() {
             huge_pages: [("2MB".to_owned(), 4 << 20)].into(),
         },
         mounts: vec![
+            MountSetting::bind("/v", "/data/", true),
             MountSetting {
-                source: "/v".into(),
-                target: "/data/".into(),
-                readonly: true,
-                kind: MountKind::Bind,
-            },
-            MountSetting {
-                source: PathBuf::new(),
-                target: "/dev/shm".into(),
-                readonly: false,
                 kind: MountKind::Tmpfs { size: Some(4096) },
+                ..MountSetting::bind("", "/dev/shm", false)
             },
         ],
         ..ContainerSettings::default()

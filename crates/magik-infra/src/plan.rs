@@ -36,6 +36,10 @@ pub struct PodPlan {
     /// File systems to mount before the first container, in this order.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsPlan>,
+    /// Directories in which mounts go from one container to another, which are made mounts of their
+    /// own for that; those of `tmpfs` and `data` may be among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<PathBuf>,
     /// Volumes of files that the launcher hands over before the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataPlan>,

@@ -15,6 +15,7 @@ mod error;
 mod id;
 mod io;
 mod log;
+pub mod mounts;
 mod platform;
 mod runtime;
 mod state;

@@ -7,6 +7,7 @@
 //!   to ([`seal`]), knowing a process again ([`process`]), keys that are not shared
 //!   ([`own_keyring`]), and filters on system calls ([`seccomp`]).
 //! - Mounts: by descriptor ([`mount`]), and the table of them ([`mountinfo`]).
+//! - Paths below a directory that they cannot leave ([`beneath`]).
 //! - Directory trees, and their removal ([`tree`]).
 //! - Control groups: where they are, and their removal ([`cgroup`]).
 //! - Sockets that carry descriptors ([`socket`]), and the interface [`lo`](raise_loopback).
@@ -16,6 +17,7 @@
 #![cfg(target_os = "linux")]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod beneath;
 pub mod cgroup;
 pub mod clone;
 mod keyring;

@@ -16,6 +16,10 @@ pub struct Mount<'a> {
     pub point: PathBuf,
     /// The mount's own options: `rw,nosuid`.
     pub options: &'a str,
+    /// Whether mounts that are made in it are seen by others, and the other way round.
+    pub is_shared: bool,
+    /// Whether mounts that others make are seen in it.
+    pub is_slave: bool,
     /// The file system: `cgroup2`, say.
     pub kind: &'a str,
     /// The file system's options: of cgroup v1 these are its controllers.
@@ -53,17 +57,30 @@ pub fn parse(table: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     table.split(|byte| *byte == b'\n').filter_map(line)
 }
 
+/// The mount that an absolute path without links lies in.
+pub fn of<'a>(table: &'a [u8], path: &Path) -> Option<Mount<'a>> {
+    // Of two on one place the later one covers the other.
+    let mounts = parse(table).filter(|mount| path.starts_with(&mount.point));
+    mounts.max_by_key(|mount| mount.point.components().count())
+}
+
 fn line(line: &[u8]) -> Option<Mount<'_>> {
     let text = |field| str::from_utf8(field).unwrap_or_default();
     let mut fields = line.split(|byte| *byte == b' ').skip(3);
     let (root, point, options) = (fields.next()?, fields.next()?, fields.next()?);
     // There may be any number of fields before a hyphen.
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let (mut is_shared, mut is_slave) = (false, false);
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
+        is_shared |= field.starts_with(b"shared:");
+        is_slave |= field.starts_with(b"master:");
+    }
     let kind = fields.next()?;
     Some(Mount {
         root: unescape(root),
         point: unescape(point),
         options: text(options),
+        is_shared,
+        is_slave,
         kind: text(kind),
         // After the source.
         super_options: fields.nth(1).map(text).unwrap_or_default(),
@@ -108,6 +125,8 @@ mod tests {
             root: "/mnt1".into(),
             point: "/mnt 2".into(),
             options: "rw,noatime",
+            is_shared: true,
+            is_slave: true,
             kind: "ext3",
             super_options: "rw,errors=continue",
         };
@@ -115,6 +134,9 @@ mod tests {
         assert!(mounts[1].has_super_option("cpuacct") && !mounts[1].has_super_option("cp"));
         assert!(mounts[1].is_cgroup_hierarchy() && !mounts[0].is_cgroup_hierarchy());
         assert_eq!(mounts[2].point.as_os_str().as_bytes(), b"/a\\b\\999\xff");
+        assert!(!mounts[1].is_shared && !mounts[1].is_slave);
+        assert_eq!(of(table, Path::new("/mnt 2/x")).unwrap().kind, "ext3");
+        assert!(of(table, Path::new("/mnt")).is_none());
         assert_eq!((mounts[2].super_options, mounts.len()), ("", 3));
     }
 

@@ -1,6 +1,6 @@
 //! What a program finds around it: the state of a store.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Directory {
     pub(crate) host: PathBuf,
+    /// What `host` names by its number, if it does: what stays open.
+    pub(crate) _held: Option<Arc<File>>,
     pub(crate) guest: String,
     pub(crate) read_only: bool,
 }

@@ -1,8 +1,15 @@
 //! A bundle, as far as it is about WebAssembly.
 
-use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use magik_oci::{ContainerId, Error, ExecFailure};
+use magik_oci::{ContainerId, Error, ExecFailure, mounts};
 use oci_spec::runtime::{Mount, Process, Spec};
 
 use crate::{
@@ -91,6 +98,7 @@ impl Bundle {
         let root = root(&spec)?;
         let mut directories = vec![Directory {
             host: directory.join(root.path()),
+            _held: None,
             guest: "/".to_owned(),
             read_only: root.readonly().unwrap_or(false),
         }];
@@ -289,9 +297,18 @@ fn directory_of(mount: &Mount) -> Result<Option<Directory>, String> {
         .source()
         .as_ref()
         .ok_or_else(|| format!("mounts: {guest}: source is missing"))?;
-    match std::fs::metadata(source) {
+    let named = |e: &dyn std::fmt::Display| format!("mounts: {guest}: {}: {e}", source.display());
+    let mut options = mount.options().iter().flatten();
+    let below = options.find_map(|o| mounts::sub_path(o));
+    let (host, held) = match below.map(|path| open_below(source, path)).transpose() {
+        Ok(Some((host, held))) => (host, Some(held)),
+        Ok(None) => (source.clone(), None),
+        Err(e) => return Err(named(&e)),
+    };
+    match std::fs::metadata(&host) {
         Ok(metadata) if metadata.is_dir() => Ok(Some(Directory {
-            host: source.clone(),
+            host,
+            _held: held,
             guest,
             read_only: option("ro") || option("rro"),
         })),
@@ -299,8 +316,25 @@ fn directory_of(mount: &Mount) -> Result<Option<Directory>, String> {
         Ok(_) => Err(format!(
             "mounts: {guest}: only directories can be given to a WebAssembly container"
         )),
-        Err(e) => Err(format!("mounts: {guest}: {}: {e}", source.display())),
+        Err(e) => Err(named(&e)),
     }
+}
+
+/// Opens what is at a path below a directory that another container may be changing, makes it where
+/// it is missing, and returns it with the path that is just that, as long as it is open.
+#[cfg(target_os = "linux")]
+fn open_below(source: &Path, path: &Path) -> std::io::Result<(PathBuf, Arc<File>)> {
+    use std::os::fd::AsRawFd;
+
+    let directory = magik_sys::mount::look_at_dir(source)?;
+    let found = File::from(magik_sys::beneath::find_or_make(&directory, path)?);
+    let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok((name.into(), Arc::new(found)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_below(_: &Path, _: &Path) -> std::io::Result<(PathBuf, Arc<File>)> {
+    Err(std::io::Error::other("a part of a volume needs Linux"))
 }
 
 fn memory(spec: &Spec) -> Option<u64> {

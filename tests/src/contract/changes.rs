@@ -346,11 +346,9 @@ pub async fn what_is_added_has_its_own_image(t: &Contract<'_>) {
         assert!(!left.contains("/x."), "what was mounted for it is gone: {left}");
     }
     // A machine has the host's directories that it began with.
-    x.mounts = vec![Mount {
-        volume: "host".to_owned(),
-        path: "/host".into(),
-        read_only: true,
-    }];
+    let mut mount = Mount::new("host", "/host");
+    mount.read_only = true;
+    x.mounts = vec![mount];
     let created = t.runtime.create_container(pod, &x, options()).await;
     match class(&*t.runtime) {
         RuntimeClass::MicroVm => assert!(matches!(created, Err(Error::Unsupported { .. })), "{created:?}"),

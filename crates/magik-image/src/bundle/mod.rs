@@ -25,7 +25,7 @@ pub use process::DEFAULT_PATH;
 pub use seccomp::{MAX_SECCOMP_PROFILE_SIZE, load_seccomp_profile};
 pub use settings::{
     AppArmorProfile, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces,
-    ProcessNamespace, Resources, SeccompProfile, SelinuxLabel, UserNamespace, UserSpec,
+    ProcessNamespace, Propagation, Resources, SeccompProfile, SelinuxLabel, UserNamespace, UserSpec,
 };
 pub use spec::runtime_spec;
 pub use user::{MAX_USER_FILE_SIZE, User, resolve_user};

@@ -181,14 +181,48 @@ pub struct MountSetting {
     pub target: PathBuf,
     /// Whether it is read-only.
     pub readonly: bool,
+    /// Whether what is mounted below a bind mount that is read-only is so, too.
+    pub recursive_readonly: bool,
+    /// Where mounts go that are made in a bind mount later.
+    pub propagation: Propagation,
     /// What kind it is.
     pub kind: MountKind,
+    /// More options of the runtime's, added as they are.
+    pub options: Vec<String>,
+}
+
+impl MountSetting {
+    /// A bind mount.
+    #[must_use]
+    pub fn bind(source: impl Into<PathBuf>, target: impl Into<PathBuf>, readonly: bool) -> Self {
+        Self {
+            source: source.into(),
+            target: target.into(),
+            readonly,
+            recursive_readonly: false,
+            propagation: Propagation::Private,
+            kind: MountKind::Bind,
+            options: Vec::new(),
+        }
+    }
+}
+
+/// Where mounts go that are made in a bind mount, or in its source, later (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nowhere (`rprivate`).
+    #[default]
+    Private,
+    /// From the source to the container (`rslave`).
+    FromSource,
+    /// Both ways (`rshared`).
+    Both,
 }
 
 /// The kinds of mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountKind {
-    /// The source and what is mounted beneath it; its later mounts do not propagate.
+    /// The source and what is mounted beneath it.
     Bind,
     /// A new, empty tmpfs, mode 1777.
     Tmpfs {

@@ -14,8 +14,8 @@ use oci_spec::{
 };
 
 use super::{
-    BundleError, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Resources, SeccompProfile,
-    capabilities, defaults,
+    BundleError, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Propagation, Resources,
+    SeccompProfile, capabilities, defaults,
     lsm::Modules,
     process, seccomp,
     user::{User, resolve_user, shown},
@@ -316,7 +316,18 @@ fn mount(field: &str, setting: &MountSetting, mapped: bool) -> Result<Mount, Bun
     let built = match setting.kind {
         MountKind::Bind => {
             let source = process::absolute(&format!("{field}.source"), &setting.source)?;
-            let mut options = ["rbind", "rprivate", access].map(str::to_owned).to_vec();
+            let propagation = match setting.propagation {
+                Propagation::Private => "rprivate",
+                Propagation::FromSource => "rslave",
+                Propagation::Both => "rshared",
+            };
+            let access = if setting.readonly && setting.recursive_readonly {
+                "rro"
+            } else {
+                access
+            };
+            let mut options = ["rbind", propagation, access].map(str::to_owned).to_vec();
+            options.extend(setting.options.iter().cloned());
             if mapped {
                 options.push("idmap".to_owned());
             }

@@ -174,6 +174,9 @@ impl Pod {
         let written = data::mount_all(&plan.data, &data);
         written.map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
         drop(data);
+        for volume in &plan.shared {
+            rootfs::share(volume).map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
+        }
         if let Some(preparation) = self.before.preparation.take() {
             for container in plan.init_containers.iter().chain(&plan.containers) {
                 container::mount(container)?;

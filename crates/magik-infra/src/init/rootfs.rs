@@ -18,9 +18,9 @@ use rustix::{
     fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_remount,
-        move_mount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
+        mount_change, mount_remount, move_mount,
     },
 };
 
@@ -68,6 +68,15 @@ pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = std::ffi::CString::new(options).map_err(|_| failed(Errno::INVAL))?;
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
+}
+
+/// Has mounts that are made in a directory seen by all that it is mounted into, and nowhere else.
+pub(crate) fn share(dir: &Path) -> Result<(), MountError> {
+    let failed = MountError::of("a shared volume", dir);
+    // A mount of its own, whatever it lies on: nothing goes from there to what that is shared with.
+    mount_bind(dir, dir).map_err(failed)?;
+    mount_change(dir, MountPropagationFlags::PRIVATE).map_err(failed)?;
+    mount_change(dir, MountPropagationFlags::SHARED).map_err(failed)
 }
 
 /// Mounts layers, the uppermost first, on a directory as one file system to be shown to others:

@@ -26,7 +26,8 @@ pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
 use magik_vm::{Drivers, HostLimits, layers};
 
 use crate::{
-    ContainerSpec, HostPathKind, Mount, PodSpec, Role, RuntimeClass, SpecError, SpecErrors, VolumeSource,
+    ContainerSpec, HostPathKind, Mount, MountPropagation, PodSpec, Role, RuntimeClass, SpecError, SpecErrors,
+    VolumeSource,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, Roots, SELF, Start, beside_own_binary,
         environment, linux_bundle, spawn,
@@ -103,6 +104,24 @@ fn check_containers(spec: &PodSpec, problems: &mut Problems) {
     }
 }
 
+/// What the host mounts later does not reach a guest, nor the other way round.
+fn check_mounts(spec: &PodSpec, problems: &mut Problems) {
+    let is_of_host = |name: &str| {
+        let mut volumes = spec.volumes.iter();
+        volumes.any(|v| v.name == name && matches!(v.source, VolumeSource::HostPath(_)))
+    };
+    for (path, container) in spec.containers_by_path() {
+        for (i, mount) in container.mounts.iter().enumerate() {
+            if mount.propagation != MountPropagation::None && is_of_host(&mount.volume) {
+                problems.add(SpecError::unsupported(
+                    format!("{path}.volumeMounts[{i}].mountPropagation"),
+                    "no mount of the host's reaches a machine (runtimeClassName: microvm); remove it",
+                ));
+            }
+        }
+    }
+}
+
 impl Backend for MicroVm {
     fn class(&self) -> RuntimeClass {
         RuntimeClass::MicroVm
@@ -142,6 +161,7 @@ impl Backend for MicroVm {
             }
         }
         check_containers(spec, &mut problems);
+        check_mounts(spec, &mut problems);
         problems.ok(machine::size(spec));
         problems.finish()
     }

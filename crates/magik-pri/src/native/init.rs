@@ -2,19 +2,23 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
 use magik_infra::{ExtensionRegistry, InitOptions, PodInit};
+use magik_sys::mount::{attach, clone_tree, look_at_dir};
 use oci_native::NativeRuntime;
+use rustix::fs::CWD;
 use serde::{Deserialize, Serialize};
 
 use super::users;
 use crate::pods::{
     Hierarchies,
     init::{self, Init},
+    volumes::shared_with_host,
 };
 
 /// What a native pod's init is told besides.
@@ -28,6 +32,9 @@ pub(super) struct Told {
     /// What is set in the pod's own network and IPC namespaces.
     #[serde(default)]
     pub(super) sysctls: Vec<(String, String)>,
+    /// Directories of the host that mounts of containers go to, by volume.
+    #[serde(default)]
+    pub(super) shared: Vec<(String, PathBuf)>,
     /// The host's id of the pod's root, if it has users of its own.
     pub(super) users: Option<u32>,
 }
@@ -44,7 +51,9 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         live_among_the_hosts()?;
     }
     let own_network = !config.host_network && told.users.is_none();
+    let shared = open_shared(&told.shared)?;
     init::enter_namespaces(&config.hostname, own_network, true)?;
+    attach_shared(&sandbox, shared)?;
     if let Some(first) = told.users {
         users::enter(&sandbox, &config.data, first, config.hostname.as_ref())?;
         magik_sys::raise_loopback()
@@ -75,6 +84,32 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         Hierarchies::detect()?.kill_containers(&config.id)?;
     }
     ended
+}
+
+/// Opens what stays the host's, before this process's mounts are its own.
+fn open_shared(directories: &[(String, PathBuf)]) -> io::Result<Vec<(&str, OwnedFd)>> {
+    let opened = directories.iter().map(|(volume, path)| {
+        let opened = clone_tree(CWD, path).map_err(|e| of_volume(volume, &e));
+        Ok((volume.as_str(), opened?))
+    });
+    opened.collect()
+}
+
+/// Mounts it where the bundles of containers name it.
+fn attach_shared(sandbox: &Path, opened: Vec<(&str, OwnedFd)>) -> io::Result<()> {
+    for (volume, tree) in opened {
+        let place = shared_with_host(sandbox, volume);
+        let mount = || {
+            std::fs::create_dir_all(&place)?;
+            attach(&tree, look_at_dir(&place)?)
+        };
+        mount().map_err(|e| of_volume(volume, &e))?;
+    }
+    Ok(())
+}
+
+fn of_volume(volume: &str, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("volume {volume}: {e}"))
 }
 
 /// Sets the pod's sysctls, in the namespaces that its containers will have. Those of an IPC namespace

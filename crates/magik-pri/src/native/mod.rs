@@ -33,7 +33,7 @@ use crate::{
     ContainerSpec, PodSpec, Role, RuntimeClass, SpecErrors,
     pods::{
         self, Backend, ContainerImage, Failure, PodFiles, Process, SELF, Start, beside_own_binary,
-        environment, linux_bundle, spawn,
+        environment, linux_bundle, spawn, volumes,
     },
 };
 
@@ -135,6 +135,7 @@ impl Backend for Native {
             shared_processes: start.spec.share_process_namespace,
             host_processes: start.spec.host_pid,
             sysctls: start.spec.sysctls.clone(),
+            shared: volumes::shared_host_paths(start.spec),
             users: start.users,
         };
         let [role, sandbox] = pods::init::tell(&start, RuntimeClass::Native, told)?;

@@ -1,19 +1,17 @@
-//! Everything of a pod that is files: volumes, logs, what is shared, and the plan that names them. Bundles are the backend's.
+//! Everything of a pod that is files: logs, what is shared, and the plan that names them. Bundles are
+//! the backend's, volumes are in [`volumes`](super::volumes).
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use magik_image::{
     Image, ImageStore,
-    bundle::{
-        ContainerSettings, MountKind, MountSetting, Resources, UserNamespace, runtime_spec, write_bundle,
-    },
+    bundle::{ContainerSettings, Resources, UserNamespace, runtime_spec, write_bundle},
 };
-use magik_infra::plan::{ContainerPlan, Lifecycle, PodPlan, TmpfsPlan};
+use magik_infra::plan::{ContainerPlan, Lifecycle, PodPlan};
 use magik_oci::Signal;
 
 use super::{
@@ -24,7 +22,7 @@ use super::{
     publish,
     users::{self, Places},
 };
-use crate::{ContainerSpec, EmptyDir, HostPath, HostPathKind, PodSpec, VolumeSource, spec::Facts};
+use crate::{ContainerSpec, PodSpec, spec::Facts};
 
 /// Where the image of one container is.
 #[derive(Debug, Clone)]
@@ -53,7 +51,7 @@ pub(crate) fn remove_files(paths: &Paths, pod: &str, container: &str) -> Result<
 /// A pod's files, all of them below its own directories.
 #[derive(Debug)]
 pub(crate) struct PodFiles<'a> {
-    paths: &'a Paths,
+    pub(super) paths: &'a Paths,
     images: &'a ImageStore,
     /// The pod's id.
     pub(crate) id: &'a str,
@@ -150,6 +148,7 @@ impl<'a> PodFiles<'a> {
             annotations: self.spec.annotations.clone(),
             published: publish::ports(self.spec),
             tmpfs,
+            shared: self.shared_volumes(),
             data: data::plans(self.spec, |name| self.volume(name)),
             init_containers: plans,
             containers,
@@ -280,7 +279,7 @@ impl<'a> PodFiles<'a> {
             cwd: container.working_dir.clone(),
             hostname: Some(self.hostname.clone()),
             readonly_rootfs: container.security.read_only_root_filesystem,
-            mounts: self.mounts(container),
+            mounts: self.mounts(container, bound.sub_paths),
             resources: Resources {
                 memory_limit: container.limits.memory,
                 cpu_millis: container.limits.cpu_millis,
@@ -325,174 +324,5 @@ impl<'a> PodFiles<'a> {
     ) -> Result<(), Failure> {
         let spec = runtime_spec(&image.config, settings).map_err(Failure::new)?;
         write_bundle(&self.bundle(&container.name), &spec).map_err(Failure::new)
-    }
-
-    /// A container's volumes, and the pod's files in `/etc` where it mounts nothing itself.
-    fn mounts(&self, container: &ContainerSpec) -> Vec<MountSetting> {
-        let volumes = container.mounts.iter().map(|mount| {
-            let mut volumes = self.spec.volumes.iter();
-            let volume = volumes.find(|v| v.name == mount.volume).map(|v| &v.source);
-            let source = match volume {
-                Some(VolumeSource::HostPath(host)) => host.path.clone(),
-                _ => self.volume(&mount.volume),
-            };
-            MountSetting {
-                source,
-                target: mount.path.clone(),
-                // As kubelet mounts them, whatever the container says.
-                readonly: mount.read_only || matches!(volume, Some(VolumeSource::Data(_))),
-                kind: MountKind::Bind,
-            }
-        });
-        let etc = self.paths.sandbox(self.id).join("etc");
-        let own = ETC.map(|name| MountSetting {
-            source: etc.join(name),
-            target: Path::new("/etc").join(name),
-            // They lie on the state root, which is memory of the host's that no limit of the pod's counts.
-            readonly: true,
-            kind: MountKind::Bind,
-        });
-        // What the host's processes share beside System V IPC.
-        let shared = self.spec.host_ipc.then(|| MountSetting {
-            source: "/dev/shm".into(),
-            target: "/dev/shm".into(),
-            readonly: false,
-            kind: MountKind::Bind,
-        });
-        own.into_iter()
-            .chain(shared)
-            .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target))
-            .chain(volumes)
-            .collect()
-    }
-
-    fn volume(&self, name: &str) -> PathBuf {
-        self.paths.data_pod(self.id).join("volumes").join(name)
-    }
-
-    /// Makes the volumes; those in memory are mounted by the init.
-    fn make_volumes(&self) -> Result<Vec<TmpfsPlan>, Failure> {
-        let mut tmpfs = Vec::new();
-        for volume in &self.spec.volumes {
-            match &volume.source {
-                VolumeSource::EmptyDir(kind) => {
-                    let target = self.volume(&volume.name);
-                    // Any user of any container may write: as kubelet makes it.
-                    make_dir(&target, 0o777)
-                        .and_then(|()| give_to_group(&target, 0o777, self.spec.fs_group))
-                        .map_err(Failure::io(format!(
-                            "volume {}: create {}",
-                            volume.name,
-                            target.display()
-                        )))?;
-                    if let EmptyDir::Memory { size_limit } = *kind {
-                        tmpfs.push(TmpfsPlan {
-                            target,
-                            size: size_limit,
-                            group: self.spec.fs_group,
-                        });
-                    }
-                }
-                VolumeSource::Data(_) => {
-                    let target = self.volume(&volume.name);
-                    make_dir(&target, 0o755).map_err(Failure::io(format!(
-                        "volume {}: create {}",
-                        volume.name,
-                        target.display()
-                    )))?;
-                }
-                VolumeSource::HostPath(host_path) => {
-                    prepare_host_path(host_path).map_err(|reason| Failure {
-                        container: None,
-                        reason: format!(
-                            "volume {}: hostPath {} {reason}",
-                            volume.name,
-                            host_path.path.display()
-                        ),
-                    })?;
-                }
-            }
-        }
-        Ok(tmpfs)
-    }
-}
-
-/// What a kubelet does to a new directory of a volume (SetVolumeOwnership) where there is an
-/// `fsGroup`: it is the group's, which may write, and so is what is made in it.
-fn give_to_group(dir: &Path, mode: u32, group: Option<u32>) -> std::io::Result<()> {
-    let Some(group) = group else { return Ok(()) };
-    std::os::unix::fs::lchown(dir, None, Some(group))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2770))
-}
-
-/// Checks what is at a `hostPath`, making it where its type says so. As in Kubernetes, what is made stays.
-fn prepare_host_path(host: &HostPath) -> Result<(), String> {
-    let path = &host.path;
-    let made = match host.kind {
-        HostPathKind::DirectoryOrCreate if !path.exists() => {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
-        }
-        HostPathKind::FileOrCreate if !path.exists() => fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(path)
-            .map(drop),
-        _ => Ok(()),
-    };
-    made.map_err(|e| format!("cannot be made: {e}"))?;
-    let found = fs::metadata(path).map_err(|e| e.to_string())?.file_type();
-    let (right, wanted) = match host.kind {
-        HostPathKind::Any => (true, ""),
-        HostPathKind::Directory | HostPathKind::DirectoryOrCreate => (found.is_dir(), "directory"),
-        HostPathKind::File | HostPathKind::FileOrCreate => (found.is_file(), "regular file"),
-        HostPathKind::Socket => (found.is_socket(), "socket"),
-        HostPathKind::CharDevice => (found.is_char_device(), "character device"),
-        HostPathKind::BlockDevice => (found.is_block_device(), "block device"),
-    };
-    if right {
-        Ok(())
-    } else {
-        Err(format!("is no {wanted}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_paths_are_what_their_type_says() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("file"), "x").unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
-        let check = |name: &str, kind| {
-            prepare_host_path(&HostPath {
-                path: path(name),
-                kind,
-            })
-        };
-        for (name, kind, right) in [
-            ("", HostPathKind::Any, true),
-            ("none", HostPathKind::Any, false),
-            ("", HostPathKind::Directory, true),
-            ("file", HostPathKind::Directory, false),
-            ("file", HostPathKind::File, true),
-            ("", HostPathKind::File, false),
-            ("none", HostPathKind::File, false),
-            ("socket", HostPathKind::Socket, true),
-            ("file", HostPathKind::Socket, false),
-            ("file", HostPathKind::CharDevice, false),
-            ("file", HostPathKind::BlockDevice, false),
-            ("new/deep", HostPathKind::DirectoryOrCreate, true),
-            ("new/deep", HostPathKind::DirectoryOrCreate, true),
-            ("file", HostPathKind::DirectoryOrCreate, false),
-            ("new/file", HostPathKind::FileOrCreate, true),
-            ("no/where", HostPathKind::FileOrCreate, false),
-        ] {
-            assert_eq!(check(name, kind).is_ok(), right, "{name} {kind:?}");
-        }
-        assert!(path("new/deep").is_dir() && path("new/file").is_file());
     }
 }

@@ -14,7 +14,7 @@ use super::{
     files::{ContainerImage, PodFiles},
     security,
 };
-use crate::{ContainerSpec, PodSpec, spec::facts};
+use crate::{ContainerSpec, Mount, MountPropagation, PodSpec, spec::facts};
 
 /// Makes the directories of a container's writable layer over these layers, the uppermost first.
 pub(crate) fn overlay(
@@ -62,6 +62,10 @@ pub(crate) fn write(
 pub(crate) fn check_added(pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
     if pod.share_process_namespace {
         return Err("the containers that share its process namespace are known from its start");
+    }
+    let propagates = |mount: &Mount| mount.propagation != MountPropagation::None;
+    if container.mounts.iter().any(propagates) {
+        return Err("the volumes in which mounts go from one container to another are known from its start");
     }
     if container.ports.iter().any(|port| port.host.is_some()) {
         return Err("the ports that the host listens for are known from the pod's start");

@@ -32,6 +32,7 @@ mod sweep;
 mod update;
 mod usage;
 pub(crate) mod users;
+pub(crate) mod volumes;
 mod watch;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! known then.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     fmt::{self, Write as _},
     sync::Arc,
@@ -12,8 +13,8 @@ use std::{
 
 use super::{
     ContainerSpec, DataKind, DataObject, DataSource, DataVolume, DownwardValue, EnvFrom, EnvValue, FieldPath,
-    PodSpec, ResourceName, ResourceRef, SpecError, VolumeSource, check::At, errors::Problems, expand::expand,
-    facts::Facts, quote::pairs,
+    PodSpec, ResourceName, ResourceRef, SpecError, SubPath, VolumeSource, check::At, errors::Problems,
+    expand::expand, facts::Facts, quote::pairs, volumes::check_sub_path,
 };
 use crate::limits::{
     MAX_DATA_FILES_PER_POD, MAX_DATA_FILES_PER_VOLUME, MAX_DATA_SIZE_PER_POD, MAX_EXPANDED_SIZE,
@@ -28,6 +29,8 @@ pub(crate) struct Bound {
     pub(crate) args: Option<Vec<String>>,
     /// Added to the image's environment; each name once.
     pub(crate) env: Vec<(String, String)>,
+    /// Of each of its mounts, the part of the volume.
+    pub(crate) sub_paths: Vec<Option<String>>,
 }
 
 /// A file of a volume of data.
@@ -161,11 +164,41 @@ impl<'a> Binder<'a> {
             &variables,
         );
         let args = self.words(container.args.as_deref(), &format!("{path}.args"), &variables);
+        let mounts = container.mounts.iter().enumerate();
+        let sub_paths = mounts.map(|(i, mount)| {
+            let path = format!("{path}.volumeMounts[{i}].subPathExpr");
+            self.sub_path(mount.sub_path.as_ref()?, &path, &variables)
+        });
         Bound {
             command,
             args,
+            sub_paths: sub_paths.collect(),
             env: variables.list,
         }
+    }
+
+    /// A part of a volume. As kubelet has it, each variable in it has a value.
+    fn sub_path(&mut self, sub_path: &SubPath, path: &str, variables: &Variables) -> Option<String> {
+        let text = match sub_path {
+            SubPath::Path(path) => return Some(path.clone()),
+            SubPath::Expression(text) => text,
+        };
+        let missing = RefCell::new(None);
+        let lookup = |name: &str| {
+            let value = variables.get(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                missing
+                    .borrow_mut()
+                    .get_or_insert_with(|| name.chars().take(64).collect::<String>());
+            }
+            value
+        };
+        let expanded = expand(text, lookup, &mut self.budget).ok_or_else(|| TOO_LONG.to_owned());
+        let expanded = expanded.and_then(|expanded| match missing.take() {
+            Some(name) => Err(format!("the container's env has no {name:?}, or it is empty")),
+            None => check_sub_path(&expanded).map(|()| expanded),
+        });
+        self.problems.ok(expanded.at(path))
     }
 
     fn env_from(&mut self, from: &EnvFrom, path: &str, variables: &mut Variables) {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use k8s_openapi::api::core::v1 as k8s;
@@ -11,14 +11,14 @@ use magik_image::source::{ImageSource, InvalidSource};
 use magik_infra::plan::RestartPolicy;
 
 use super::{
-    ContainerSpec, IgnoredField, Mount, Port, Protocol, PullPolicy, SpecError,
+    ContainerSpec, IgnoredField, Port, Protocol, PullPolicy, SpecError,
     check::{At, Result, absolute},
-    convert::VolumeNames,
     env,
     errors::Problems,
     lifecycle::{self, Asked, Context},
     names, resources,
     security::{self, PodSecurity},
+    volumes::{VolumeNames, check_propagation, mounts},
 };
 
 /// What a container has of its pod.
@@ -84,6 +84,7 @@ pub(super) fn container(
     let lifecycle = lifecycle::lifecycle(asked, &context, problems);
     let context = c.security_context.unwrap_or_default();
     let security = security::container(context, of.security, &field("securityContext"), problems);
+    check_propagation(&mounts, security.privileged, &field("volumeMounts"), problems);
     ContainerSpec {
         name: c.name,
         image,
@@ -117,52 +118,6 @@ fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, St
         Some("Never") => Ok(Some(PullPolicy::Never)),
         Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
     }
-}
-
-fn mounts(
-    list: Vec<k8s::VolumeMount>,
-    volumes: &VolumeNames,
-    path: &str,
-    problems: &mut Problems,
-) -> Vec<Mount> {
-    let mut seen = HashSet::new();
-    let mut mounts = Vec::with_capacity(list.len());
-    for (i, mount) in list.into_iter().enumerate() {
-        let path = format!("{path}[{i}]");
-        if volumes.lack(&mount.name) {
-            let name: String = mount.name.chars().take(64).collect();
-            problems.add(SpecError::invalid(
-                format!("{path}.name"),
-                format!("no volume of the pod is called {name:?}: add it to spec.volumes"),
-            ));
-        }
-        let path = format!("{path}.mountPath");
-        let Some(target) = problems.ok(absolute(&mount.mount_path).at(&path)) else {
-            continue;
-        };
-        if target == Path::new("/") {
-            problems.add(SpecError::invalid(
-                path,
-                "must not be /, which is the image's: choose a directory",
-            ));
-        } else if !seen.insert(target.clone()) {
-            problems.add(SpecError::invalid(
-                path,
-                format!(
-                    "{} is mounted on twice: choose another directory",
-                    target.display()
-                ),
-            ));
-        }
-        mounts.push(Mount {
-            volume: mount.name,
-            path: target,
-            read_only: mount.read_only.unwrap_or(false),
-        });
-    }
-    // As CRI runtimes do it: an outer mount does not cover an inner one, whatever order they are written in.
-    mounts.sort_by_key(|mount| mount.path.components().count());
-    mounts
 }
 
 fn port_number(number: i32) -> std::result::Result<u16, String> {

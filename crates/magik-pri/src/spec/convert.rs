@@ -5,19 +5,20 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::api::core::v1 as k8s;
 
 use super::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, PodData, PodSpec, SpecError, Volume, VolumeSource,
-    check::{At, Result, absolute, seconds},
-    container, data_volume,
+    ContainerSpec, PodData, PodSpec, SpecError,
+    check::{At, Result, seconds},
+    container,
     errors::Problems,
-    host, lifecycle, names, pull_secrets, quantity, resources, security,
+    host, lifecycle, names, pull_secrets, resources, security,
+    volumes::{self, VolumeNames},
     walk::join,
 };
 use crate::limits::{
     DEFAULT_GRACE_PERIOD, MAX_ANNOTATIONS_SIZE, MAX_CONTAINERS_PER_POD, MAX_HOST_PORTS_PER_POD,
-    MAX_POD_NAME_LEN, MAX_VOLUMES_PER_POD,
+    MAX_POD_NAME_LEN,
 };
 
 /// Notes every value that is wrong. There may be a pod even then; where there is none, something was
@@ -52,7 +53,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let security = security::pod(context, spec.host_users, problems);
 
     let names = VolumeNames::new(spec.volumes.as_deref().unwrap_or_default(), problems);
-    let volumes = volumes(spec.volumes.take().unwrap_or_default(), problems);
+    let volumes = volumes::volumes(spec.volumes.take().unwrap_or_default(), problems);
     let init = spec.init_containers.unwrap_or_default();
     problems.or_default(check_count(init.len(), spec.containers.len()));
     let mut seen = HashSet::new();
@@ -208,136 +209,4 @@ fn check_labels(
             format!("{size} bytes, at most {MAX_ANNOTATIONS_SIZE} are allowed"),
         ));
     }
-}
-
-/// The names that mounts can have, those of volumes in which something else is wrong among them.
-pub(super) struct VolumeNames {
-    names: HashSet<String>,
-    /// Some are not known.
-    unsure: bool,
-}
-
-impl VolumeNames {
-    fn new(volumes: &[k8s::Volume], problems: &Problems) -> Self {
-        let names: HashSet<String> = volumes.iter().map(|volume| volume.name.clone()).collect();
-        Self {
-            unsure: problems.covers("spec.volumes") || names.contains(""),
-            names,
-        }
-    }
-
-    /// Whether no volume can be called that.
-    pub(super) fn lack(&self, name: &str) -> bool {
-        !self.unsure && !self.names.contains(name)
-    }
-}
-
-fn volumes(list: Vec<k8s::Volume>, problems: &mut Problems) -> Vec<Volume> {
-    if list.len() > MAX_VOLUMES_PER_POD {
-        let reason = format!(
-            "{} volumes, at most {MAX_VOLUMES_PER_POD} are allowed",
-            list.len()
-        );
-        problems.add(SpecError::invalid("spec.volumes", reason));
-        return Vec::new();
-    }
-    let mut seen = HashSet::new();
-    let volume = |(i, volume): (usize, k8s::Volume)| {
-        let path = format!("spec.volumes[{i}]");
-        problems.or_default(names::dns_label(&volume.name).at(&format!("{path}.name")));
-        if !seen.insert(volume.name.clone()) {
-            problems.add(SpecError::invalid(
-                format!("{path}.name"),
-                format!(
-                    "another volume is called {}, too: give it another name",
-                    volume.name
-                ),
-            ));
-        }
-        problems.ok(only_one(&volume, &path))?;
-        let source = if let Some(data) = data_volume::read(&volume, &path, problems) {
-            Some(VolumeSource::Data(data))
-        } else if let Some(host) = &volume.host_path {
-            let path = format!("{path}.hostPath");
-            let host = host_path(host, &path, problems);
-            problems.ok(host).map(VolumeSource::HostPath)
-        } else {
-            // A volume without a source is an emptyDir in Kubernetes, too.
-            let dir = empty_dir(volume.empty_dir.unwrap_or_default(), &format!("{path}.emptyDir"));
-            problems.ok(dir).map(VolumeSource::EmptyDir)
-        };
-        Some(Volume {
-            name: volume.name,
-            source: source?,
-        })
-    };
-    list.into_iter().enumerate().filter_map(volume).collect()
-}
-
-/// A volume has one source.
-fn only_one(volume: &k8s::Volume, path: &str) -> Result<()> {
-    let sources = [
-        ("configMap", volume.config_map.is_some()),
-        ("downwardAPI", volume.downward_api.is_some()),
-        ("emptyDir", volume.empty_dir.is_some()),
-        ("hostPath", volume.host_path.is_some()),
-        ("projected", volume.projected.is_some()),
-        ("secret", volume.secret.is_some()),
-    ];
-    let mut given = sources.into_iter().filter(|(_, given)| *given);
-    match (given.next(), given.next()) {
-        (Some((one, _)), Some((other, _))) => Err(SpecError::invalid(
-            path,
-            format!("is both {one} and {other}: remove one"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> {
-    let limit_path = format!("{path}.sizeLimit");
-    let size_limit = source
-        .size_limit
-        .map(|Quantity(text)| quantity::parse_whole(&text))
-        .transpose()
-        .at(&limit_path)?;
-    match source.medium.as_deref() {
-        Some("Memory") if size_limit == Some(0) => Err(SpecError::invalid(
-            limit_path,
-            "must be more than 0; leave it out for no limit",
-        )),
-        Some("Memory") => Ok(EmptyDir::Memory { size_limit }),
-        None | Some("") if size_limit.is_some() => Err(SpecError::unsupported(
-            limit_path,
-            "nothing would enforce it on disk; use medium: Memory, or leave it out",
-        )),
-        None | Some("") => Ok(EmptyDir::Disk),
-        Some(medium) => Err(SpecError::unsupported(
-            format!("{path}.medium"),
-            format!("{medium:?}; use Memory, or leave it out"),
-        )),
-    }
-}
-
-fn host_path(source: &k8s::HostPathVolumeSource, path: &str, problems: &mut Problems) -> Result<HostPath> {
-    let host = problems.or_default(absolute(&source.path).at(&format!("{path}.path")));
-    let kind = match source.type_.as_deref() {
-        None | Some("") => HostPathKind::Any,
-        Some("Directory") => HostPathKind::Directory,
-        Some("DirectoryOrCreate") => HostPathKind::DirectoryOrCreate,
-        Some("File") => HostPathKind::File,
-        Some("FileOrCreate") => HostPathKind::FileOrCreate,
-        Some("Socket") => HostPathKind::Socket,
-        Some("CharDevice") => HostPathKind::CharDevice,
-        Some("BlockDevice") => HostPathKind::BlockDevice,
-        Some(kind) => {
-            return Err(SpecError::invalid(
-                format!("{path}.type"),
-                format!(
-                    "{kind:?} is none of Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice"
-                ),
-            ));
-        }
-    };
-    Ok(HostPath { path: host, kind })
 }

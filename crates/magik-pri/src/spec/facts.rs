@@ -23,7 +23,7 @@ pub(crate) struct Facts {
 
 impl Facts {
     /// In place of what is not known yet: no value that is found later is longer.
-    pub(super) fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         let longest = Ipv6Addr::from([0xffff; 8]);
         Self {
             uid: "0".repeat(64),

@@ -376,21 +376,18 @@ static CAPABILITIES: Schema = Schema {
 };
 
 static MOUNT: Schema = Schema {
-    supported: &[("mountPath", Text), ("name", Text), ("readOnly", Flag)],
+    supported: &[
+        ("mountPath", Text),
+        ("mountPropagation", Text),
+        ("name", Text),
+        ("readOnly", Flag),
+        ("recursiveReadOnly", Text),
+        ("subPath", Text),
+        ("subPathExpr", Text),
+    ],
     required: &["name", "mountPath"],
     ignored: &[],
-    // A container that writes to the volume can put a symlink in the path before the next one
-    // mounts it (CVE-2021-25741).
-    refused: &[
-        ("subPath", "mount the whole volume"),
-        ("subPathExpr", "mount the whole volume"),
-        ("bindMountOptions", "remove them; volumes have the usual ones"),
-        ("mountPropagation", "remove it; it is None"),
-        (
-            "recursiveReadOnly",
-            "remove it; only the volume itself is read-only",
-        ),
-    ],
+    refused: &[("bindMountOptions", "remove them; volumes have the usual ones")],
     known: known::<k8s::VolumeMount>,
 };
 

@@ -27,6 +27,8 @@ mod resources;
 mod schema;
 mod security;
 mod types;
+mod volume_types;
+mod volumes;
 mod walk;
 mod workloads;
 
@@ -53,8 +55,11 @@ pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
 pub use types::{
-    AppArmor, ContainerSpec, Dns, DnsPolicy, EmptyDir, HostPath, HostPathKind, Limits, Mount, PodSpec, Port,
-    ProcMount, Protocol, PullPolicy, RuntimeClass, SeLinuxOptions, Seccomp, Security, Volume, VolumeSource,
+    AppArmor, ContainerSpec, Dns, DnsPolicy, Limits, PodSpec, Port, ProcMount, Protocol, PullPolicy,
+    RuntimeClass, SeLinuxOptions, Seccomp, Security,
+};
+pub use volume_types::{
+    EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, SubPath, Volume, VolumeSource,
 };
 
 #[cfg(test)]

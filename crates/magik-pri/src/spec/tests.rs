@@ -148,10 +148,15 @@ fn reads_every_supported_field() {
     assert!(web.security.read_only_root_filesystem && !web.security.privileged);
     assert_eq!(web.security.add_capabilities, ["NET_BIND_SERVICE"]);
     assert_eq!(web.security.drop_capabilities, ["ALL"]);
-    // Outer mounts come before inner ones.
-    let paths: Vec<_> = web.mounts.iter().map(|m| m.path.to_str().unwrap()).collect();
-    assert_eq!(paths, ["/srv", "/srv/html", "/srv/etc/hosts"]);
-    assert!(web.mounts[1].read_only && !web.mounts[0].read_only);
+    let paths: Vec<_> = web
+        .mounts
+        .iter()
+        .map(|m| (m.path.to_str().unwrap(), m.read_only))
+        .collect();
+    assert_eq!(
+        paths,
+        [("/srv/etc/hosts", false), ("/srv/html", true), ("/srv", false)]
+    );
     assert_eq!(
         web.ports[0],
         Port {
@@ -275,7 +280,7 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
     );
     refused(
         "spec.containers[0].",
-        "volumeMounts: [{name: v, mountPath: /v, subPath: x}] => volumeMounts[0].subPath: not supported:",
+        "volumeMounts: [{name: v, mountPath: /v, bindMountOptions: [x]}] => volumeMounts[0].bindMountOptions: not supported:",
         |mounts| error("volumes: [{name: v}]", mounts),
     );
 }

@@ -13,7 +13,7 @@ use magik_image::source::ImageSource;
 use magik_infra::plan::{IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{DataVolume, EnvFrom, EnvVar, PodData};
+use super::{EnvFrom, EnvVar, Mount, PodData, Volume};
 
 /// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -384,18 +384,6 @@ pub enum ProcMount {
     Unmasked,
 }
 
-/// A volume mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Mount {
-    /// The volume's name; the pod has it.
-    pub volume: String,
-    /// Where in the container: absolute, normal, not `/`.
-    pub path: PathBuf,
-    /// `readOnly`.
-    pub read_only: bool,
-}
-
 /// A port a container listens on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -421,71 +409,4 @@ pub enum Protocol {
     Udp,
     /// SCTP.
     Sctp,
-}
-
-/// A volume of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Volume {
-    /// Its name, unique in the pod.
-    pub name: String,
-    /// What it is.
-    pub source: VolumeSource,
-}
-
-/// What a volume is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum VolumeSource {
-    /// A directory that lives and dies with the pod.
-    EmptyDir(EmptyDir),
-    /// A file or directory of the host.
-    HostPath(HostPath),
-    /// Files that the pod's documents hold, in memory; read-only.
-    Data(DataVolume),
-}
-
-/// Where an `emptyDir` is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum EmptyDir {
-    /// On the disk of the data root.
-    Disk,
-    /// In memory.
-    Memory {
-        /// The limit in bytes; absent: half of the host's memory.
-        size_limit: Option<u64>,
-    },
-}
-
-/// A `hostPath`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HostPath {
-    /// Absolute, without `..`.
-    pub path: PathBuf,
-    /// What has to be there.
-    pub kind: HostPathKind,
-}
-
-/// What has to be at a `hostPath` (its `type`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HostPathKind {
-    /// Anything; it has to exist, since there has to be something to mount.
-    #[default]
-    Any,
-    /// A directory.
-    Directory,
-    /// A directory; made with mode 0755 if there is nothing.
-    DirectoryOrCreate,
-    /// A regular file.
-    File,
-    /// A regular file; made empty with mode 0644 if there is nothing, in a directory that exists.
-    FileOrCreate,
-    /// A unix socket.
-    Socket,
-    /// A character device.
-    CharDevice,
-    /// A block device.
-    BlockDevice,
 }

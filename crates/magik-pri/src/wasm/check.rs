@@ -1,14 +1,18 @@
 //! What of a pod means nothing to a WebAssembly program is refused by name, so that nobody relies
 //! on it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use magik_infra::plan::Handler;
 use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LISTEN};
 
 use crate::{
-    AppArmor, ContainerSpec, Dns, HostPathKind, Limits, PodSpec, ProcMount, Protocol, Seccomp, SpecError,
-    SpecErrors, VolumeSource, spec::Problems,
+    AppArmor, ContainerSpec, Dns, HostPathKind, Limits, MountPropagation, PodSpec, ProcMount, Protocol,
+    Seccomp, SpecError, SpecErrors, VolumeSource,
+    spec::{Facts, Problems},
 };
 
 /// What all of our annotations begin with.
@@ -93,6 +97,7 @@ pub(super) fn check(spec: &PodSpec, mounts: bool) -> Result<(), SpecErrors> {
     }
     for (path, container) in spec.containers_by_path() {
         check_container(container, &path, &mut problems);
+        check_mounts(spec, container, &path, &mut problems);
     }
     for key in spec.annotations.keys() {
         if let Err(reason) = check_annotation(spec, key) {
@@ -163,6 +168,34 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
         if port.protocol == Protocol::Sctp {
             let path = format!("{path}.ports[{i}].protocol");
             problems.add(SpecError::unsupported(path, "WASI has TCP and UDP"));
+        }
+    }
+}
+
+fn check_mounts(spec: &PodSpec, container: &ContainerSpec, path: &str, problems: &mut Problems) {
+    let facts = Facts::unknown();
+    let bound = container.bind(spec, &facts).unwrap_or_default();
+    for (i, mount) in container.mounts.iter().enumerate() {
+        let path = format!("{path}.volumeMounts[{i}]");
+        if mount.propagation != MountPropagation::None {
+            problems.add(SpecError::unsupported(
+                format!("{path}.mountPropagation"),
+                "WebAssembly containers have no mounts; remove it",
+            ));
+        }
+        let volume = spec.volumes.iter().find(|volume| volume.name == mount.volume);
+        let (Some(VolumeSource::Data(data)), Some(Some(part))) =
+            (volume.map(|volume| &volume.source), bound.sub_paths.get(i))
+        else {
+            continue;
+        };
+        let part: PathBuf = Path::new(part).components().collect();
+        let files = data.bind(spec, &facts).unwrap_or_default();
+        if files.keys().any(|file| Path::new(file) == part) {
+            problems.add(SpecError::unsupported(
+                format!("{path}.subPath"),
+                "WebAssembly containers are given directories only, and it is a file; mount the whole volume",
+            ));
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The options of a mount, as mount(8) and the runtime-spec ("Linux mount options") name them.
 
+use std::path::{Path, PathBuf};
+
+use magik_oci::mounts;
 use magik_sys::mount::{Attributes, FsOption};
 use oci_spec::runtime::Mount;
 
@@ -8,6 +11,8 @@ use oci_spec::runtime::Mount;
 pub(super) struct Options {
     /// A bind mount; `Some(true)` includes the mounts below it.
     pub(super) bind: Option<bool>,
+    /// What is mounted in place of the source: what is at this path below it.
+    pub(super) sub_path: Option<PathBuf>,
     /// Changes an existing mount.
     pub(super) remount: bool,
     /// `MOUNT_ATTR_*` to set on the mount, and those to clear.
@@ -52,7 +57,9 @@ impl Options {
             // The kernel's defaults, and options without effect.
             "defaults" | "silent" | "loud" | "mand" | "nomand" | "iversion" | "noiversion" => {}
             _ => {
-                if let Some(propagation) = propagation(option) {
+                if let Some(path) = mounts::sub_path(option) {
+                    self.sub_path = Some(Path::to_owned(path));
+                } else if let Some(propagation) = propagation(option) {
                     self.propagation.push(propagation);
                 } else if let Some((set, clear)) = attribute(option) {
                     self.set = self.set & !clear | set;

@@ -6,19 +6,20 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use magik_sys::{
+    beneath,
     cgroup::MOUNT_ROOT,
     clone::Clone,
-    mount::{Attributes, clone_mount, clone_tree, map_ids, set_attributes},
+    mount::{Attributes, clone_mount, clone_tree, look_at_dir, map_ids, set_attributes},
 };
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Kind, Mount, Spec};
 use rustix::{
     fs::{CWD, Mode, OFlags},
-    process::{Signal, WaitOptions, kill_process, waitpid},
+    process::{Signal, WaitOptions, kill_process, umask, waitpid},
 };
 
 use super::{devices::Device, namespaces, namespaces::Namespaces, options::Options};
@@ -144,10 +145,17 @@ fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
     let source = source
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the source is no absolute path"))?;
     let named = |e: io::Error| io::Error::new(e.kind(), format!("source {}: {e}", source.display()));
+    let found = options.sub_path.as_deref().map(|path| below(source, path));
+    let found = found.transpose()?;
+    let (dir, path) = match &found {
+        // What was found, whatever is at its path by now.
+        Some(found) => (found.as_fd(), Path::new("")),
+        None => (CWD, source.as_path()),
+    };
     let tree = if recursive {
-        clone_tree(CWD, source)
+        clone_tree(dir, path)
     } else {
-        clone_mount(CWD, source)
+        clone_mount(dir, path)
     }
     .map_err(named)?;
     let shares = options
@@ -158,6 +166,23 @@ fn open_bind(mount: &Mount, options: &Options) -> io::Result<OwnedFd> {
         set_attributes(&tree, Attributes::propagating(libc::MS_SLAVE, recursive))?;
     }
     Ok(tree)
+}
+
+/// What is at a path below a directory that a container may be changing; made where it is missing,
+/// as kubelet does it: with the permissions of the directory.
+fn below(source: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let open = || {
+        let dir = look_at_dir(source)?;
+        // This process has one thread.
+        let before = umask(Mode::empty());
+        let found = beneath::find_or_make(&dir, path);
+        umask(before);
+        found
+    };
+    open().map_err(|e| {
+        let (source, path) = (source.display(), path.display());
+        io::Error::new(e.kind(), format!("source {source}, subPath {path}: {e}"))
+    })
 }
 
 /// The user namespace that maps owners of files, and whether below, too; `None`: as they are.

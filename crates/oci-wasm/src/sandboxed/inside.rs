@@ -155,6 +155,7 @@ async fn run(orders: Orders, code: File, root: &OwnedFd, args: Vec<String>) -> R
 fn directories(root: &OwnedFd) -> io::Result<Vec<Directory>> {
     let directory = |host: PathBuf, guest: String| Directory {
         host,
+        _held: None,
         guest,
         read_only: false,
     };

@@ -1,0 +1,413 @@
+//! Parts of volumes, what is mounted in them while containers run, and who may write to them: as a
+//! container's program sees it.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use magikrun_tests::{BUSYBOX, Census, Magikrun, container, isolated, pod};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use serde_json::{Value, json};
+
+const FOREVER: &str = "trap exit TERM; sleep 1000 & wait";
+
+/// A pod of one container `c` that sleeps, with these volumes and mounts.
+fn sleeping(name: &str, volumes: Value, mounts: Value) -> Value {
+    let mut pod = pod(name, &[container("c", BUSYBOX, FOREVER)]);
+    pod["spec"]["volumes"] = volumes;
+    pod["spec"]["containers"][0]["volumeMounts"] = mounts;
+    pod
+}
+
+/// Several documents in one text.
+fn documents(all: &[Value]) -> String {
+    all.iter().map(|document| format!("---\n{document}\n")).collect()
+}
+
+#[track_caller]
+fn run(magikrun: &Magikrun, pod: &Value) -> String {
+    let file = magikrun.manifest(pod.to_string());
+    magikrun
+        .ok(&["pod", "run", "-q", "--max-restart-delay", "1", "-f", &file])
+        .trim()
+        .to_owned()
+}
+
+/// Why a pod does not run; nothing of it is left.
+#[track_caller]
+fn fails(magikrun: &Magikrun, pod: &Value) -> String {
+    let before = Census::take(&magikrun.roots());
+    let file = magikrun.manifest(pod.to_string());
+    let said = magikrun.error(&["pod", "run", "-q", "-f", &file]);
+    before.assert_same("after a pod that did not start");
+    said
+}
+
+/// What a script in a container of the pod writes.
+#[track_caller]
+fn inside(magikrun: &Magikrun, pod: &str, name: &str, script: &str) -> String {
+    magikrun.ok(&["pod", "exec", "-c", name, pod, "--", "/bin/sh", "-c", script])
+}
+
+/// Whether a script in a container of the pod succeeds.
+fn succeeds(magikrun: &Magikrun, pod: &str, name: &str, script: &str) -> bool {
+    let out = magikrun.run(&["pod", "exec", "-c", name, pod, "--", "/bin/sh", "-c", script]);
+    out.code == 0
+}
+
+fn delete(magikrun: &Magikrun, pod: &str) {
+    magikrun.ok(&["pod", "delete", "--force", pod]);
+}
+
+/// A directory of the scene's on a mount of its own, which is shared.
+fn shared_dir(dir: &Path) -> PathBuf {
+    fs::create_dir_all(dir).expect("a directory");
+    mount_bind(dir, dir).expect("mount");
+    mount_change(dir, MountPropagationFlags::SHARED).expect("make it shared");
+    dir.to_owned()
+}
+
+fn mount_tmpfs_on(dir: &Path) {
+    mount("tmpfs", dir, "tmpfs", MountFlags::empty(), None).expect("mount");
+}
+
+isolated!(
+    fn a_part_of_a_volume_is_mounted_whatever_kind_it_is(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = scene.dir().join("host");
+        fs::create_dir_all(host.join("deep/er")).unwrap();
+        fs::write(host.join("deep/er/file"), "of the host").unwrap();
+        symlink("deep/er", host.join("link")).unwrap();
+        let before = Census::take(&magikrun.roots());
+        let mut web = sleeping(
+            "web",
+            json!([
+                {"name": "disk", "emptyDir": {}},
+                {"name": "memory", "emptyDir": {"medium": "Memory"}},
+                {"name": "host", "hostPath": {"path": host}},
+                {"name": "settings", "configMap": {"name": "settings"}},
+                {"name": "login", "secret": {"secretName": "login"}},
+                {"name": "all", "projected": {"sources": [
+                    {"configMap": {"name": "settings", "items": [{"key": "app.conf", "path": "conf.d/app.conf"}]}},
+                ]}},
+            ]),
+            json!([
+                {"name": "disk", "mountPath": "/data/inner", "subPath": "a/inner"},
+                {"name": "disk", "mountPath": "/data", "subPath": "a"},
+                {"name": "memory", "mountPath": "/memory", "subPathExpr": "$(POD)-$(KIND)/x"},
+                {"name": "host", "mountPath": "/host", "subPath": "link"},
+                {"name": "host", "mountPath": "/file", "subPath": "./deep//er/file", "readOnly": true},
+                {"name": "settings", "mountPath": "/etc/app.conf", "subPath": "app.conf"},
+                {"name": "login", "mountPath": "/password", "subPath": "password"},
+                {"name": "all", "mountPath": "/conf.d", "subPath": "conf.d"},
+            ]),
+        );
+        web["spec"]["containers"][0]["env"] = json!([
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "KIND", "value": "main"},
+        ]);
+        let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"},
+            "data": {"app.conf": "mode = fast"}});
+        let login = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"},
+            "stringData": {"password": "hunter2"}});
+        let file = magikrun.manifest(documents(&[web, settings, login]));
+        let id = magikrun.ok(&["pod", "run", "-q", "-f", &file]).trim().to_owned();
+        let volumes = magikrun.root.join("pods").join(id).join("volumes");
+        let said = inside(
+            &magikrun, "web", "c",
+            "cat /file /host/file /etc/app.conf /password /conf.d/app.conf; echo x > /data/new; echo y > /data/inner/new; echo z > /memory/new; stat -c %a /data /memory; echo w > /host/new",
+        );
+        assert_eq!(said, "of the hostof the hostmode = fasthunter2mode = fast777\n777\n");
+        for read_only in ["/file", "/etc/app.conf", "/password", "/conf.d/new"] {
+            assert!(!succeeds(&magikrun, "web", "c", &format!("echo no > {read_only}")), "{read_only}");
+        }
+        assert_eq!(fs::read_to_string(volumes.join("disk/a/new")).unwrap(), "x\n");
+        assert_eq!(fs::read_to_string(volumes.join("disk/a/inner/new")).unwrap(), "y\n");
+        assert_eq!(fs::read_to_string(host.join("deep/er/new")).unwrap(), "w\n");
+        // A pod's own users, where it has them, own what was made for them.
+        assert_eq!(inside(&magikrun, "web", "c", "stat -c %u /data /data/inner"), "0\n0\n");
+        delete(&magikrun, "web");
+        before.assert_same("after the pod");
+    }
+);
+
+isolated!(
+    fn a_directory_that_is_missing_is_made_with_the_group_of_the_volume(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = scene.dir().join("host");
+        fs::create_dir(&host).unwrap();
+        let volumes = json!([{"name": "v", "emptyDir": {}}, {"name": "h", "hostPath": {"path": host}}]);
+        let mounts = json!([
+            {"name": "v", "mountPath": "/v", "subPath": "x/y"},
+            {"name": "h", "mountPath": "/h", "subPath": "new"},
+        ]);
+        let mut pod = sleeping("p", volumes, mounts);
+        pod["spec"]["securityContext"] = json!({"fsGroup": 2345, "runAsUser": 1000});
+        run(&magikrun, &pod);
+        let said = inside(&magikrun, "p", "c", "stat -c '%u %g %a' /v; echo x > /v/file && stat -c '%u %g' /v/file");
+        assert_eq!(said, "0 2345 2777\n1000 2345\n");
+        // As kubelet has it: what was made of a hostPath is as the directory above it.
+        let made = fs::metadata(host.join("new")).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o7777), (0, fs::metadata(&host).unwrap().mode() & 0o7777));
+        delete(&magikrun, "p");
+    }
+);
+
+isolated!(
+    fn no_part_of_a_volume_lies_outside_of_it(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let (host, secret) = (scene.dir().join("host"), scene.dir().join("secret"));
+        for dir in [&host, &secret] {
+            fs::create_dir(dir).unwrap();
+        }
+        fs::write(secret.join("key"), "").unwrap();
+        symlink("../secret", host.join("out")).unwrap();
+        symlink(&secret, host.join("absolute")).unwrap();
+        symlink("/proc/self/root", host.join("root")).unwrap();
+        symlink("nowhere", host.join("dangling")).unwrap();
+        fs::write(host.join("file"), "").unwrap();
+        for (path, why) in [
+            ("out", "leads out of the directory"),
+            ("out/key", "leads out of the directory"),
+            ("out/new", "leads out of the directory"),
+            ("absolute", "leads out of the directory"),
+            ("absolute/new/dir", "leads out of the directory"),
+            ("root/etc", "leads out of the directory"),
+            ("dangling", "Not a directory"),
+            ("dangling/new", "Not a directory"),
+            ("file/new", "Not a directory"),
+        ] {
+            let volumes = json!([{"name": "v", "hostPath": {"path": host}}]);
+            let mounts = json!([{"name": "v", "mountPath": "/v", "subPath": path}]);
+            let said = fails(&magikrun, &sleeping("p", volumes, mounts));
+            assert!(said.contains(&format!("subPath {path}: {why}")), "{path}: {said}");
+        }
+        assert_eq!(fs::read_dir(&secret).unwrap().count(), 1);
+        assert!(!host.join("nowhere").exists());
+    }
+);
+
+isolated!(
+    fn no_container_leads_the_part_of_another_out_of_the_volume_cve_2021_25741(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = scene.dir().join("host");
+        let secret = scene.dir().join("secret");
+        fs::create_dir(&host).unwrap();
+        fs::create_dir_all(secret.join("part")).unwrap();
+        fs::write(secret.join("part/key"), "").unwrap();
+        // One exchanges the directory for links that lead out, all the time; the other one is run
+        // again and again.
+        let swaps = format!(
+            "cd /v; mkdir -p d/part; ln -s ../secret up; ln -s {} absolute; \
+             while :; do for l in up absolute; do mv -T d t; mv -T $l d; mv -T d $l; mv -T t d; done; done",
+            secret.display()
+        );
+        let looks = "[ ! -e /part/key ] || echo OUT; [ ! -e /new/part ] || echo OUT; echo looked";
+        let mut all = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "v", "hostPath": {"path": host}}],
+            "containers": [container("attacker", BUSYBOX, &swaps), container("victim", BUSYBOX, looks)],
+        }});
+        all["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+        all["spec"]["containers"][1]["volumeMounts"] = json!([
+            {"name": "v", "mountPath": "/part", "subPath": "d/part"},
+            {"name": "v", "mountPath": "/new", "subPath": "d/made"},
+        ]);
+        fs::create_dir_all(host.join("d/part")).unwrap();
+        run(&magikrun, &all);
+        let mut made = 0;
+        for _ in 0..60 {
+            // Where it cannot be made, because the path leads out just then, that is said.
+            let out = magikrun.run(&["pod", "restart", "-c", "victim", "p"]);
+            made += usize::from(out.code == 0);
+            assert!(
+                out.code == 0 || out.stderr.contains("subPath d/"),
+                "{out:?}"
+            );
+        }
+        let log = magikrun.ok(&["pod", "logs", "-c", "victim", "p"]);
+        assert!(made > 0 && log.contains("looked") && !log.contains("OUT"), "{made}: {log}");
+        let kept: Vec<_> = fs::read_dir(&secret).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(kept, ["part"], "nothing was made outside");
+        delete(&magikrun, "p");
+    }
+);
+
+isolated!(
+    fn a_container_that_is_run_again_finds_the_part_that_is_there_now(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = scene.dir().join("host");
+        fs::create_dir_all(host.join("current")).unwrap();
+        fs::write(host.join("current/version"), "one").unwrap();
+        let volumes = json!([{"name": "v", "hostPath": {"path": host}}]);
+        let mounts = json!([{"name": "v", "mountPath": "/v", "subPath": "current"}]);
+        let before = Census::take(&magikrun.roots());
+        run(&magikrun, &sleeping("p", volumes, mounts));
+        fs::rename(host.join("current"), host.join("old")).unwrap();
+        fs::create_dir(host.join("current")).unwrap();
+        fs::write(host.join("current/version"), "two").unwrap();
+        assert_eq!(inside(&magikrun, "p", "c", "cat /v/version"), "one");
+        magikrun.ok(&["pod", "restart", "-c", "c", "p"]);
+        assert_eq!(inside(&magikrun, "p", "c", "cat /v/version"), "two");
+        delete(&magikrun, "p");
+        before.assert_same("after the pod");
+    }
+);
+
+isolated!(
+    fn mounts_go_from_container_to_container_as_mount_propagation_says(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let mut all = pod("p", &["from", "to", "none"].map(|name| container(name, BUSYBOX, FOREVER)));
+        all["spec"]["volumes"] = json!([{"name": "disk", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}}]);
+        all["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+        for (place, propagation) in ["Bidirectional", "HostToContainer", "None"].iter().enumerate() {
+            all["spec"]["containers"][place]["volumeMounts"] = json!([
+                {"name": "disk", "mountPath": "/disk", "mountPropagation": propagation},
+                {"name": "memory", "mountPath": "/memory", "mountPropagation": propagation},
+            ]);
+        }
+        let before = Census::take(&magikrun.roots());
+        let id = run(&magikrun, &all);
+        for dir in ["disk", "memory"] {
+            let script = format!("mkdir /{dir}/m && mount -t tmpfs none /{dir}/m && echo hello > /{dir}/m/file");
+            inside(&magikrun, "p", "from", &script);
+            assert_eq!(inside(&magikrun, "p", "to", &format!("cat /{dir}/m/file")), "hello\n");
+            assert!(!succeeds(&magikrun, "p", "none", &format!("cat /{dir}/m/file")), "{dir}");
+            let on_host = magikrun.root.join("pods").join(&id).join("volumes").join(dir).join("m/file");
+            assert!(!on_host.exists(), "the host has no part in it");
+            inside(&magikrun, "p", "from", &format!("umount /{dir}/m"));
+            assert!(!succeeds(&magikrun, "p", "to", &format!("cat /{dir}/m/file")), "{dir}");
+        }
+        // A container that is run again takes part anew.
+        magikrun.ok(&["pod", "restart", "-c", "to", "p"]);
+        inside(&magikrun, "p", "from", "mount -t tmpfs none /disk/m && echo again > /disk/m/file");
+        assert_eq!(inside(&magikrun, "p", "to", "cat /disk/m/file"), "again\n");
+        delete(&magikrun, "p");
+        before.assert_same("after the pod");
+    }
+);
+
+isolated!(
+    fn mounts_go_to_and_from_the_host_as_mount_propagation_says(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = shared_dir(&scene.dir().join("host"));
+        for dir in ["early", "late", "theirs", "part/deep"] {
+            fs::create_dir_all(host.join(dir)).unwrap();
+        }
+        let mut all = pod("p", &["both", "slave", "none"].map(|name| container(name, BUSYBOX, FOREVER)));
+        all["spec"]["volumes"] = json!([{"name": "h", "hostPath": {"path": host}}]);
+        all["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+        for (place, propagation) in ["Bidirectional", "HostToContainer", "None"].iter().enumerate() {
+            all["spec"]["containers"][place]["volumeMounts"] = json!([
+                {"name": "h", "mountPath": "/h", "mountPropagation": propagation},
+                {"name": "h", "mountPath": "/part", "subPath": "part", "mountPropagation": propagation},
+            ]);
+        }
+        let before = Census::take(&magikrun.roots());
+        run(&magikrun, &all);
+        mount_tmpfs_on(&host.join("late"));
+        mount_tmpfs_on(&host.join("part/deep"));
+        fs::write(host.join("late/file"), "").unwrap();
+        fs::write(host.join("part/deep/file"), "").unwrap();
+        for (name, sees) in [("both", true), ("slave", true), ("none", false)] {
+            for file in ["/h/late/file", "/part/deep/file"] {
+                assert_eq!(succeeds(&magikrun, "p", name, &format!("[ -e {file} ]")), sees, "{name} {file}");
+            }
+        }
+        inside(&magikrun, "p", "both", "mount -t tmpfs none /h/theirs && echo x > /h/theirs/file");
+        assert!(host.join("theirs/file").exists(), "it is the host's, too");
+        for (name, sees) in [("both", true), ("slave", true), ("none", false)] {
+            assert_eq!(succeeds(&magikrun, "p", name, "[ -e /h/theirs/file ]"), sees, "{name}");
+        }
+        for dir in ["late", "part/deep", "theirs"] {
+            rustix::mount::unmount(host.join(dir), rustix::mount::UnmountFlags::empty()).expect("nobody holds it");
+        }
+        assert!(!succeeds(&magikrun, "p", "both", "[ -e /h/theirs/file ]"));
+        delete(&magikrun, "p");
+        before.assert_same("after the pod");
+
+        // What cannot propagate is said, as containerd does.
+        mount_change(&host, MountPropagationFlags::PRIVATE).unwrap();
+        let said = fails(&magikrun, &all);
+        assert!(said.contains("volume h: hostPath") && said.contains("which is not shared"), "{said}");
+    }
+);
+
+isolated!(
+    fn what_is_mounted_below_a_volume_is_read_only_if_that_is_asked_for(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let host = scene.dir().join("host");
+        fs::create_dir_all(host.join("below")).unwrap();
+        mount_tmpfs_on(&host.join("below"));
+        let volumes = json!([{"name": "h", "hostPath": {"path": host}}]);
+        let mounts = json!([
+            {"name": "h", "mountPath": "/plain", "readOnly": true},
+            {"name": "h", "mountPath": "/disabled", "readOnly": true, "recursiveReadOnly": "Disabled"},
+            {"name": "h", "mountPath": "/enabled", "readOnly": true, "recursiveReadOnly": "Enabled"},
+            {"name": "h", "mountPath": "/possible", "readOnly": true, "recursiveReadOnly": "IfPossible", "mountPropagation": "None"},
+            {"name": "h", "mountPath": "/part", "subPath": "below", "readOnly": true, "recursiveReadOnly": "Enabled"},
+        ]);
+        run(&magikrun, &sleeping("p", volumes, mounts));
+        for (path, writable) in [
+            ("/plain", false), ("/plain/below", true), ("/disabled/below", true),
+            ("/enabled", false), ("/enabled/below", false), ("/possible/below", false), ("/part", false),
+        ] {
+            assert_eq!(succeeds(&magikrun, "p", "c", &format!("touch {path}/x")), writable, "{path}");
+        }
+        delete(&magikrun, "p");
+    }
+);
+
+isolated!(
+    fn wasm_is_given_a_part_of_a_volume_or_says_that_it_is_not(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let volumes = json!([
+            {"name": "d", "downwardAPI": {"items": [{"path": "a/name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        ]);
+        let refused = |mount: Value| {
+            let mut pod = sleeping("p", volumes.clone(), json!([mount]));
+            pod["spec"]["runtimeClassName"] = json!("wasm");
+            fails(&magikrun, &pod)
+        };
+        let said = refused(json!({"name": "d", "mountPath": "/v", "mountPropagation": "HostToContainer"}));
+        assert!(said.contains("spec.containers[0].volumeMounts[0].mountPropagation: not supported: WebAssembly"), "{said}");
+        let said = refused(json!({"name": "d", "mountPath": "/v", "subPath": "a/name"}));
+        assert!(said.contains("spec.containers[0].volumeMounts[0].subPath: not supported: WebAssembly"), "{said}");
+
+        let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
+        magikrun.ok(&["image", "load", "-q", "-i", module.to_str().expect("UTF-8"), "-t", "localhost/sh:1"]);
+        let host = scene.dir().join("host");
+        fs::create_dir(&host).unwrap();
+        fs::create_dir(scene.dir().join("secret")).unwrap();
+        symlink("../secret", host.join("out")).unwrap();
+        let wasm = |part: &str| json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
+            "spec": {
+                "restartPolicy": "Never", "runtimeClassName": "wasm", "terminationGracePeriodSeconds": 0,
+                "volumes": [
+                    {"name": "v", "emptyDir": {}}, {"name": "h", "hostPath": {"path": host}},
+                    {"name": "d", "downwardAPI": {"items": [{"path": "a/name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+                ],
+                "containers": [{
+                    "name": "c", "image": "localhost/sh:1", "imagePullPolicy": "Never",
+                    "args": ["-c", "cat /d/name; echo x > /v/file; cat /all/a/b/file; echo y > /h/file"],
+                    "env": [{"name": "A", "value": "a"}],
+                    "volumeMounts": [
+                        {"name": "v", "mountPath": "/v", "subPathExpr": "$(A)/b"}, {"name": "v", "mountPath": "/all"},
+                        {"name": "d", "mountPath": "/d", "subPath": "a"}, {"name": "h", "mountPath": "/h", "subPath": part},
+                    ],
+                }],
+            },
+        });
+        let file = magikrun.manifest(wasm("new/dir").to_string());
+        let ran = magikrun.run(&["pod", "run", "-q", "--wait", "-f", &file]);
+        let log = magikrun.run(&["pod", "logs", "wasm"]);
+        assert_eq!((log.stdout.as_str(), ran.code), ("wasmx\n", 0), "{ran:?} {log:?}");
+        assert_eq!(fs::read_to_string(host.join("new/dir/file")).unwrap(), "y\n");
+        delete(&magikrun, "wasm");
+        let said = fails(&magikrun, &wasm("out"));
+        assert!(said.contains("leads out of the directory"), "{said}");
+    }
+);
