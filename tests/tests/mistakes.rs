@@ -225,6 +225,11 @@ fn in_a_container() {
         livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2} => livenessProbe.successThreshold: must be 1: one good answer is enough here
         livenessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 0} => livenessProbe.terminationGracePeriodSeconds: 0 is not between 1 and 2147483647
         readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 1} => readinessProbe.terminationGracePeriodSeconds: a readiness probe ends no container; remove it
+        terminationMessagePath: /var/log/ => terminationMessagePath: "/var/log/" is a directory: name a file, such as /dev/termination-log
+        terminationMessagePath: ../log => terminationMessagePath: "/../log" must not hold '..'
+        terminationMessagePath: /proc/self/log => terminationMessagePath: "/proc/self/log" is the kernel's: choose another file
+        terminationMessagePath: 5 => terminationMessagePath: is the number 5, and text is wanted: put it in quotes
+        terminationMessagePolicy: Log => terminationMessagePolicy: "Log" is none of File, FallbackToLogsOnError
         livenesProbe: {tcpSocket: {port: 1}} => livenesProbe: unknown field, did you mean livenessProbe?
         lifecycle: {preStop: {}} => lifecycle.preStop: does nothing: it has one of exec, httpGet and sleep
         lifecycle: {preStop: {tcpSocket: {port: 1}}} => lifecycle.preStop.tcpSocket: not supported: Kubernetes does nothing for it; use exec, httpGet or sleep

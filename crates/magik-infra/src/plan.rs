@@ -2,12 +2,16 @@
 //! manifest is read again.
 
 mod lifecycle;
+mod message;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::lifecycle::{BackOff, Handler, Lifecycle, Probe, RestartPolicy, RestartRule};
+pub use self::{
+    lifecycle::{BackOff, Handler, Lifecycle, Probe, RestartPolicy, RestartRule},
+    message::{MESSAGE_DIR, MessageFile, MessagePlan},
+};
 
 /// A pod, ready to be started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -185,6 +189,44 @@ pub struct ContainerPlan {
     /// What is done for it while it lives, and when it has ended.
     #[serde(default, skip_serializing_if = "Lifecycle::is_default")]
     pub lifecycle: Lifecycle,
+    /// Where it can say why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessagePlan>,
+    /// What those who attach to it while it runs can do.
+    #[serde(default, skip_serializing_if = "ConsolePlan::is_default")]
+    pub console: ConsolePlan,
+    /// It is added to a pod that runs, to look at it, and is never run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<EphemeralPlan>,
+}
+
+/// A container's standard streams, besides its log (`stdin`, `stdinOnce`, `tty`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ConsolePlan {
+    /// It has standard input, which is empty and open until somebody attaches.
+    pub stdin: bool,
+    /// That ends with the first who attaches to it.
+    pub stdin_once: bool,
+    /// They are a terminal, as the bundle's `process.terminal` says.
+    pub tty: bool,
+}
+
+impl ConsolePlan {
+    /// Whether it has output alone.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A container for looking at another one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EphemeralPlan {
+    /// The container whose process namespace it joins; absent: it has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// The streams of a container that somebody attaches to.

@@ -168,6 +168,11 @@ impl PodStatus {
         all.find(|container| container.name == name)
     }
 
+    /// How much each of its containers can say about its end, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        (MAX_MESSAGES / self.all_containers().count().max(1)).min(MAX_MESSAGE)
+    }
+
     /// The exit code of the whole pod: of the first container (init containers first) that did not exit with 0, else 0.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
@@ -226,6 +231,20 @@ pub struct PastRun {
     pub finished_at: Timestamp,
     /// How it ended.
     pub exit: Exit,
+    /// What it said about that (`terminationMessagePath`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How much a container can say about its end, in bytes; the kubelet's.
+pub const MAX_MESSAGE: usize = 4096;
+/// How much those of a pod can say together, in bytes; the kubelet's.
+pub const MAX_MESSAGES: usize = 12 << 10;
+
+/// So much of a message.
+pub(crate) fn bounded(mut message: String, most: usize) -> String {
+    message.truncate(message.floor_char_boundary(most));
+    message
 }
 
 impl ContainerStatus {
@@ -264,16 +283,30 @@ impl ContainerStatus {
         is_news
     }
 
+    /// Shortens what it says about its ends.
+    pub(crate) fn bound_messages(&mut self, most: usize) {
+        let now = match &mut self.state {
+            ContainerPhase::Exited { message, .. } => Some(message),
+            _ => None,
+        };
+        let past = self.past.iter_mut().map(|run| &mut run.message);
+        for message in now.into_iter().chain(past).flatten() {
+            message.truncate(message.floor_char_boundary(most));
+        }
+    }
+
     /// One that has ended is being created once more, or will be.
     pub(crate) fn will_run_again(&mut self) {
         let ContainerPhase::Exited {
             started_at,
             finished_at,
             exit,
+            ref mut message,
         } = self.state
         else {
             return;
         };
+        let message = message.take();
         if self.past.len() == MAX_PAST_RUNS {
             self.past.remove(0);
         }
@@ -281,6 +314,7 @@ impl ContainerStatus {
             started_at,
             finished_at,
             exit,
+            message,
         });
         self.is(ContainerPhase::Waiting);
     }
@@ -291,12 +325,14 @@ impl ContainerStatus {
             started_at,
             finished_at,
             exit,
+            message,
         }) = self.past.pop()
         {
             self.is(ContainerPhase::Exited {
                 started_at,
                 finished_at,
                 exit,
+                message,
             });
         }
     }
@@ -313,6 +349,7 @@ impl ContainerStatus {
             started_at: now,
             finished_at: now,
             exit,
+            message: None,
         });
     }
 
@@ -352,6 +389,9 @@ pub enum ContainerPhase {
         finished_at: Timestamp,
         /// How it ended.
         exit: Exit,
+        /// What it said about that (`terminationMessagePath`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
 }
 

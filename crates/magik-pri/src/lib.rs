@@ -65,10 +65,11 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
-    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Mount, MountPropagation,
-    PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass, ResourceName, ResourceRef,
-    RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors, SubPath, Volume, VolumeSource,
-    check_namespace, parse_quantity, pod_fields, pod_names,
+    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, MessagePolicy, Mount,
+    MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
+    ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors,
+    SubPath, TerminationMessage, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
+    pod_names,
 };
 pub use v1::v1_pod;
 

@@ -170,11 +170,12 @@ fn conditions(spec: &PodSpec, status: &PodStatus, initialized: bool) -> Value {
 
 fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) -> Value {
     let id = format!("{SCHEME}://{}/{}", pod.id, container.name);
-    let exited = |started: Timestamp, finished: Timestamp, exit: &Exit| {
+    let exited = |started: Timestamp, finished: Timestamp, exit: &Exit, message: &Option<String>| {
         json!({"terminated": object([
             ("exitCode", json!(exit.code)),
             ("signal", json!(exit.signal)),
             ("reason", json!(reason(exit))),
+            ("message", json!(message)),
             ("startedAt", time(started)),
             ("finishedAt", time(finished)),
             ("containerID", json!(id)),
@@ -197,12 +198,13 @@ fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) ->
             started_at,
             finished_at,
             exit,
-        } => exited(*started_at, *finished_at, exit),
+            message,
+        } => exited(*started_at, *finished_at, exit, message),
     };
     let last = container.past.last();
     let last = last.map_or_else(
         || json!({}),
-        |run| exited(run.started_at, run.finished_at, &run.exit),
+        |run| exited(run.started_at, run.finished_at, &run.exit, &run.message),
     );
     let was_created = container.state != ContainerPhase::Waiting;
     object([

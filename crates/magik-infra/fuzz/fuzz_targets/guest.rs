@@ -297,6 +297,9 @@ fn plan(dir: &std::path::Path) -> PodPlan {
         log: dir.join(format!("{name}.log")),
         attach: None,
             lifecycle: magik_infra::plan::Lifecycle::default(),
+            message: None,
+            console: magik_infra::plan::ConsolePlan::default(),
+            ephemeral: None,
     };
     PodPlan {
         id: "honest".into(),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     container,
     ending::{Ending, KILL_TIMEOUT, Made, after},
+    message,
     pod::Pod,
     rootfs,
 };
@@ -132,6 +133,7 @@ impl Pod {
     fn forget(&mut self, container: &Entry) {
         let plan = &container.plan;
         rootfs::unmount(plan);
+        plan.message.iter().for_each(message::unmount);
         if self.before.own_files {
             tokio::spawn(rootfs::remove_old(rootfs::discard_layer(plan)));
             logs::remove(&plan.log);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use magik_oci::{ContainerId, CreateOptions, ExecIo, Exit, OciRuntime, Stdio};
 use tokio::sync::{mpsc, watch};
 
-use super::rootfs;
+use super::{message, rootfs};
 use crate::{
     error::{LaunchError, LaunchStep},
-    logs::LogPump,
-    plan::ContainerPlan,
+    logs::{LastWords, LogPump},
+    plan::{ContainerPlan, MessagePlan},
+    status::MAX_MESSAGE,
     streams::Streams,
     table::Entry,
 };
@@ -52,13 +53,18 @@ pub(crate) struct ExitReport {
     pub(crate) exit: Exit,
     /// The last line it wrote, for error messages.
     pub(crate) last_line: String,
+    /// What it says about its end, if anything.
+    pub(crate) message: Option<String>,
     /// Why its end is not known, if it is not.
     pub(crate) unknown: Option<String>,
 }
 
 /// Mounts a container's root.
 pub(crate) fn mount(plan: &ContainerPlan) -> Result<(), LaunchError> {
-    rootfs::mount_rootfs(plan).map_err(|e| LaunchError::container(&plan.name, LaunchStep::Mounts, &e))
+    let failed = |e: &dyn std::fmt::Display| LaunchError::container(&plan.name, LaunchStep::Mounts, e);
+    rootfs::mount_rootfs(plan).map_err(|e| failed(&e))?;
+    let mounted = plan.message.as_ref().map_or(Ok(()), message::mount_for);
+    mounted.map_err(|e| failed(&format!("terminationMessagePath: {e}")))
 }
 
 /// Creates a container, mounting its root first if it `mounts`.
@@ -74,6 +80,12 @@ pub(crate) async fn create(
     if mounts {
         mount(plan)?;
     }
+    if let Some(plan) = &plan.message {
+        message::begin(plan).map_err(|e| {
+            let reason = format!("terminationMessagePath: cannot be made: {e}");
+            LaunchError::container(name, LaunchStep::Create, &reason)
+        })?;
+    }
     let mut options = CreateOptions::default();
     let (output, stdio) = if let Some(attach) = plan.attach {
         let opened = Streams::open(attach.terminal, true);
@@ -87,13 +99,16 @@ pub(crate) async fn create(
         };
         (Output::Attached(streams), stdio)
     } else {
-        let (pump, stdio) = LogPump::open(&plan.log, max_log_size, log.clone()).map_err(|e| {
+        let (mut pump, stdio) = LogPump::open(&plan.log, max_log_size, log.clone()).map_err(|e| {
             LaunchError::container(
                 name,
                 LaunchStep::Create,
                 &format!("cannot open the log {}: {e}", plan.log.display()),
             )
         })?;
+        if plan.message.as_ref().is_some_and(|message| message.from_log) {
+            pump.keep_tail();
+        }
         (Output::Log(pump), stdio)
     };
     let state = runtime
@@ -113,9 +128,10 @@ pub(crate) async fn watch(
     id: ContainerId,
     run: u64,
     output: Watched,
+    message: Option<MessagePlan>,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
-    let (exit, last_line, attached) = match output {
+    let (exit, words, attached) = match output {
         Watched::Log(mut pump) => {
             let exit = {
                 let mut wait = runtime.wait(&id);
@@ -126,7 +142,7 @@ pub(crate) async fn watch(
             };
             (exit, pump.finish().await, None)
         }
-        Watched::Attached(attached) => (runtime.wait(&id).await, String::new(), Some(attached)),
+        Watched::Attached(attached) => (runtime.wait(&id).await, LastWords::default(), Some(attached)),
     };
     let (exit, unknown) = match exit {
         Ok(exit) => (exit, None),
@@ -141,12 +157,28 @@ pub(crate) async fn watch(
     if let Some(attached) = attached {
         attached.send_replace(Some(exit));
     }
+    let said = message.and_then(|plan| said(&id, &plan, exit, &words));
     // Nobody listens any more once the pod is over.
     let _ = exits.send(ExitReport {
+        message: said,
         name: id.to_string(),
         run,
         exit,
-        last_line,
+        last_line: words.line,
         unknown,
     });
+}
+
+/// What a container says about its end.
+fn said(id: &ContainerId, plan: &MessagePlan, exit: Exit, words: &LastWords) -> Option<String> {
+    let written = message::read(&plan.file, MAX_MESSAGE).unwrap_or_else(|error| {
+        tracing::warn!(container = %id, %error, "its last message cannot be read");
+        Vec::new()
+    });
+    let bytes = if written.is_empty() && plan.from_log && exit.code != 0 {
+        &words.tail
+    } else {
+        &written
+    };
+    Some(String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty())
 }

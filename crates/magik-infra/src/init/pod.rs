@@ -30,7 +30,7 @@ use crate::{
     extension::{Extensions, RequiredExtensionFailed},
     plan::{ContainerPlan, PodPlan},
     shared::{Attachable, Shared, Updates},
-    status::{ContainerPhase, ContainerStatus, Phase},
+    status::{ContainerPhase, ContainerStatus, MAX_MESSAGE, Phase, bounded},
 };
 
 /// The launch's last steps, status and commit, come after the pod is ready.
@@ -240,7 +240,14 @@ impl Pod {
         self.next_run += 1;
         self.runs.insert(plan.name.clone(), self.next_run);
         let (runtime, exited) = (self.runtime.clone(), self.exited.clone());
-        let watching = container::watch(runtime, id.clone(), self.next_run, watched, exited);
+        let watching = container::watch(
+            runtime,
+            id.clone(),
+            self.next_run,
+            watched,
+            plan.message.clone(),
+            exited,
+        );
         tokio::spawn(watching);
         // Written with what comes next: that it runs, or whatever it was created for.
         self.shared.note(|pod| {
@@ -322,6 +329,8 @@ impl Pod {
         }
         let now = Timestamp::now();
         let mut ran_for = Duration::ZERO;
+        let most = self.shared.status().map_or(MAX_MESSAGE, |pod| pod.max_message());
+        let message = report.message.clone().map(|message| bounded(message, most));
         self.change(&report.name, |container| {
             let started_at = match container.state {
                 ContainerPhase::Running { started_at, .. } | ContainerPhase::Exited { started_at, .. } => {
@@ -334,6 +343,7 @@ impl Pod {
                 started_at,
                 finished_at: now,
                 exit: report.exit,
+                message,
             });
         });
         let name = &report.name;

@@ -227,6 +227,9 @@ async fn world(containers: &[&str], extension: Troublemaker) -> World {
         log: dir.path().join(format!("{name}.log")),
         attach: None,
         lifecycle: crate::plan::Lifecycle::default(),
+        message: None,
+        console: crate::plan::ConsolePlan::default(),
+        ephemeral: None,
     };
     let plan = PodPlan {
         id: "id".into(),

@@ -11,7 +11,7 @@ mod writer;
 
 pub(crate) use format::{LineCutter, format_time};
 pub use format::{LogEntry, LogStream, MAX_LINE, parse_entry};
-pub(crate) use pump::LogPump;
+pub(crate) use pump::{LastWords, LogPump};
 pub use reader::{LogChunk, LogOptions, LogReader};
 pub(crate) use writer::LogWriter;
 pub use writer::{MAX_LOG_FILES, MAX_LOG_SIZE};

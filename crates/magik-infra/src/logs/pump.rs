@@ -28,8 +28,44 @@ pub(crate) struct LogPump {
     writer: LogWriter,
     /// The ends of the last lines of stdout and of stderr.
     last_lines: [Vec<u8>; 2],
+    /// The end of what it wrote, if that is kept.
+    tail: Option<Tail>,
     /// Tells followers that there is more; `true`: there will be no more.
     signal: watch::Sender<bool>,
+}
+
+/// What a container wrote last.
+#[derive(Debug, Default)]
+pub(crate) struct LastWords {
+    /// The last line of standard error, else of standard output.
+    pub(crate) line: String,
+    /// The last lines of both, if they were kept.
+    pub(crate) tail: Vec<u8>,
+}
+
+/// The end of what a container writes in one run.
+#[derive(Debug, Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    /// In bytes; the kubelet's.
+    const MAX_SIZE: usize = 2048;
+    /// In lines; the kubelet's.
+    const MAX_LINES: usize = 80;
+
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(Self::MAX_SIZE)..];
+        let excess = (self.0.len() + bytes.len()).saturating_sub(Self::MAX_SIZE);
+        self.0.drain(..excess);
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let ended = self.0.strip_suffix(b"\n").unwrap_or(&self.0);
+        let breaks = ended.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+        let first = breaks.map(|(place, _)| place + 1).nth(Self::MAX_LINES - 1);
+        self.0[first.unwrap_or(0)..].to_vec()
+    }
 }
 
 #[derive(Debug)]
@@ -56,10 +92,16 @@ impl LogPump {
                 stderr,
                 writer,
                 last_lines: Default::default(),
+                tail: None,
                 signal,
             },
             stdio,
         ))
+    }
+
+    /// Keeps the end of what the container writes, for [`LastWords::tail`].
+    pub(crate) fn keep_tail(&mut self) {
+        self.tail = Some(Tail::default());
     }
 
     /// Moves output until both streams have ended. May be dropped and called again at any await.
@@ -73,9 +115,8 @@ impl LogPump {
         }
     }
 
-    /// The container has ended: what it wrote is written to the log before this returns. The answer is its last line
-    /// of standard error, else of standard output.
-    pub(crate) async fn finish(mut self) -> String {
+    /// The container has ended: what it wrote is written to the log before this returns.
+    pub(crate) async fn finish(mut self) -> LastWords {
         let _ = timeout(DRAIN_GRACE, self.run()).await;
         let time = format_time(Timestamp::now());
         let mut out = Vec::new();
@@ -85,7 +126,10 @@ impl LogPump {
         self.signal.send_replace(true);
         let [stdout, stderr] = &self.last_lines;
         let last = if stderr.is_empty() { stdout } else { stderr };
-        String::from_utf8_lossy(last).trim().to_owned()
+        LastWords {
+            line: String::from_utf8_lossy(last).trim().to_owned(),
+            tail: self.tail.map(Tail::finish).unwrap_or_default(),
+        }
     }
 
     /// Reads once what is there.
@@ -98,6 +142,9 @@ impl LogPump {
         let mut buffer = [0; READ_SIZE];
         match pipe.try_read(&mut buffer) {
             Ok(n) if n > 0 => {
+                if let Some(tail) = &mut self.tail {
+                    tail.push(&buffer[..n]);
+                }
                 let mut out = Vec::with_capacity(n + 256);
                 source
                     .cutter
@@ -168,7 +215,7 @@ mod tests {
         stdout.write_all(b"hello\nworld").unwrap();
         stderr.write_all(b"oops\n").unwrap();
         drop((stdout, stderr));
-        assert_eq!(pump.finish().await, "oops");
+        assert_eq!(pump.finish().await.line, "oops");
         assert!(*followed.borrow());
         let log = std::fs::read_to_string(&path).unwrap();
         for line in [" stdout F hello\n", " stdout F world\n", " stderr F oops\n"] {
@@ -183,6 +230,22 @@ mod tests {
             LogPump::open(&dir.path().join("c.log"), 1 << 20, watch::Sender::new(false)).unwrap();
         let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
         stdout.write_all(b"last words\n").unwrap();
-        assert_eq!(pump.finish().await, "last words");
+        assert_eq!(pump.finish().await.line, "last words");
+    }
+
+    #[test]
+    fn a_tail_is_the_last_lines_and_bytes() {
+        let tail = |pieces: &[&str]| {
+            let mut tail = Tail::default();
+            pieces.iter().for_each(|piece| tail.push(piece.as_bytes()));
+            String::from_utf8(tail.finish()).unwrap()
+        };
+        assert_eq!(tail(&[]), "");
+        assert_eq!(tail(&["a", "b\nc\n"]), "ab\nc\n");
+        let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+        assert!(tail(&[&lines]).starts_with("20\n21\n") && tail(&[&lines]).ends_with("\n99\n"));
+        assert!(tail(&[&lines, "end"]).starts_with("21\n"));
+        let long = "x".repeat(3000);
+        assert_eq!(tail(&["a\n", &long, "yz"]), format!("{}yz", "x".repeat(2046)));
     }
 }

@@ -92,6 +92,7 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
     if ours.phase.is_final() || theirs.phase == Phase::Pending {
         return;
     }
+    let most = ours.max_message();
     let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
     for container in of_guest {
         let Some(known) = ours.container_mut(&container.name) else {
@@ -109,6 +110,7 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
             known.restart_count = container.restart_count;
             known.past = container.past;
             known.past.truncate(MAX_PAST_RUNS);
+            known.bound_messages(most);
         }
     }
     ours.phase = theirs.phase;

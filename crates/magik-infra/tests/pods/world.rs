@@ -175,6 +175,9 @@ impl World {
             log: self.path(&format!("logs/{name}.log")),
             attach: None,
             lifecycle: magik_infra::plan::Lifecycle::default(),
+            message: None,
+            console: magik_infra::plan::ConsolePlan::default(),
+            ephemeral: None,
         }
     }
 

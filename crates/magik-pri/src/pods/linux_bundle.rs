@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use magik_image::bundle::{ContainerSettings, Namespaces, ProcessNamespace, UserSpec};
 use magik_infra::{
     pause,
-    plan::{ContainerPlan, RootfsPlan, UpperPlan},
+    plan::{ContainerPlan, MESSAGE_DIR, MessageFile, RootfsPlan, UpperPlan},
 };
 
 use super::{
@@ -40,7 +40,12 @@ pub(crate) fn write(
     adapt: impl FnOnce(ContainerSettings) -> ContainerSettings,
 ) -> Result<ContainerPlan, Failure> {
     let bundle = pod.bundle(&container.name);
-    pod.make_dirs(&[(&bundle, 0o700), (&bundle.join("rootfs"), 0o755)])?;
+    let message = bundle.join(MESSAGE_DIR);
+    pod.make_dirs(&[
+        (&bundle, 0o700),
+        (&bundle.join("rootfs"), 0o755),
+        (&message, 0o700),
+    ])?;
     let mut settings = adapt(settings(pod, container, image)?);
     if let RootfsPlan::Directory { path } = &rootfs {
         settings.rootfs_path.clone_from(path);
@@ -54,6 +59,9 @@ pub(crate) fn write(
         log: pod.log(&container.name),
         attach: None,
         lifecycle: pod.lifecycle(container, &image.image),
+        message: Some(pod.message(container, MessageFile::Mounted { dir: message })),
+        console: container.console,
+        ephemeral: None,
         bundle,
     })
 }
@@ -87,7 +95,10 @@ fn settings(
     image: &ContainerImage,
 ) -> Result<ContainerSettings, Failure> {
     let security = &container.security;
+    let mut own = pod.settings(container)?;
+    own.mounts.push(pod.message_mount(container));
     Ok(ContainerSettings {
+        terminal: container.console.tty,
         user: security.run_as_user.map(|uid| UserSpec {
             user: Some(uid.to_string()),
             group: security.run_as_group.map(|gid| gid.to_string()),
@@ -99,7 +110,7 @@ fn settings(
         },
         oom_score_adj: Some(oom_score_adj(pod.spec, container)),
         cgroups_path: Some(Hierarchies::container_path(pod.id, &container.name)),
-        ..security::settings(security, pod.settings(container)?).map_err(Failure::new)?
+        ..security::settings(security, own).map_err(Failure::new)?
     })
 }
 

@@ -17,6 +17,7 @@ mod hooks;
 pub(crate) mod init;
 pub(crate) mod linux_bundle;
 mod lock;
+mod messages;
 mod opened;
 mod operations;
 mod paths;

@@ -39,6 +39,7 @@ impl PodFiles<'_> {
         own.into_iter()
             .chain(shared)
             .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target))
+            .filter(|ours| ours.target != container.termination_message.path)
             .chain(volumes)
             .collect()
     }

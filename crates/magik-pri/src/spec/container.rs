@@ -18,6 +18,7 @@ use super::{
     lifecycle::{self, Asked, Context},
     names, resources,
     security::{self, PodSecurity},
+    streams,
     volumes::{VolumeNames, check_propagation, mounts},
 };
 
@@ -38,6 +39,7 @@ pub(super) fn container(
 ) -> ContainerSpec {
     let field = |name: &str| format!("{path}.{name}");
     let asked = Asked::of(&mut c);
+    let streams = streams::Asked::of(&mut c);
     problems.or_default(names::dns_label(&c.name).at(&field("name")));
     if !seen.insert(c.name.clone()) {
         problems.add(SpecError::invalid(
@@ -74,6 +76,8 @@ pub(super) fn container(
         &field("volumeMounts"),
         problems,
     );
+    let console = streams.console(path, problems);
+    let termination_message = streams.message(&mounts, path, problems);
     let ports = ports(c.ports.unwrap_or_default(), &field("ports"), problems);
     let context = Context {
         pod_policy: of.restart_policy,
@@ -100,6 +104,8 @@ pub(super) fn container(
         mounts,
         security,
         lifecycle,
+        console,
+        termination_message,
     }
 }
 

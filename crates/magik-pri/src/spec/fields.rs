@@ -180,6 +180,8 @@ static CONTAINER: Schema = Schema {
         ("restartPolicyRules", List(&RESTART_RULE)),
         ("securityContext", Object(&SECURITY)),
         ("startupProbe", Object(&PROBE)),
+        ("terminationMessagePath", Text),
+        ("terminationMessagePolicy", Text),
         ("volumeMounts", List(&MOUNT)),
         ("workingDir", Text),
     ],
@@ -189,14 +191,6 @@ static CONTAINER: Schema = Schema {
         ("resizePolicy", "remove it; limits stay as they are"),
         ("stdin", INPUT),
         ("stdinOnce", INPUT),
-        (
-            "terminationMessagePath",
-            "remove it; 'pod logs' has what was written",
-        ),
-        (
-            "terminationMessagePolicy",
-            "remove it; 'pod logs' has what was written",
-        ),
         ("tty", INPUT),
         ("volumeDevices", "use a hostPath volume of the type BlockDevice"),
     ],

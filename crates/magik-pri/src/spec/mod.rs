@@ -26,6 +26,7 @@ mod refs;
 mod resources;
 mod schema;
 mod security;
+mod streams;
 mod types;
 mod volume_types;
 mod volumes;
@@ -54,6 +55,7 @@ pub use resources::QosClass;
 pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
+pub use streams::{MessagePolicy, TerminationMessage};
 pub use types::{
     AppArmor, ContainerSpec, Dns, DnsPolicy, Limits, PodSpec, Port, ProcMount, Protocol, PullPolicy,
     RuntimeClass, SeLinuxOptions, Seccomp, Security,

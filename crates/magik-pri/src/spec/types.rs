@@ -10,10 +10,10 @@ use std::{
 };
 
 use magik_image::source::ImageSource;
-use magik_infra::plan::{IgnoredField, Lifecycle, RestartPolicy};
+use magik_infra::plan::{ConsolePlan, IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{EnvFrom, EnvVar, Mount, PodData, Volume};
+use super::{EnvFrom, EnvVar, Mount, PodData, TerminationMessage, Volume};
 
 /// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,6 +230,12 @@ pub struct ContainerSpec {
     /// When it is run again, and its probes and hooks.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// Whether it has standard input and a terminal.
+    #[serde(default)]
+    pub console: ConsolePlan,
+    /// What it says about its end.
+    #[serde(default)]
+    pub termination_message: TerminationMessage,
 }
 
 impl ContainerSpec {

@@ -1,7 +1,7 @@
 //! The bundle of a WebAssembly container.
 
 use magik_image::bundle::UserSpec;
-use magik_infra::plan::{ContainerPlan, RootfsPlan, UpperPlan};
+use magik_infra::plan::{ContainerPlan, MessageFile, RootfsPlan, UpperPlan};
 use oci_wasm::annotations::LISTEN;
 
 use super::{
@@ -38,6 +38,14 @@ pub(super) fn write(
         settings.rootfs_path.clone_from(&path);
         RootfsPlan::Directory { path }
     };
+    let root = match &rootfs {
+        RootfsPlan::Overlay { .. } => bundle.join("rootfs"),
+        RootfsPlan::Directory { path } => path.clone(),
+    };
+    // Who cannot write there can say nothing.
+    let writes = !container.security.read_only_root_filesystem;
+    let path = container.termination_message.path.clone();
+    let message = writes.then(|| pod.message(container, MessageFile::InRoot { root, path }));
     // There are no users: what image and pod say of them does not matter, and is not looked up.
     settings.user = Some(UserSpec::numeric(Some(0), Some(0)));
     settings.annotations = annotations_for(pod.spec, &container.name);
@@ -53,6 +61,9 @@ pub(super) fn write(
         log: pod.log(&container.name),
         attach: None,
         lifecycle: pod.lifecycle(container, &image.image),
+        message,
+        console: container.console,
+        ephemeral: None,
         bundle,
     })
 }

@@ -162,6 +162,18 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
         let path = format!("{path}.securityContext.{field}");
         problems.add(SpecError::unsupported(path, why));
     }
+    if container.console.tty {
+        problems.add(SpecError::unsupported(
+            format!("{path}.tty"),
+            "WebAssembly programs have no terminals; remove it",
+        ));
+    }
+    if security.read_only_root_filesystem && !container.termination_message.is_usual_file() {
+        problems.add(SpecError::unsupported(
+            format!("{path}.terminationMessagePath"),
+            "a WebAssembly container writes to its root alone, which is read-only; remove one of the two",
+        ));
+    }
     check_handlers(container, path, problems);
     check_limits(container, path, problems);
     for (i, port) in container.ports.iter().enumerate() {
@@ -342,6 +354,7 @@ mod tests {
             securityContext: {appArmorProfile: {type: Localhost, localhostProfile: p}} => spec.containers[0].securityContext.appArmorProfile
             securityContext: {seLinuxOptions: {level: s0}} => spec.containers[0].securityContext.seLinuxOptions
             resources: {limits: {cpu: 1}} => spec.containers[0].resources.limits.cpu
+            terminationMessagePath: /m, securityContext: {readOnlyRootFilesystem: true} => spec.containers[0].terminationMessagePath
             ports: [{containerPort: 1, protocol: SCTP}] => spec.containers[0].ports[0].protocol
         ";
         refused(of_container, |piece| pod("", "", piece));

@@ -57,6 +57,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCo
             Timestamp::now(),
             output::is_utf8(),
         ));
+        text.push_str(&messages(&pod));
         output::line(text)?;
     } else {
         output::line(for_a_person(&pod, Timestamp::now()))?;
@@ -72,7 +73,29 @@ fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
         ["CONTAINER", "KIND", "IMAGE", "STATE", "RESTARTS", "AGE"],
         rows,
     ));
+    text.push_str(&messages(pod));
     text
+}
+
+/// How much of a message is shown, in characters.
+const SHOWN: usize = 200;
+
+/// What containers have said about their last end.
+fn messages(pod: &PodStatus) -> String {
+    let said = pod.all_containers().filter_map(|container| {
+        let message = match &container.state {
+            ContainerPhase::Exited { message, .. } => message.as_deref(),
+            _ => container.past.last()?.message.as_deref(),
+        };
+        let line = message?.split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown: String = line.chars().take(SHOWN).collect();
+        let more = if shown == line { "" } else { " …" };
+        Some(format!(
+            "\n\n{} said when it ended: {shown}{more}",
+            container.name
+        ))
+    });
+    said.collect()
 }
 
 fn fields(pod: &PodStatus, now: Timestamp) -> String {

@@ -165,6 +165,9 @@ fn plan(sandbox: &Path, data: &Path, id: &str, parts: &Parts) -> io::Result<PodP
                 terminal: parts.terminal,
             }),
             lifecycle: Lifecycle::default(),
+            message: None,
+            console: magik_infra::plan::ConsolePlan::default(),
+            ephemeral: None,
         }],
         ..PodPlan::default()
     })
