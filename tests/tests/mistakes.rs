@@ -205,8 +205,8 @@ fn in_a_container() {
         "spec.containers[0].",
         r#"
         imagePullPolicy: Allways => imagePullPolicy: "Allways" is none of Always, IfNotPresent, Never
-        livenessProbe: {} => livenessProbe: does nothing: it has one of exec, httpGet and tcpSocket
-        livenessProbe: {tcpSocket: {port: 1}, exec: {command: [a]}} => livenessProbe: has several of exec, httpGet and tcpSocket: keep one
+        livenessProbe: {} => livenessProbe: does nothing: it has one of exec, httpGet, tcpSocket and grpc
+        livenessProbe: {tcpSocket: {port: 1}, exec: {command: [a]}} => livenessProbe: has several of exec, httpGet, tcpSocket and grpc: keep one
         livenessProbe: {exec: {command: []}} => livenessProbe.exec.command: names no program
         livenessProbe: {exec: {command: cat /x}} => livenessProbe.exec.command: is a string, and a list is wanted: write ["cat /x"]
         livenessProbe: {tcpSocket: {port: http}} => livenessProbe.tcpSocket.port: no port of the container is called "http": name one in ports, or write its number
@@ -214,11 +214,11 @@ fn in_a_container() {
         livenessProbe: {tcpSocket: {}} => livenessProbe.tcpSocket.port: is missing
         livenessProbe: {tcpSocket: {port: 1, host: a b}} => livenessProbe.tcpSocket.host: "a b" is no address, such as 192.0.2.1; leave it out for the pod, and name a virtual host by a header Host
         livenessProbe: {httpGet: {port: 1, path: /a b}} => livenessProbe.httpGet.path: is no path of a URL: write what is not plain text as %20 and the like
-        livenessProbe: {httpGet: {port: 1, scheme: HTTPS}} => livenessProbe.httpGet.scheme: not supported: HTTPS; use HTTP, or exec with a client of the image
         livenessProbe: {httpGet: {port: 1, scheme: http}} => livenessProbe.httpGet.scheme: "http" is none of HTTP, HTTPS
         livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: 'a b', value: c}]}} => livenessProbe.httpGet.httpHeaders[0].name: "a b" is no name of a header
         livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: a, value: "b\r\nc: d"}]}} => livenessProbe.httpGet.httpHeaders[0].value: is too long, or holds a line break or the like
-        livenessProbe: {grpc: {port: 1}} => livenessProbe.grpc: not supported: use tcpSocket, or exec with grpc_health_probe
+        livenessProbe: {grpc: {port: 70000}} => livenessProbe.grpc.port: 70000 is not between 1 and 65535
+        livenessProbe: {grpc: {port: grpc}} => livenessProbe.grpc.port: is the text "grpc", and a whole number is wanted
         livenessProbe: {tcpSocket: {port: 1}, periodSeconds: -1} => livenessProbe.periodSeconds: -1 is not between 1 and 2147483647
         livenessProbe: {tcpSocket: {port: 1}, initialDelaySeconds: -5} => livenessProbe.initialDelaySeconds: -5 is not between 0 and 2147483647
         livenessProbe: {tcpSocket: {port: 1}, timeoutSeconds: 1s} => livenessProbe.timeoutSeconds: is the text "1s", and a whole number is wanted
@@ -469,7 +469,7 @@ isolated!(
         let expected = [
             "spec.hostname: \"A\" may hold only lower-case letters, digits and '-', with a letter or digit at both ends",
             "spec.containers[0].workingDir: \"b\" must be absolute",
-            "spec.containers[0].livenessProbe: does nothing: it has one of exec, httpGet and tcpSocket",
+            "spec.containers[0].livenessProbe: does nothing: it has one of exec, httpGet, tcpSocket and grpc",
         ];
         let lines: String = expected.map(|line| format!("magikrun: {file}: {line}\n")).concat();
         for (command, code) in [(&["run"][..], 1), (&["run", "--wait"], 125), (&["validate"], 1)] {

@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "libclang-rt-dev-wasm32",
     "lld",
     "nginx-light",
+    "openssl",
     "podman",
     "redis-server",
     "redis-tools",

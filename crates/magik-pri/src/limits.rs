@@ -47,6 +47,8 @@ pub const MAX_POD_NAME_LEN: usize = 191;
 pub const MAX_EXPANDED_SIZE: usize = 1 << 20;
 /// The most headers of a probe's or a hook's request.
 pub const MAX_PROBE_HEADERS: usize = 64;
+/// The longest name of a gRPC service that a probe asks for, in bytes.
+pub const MAX_PROBE_SERVICE: usize = 1024;
 /// The most exit codes of a restart rule, as in Kubernetes.
 pub const MAX_RESTART_CODES: usize = 255;
 /// The smallest memory limit, in bytes: below it no program starts.

@@ -206,6 +206,19 @@ pub enum Handler {
         /// Headers, in order.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         headers: Vec<(String, String)>,
+        /// Whether by TLS, where any certificate will do (`scheme: HTTPS`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tls: bool,
+    },
+    /// Asks the pod by the [health checking protocol of gRPC](https://grpc.io/docs/guides/health-checking/):
+    /// `SERVING` is good.
+    #[serde(rename_all = "camelCase")]
+    Grpc {
+        /// The port.
+        port: u16,
+        /// Of which service; empty: of the server as a whole.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        service: String,
     },
     /// Connects by TCP: a connection is good.
     TcpSocket {

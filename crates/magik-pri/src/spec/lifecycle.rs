@@ -11,7 +11,7 @@ use super::{
     check::{At, Result, seconds},
     errors::Problems,
 };
-use crate::limits::{MAX_PROBE_HEADERS, MAX_RESTART_CODES};
+use crate::limits::{MAX_PROBE_HEADERS, MAX_PROBE_SERVICE, MAX_RESTART_CODES};
 
 /// The pod's `restartPolicy`; absent it is `Always`, as in Kubernetes.
 pub(super) fn pod_policy(policy: Option<&str>) -> Result<RestartPolicy> {
@@ -222,13 +222,14 @@ fn probe(
         exec: probe.exec,
         http_get: probe.http_get,
         tcp_socket: probe.tcp_socket,
+        grpc: probe.grpc,
         sleep: None,
     };
     if asked.is_empty() && problems.has_within(path) {
         // What was there was taken out, and enough was said of it.
         return None;
     }
-    let handler = problems.ok(asked.handler(ports, path, "exec, httpGet and tcpSocket"))?;
+    let handler = problems.ok(asked.handler(ports, path, "exec, httpGet, tcpSocket and grpc"))?;
     Some(Probe {
         handler,
         initial_delay_s: initial_delay_s.into(),
@@ -250,6 +251,7 @@ fn hook(
         exec: handler.exec,
         http_get: handler.http_get,
         tcp_socket: None,
+        grpc: None,
         sleep: handler.sleep,
     };
     if asked.is_empty() && problems.has_within(path) {
@@ -263,70 +265,94 @@ struct Questions {
     exec: Option<k8s::ExecAction>,
     http_get: Option<k8s::HTTPGetAction>,
     tcp_socket: Option<k8s::TCPSocketAction>,
+    grpc: Option<k8s::GRPCAction>,
     sleep: Option<k8s::SleepAction>,
 }
 
 impl Questions {
     fn is_empty(&self) -> bool {
-        self.exec.is_none() && self.http_get.is_none() && self.tcp_socket.is_none() && self.sleep.is_none()
+        self.given() == 0
+    }
+
+    fn given(&self) -> usize {
+        let all = [
+            self.exec.is_some(),
+            self.http_get.is_some(),
+            self.tcp_socket.is_some(),
+            self.grpc.is_some(),
+            self.sleep.is_some(),
+        ];
+        all.into_iter().filter(|given| *given).count()
     }
 
     fn handler(self, ports: &[Port], path: &str, names: &str) -> Result<Handler> {
-        let one = match (self.exec, self.http_get, self.tcp_socket, self.sleep) {
-            (Some(exec), None, None, None) => {
-                let command = exec.command.unwrap_or_default();
-                let path = format!("{path}.exec.command");
-                if command.first().is_none_or(String::is_empty) {
-                    return Err(SpecError::invalid(path, "names no program"));
-                }
-                if command.iter().any(|word| word.contains('\0')) {
-                    return Err(SpecError::invalid(path, "must not hold a NUL"));
-                }
-                Handler::Exec { command }
+        match self.given() {
+            0 => {
+                let reason = format!("does nothing: it has one of {names}");
+                return Err(SpecError::invalid(path, reason));
             }
-            (None, Some(http), None, None) => http_get(http, ports, &format!("{path}.httpGet"))?,
-            (None, None, Some(tcp), None) => {
-                let path = format!("{path}.tcpSocket");
-                Handler::TcpSocket {
-                    host: host(tcp.host.as_deref()).at(&format!("{path}.host"))?,
-                    port: port(&tcp.port, ports).at(&format!("{path}.port"))?,
-                }
-            }
-            (None, None, None, Some(sleep)) => {
-                let path = format!("{path}.sleep.seconds");
-                Handler::Sleep {
-                    seconds: seconds(sleep.seconds, 0).at(&path)?.as_secs(),
-                }
-            }
-            (None, None, None, None) => {
-                return Err(SpecError::invalid(
-                    path,
-                    format!("does nothing: it has one of {names}"),
-                ));
-            }
+            1 => {}
             _ => {
-                return Err(SpecError::invalid(
-                    path,
-                    format!("has several of {names}: keep one"),
-                ));
+                let reason = format!("has several of {names}: keep one");
+                return Err(SpecError::invalid(path, reason));
             }
-        };
-        Ok(one)
+        }
+        if let Some(asked) = self.exec {
+            return exec(asked, &format!("{path}.exec.command"));
+        }
+        if let Some(asked) = self.http_get {
+            return http_get(asked, ports, &format!("{path}.httpGet"));
+        }
+        if let Some(asked) = self.tcp_socket {
+            let path = format!("{path}.tcpSocket");
+            return Ok(Handler::TcpSocket {
+                host: host(asked.host.as_deref()).at(&format!("{path}.host"))?,
+                port: port(&asked.port, ports).at(&format!("{path}.port"))?,
+            });
+        }
+        if let Some(asked) = self.grpc {
+            return grpc(asked, ports, &format!("{path}.grpc"));
+        }
+        let pause = self.sleep.map_or(0, |sleep| sleep.seconds);
+        Ok(Handler::Sleep {
+            seconds: seconds(pause, 0).at(&format!("{path}.sleep.seconds"))?.as_secs(),
+        })
     }
 }
 
-fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Handler> {
-    match asked.scheme.as_deref() {
-        None | Some("" | "HTTP") => {}
-        Some("HTTPS") => {
-            let why = "HTTPS; use HTTP, or exec with a client of the image";
-            return Err(SpecError::unsupported(format!("{path}.scheme"), why));
-        }
-        Some(other) => {
-            let reason = format!("{other:?} is none of HTTP, HTTPS");
-            return Err(SpecError::invalid(format!("{path}.scheme"), reason));
-        }
+fn exec(asked: k8s::ExecAction, path: &str) -> Result<Handler> {
+    let command = asked.command.unwrap_or_default();
+    if command.first().is_none_or(String::is_empty) {
+        return Err(SpecError::invalid(path, "names no program"));
     }
+    if command.iter().any(|word| word.contains('\0')) {
+        return Err(SpecError::invalid(path, "must not hold a NUL"));
+    }
+    Ok(Handler::Exec { command })
+}
+
+fn grpc(asked: k8s::GRPCAction, ports: &[Port], path: &str) -> Result<Handler> {
+    let service = asked.service.unwrap_or_default();
+    if service.len() > MAX_PROBE_SERVICE {
+        let reason = format!(
+            "has {} bytes, at most {MAX_PROBE_SERVICE} are allowed",
+            service.len()
+        );
+        return Err(SpecError::invalid(format!("{path}.service"), reason));
+    }
+    Ok(Handler::Grpc {
+        port: port(&IntOrString::Int(asked.port), ports).at(&format!("{path}.port"))?,
+        service,
+    })
+}
+
+fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Handler> {
+    let tls = match asked.scheme.as_deref() {
+        None | Some("" | "HTTP") => Ok(false),
+        Some("HTTPS") => Ok(true),
+        Some(other) => Err(format!("{other:?} is none of HTTP, HTTPS")),
+    };
+    let tls = tls.at(&format!("{path}.scheme"))?;
     let target = asked.path.unwrap_or_default();
     // What goes into the first line of a request: a space or a line break would be another request.
     if target.len() > 4096 || !target.bytes().all(|b| b.is_ascii_graphic()) {
@@ -361,6 +387,7 @@ fn http_get(asked: k8s::HTTPGetAction, ports: &[Port], path: &str) -> Result<Han
             .into_iter()
             .map(|header| (header.name, header.value))
             .collect(),
+        tls,
     })
 }
 

@@ -272,7 +272,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
     refused_in_container(
         r#"
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
-        livenessProbe: {grpc: {port: 1}} => livenessProbe.grpc: not supported
         ports: [{containerPort: 80, hostPort: 80, protocol: UDP}] => ports[0].hostPort: not supported: only TCP
         env: [{name: A, valueFrom: {fileKeyRef: {}}}] => env[0].valueFrom.fileKeyRef: not supported: put the value into
         resources: {limits: {example.com/gpu: 1}} => resources.limits.example.com/gpu: not supported: there is no such device

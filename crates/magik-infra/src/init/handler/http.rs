@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::HandlerError;
 
@@ -16,7 +13,7 @@ const MAX_HEADERS: usize = 100;
 
 /// A redirection counts as an answer that is good, and is not followed.
 pub(super) async fn get(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     address: SocketAddr,
     path: &str,
     headers: &[(String, String)],
@@ -24,6 +21,7 @@ pub(super) async fn get(
     stream
         .write_all(request(address, path, headers).as_bytes())
         .await?;
+    stream.flush().await?;
     let mut head = Vec::new();
     loop {
         if let Some(status) = status(&head)? {

@@ -1,7 +1,11 @@
-//! What probes and hooks do: a program in the container, a request by HTTP, a connection, or nothing.
+//! What probes and hooks do: a program in the container, a request by HTTP or gRPC, a connection, or
+//! nothing.
 
+mod bounded;
+mod grpc;
 mod http;
 mod program;
+mod tls;
 
 use std::{
     io,
@@ -18,6 +22,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::bounded::Bounded;
 use crate::plan::Handler;
 
 /// Whom a request without a host is sent to: the pod's loopback.
@@ -40,6 +45,16 @@ pub(super) enum HandlerError {
     Status(u16),
     #[error("the answer is no HTTP: {0}")]
     NoHttp(String),
+    #[error("no TLS: {0}")]
+    NoTls(io::Error),
+    #[error("the answer is no gRPC: {0}")]
+    NoGrpc(String),
+    #[error("the answer is no gRPC: {0}")]
+    Http2(#[from] h2::Error),
+    #[error("gRPC status {code}{}", after_colon(.message))]
+    Grpc { code: u16, message: String },
+    #[error("the service is {0}")]
+    NotServing(&'static str),
 }
 
 fn after_colon(text: &str) -> String {
@@ -85,9 +100,19 @@ impl Subject {
                     port,
                     path,
                     headers,
+                    tls,
                 } => {
                     let address = SocketAddr::new(host.unwrap_or(POD), *port);
-                    http::get(connect(address).await?, address, path, headers).await
+                    let stream = connect(address).await?;
+                    if *tls {
+                        http::get(tls::connect(stream, address.ip()).await?, address, path, headers).await
+                    } else {
+                        http::get(stream, address, path, headers).await
+                    }
+                }
+                Handler::Grpc { port, service } => {
+                    let address = SocketAddr::new(POD, *port);
+                    grpc::check(connect(address).await?, address, service).await
                 }
                 Handler::TcpSocket { host, port } => {
                     let address = SocketAddr::new(host.unwrap_or(POD), *port);
@@ -104,7 +129,8 @@ impl Subject {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, HandlerError> {
+async fn connect(address: SocketAddr) -> Result<Bounded<TcpStream>, HandlerError> {
     let connected = TcpStream::connect(address).await;
-    connected.map_err(|source| HandlerError::Connect { address, source })
+    let stream = connected.map_err(|source| HandlerError::Connect { address, source })?;
+    Ok(Bounded::new(stream))
 }

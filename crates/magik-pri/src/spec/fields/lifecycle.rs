@@ -39,6 +39,7 @@ pub(in crate::spec) static PROBE: Schema = Schema {
     supported: &[
         ("exec", Object(&EXEC)),
         ("failureThreshold", Whole),
+        ("grpc", Object(&GRPC)),
         ("httpGet", Object(&HTTP_GET)),
         ("initialDelaySeconds", Whole),
         ("periodSeconds", Whole),
@@ -49,7 +50,7 @@ pub(in crate::spec) static PROBE: Schema = Schema {
     ],
     required: &[],
     ignored: &[],
-    refused: &[("grpc", "use tcpSocket, or exec with grpc_health_probe")],
+    refused: &[],
     known: known::<k8s::Probe>,
 };
 
@@ -89,6 +90,14 @@ static TCP_SOCKET: Schema = Schema {
     ignored: &[],
     refused: &[],
     known: known::<k8s::TCPSocketAction>,
+};
+
+static GRPC: Schema = Schema {
+    supported: &[("port", Whole), ("service", Text)],
+    required: &["port"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::GRPCAction>,
 };
 
 static SLEEP: Schema = Schema {
