@@ -65,8 +65,8 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
-    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, MessagePolicy, Mount,
-    MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
+    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Location, MessagePolicy,
+    Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
     ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors,
     SubPath, TerminationMessage, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
     pod_names,

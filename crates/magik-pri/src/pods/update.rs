@@ -92,7 +92,7 @@ mod tests {
         assert!(check(&old, &pod("b", "", "data: {z: '2'}")).is_ok());
         let paths = |new: &PodSpec| {
             let errors = check(&old, new).unwrap_err();
-            let paths = errors.errors().iter().filter_map(SpecError::path);
+            let paths = errors.errors().into_iter().filter_map(SpecError::path);
             paths.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(paths(&pod("x", "", "data: {}")), ["spec.containers[0].image"]);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{IgnoredField, order::Order};
+use super::{IgnoredField, Location, order::Order};
 use crate::limits::{MAX_SPEC_ERRORS, MAX_SPEC_SIZE};
 
 /// Why a text is no pod that can be run. One line, naming the field.
@@ -119,15 +119,29 @@ impl SpecError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecErrors {
     /// Not empty.
-    errors: Vec<SpecError>,
+    errors: Vec<Mistake>,
     more: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mistake {
+    error: SpecError,
+    location: Option<Location>,
 }
 
 impl SpecErrors {
     /// The mistakes, at least one and at most [`MAX_SPEC_ERRORS`].
     #[must_use]
-    pub fn errors(&self) -> &[SpecError] {
-        &self.errors
+    pub fn errors(&self) -> Vec<&SpecError> {
+        self.located().map(|(_, error)| error).collect()
+    }
+
+    /// The same, each with where its field stands in the text, or what the field is missing in. Of what
+    /// was not read from a text that is not known.
+    pub fn located(&self) -> impl Iterator<Item = (Option<Location>, &SpecError)> {
+        self.errors
+            .iter()
+            .map(|mistake| (mistake.location, &mistake.error))
     }
 
     /// How many others there are.
@@ -140,8 +154,8 @@ impl SpecErrors {
 impl SpecErrors {
     /// The same, each with this before its field.
     pub(super) fn within(mut self, what: &str) -> Self {
-        for error in &mut self.errors {
-            match error {
+        for mistake in &mut self.errors {
+            match &mut mistake.error {
                 SpecError::UnknownField { path, .. }
                 | SpecError::NotSupported { path, .. }
                 | SpecError::Invalid { path, .. }
@@ -161,7 +175,7 @@ impl SpecErrors {
     /// Those of several documents, in this order; the list is not empty.
     pub(super) fn together(list: Vec<Self>) -> Self {
         let more: usize = list.iter().map(|errors| errors.more).sum();
-        let mut errors: Vec<SpecError> = list.into_iter().flat_map(|list| list.errors).collect();
+        let mut errors: Vec<Mistake> = list.into_iter().flat_map(|list| list.errors).collect();
         let over = errors.len().saturating_sub(MAX_SPEC_ERRORS);
         errors.truncate(MAX_SPEC_ERRORS);
         Self {
@@ -173,8 +187,12 @@ impl SpecErrors {
 
 impl From<SpecError> for SpecErrors {
     fn from(error: SpecError) -> Self {
+        let mistake = Mistake {
+            error,
+            location: None,
+        };
         Self {
-            errors: vec![error],
+            errors: vec![mistake],
             more: 0,
         }
     }
@@ -183,7 +201,7 @@ impl From<SpecError> for SpecErrors {
 /// One line, however many there are.
 impl fmt::Display for SpecErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.errors.iter().enumerate() {
+        for (i, (_, error)) in self.located().enumerate() {
             let between = if i == 0 { "" } else { "; " };
             write!(f, "{between}{error}")?;
         }
@@ -288,14 +306,20 @@ impl Problems {
     }
 
     fn sorted(self, order: impl FnOnce() -> Order) -> SpecErrors {
-        let mut errors = self.found;
-        if errors.len() > 1 {
-            let order = order();
-            errors.sort_by_cached_key(|error| error.path().map(|path| order.position(path)));
+        let order = order();
+        let found = self.found.into_iter().map(|error| {
+            let position = error.path().map(|path| order.position(path));
+            let (numbers, location) = position.map_or((None, None), |at| (Some(at.numbers), at.location));
+            (numbers, Mistake { error, location })
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let more = self.more + found.len().saturating_sub(MAX_SPEC_ERRORS);
+        let errors = found.into_iter().take(MAX_SPEC_ERRORS);
+        SpecErrors {
+            errors: errors.map(|(_, mistake)| mistake).collect(),
+            more,
         }
-        let more = self.more + errors.len().saturating_sub(MAX_SPEC_ERRORS);
-        errors.truncate(MAX_SPEC_ERRORS);
-        SpecErrors { errors, more }
     }
 
     /// Nothing, if nothing is wrong; otherwise all, in the order of finding.

@@ -46,6 +46,7 @@ pub use magik_infra::plan::IgnoredField;
 pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
+pub use order::Location;
 pub use quantity::parse_whole as parse_quantity;
 pub use refs::{
     DataKind, DataSource, DataVolume, DownwardFile, DownwardValue, EnvFrom, EnvValue, EnvVar, FieldPath,

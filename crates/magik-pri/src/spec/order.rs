@@ -1,18 +1,57 @@
-//! Where fields stand in a manifest: parsed values are sorted by name.
+//! Where fields stand in a manifest: parsed values are sorted by name, and know nothing of lines.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
 
 use super::walk::join;
 
-/// The names of a document's fields, in their order.
+/// A place in the text of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Counted from 1.
+    pub line: u64,
+    /// In characters, counted from 1.
+    pub column: u64,
+}
+
+impl Location {
+    /// What a parser that does not know says as line 0.
+    fn of<T>(value: &Spanned<T>) -> Option<Self> {
+        let at = value.referenced;
+        let known = at.line() > 0;
+        known.then(|| Self {
+            line: at.line(),
+            column: at.column(),
+        })
+    }
+}
+
+/// `LINE:COLUMN`, as compilers write it.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// The names of a document's fields, in their order, each with where it stands.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     #[default]
     Scalar,
-    List(Vec<Order>),
-    Map(Vec<(String, Order)>),
+    List(Vec<(Option<Location>, Order)>),
+    Map(Vec<(String, Option<Location>, Order)>),
+}
+
+/// Where something stands that a path names.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Sorts as things stand: the number of each in the one around it. What is missing comes after all
+    /// that is there.
+    pub(super) numbers: Vec<usize>,
+    /// Where it is, or what it is missing in.
+    pub(super) location: Option<Location>,
 }
 
 impl Order {
@@ -21,36 +60,42 @@ impl Order {
         let Self::Map(fields) = self else {
             return Self::Scalar;
         };
-        let found = fields.into_iter().find(|(field, _)| field == name);
-        found.map(|(_, order)| order).unwrap_or_default()
+        let found = fields.into_iter().find(|(field, ..)| field == name);
+        found.map(|(_, _, order)| order).unwrap_or_default()
     }
 
     /// What stands in a list that a field has.
     pub(super) fn item(self, name: &str, number: usize) -> Self {
         match self.field(name) {
-            Self::List(items) => items.into_iter().nth(number).unwrap_or_default(),
+            Self::List(items) => {
+                let item = items.into_iter().nth(number);
+                item.map(|(_, order)| order).unwrap_or_default()
+            }
             _ => Self::Scalar,
         }
     }
 
-    /// Sorts as the fields stand: the number of each thing in the one around it. A field that is
-    /// missing comes after all that are there.
-    pub(super) fn position(&self, path: &str) -> Vec<usize> {
-        let mut position = Vec::new();
+    /// Where a field stands.
+    pub(super) fn position(&self, path: &str) -> Position {
+        let mut position = Position::default();
         let (mut here, mut rest) = (self, path);
         loop {
             let step = match here {
                 Self::Scalar => None,
-                Self::List(items) => index(rest).and_then(|(i, after)| Some((i, items.get(i)?, after))),
+                Self::List(items) => index(rest).and_then(|(number, after)| {
+                    let (location, inner) = items.get(number)?;
+                    Some((number, location, inner, after))
+                }),
                 Self::Map(fields) => field(fields, rest),
             };
-            let Some((number, inner, after)) = step else {
+            let Some((number, location, inner, after)) = step else {
                 if !rest.is_empty() {
-                    position.push(usize::MAX);
+                    position.numbers.push(usize::MAX);
                 }
                 return position;
             };
-            position.push(number);
+            position.numbers.push(number);
+            position.location = location.or(position.location);
             (here, rest) = (inner, after);
         }
     }
@@ -62,15 +107,23 @@ fn index(path: &str) -> Option<(usize, &str)> {
     Some((number.parse().ok()?, rest))
 }
 
+/// A step from something into what stands in it: its number, where it is, itself, and the rest of the path.
+type Step<'a, 'p> = (usize, &'a Option<Location>, &'a Order, &'p str);
+
 /// `name…` or `.name…`; of two that fit, the longer one is meant.
-fn field<'a, 'p>(fields: &'a [(String, Order)], path: &'p str) -> Option<(usize, &'a Order, &'p str)> {
+fn field<'a, 'p>(fields: &'a [(String, Option<Location>, Order)], path: &'p str) -> Option<Step<'a, 'p>> {
     let path = path.strip_prefix('.').unwrap_or(path);
-    let fits = |(number, (name, order)): (usize, &'a (String, Order))| {
-        let rest = path.strip_prefix(name.as_str())?;
-        (rest.is_empty() || rest.starts_with(['.', '['])).then_some((number, order, rest))
-    };
-    let found = fields.iter().enumerate().filter_map(fits);
-    found.min_by_key(|(_, _, rest)| rest.len())
+    let mut best: Option<Step<'a, 'p>> = None;
+    for (number, (name, location, order)) in fields.iter().enumerate() {
+        let Some(rest) = path.strip_prefix(name.as_str()) else {
+            continue;
+        };
+        let fits = rest.is_empty() || rest.starts_with(['.', '[']);
+        if fits && best.is_none_or(|(.., other)| rest.len() < other.len()) {
+            best = Some((number, location, order, rest));
+        }
+    }
+    best
 }
 
 impl<'de> Deserialize<'de> for Order {
@@ -90,16 +143,16 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Order, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
-            items.push(item);
+        while let Some(item) = list.next_element::<Spanned<Order>>()? {
+            items.push((Location::of(&item), item.value));
         }
         Ok(Order::List(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Order, A::Error> {
         let mut fields = Vec::new();
-        while let Some((key, value)) = map.next_entry::<String, Order>()? {
-            fields.push((join("", &key), value));
+        while let Some((key, value)) = map.next_entry::<Spanned<String>, Order>()? {
+            fields.push((join("", &key.value), Location::of(&key), value));
         }
         Ok(Order::Map(fields))
     }

@@ -368,7 +368,7 @@ fn hostile_yaml_is_refused_quickly() {
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\n";
     assert!(PodSpec::from_yaml(bomb).is_err());
     assert!(matches!(
-        PodSpec::from_yaml(&"[".repeat(100_000)).unwrap_err().errors(),
+        PodSpec::from_yaml(&"[".repeat(100_000)).unwrap_err().errors()[..],
         [SpecError::Syntax { .. }]
     ));
     assert!(PodSpec::from_json(&"[".repeat(100_000)).is_err());
@@ -396,7 +396,7 @@ fn a_manifest_at_the_size_limit_is_read_and_one_past_it_refused() {
         Err(SpecError::TooLarge((1 << 20) + 1).into())
     );
     assert!(matches!(
-        PodSpec::from_json(&" ".repeat(10 << 20)).unwrap_err().errors(),
+        PodSpec::from_json(&" ".repeat(10 << 20)).unwrap_err().errors()[..],
         [SpecError::TooLarge(_)]
     ));
 }

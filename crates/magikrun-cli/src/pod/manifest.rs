@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use magik_pri::{
-    DocumentErrors, DocumentPod, Documents, IgnoredField, PodSpec, RuntimeClass, SpecErrors,
+    DocumentErrors, DocumentPod, Documents, IgnoredField, Location, PodSpec, RuntimeClass, SpecErrors,
     limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE, MAX_SPEC_ERRORS},
     pod_names,
 };
@@ -154,15 +154,19 @@ fn wrong(errors: &DocumentErrors) -> anyhow::Error {
 }
 
 fn lines_of(name: &str, errors: &SpecErrors) -> Vec<String> {
-    let mut lines: Vec<String> = errors
-        .errors()
-        .iter()
-        .map(|error| format!("{name}: {error}"))
+    let mistakes = errors.located();
+    let mut lines: Vec<String> = mistakes
+        .map(|(location, error)| format!("{}: {error}", placed(name, location)))
         .collect();
     if errors.more() > 0 {
         lines.push(format!("{name}: and {} more", errors.more()));
     }
     lines
+}
+
+/// `FILE:LINE:COLUMN`, as editors and terminals open it, or the name alone.
+pub(super) fn placed(name: &str, location: Option<Location>) -> String {
+    location.map_or_else(|| name.to_owned(), |location| format!("{name}:{location}"))
 }
 
 /// What is wrong with a pod of that manifest: its mistakes in a line each, anything else as it is.

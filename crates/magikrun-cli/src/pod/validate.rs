@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use magik_pri::{
-    DocumentPod, Documents, IgnoredField, PodRuntime, RuntimeClass, SpecErrors, limits::MAX_SPEC_ERRORS,
+    DocumentPod, Documents, IgnoredField, Location, PodRuntime, RuntimeClass, SpecErrors,
+    limits::MAX_SPEC_ERRORS,
 };
 use serde::Serialize;
 
@@ -53,6 +54,9 @@ struct Report {
 /// A mistake.
 #[derive(Debug, Serialize)]
 struct Mistake {
+    /// Where the field stands, or what it is missing in, counted from 1; `None`: that is not known.
+    line: Option<u64>,
+    column: Option<u64>,
     /// `None`: it is about the whole file.
     field: Option<String>,
     message: String,
@@ -131,6 +135,8 @@ impl Mistake {
     /// That of a field that changes nothing, where that is one.
     fn strict(ignored: IgnoredField) -> Self {
         Self {
+            line: None,
+            column: None,
             field: Some(ignored.field),
             message: manifest::changes_nothing(&ignored.why),
         }
@@ -150,7 +156,9 @@ impl Report {
     }
 
     fn wrong(file: String, errors: &SpecErrors) -> Self {
-        let mistakes = errors.errors().iter().map(|error| Mistake {
+        let mistakes = errors.located().map(|(location, error)| Mistake {
+            line: location.map(|at| at.line),
+            column: location.map(|at| at.column),
             field: error.path().map(str::to_owned),
             message: error.reason(),
         });
@@ -177,7 +185,12 @@ impl Report {
         let prefix = format!("{file}: ");
         let message = message.strip_prefix(&prefix).unwrap_or(&message).to_owned();
         Self {
-            errors: vec![Mistake { field: None, message }],
+            errors: vec![Mistake {
+                line: None,
+                column: None,
+                field: None,
+                message,
+            }],
             ..Self::of(file)
         }
     }
@@ -216,8 +229,11 @@ fn print(report: &Report) -> Result<()> {
         output::line(output::printable(&format!("{file}: pod {pod}: valid")))?;
     }
     for error in &report.errors {
+        let location = error.line.zip(error.column);
+        let location = location.map(|(line, column)| Location { line, column });
         let field = error.field.as_ref().map(|field| format!("{field}: "));
-        failure::print(format!("{file}: {}{}", field.unwrap_or_default(), error.message));
+        let place = manifest::placed(file, location);
+        failure::print(format!("{place}: {}{}", field.unwrap_or_default(), error.message));
     }
     if report.more_errors > 0 {
         failure::print(format!("{file}: and {} more", report.more_errors));

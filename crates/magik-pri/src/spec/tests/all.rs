@@ -73,7 +73,7 @@ metadata.generateName: not supported: give a name
     // The same from JSON, by its own order.
     let json = r#"{"spec": {"containers": [{"image": 1, "name": "C"}]}, "apiVersion": "v1", "metadata": {}, "kind": "Pod"}"#;
     let errors = PodSpec::from_json(json).unwrap_err();
-    let paths: Vec<_> = errors.errors().iter().filter_map(SpecError::path).collect();
+    let paths: Vec<_> = errors.errors().into_iter().filter_map(SpecError::path).collect();
     assert_eq!(
         paths,
         [
@@ -85,9 +85,36 @@ metadata.generateName: not supported: give a name
 }
 
 #[test]
+fn mistakes_know_their_lines() {
+    let text = "kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: b\n    prots: []\n  - name: é\n    command: [x, 7]\n---\n# Another one.\nkind: List\nitems:\n- {kind: ConfigMap, apiVersion: v1,\n   metadata: {name: m}, data: {a: 1}}\n";
+    let errors = Documents::from_yaml(&[("a.yaml", text)], None).unwrap_err();
+    let (_, errors) = errors.files().next().unwrap();
+    let lines = errors.located().map(|(location, error)| {
+        let at = location.map(|at| at.to_string()).unwrap_or_default();
+        format!("{at} {}", error.path().unwrap_or_default())
+    });
+    let expected = [
+        // In the second document, by its own count of the file's lines.
+        "16:32 ConfigMap m: data.a",
+        "8:5 spec.containers[0].prots",
+        "9:5 spec.containers[1].name",
+        "10:18 spec.containers[1].command[1]",
+        // Missing in what stands here.
+        "9:5 spec.containers[1].image",
+    ];
+    assert_eq!(lines.collect::<Vec<_>>(), expected);
+    let json = "{\"kind\": \"Pod\", \"apiVersion\": \"v1\",\n \"metadata\": {\"name\": 3}}";
+    let errors = PodSpec::from_json(json).unwrap_err();
+    assert!(
+        errors.located().all(|(location, _)| location.is_none()),
+        "{errors}"
+    );
+}
+
+#[test]
 fn one_mistake_is_one_line_as_ever() {
     let errors = PodSpec::from_yaml(&manifest("hostname: A", "")).unwrap_err();
-    let [only] = errors.errors() else {
+    let [only] = errors.errors()[..] else {
         panic!("{errors}")
     };
     assert_eq!(errors.to_string(), only.to_string());

@@ -63,7 +63,7 @@ fn a_list_is_what_it_lists() {
     // Mistakes are in the order of the text there, too.
     let wrong = "kind: List\napiVersion: v1\nitems:\n- kind: Pod\n  spec: {containers: [{image: 1, name: C}]}\n  apiVersion: v1\n  metadata: {name: p, lables: {}}\n";
     let errors = PodSpec::from_yaml(wrong).unwrap_err();
-    let paths: Vec<_> = errors.errors().iter().filter_map(SpecError::path).collect();
+    let paths: Vec<_> = errors.errors().into_iter().filter_map(SpecError::path).collect();
     assert_eq!(
         paths,
         [
