@@ -108,7 +108,8 @@ fn in_a_manifest() {
         [web] => not a pod: it is a list; wanted is kind: Pod, apiVersion: v1
         {metadata: {name: web}} => not a pod: it is an object without kind; wanted is kind: Pod, apiVersion: v1
         {kind: Pod} => not a pod: it is "Pod" without apiVersion; wanted is kind: Pod, apiVersion: v1
-        {kind: Service, apiVersion: v1} => not a pod: it is "Service" of "v1"; wanted is kind: Pod, apiVersion: v1
+        {kind: Service, apiVersion: v1, metadata: {name: web}} => not a pod: there is only Service web; wanted is kind: Pod, apiVersion: v1, too
+        {kind: NetworkPolicy, apiVersion: networking.k8s.io/v1} => not a pod: it is "NetworkPolicy" of "networking.k8s.io/v1"; wanted is kind: Pod, apiVersion: v1
         {kind: Deployment, apiVersion: apps/v1, metadata: {name: web}, spec: {}} => spec.template: is missing
         {kind: Deployment, apiVersion: apps/v1, metadata: {name: web}, spec: {replicas: 0, template: {spec: {containers: [{name: a, image: b}]}}}} => spec.replicas: 0 is not between 1 and 512
         {kind: Job, apiVersion: batch/v1, metadata: {name: web}, spec: {template: {spec: {restartPolicy: Never, containers: [{name: a}]}}}} => spec.template.spec.containers[0].image: is missing

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    DataKind, IgnoredField, PodSpec, SpecError, SpecErrors, data,
+    DataKind, IgnoredField, PodSpec, SpecError, SpecErrors, data, elsewhere,
     errors::Problems,
     order::Order,
     parse::{self, NamedData},
@@ -47,8 +47,8 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub struct Documents {
     /// The pods, in their order.
     pub pods: Vec<DocumentPod>,
-    /// What changes nothing beside the pods, by the text that it is in: fields of ConfigMaps and Secrets, and those that no pod
-    /// refers to.
+    /// What changes nothing beside the pods, by the text that it is in: fields of ConfigMaps and Secrets, those that no pod
+    /// refers to, and objects that something else than a kubelet acts on, as a Service.
     pub ignored: Vec<(String, IgnoredField)>,
 }
 
@@ -189,6 +189,8 @@ struct Reader {
     /// Where each object of `known` is.
     places: BTreeMap<(DataKind, String, String), usize>,
     ignored: Vec<(usize, IgnoredField)>,
+    /// Objects that change nothing.
+    others: Vec<String>,
     /// By text.
     errors: BTreeMap<usize, Vec<SpecErrors>>,
 }
@@ -220,6 +222,13 @@ impl Reader {
             let says = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (says("apiVersion"), says("kind"));
             let workload = workloads::Kind::of(version, kind);
+            if let Some(why) = elsewhere::why(version, kind) {
+                let name = value.pointer("/metadata/name").and_then(Value::as_str);
+                let what = format!("{kind} {}", shown(name.unwrap_or_default()));
+                self.others.push(what.clone());
+                self.ignored.push((file, IgnoredField::new(what, why)));
+                continue;
+            }
             let data = match (version, kind) {
                 ("v1", "ConfigMap") => Some(DataKind::ConfigMap),
                 ("v1", "Secret") => Some(DataKind::Secret),
@@ -349,6 +358,7 @@ impl Reader {
             .keys()
             .take(8)
             .map(|(kind, _, name)| format!("{} {name}", kind.as_str()))
+            .chain(self.others.iter().take(8).cloned())
             .collect();
         let reason = match (others.as_slice(), texts) {
             ([], _) => "there is nothing in it; wanted is kind: Pod, apiVersion: v1".to_owned(),

@@ -8,6 +8,7 @@ mod data;
 mod data_fields;
 mod data_volume;
 mod documents;
+mod elsewhere;
 mod env;
 mod errors;
 mod expand;

@@ -53,6 +53,34 @@ fn data_serves_pods_of_its_namespace_wherever_it_is() {
 }
 
 #[test]
+fn what_only_a_cluster_acts_on_changes_nothing_and_is_said() {
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {anything: 1}}";
+    let role = "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: r}}";
+    let pod = manifest("", "");
+    let documents = Documents::from_yaml(&[("a", &format!("{service}\n---\n{pod}")), ("b", role)], None);
+    let ignored = documents.unwrap().ignored.into_iter();
+    let said: Vec<_> = ignored
+        .map(|(file, field)| format!("{file}: {}: {}", field.field, field.why))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "a: Service web: there are no services; pods are reached by their ports",
+            "b: Role r: there is no API server that it is about",
+        ]
+    );
+    assert_eq!(
+        self::said(&[("a", service)]),
+        "a: not a pod: there is only Service web; wanted is kind: Pod, apiVersion: v1, too"
+    );
+    // Who wrote this relies on it.
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}}";
+    assert!(
+        self::said(&[("a", &format!("{policy}\n---\n{pod}"))]).contains("document 1 is \"NetworkPolicy\"")
+    );
+}
+
+#[test]
 fn a_list_is_what_it_lists() {
     let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "b", "envFrom": [{"configMapRef": {"name": "m"}}]}]}},
