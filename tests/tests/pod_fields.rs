@@ -191,6 +191,16 @@ isolated!(
     }
 );
 
+/// Command lines that have this word.
+fn processes_with(word: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines
+        .filter(|line| line.split(' ').any(|other| other == word))
+        .collect()
+}
+
 isolated!(
     fn a_pod_of_the_hosts_processes_sees_them_and_not_into_its_init(scene) {
         let magikrun = Magikrun::with_busybox(scene);
@@ -228,6 +238,16 @@ isolated!(
         let init = rustix::process::Pid::from_raw(pids.trim().parse().expect("one init")).expect("a pid");
         rustix::process::kill_process(init, rustix::process::Signal::KILL).expect("kill");
         wait_for("its end", || magikrun.json(&["pod", "status", "p"])["reason"] == "InitDied");
+        magikrun.ok(&["pod", "delete", "p"]);
+        before.assert_same("once the pod is deleted");
+
+        // What it has left in the background, and forks on, is gone before its status says that it is over.
+        let script = "f() { busybox sleep 0.01; f & }; for i in 1 2 3 4 5 6 7 8; do f & done; busybox sleep 1077 & exit 0";
+        let more = json!({"hostPID": true, "restartPolicy": "Never"});
+        let file = magikrun.manifest(pod(script, more, json!({})).to_string());
+        magikrun.ok(&["pod", "run", "-q", "--wait", "-f", &file]);
+        let left = processes_with("1077");
+        assert_eq!(left, [""; 0]);
         magikrun.ok(&["pod", "delete", "p"]);
         before.assert_same("once the pod is deleted");
 

@@ -61,6 +61,9 @@ impl Default for InitOptions {
 /// See [`PodInit::prepare`].
 type Preparation = Box<dyn FnOnce(Arc<PodPlan>) -> BoxFuture<'static, Result<(), LaunchError>> + Send + Sync>;
 
+/// See [`PodInit::when_over`].
+type Over = Box<dyn FnOnce() + Send + Sync>;
+
 /// A pod init, ready to run. One pod, one process, one thread.
 ///
 /// The process must exit when [`run`](Self::run) returns: as PID 1 of the pod's pid namespace it takes
@@ -89,6 +92,7 @@ pub struct PodInit {
     preparation: Option<Preparation>,
     shared_processes: Option<PathBuf>,
     when_ready: Option<fn()>,
+    when_over: Option<Over>,
 }
 
 impl fmt::Debug for PodInit {
@@ -118,6 +122,7 @@ impl PodInit {
             preparation: None,
             shared_processes: None,
             when_ready: None,
+            when_over: None,
         }
     }
 
@@ -161,6 +166,13 @@ impl PodInit {
         self
     }
 
+    /// What is done once no container of the pod runs any more and before its status says so; it may block.
+    #[must_use]
+    pub fn when_over(mut self, call: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.when_over = Some(Box::new(call));
+        self
+    }
+
     /// How to find out, once the launch connection has ended without `Commit`, whether the pod was committed all the
     /// same. The default looks whether the state directory lost its `.pending`.
     #[must_use]
@@ -201,6 +213,7 @@ impl PodInit {
             shared_processes: self.shared_processes,
             preparation: self.preparation,
             when_ready: self.when_ready,
+            when_over: self.when_over,
             own_files: self.options.own_files,
         };
         let ends = Ends {

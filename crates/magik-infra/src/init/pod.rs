@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Preparation,
+    Over, Preparation,
     container::{self, Created, ExitReport, Output, Watched},
     ending::{Ending, Made, Stopping},
     happening::Waits,
@@ -43,6 +43,8 @@ pub(super) struct Before {
     pub(super) preparation: Option<Preparation>,
     /// A moment after the last one was started.
     pub(super) when_ready: Option<fn()>,
+    /// Once no container runs any more.
+    pub(super) when_over: Option<Over>,
     /// See [`InitOptions::own_files`](super::InitOptions::own_files).
     pub(super) own_files: bool,
 }

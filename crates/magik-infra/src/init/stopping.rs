@@ -138,6 +138,10 @@ impl Pod {
 
     /// Nothing runs any more: the final status is written, then the extensions are told.
     pub(super) async fn finish(&mut self, reason: Option<(PodReason, String)>) -> PodStatus {
+        if let Some(call) = self.before.when_over.take() {
+            // Nothing follows from its panic.
+            let _ = tokio::task::spawn_blocking(call).await;
+        }
         self.shared.publish(|status| {
             // Those that were never started have not failed.
             let failed = |c: &ContainerStatus| matches!(c.state, ContainerPhase::Exited { exit, .. } if exit.code != 0);

@@ -71,18 +71,31 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         .reap_orphans(true)
         .new_keyrings(true)
         .build();
+    // Among the host's processes nothing ends with this one. What is left ends before the pod's status says that it is
+    // over, and of a pod that did not start, after all.
+    let kill_rest = {
+        let (id, host_processes) = (config.id.clone(), told.host_processes);
+        move || match host_processes {
+            true => Hierarchies::detect()?.kill_containers(&id),
+            false => Ok(()),
+        }
+    };
+    let before_status = kill_rest.clone();
     let ended = init::serve(descriptors, async |serving| {
         PodInit::new(Arc::new(runtime), serving.state, InitOptions::default())
             .registry(extensions)
             .publish(serving.listeners)
             .shared_processes(shared_processes)
             .when_ready(super::trim::trim)
+            .when_over(move || {
+                if let Err(error) = before_status() {
+                    tracing::warn!(%error, "cannot end all processes of the pod");
+                }
+            })
             .run(serving.launch, serving.control)
             .await
     });
-    if told.host_processes {
-        Hierarchies::detect()?.kill_containers(&config.id)?;
-    }
+    kill_rest()?;
     ended
 }
 

@@ -28,6 +28,8 @@ const PARENT: &str = "magikrun";
 const INIT: &str = "_init";
 /// How long killed processes may take to leave a cgroup.
 const SETTLE: Duration = Duration::from_secs(10);
+/// How long is waited for a cgroup to be still; who is stuck in the kernel is not.
+const FREEZE: Duration = Duration::from_millis(200);
 /// The kernel lets go of a cgroup a moment after its last process has ended, without saying when.
 const RETRY: Duration = Duration::from_micros(500);
 
@@ -44,6 +46,8 @@ pub(crate) struct Hierarchies {
     cpu: Option<PathBuf>,
     /// The mount whose cgroups count memory.
     memory: Option<PathBuf>,
+    /// The mount whose cgroups hold processes still.
+    freezer: Option<PathBuf>,
 }
 
 impl Hierarchies {
@@ -187,10 +191,10 @@ impl Hierarchies {
     pub(crate) fn kill_containers(&self, id: &str) -> io::Result<()> {
         self.thaw(id);
         let until = Instant::now() + SETTLE;
-        for mount in &self.mounts {
+        // First where they can be held still: who forks is ahead of whoever kills one after the other.
+        for mount in self.freezer.iter().chain(&self.mounts) {
             let all = children(&mount.join(PARENT).join(id)).unwrap_or_default();
             for dir in all.iter().filter(|dir| !dir.ends_with(INIT)) {
-                // Who forks while others are killed is met the next time.
                 while kill_all(dir, until)? > 0 && Instant::now() < until {}
             }
         }
@@ -238,6 +242,7 @@ fn parse(table: &[u8]) -> Hierarchies {
         pids: None,
         cpu: None,
         memory: None,
+        freezer: None,
     };
     for mount in mountinfo::parse(table).filter(mountinfo::Mount::is_cgroup_hierarchy) {
         let unified = mount.kind == "cgroup2" && mount.point == Path::new(MOUNT_ROOT);
@@ -245,6 +250,7 @@ fn parse(table: &[u8]) -> Hierarchies {
             ("pids", &mut hierarchies.pids),
             ("cpu", &mut hierarchies.cpu),
             ("memory", &mut hierarchies.memory),
+            ("freezer", &mut hierarchies.freezer),
         ] {
             if unified || (mount.kind == "cgroup" && mount.has_super_option(controller)) {
                 *found = Some(mount.point.clone());
@@ -258,16 +264,56 @@ fn parse(table: &[u8]) -> Hierarchies {
     hierarchies
 }
 
-/// Kills every process in a cgroup and below, and waits for each; how many there were.
+/// Kills every process in a cgroup and below, and waits for each; how many there were. None of them forks
+/// meanwhile, but where the cgroup is one of a v1 hierarchy that cannot hold them still.
 fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
-    let mut count = 0;
+    if !has_processes(dir) {
+        return Ok(0);
+    }
+    // On v2 the kernel kills them all at once (since Linux 5.14).
+    let at_once = fs::write(dir.join("cgroup.kill"), "1").is_ok();
+    if !at_once {
+        freeze(dir);
+    }
+    let mut killed = Vec::new();
+    let sent = send_kill(dir, &mut killed);
+    if !at_once {
+        thaw_tree(dir);
+    }
+    sent?;
+    for process in &killed {
+        process.wait(until.saturating_duration_since(Instant::now()))?;
+    }
+    Ok(killed.len())
+}
+
+fn has_processes(dir: &Path) -> bool {
+    let own = fs::read(dir.join("cgroup.procs")).is_ok_and(|text| !text.is_empty());
+    let below = || children(dir).unwrap_or_default();
+    own || below().iter().any(|child| has_processes(child))
+}
+
+/// Holds a cgroup of a v1 freezer and what is below it still, or gives up where something cannot be.
+fn freeze(dir: &Path) {
+    let state = dir.join("freezer.state");
+    if fs::write(&state, "FROZEN").is_err() {
+        return;
+    }
+    let until = Instant::now() + FREEZE;
+    // Reading it makes the kernel look again.
+    while fs::read_to_string(&state).is_ok_and(|text| text.trim() == "FREEZING") && Instant::now() < until {
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// Sends SIGKILL to every process in a cgroup and below.
+fn send_kill(dir: &Path, killed: &mut Vec<Process>) -> io::Result<()> {
     for child in children(dir)? {
-        count += kill_all(&child, until)?;
+        send_kill(&child, killed)?;
     }
     let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else {
-        return Ok(count);
+        return Ok(());
     };
-    let mut killed = Vec::new();
     for pid in procs
         .lines()
         .filter_map(|line| line.parse().ok())
@@ -284,10 +330,7 @@ fn kill_all(dir: &Path, until: Instant) -> io::Result<usize> {
         process.kill()?;
         killed.push(process);
     }
-    for process in &killed {
-        process.wait(until.saturating_duration_since(Instant::now()))?;
-    }
-    Ok(count + killed.len())
+    Ok(())
 }
 
 fn is_in(dir: &Path, pid: Pid) -> bool {
@@ -341,6 +384,41 @@ mod tests {
         hierarchies.remove(&id).unwrap();
         assert!(!hierarchies.ids().contains(&id));
         child.wait().unwrap();
+        hierarchies.remove(&id).unwrap();
+    }
+
+    #[test]
+    #[cfg(feature = "native")]
+    #[allow(clippy::print_stderr)]
+    fn kills_who_forks_while_it_is_killed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED kills_who_forks_while_it_is_killed: needs root");
+            return;
+        }
+        let hierarchies = Hierarchies::detect().unwrap();
+        let id = format!("test-forks-{}", std::process::id());
+        let inner = hierarchies
+            .mounts
+            .iter()
+            .map(|mount| mount.join(PARENT).join(&id).join("c"));
+        let inner: Vec<_> = inner.collect();
+        inner.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        // Each of forty forks on, and its parent ends.
+        let script = "read line; f() { f & }; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40; do f; done";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        for dir in &inner {
+            fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let procs = || fs::read_to_string(inner[0].join("cgroup.procs")).unwrap();
+        assert!(procs().lines().count() > 1, "{}", procs());
+        hierarchies.kill_containers(&id).unwrap();
+        assert_eq!(procs(), "");
         hierarchies.remove(&id).unwrap();
     }
 }
