@@ -24,6 +24,6 @@ pub use census::Census;
 pub use images::{BUSYBOX, busybox_layout, redis_nginx_layout};
 pub use isolation::{Scene, as_root, run_isolated};
 pub use machine::{MachinePart, PATIENCE, has_machines, wait_for};
-pub use magikrun::{Magikrun, Output, binary};
+pub use magikrun::{Magikrun, Output, binary, without_place};
 pub use registry::Registry;
 pub use yaml::{container, pod};

@@ -244,3 +244,24 @@ impl Magikrun {
             .collect()
     }
 }
+
+/// What is said of manifests, without `:LINE:COLUMN` after the file's name, which a mistake has where it is about a
+/// field that the text has.
+#[must_use]
+pub fn without_place(said: &str) -> String {
+    let lines = said.split('\n').map(|line| {
+        let (place, rest) = line.split_once(": ").unwrap_or((line, ""));
+        // `magikrun: FILE:LINE:COLUMN: …`, or without the program's name.
+        let (before, (place, rest)) = match place {
+            "magikrun" => ("magikrun: ", rest.split_once(": ").unwrap_or((rest, ""))),
+            _ => ("", (place, rest)),
+        };
+        let mut parts = place.rsplitn(3, ':');
+        let is_number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u64>().is_ok());
+        if !is_number(parts.next()) || !is_number(parts.next()) {
+            return line.to_owned();
+        }
+        format!("{before}{}: {rest}", parts.next().unwrap_or_default())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

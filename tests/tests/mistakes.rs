@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use magikrun_tests::{BUSYBOX, Magikrun, binary, busybox_layout, isolated};
+use magikrun_tests::{BUSYBOX, Magikrun, binary, busybox_layout, isolated, without_place};
 
 /// What a command answered: its exit code, and standard error without the lines' `magikrun: `.
 fn answer(command: &mut Command) -> (i32, String, String) {
@@ -64,21 +64,6 @@ fn manifest(spec: &str, container: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  {spec}\n  containers:\n  - name: app\n    image: oci:nowhere\n    {container}\n"
     )
-}
-
-/// A mistake's line without `LINE:COLUMN:`, which it has where it is about a field that a text has.
-fn without_place(line: &str) -> String {
-    let mut parts = line.splitn(4, ':');
-    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u64>().ok());
-    match (
-        parts.next(),
-        number(parts.next()),
-        number(parts.next()),
-        parts.next(),
-    ) {
-        (Some(file), Some(_), Some(_), Some(rest)) => format!("{file}:{rest}"),
-        _ => line.to_owned(),
-    }
 }
 
 /// Compares what is said of manifests with a table of `PIECE => FIELD: MESSAGE`.
@@ -152,6 +137,8 @@ fn in_a_pod() {
         imagePullSecrets: [{name: A}] => imagePullSecrets[0].name: "A" may hold only lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each dot
         shareProcessNamespace: true\n  hostPID: true => shareProcessNamespace: ShareProcessNamespace and HostPID cannot both be enabled: remove one
         hostUsers: false\n  hostIPC: true => hostIPC: cannot be true when hostUsers is false: remove one
+        hostnameOverride: a_b => hostnameOverride: "a_b" may hold only lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each dot
+        hostnameOverride: a\n  hostNetwork: true => hostnameOverride: the host's name is the pod's with hostNetwork: remove one of the two
         hostNetwork: "true" => hostNetwork: is the text "true", and true or false is wanted, without quotes
         hostnme: web => hostnme: unknown field, did you mean hostname?
         hostname: web_1 => hostname: "web_1" may hold only lower-case letters, digits and '-', with a letter or digit at both ends

@@ -1,6 +1,8 @@
 //! Fields of a v1 Pod: what they say is so inside of the container, or it is said that it is not.
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, Registry, busybox_layout, isolated, wait_for};
+use magikrun_tests::{
+    BUSYBOX, Census, Magikrun, Registry, busybox_layout, isolated, wait_for, without_place,
+};
 use serde_json::{Value, json};
 
 /// A pod of one container that runs a shell script, with more of `spec` and of the container.
@@ -92,7 +94,7 @@ fn refused(magikrun: &Magikrun, pod: &Value) -> String {
     let out = magikrun.run(&["pod", "run", "-q", "-f", &file]);
     assert_ne!(out.code, 0, "{}", out.stdout);
     assert_eq!(magikrun.pods(), [""; 0]);
-    out.stderr.replace(&format!("magikrun: {file}: "), "")
+    without_place(&out.stderr).replace(&format!("magikrun: {file}: "), "")
 }
 
 isolated!(
@@ -112,6 +114,12 @@ isolated!(
             "{name}\n{name}\n{name}\n127.0.1.1\t{name}\tp\n\
              search a.example b.example.\nnameserver 192.0.2.53\noptions ndots:2 edns0\n"
         ));
+        // The whole name, whatever else is said of it.
+        let script = "busybox hostname; busybox cat /etc/hostname; busybox tail -n 1 /etc/hosts";
+        let said = output(&magikrun, &pod(script, json!({
+            "hostname": "h", "subdomain": "sub", "hostnameOverride": "web.example.org",
+        }), json!({})));
+        assert_eq!(said, "web.example.org\nweb.example.org\n127.0.1.1\tweb.example.org\n");
         // Without the longer name, and with what the host has.
         let of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let said = output(&magikrun, &pod("busybox hostname; busybox cat /etc/resolv.conf", json!({"subdomain": "sub"}), json!({})));

@@ -40,6 +40,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     if let Some(hostname) = &spec.hostname {
         problems.or_default(names::dns_label(hostname).at("spec.hostname"));
     }
+    host::override_name(&mut spec, problems);
     if let Some(k8s::PodOS { name }) = spec.os.take().filter(|os| os.name != "linux") {
         let why = format!("{name:?}: containers are Linux's");
         problems.add(SpecError::unsupported("spec.os.name", why));

@@ -65,6 +65,7 @@ static SPEC: Schema = Schema {
         ("hostPID", Flag),
         ("hostUsers", Flag),
         ("hostname", Text),
+        ("hostnameOverride", Text),
         ("imagePullSecrets", List(&PULL_SECRET)),
         ("initContainers", List(&CONTAINER)),
         ("os", Object(&OS)),
@@ -100,7 +101,6 @@ static SPEC: Schema = Schema {
         ("topologySpreadConstraints", SCHEDULER),
     ],
     refused: &[
-        ("hostnameOverride", "give a hostname"),
         (
             "ephemeralContainers",
             "remove them; 'pod exec' runs a program in a container",

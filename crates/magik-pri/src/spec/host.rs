@@ -290,6 +290,21 @@ impl PodSpec {
     }
 }
 
+/// Puts `hostnameOverride` in the place of `hostname` and `subdomain`, as a kubelet does.
+pub(super) fn override_name(spec: &mut k8s::PodSpec, problems: &mut Problems) {
+    let name = spec.hostname_override.take().filter(|name| !name.is_empty());
+    let Some(name) = name else { return };
+    let valid = match (spec.host_network, spec.set_hostname_as_fqdn) {
+        (Some(true), _) => {
+            Err("the host's name is the pod's with hostNetwork: remove one of the two".to_owned())
+        }
+        (_, Some(true)) => Err("is the whole name: remove setHostnameAsFQDN".to_owned()),
+        _ => names::dns_subdomain(&name, MAX_HOSTNAME_LEN),
+    };
+    problems.or_default(valid.at("spec.hostnameOverride"));
+    (spec.hostname, spec.subdomain) = (Some(name), None);
+}
+
 /// Checks `subdomain` and `setHostnameAsFQDN` against the names of the pod.
 pub(super) fn check_names(spec: &PodSpec, problems: &mut Problems) {
     if let Some(subdomain) = &spec.subdomain {
