@@ -141,7 +141,7 @@ impl OpenSsl {
     fn start(directory: &std::path::Path, port: u16, more: &[&str]) -> Self {
         let at = |name: &str| directory.join(name).display().to_string();
         let (key, certificate) = (at("key.pem"), at("certificate.pem"));
-        // Signed by itself, for another host, and over since yesterday: nobody asks.
+        // Signed by itself, and for another host: nobody asks.
         let made = Command::new("openssl")
             .args([
                 "req",
@@ -152,7 +152,7 @@ impl OpenSsl {
                 "-subj",
                 "/CN=nobody.invalid",
             ])
-            .args(["-days", "-1", "-keyout", &key, "-out", &certificate])
+            .args(["-days", "1", "-keyout", &key, "-out", &certificate])
             .output()
             .expect("openssl");
         assert!(made.status.success(), "{made:?}");
