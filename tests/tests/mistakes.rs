@@ -222,6 +222,7 @@ fn in_a_container() {
         livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: 'a b', value: c}]}} => livenessProbe.httpGet.httpHeaders[0].name: "a b" is no name of a header
         livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: a, value: "b\r\nc: d"}]}} => livenessProbe.httpGet.httpHeaders[0].value: is too long, or holds a line break or the like
         livenessProbe: {grpc: {port: 70000}} => livenessProbe.grpc.port: 70000 is not between 1 and 65535
+        livenessProbe: {grpc: {port: 1, mode: tls}} => livenessProbe.grpc.mode: "tls" is none of Plaintext, TLS
         livenessProbe: {grpc: {port: grpc}} => livenessProbe.grpc.port: is the text "grpc", and a whole number is wanted
         livenessProbe: {tcpSocket: {port: 1}, periodSeconds: -1} => livenessProbe.periodSeconds: -1 is not between 1 and 2147483647
         livenessProbe: {tcpSocket: {port: 1}, initialDelaySeconds: -5} => livenessProbe.initialDelaySeconds: -5 is not between 0 and 2147483647

@@ -219,6 +219,9 @@ pub enum Handler {
         /// Of which service; empty: of the server as a whole.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         service: String,
+        /// Whether by TLS, where any certificate will do (`mode: TLS`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        tls: bool,
     },
     /// Connects by TCP: a connection is good.
     TcpSocket {

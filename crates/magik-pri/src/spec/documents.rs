@@ -437,11 +437,10 @@ fn flatten(value: Value, place: Vec<usize>, found: &mut Vec<(Vec<usize>, Value)>
 /// Where the fields of a document stand, which is looked for only to sort mistakes.
 fn order(texts: &[(&str, &str)], file: usize, place: &[usize]) -> Order {
     let text = texts.get(file).map(|(_, text)| *text).unwrap_or_default();
-    let orders: Vec<Order> = parse::documents(text).unwrap_or_default();
     let Some((first, items)) = place.split_first() else {
         return Order::default();
     };
-    let mut order = orders.into_iter().nth(*first).unwrap_or_default();
+    let mut order = Order::of_text(text, *first);
     for number in items {
         order = order.item("items", *number);
     }

@@ -340,9 +340,15 @@ fn grpc(asked: k8s::GRPCAction, ports: &[Port], path: &str) -> Result<Handler> {
         );
         return Err(SpecError::invalid(format!("{path}.service"), reason));
     }
+    let tls = match asked.mode.as_deref() {
+        None | Some("Plaintext") => Ok(false),
+        Some("TLS") => Ok(true),
+        Some(other) => Err(format!("{other:?} is none of Plaintext, TLS")),
+    };
     Ok(Handler::Grpc {
         port: port(&IntOrString::Int(asked.port), ports).at(&format!("{path}.port"))?,
         service,
+        tls: tls.at(&format!("{path}.mode"))?,
     })
 }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_saphyr::Spanned;
 
-use super::walk::join;
+use super::{parse, walk::join};
 
 /// A place in the text of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,30 @@ pub(super) struct Position {
 }
 
 impl Order {
+    /// That of a document of a text in YAML or JSON.
+    pub(super) fn of_text(text: &str, number: usize) -> Self {
+        let all: Vec<Self> = parse::documents(text).unwrap_or_default();
+        all.into_iter().nth(number).unwrap_or_default()
+    }
+
+    /// That of a value, which stands nowhere.
+    pub(super) fn of_value(value: &Value) -> Self {
+        match value {
+            Value::Array(items) => {
+                Self::List(items.iter().map(|item| (None, Self::of_value(item))).collect())
+            }
+            Value::Object(fields) => {
+                let fields = fields.iter();
+                Self::Map(
+                    fields
+                        .map(|(key, value)| (join("", key), None, Self::of_value(value)))
+                        .collect(),
+                )
+            }
+            _ => Self::Scalar,
+        }
+    }
+
     /// What a field has.
     pub(super) fn field(self, name: &str) -> Self {
         let Self::Map(fields) = self else {

@@ -32,8 +32,7 @@ impl PodSpec {
             format: "JSON",
             reason: e.to_string(),
         })?;
-        let order = || serde_json::from_str(text).unwrap_or_default();
-        read(value, order, &NamedData::new())
+        read(value, || Order::of_text(text, 0), &NamedData::new())
     }
 
     /// Reads a v1 Pod from a JSON value.
@@ -41,7 +40,7 @@ impl PodSpec {
     /// # Errors
     /// As [`from_yaml`](Self::from_yaml), sorted by name.
     pub fn from_value(value: Value) -> Result<Self, SpecErrors> {
-        let order = serde_json::from_value(value.clone()).unwrap_or_default();
+        let order = Order::of_value(&value);
         read(value, || order, &NamedData::new())
     }
 }

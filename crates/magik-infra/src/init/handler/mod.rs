@@ -105,14 +105,21 @@ impl Subject {
                     let address = SocketAddr::new(host.unwrap_or(POD), *port);
                     let stream = connect(address).await?;
                     if *tls {
-                        http::get(tls::connect(stream, address.ip()).await?, address, path, headers).await
+                        let stream = tls::connect(stream, address.ip(), &[]).await?;
+                        http::get(stream, address, path, headers).await
                     } else {
                         http::get(stream, address, path, headers).await
                     }
                 }
-                Handler::Grpc { port, service } => {
+                Handler::Grpc { port, service, tls } => {
                     let address = SocketAddr::new(POD, *port);
-                    grpc::check(connect(address).await?, address, service).await
+                    let stream = connect(address).await?;
+                    if *tls {
+                        let stream = tls::connect(stream, address.ip(), &[grpc::PROTOCOL]).await?;
+                        grpc::check(stream, address, service).await
+                    } else {
+                        grpc::check(stream, address, service).await
+                    }
                 }
                 Handler::TcpSocket { host, port } => {
                     let address = SocketAddr::new(host.unwrap_or(POD), *port);

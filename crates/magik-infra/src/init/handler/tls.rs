@@ -1,10 +1,7 @@
 //! TLS to whom nobody believes: as the kubelet's, a probe takes every certificate, since it asks
 //! whether a server answers and tells it nothing.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-};
+use std::{io, net::IpAddr, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
@@ -23,33 +20,33 @@ use tokio_rustls::{
 
 use super::HandlerError;
 
-/// By TLS 1.2 or 1.3.
-pub(super) async fn connect<S>(stream: S, host: IpAddr) -> Result<TlsStream<S>, HandlerError>
+/// By TLS 1.2 or 1.3, for one of these protocols, if any are named (ALPN).
+pub(super) async fn connect<S>(
+    stream: S,
+    host: IpAddr,
+    protocols: &[&[u8]],
+) -> Result<TlsStream<S>, HandlerError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let connector = TlsConnector::from(config()?);
+    let connector = TlsConnector::from(config(protocols)?);
     let connected = connector.connect(ServerName::IpAddress(host.into()), stream);
     connected.await.map_err(HandlerError::NoTls)
 }
 
-/// Made once a process.
-fn config() -> Result<Arc<ClientConfig>, HandlerError> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if let Some(config) = CONFIG.get() {
-        return Ok(config.clone());
-    }
+fn config(protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, HandlerError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|e| HandlerError::NoTls(std::io::Error::other(e)))?;
+        .map_err(|e| HandlerError::NoTls(io::Error::other(e)))?;
     let mut config = builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
     // Each question is asked anew; what a server gives to remember is not kept.
     config.resumption = Resumption::disabled();
-    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 /// Takes every certificate, also one that is no certificate of today's rules.

@@ -93,7 +93,7 @@ static TCP_SOCKET: Schema = Schema {
 };
 
 static GRPC: Schema = Schema {
-    supported: &[("port", Whole), ("service", Text)],
+    supported: &[("mode", Text), ("port", Whole), ("service", Text)],
     required: &["port"],
     ignored: &[],
     refused: &[],

@@ -105,6 +105,12 @@ fn mistakes_know_their_lines() {
     assert_eq!(lines.collect::<Vec<_>>(), expected);
     let json = "{\"kind\": \"Pod\", \"apiVersion\": \"v1\",\n \"metadata\": {\"name\": 3}}";
     let errors = PodSpec::from_json(json).unwrap_err();
+    let places = errors
+        .located()
+        .map(|(location, _)| location.unwrap().to_string());
+    assert_eq!(places.collect::<Vec<_>>(), ["2:15"; 1], "{errors}");
+    // What was not read from a text stands nowhere.
+    let errors = PodSpec::from_value(serde_json::from_str(json).unwrap()).unwrap_err();
     assert!(
         errors.located().all(|(location, _)| location.is_none()),
         "{errors}"
