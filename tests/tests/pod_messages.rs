@@ -20,9 +20,10 @@ fn pod(containers: &[(&str, &str, Value)], more: Value) -> Value {
     let containers: Vec<Value> = containers.iter().map(container).collect();
     let mut spec =
         json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": containers});
-    spec.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else {
+        panic!("{more}")
+    };
+    spec.as_object_mut().unwrap().extend(more);
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
 }
 
