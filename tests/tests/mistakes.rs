@@ -230,6 +230,7 @@ fn in_a_container() {
         livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2} => livenessProbe.successThreshold: must be 1: one good answer is enough here
         livenessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 0} => livenessProbe.terminationGracePeriodSeconds: 0 is not between 1 and 2147483647
         readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 1} => readinessProbe.terminationGracePeriodSeconds: a readiness probe ends no container; remove it
+        stdin: yes please => stdin: is the text "yes please", and true or false is wanted
         terminationMessagePath: /var/log/ => terminationMessagePath: "/var/log/" is a directory: name a file, such as /dev/termination-log
         terminationMessagePath: ../log => terminationMessagePath: "/../log" must not hold '..'
         terminationMessagePath: /proc/self/log => terminationMessagePath: "/proc/self/log" is the kernel's: choose another file
@@ -242,7 +243,6 @@ fn in_a_container() {
         lifecycle: {stopSignal: USR1} => lifecycle.stopSignal: "USR1" is no signal, such as SIGQUIT
         restartPolicy: Sometimes => restartPolicy: "Sometimes" is none of Always, OnFailure, Never
         restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}] => restartPolicy: is missing: what restartPolicyRules say goes before it
-        tty: true => tty: not supported: remove it; 'pod exec -it' gives a terminal
         envFrom: [{configMapRef: {name: a}}] => envFrom[0].configMapRef.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
         envFrom: [{}] => envFrom[0]: names no source: give configMapRef or secretRef
         command: nginx -g => command: is a string, and a list is wanted: write ["nginx -g"]

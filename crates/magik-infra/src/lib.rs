@@ -17,6 +17,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod client;
+mod console;
 mod containers;
 mod data;
 mod error;
@@ -43,8 +44,8 @@ mod unexecutable;
 mod wire;
 
 pub use client::{
-    ControlClient, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, Launch,
-    LaunchProgress, LogOutput, MAJOR, MINOR, PortForward, PortReader, PortWriter,
+    AttachRequest, ControlClient, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession,
+    Launch, LaunchProgress, LogOutput, MAJOR, MINOR, PortForward, PortReader, PortWriter,
 };
 pub use data::{DataFile, MAX_DATA_FILES, MAX_DATA_SIZE};
 pub use error::{ControlError, LaunchError, LaunchStep};

@@ -1,6 +1,7 @@
 //! The state of one pod: what its supervisor and the control service have in common.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,7 @@ use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
+    console::Console,
     data::Staged,
     error::{LaunchError, LaunchStep},
     events::EventHub,
@@ -163,6 +165,8 @@ pub(crate) struct Shared {
     last_revision: AtomicU64,
     over: watch::Sender<bool>,
     attachables: watch::Sender<Attachables>,
+    /// The streams of the last run of each container.
+    consoles: Mutex<HashMap<String, Arc<Console>>>,
 }
 
 impl Shared {
@@ -186,6 +190,7 @@ impl Shared {
             last_revision: AtomicU64::new(0),
             over: watch::Sender::new(false),
             attachables: watch::Sender::new(Vec::new()),
+            consoles: Mutex::default(),
         }
     }
 
@@ -232,6 +237,7 @@ impl Shared {
 
     /// A container is no longer one of the pod's.
     pub(crate) fn remove(&self, name: &str) {
+        self.consoles().remove(name);
         if self.table().remove(name) {
             self.publish(|status| {
                 let removed = status
@@ -305,6 +311,20 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, Option<PodStatus>> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A container was created: who attaches to it finds its streams here.
+    pub(crate) fn opened(&self, name: &str, console: Arc<Console>) {
+        self.consoles().insert(name.to_owned(), console);
+    }
+
+    /// The streams of the last run of a container.
+    pub(crate) fn console(&self, name: &str) -> Option<Arc<Console>> {
+        self.consoles().get(name).cloned()
+    }
+
+    fn consoles(&self) -> MutexGuard<'_, HashMap<String, Arc<Console>>> {
+        self.consoles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody may attach to this container from now on.

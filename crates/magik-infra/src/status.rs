@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use magik_oci::Exit;
 use serde::{Deserialize, Serialize};
 
+pub use crate::plan::{ConsolePlan, IgnoredField, UserNamespace};
 use crate::plan::{ContainerPlan, PodPlan};
-pub use crate::plan::{IgnoredField, UserNamespace};
 
 /// The phases of Kubernetes' pod life-cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +216,9 @@ pub struct ContainerStatus {
     /// How it ended before, the last time at the end; the last [`MAX_PAST_RUNS`] are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub past: Vec<PastRun>,
+    /// Its streams, besides its log.
+    #[serde(default, skip_serializing_if = "ConsolePlan::is_default")]
+    pub console: ConsolePlan,
 }
 
 /// How many ends of a container are remembered.
@@ -261,6 +264,7 @@ impl ContainerStatus {
             back_off_until: None,
             restart_count: 0,
             past: Vec::new(),
+            console: plan.console,
         }
     }
 

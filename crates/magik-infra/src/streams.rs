@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::Duration,
 };
 
@@ -152,19 +155,37 @@ impl Input {
 
     /// Changes the terminal's size.
     pub(crate) fn resize(&self, rows: u32, columns: u32) {
-        let Some(terminal) = self.sender.as_ref().filter(|_| self.is_terminal) else {
-            return;
-        };
-        let clamp = |n| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = Winsize {
-            ws_row: clamp(rows),
-            ws_col: clamp(columns),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
-            tracing::debug!(%error, "cannot resize the terminal");
+        if let Some(terminal) = self.sender.as_ref().filter(|_| self.is_terminal) {
+            resize(terminal, rows, columns);
         }
+    }
+
+    /// The terminal, if it is one.
+    pub(crate) fn terminal(&self) -> Option<OwnedFd> {
+        let terminal = self.sender.as_ref().filter(|_| self.is_terminal)?;
+        rustix::io::fcntl_dupfd_cloexec(terminal, 3).ok()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_pipe(sender: pipe::Sender) -> Self {
+        Self {
+            sender: Some(sender),
+            is_terminal: false,
+        }
+    }
+}
+
+/// Changes the size of a terminal.
+pub(crate) fn resize(terminal: impl AsFd, rows: u32, columns: u32) {
+    let clamp = |n| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = Winsize {
+        ws_row: clamp(rows),
+        ws_col: clamp(columns),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
+        tracing::debug!(%error, "cannot resize the terminal");
     }
 }
 
@@ -173,6 +194,11 @@ impl Input {
 pub(crate) struct Output(pipe::Receiver);
 
 impl Output {
+    /// What is read.
+    pub(crate) fn into_source(self) -> pipe::Receiver {
+        self.0
+    }
+
     /// What comes next; `None`: the end. Once the process has ended (`exited`), silence is an end
     /// too: a background process may hold the stream open.
     pub(crate) async fn read(&self, exited: &watch::Sender<bool>) -> Option<Vec<u8>> {

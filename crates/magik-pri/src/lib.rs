@@ -77,8 +77,8 @@ pub use v1::v1_pod;
 pub use magik_infra::status;
 /// What goes in and out of a pod, as its init's control service has it.
 pub use magik_infra::{
-    ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession, LaunchStep,
-    PortForward, PortReader, PortWriter,
+    AttachRequest, ControlError, EventStream, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession,
+    LaunchStep, PortForward, PortReader, PortWriter,
     logs::{LogChunk, LogStream as StdStream},
     processes::Process,
 };

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use magik_image::connect::ConnectOptions;
 use magik_image::pull::Progress;
 use magik_infra::{
-    EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan, processes::Process,
-    status::PodStatus,
+    AttachRequest, EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan,
+    processes::Process, status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
@@ -260,6 +260,13 @@ pub trait PodRuntime: Send + Sync + Debug {
     /// # Errors
     /// There is no such pod or container, it does not run, or the program cannot be executed.
     async fn exec(&self, pod: &str, request: ExecRequest) -> Result<ExecSession>;
+
+    /// Attaches to a container that runs or was created: what it writes from now on, and its input, if it has one. It goes on
+    /// when the session ends. Without a name, to the only one there is.
+    ///
+    /// # Errors
+    /// There is no such pod or container, it does not run, or it has no input, or none any more.
+    async fn attach(&self, pod: &str, request: AttachRequest) -> Result<ExecSession>;
 
     /// The log of a container, also of one that has ended.
     ///

@@ -41,6 +41,20 @@ impl ExecRequest {
     }
 }
 
+/// A container to attach to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// The container's name.
+    pub container: String,
+    /// Whether what is sent is its input; it must have one (`stdin: true`).
+    pub stdin: bool,
+    /// The size of its terminal from now on, in rows and columns.
+    pub size: Option<(u16, u16)>,
+    /// Whether that comes first which the container wrote before anybody attached: at most 64 KiB, and
+    /// only of one that has input or a terminal.
+    pub from_start: bool,
+}
+
 /// What an exec'd program does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
@@ -78,10 +92,15 @@ impl ExecSession {
         start.tty = request.tty;
         start.stdin = request.stdin;
         start.process = request.process.clone().unwrap_or_default();
-        start.size = request
-            .size
-            .map(|(rows, columns)| terminal_size(rows, columns))
-            .into();
+        start.size = request.size.map(terminal_size).into();
+        Self::begin(client, stream, start).await
+    }
+
+    pub(super) async fn begin(
+        client: ControlClient,
+        stream: ClientStream<proto::ExecInput, proto::ExecOutput>,
+        start: proto::ExecStart,
+    ) -> Result<Self> {
         let (sender, receiver) = stream.split();
         let client = Arc::new(client);
         let window = Window::new();
@@ -158,7 +177,7 @@ impl ExecInput {
     /// # Errors
     /// The connection ended.
     pub async fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        self.send(|message| message.set_resize(terminal_size(rows, columns)))
+        self.send(|message| message.set_resize(terminal_size((rows, columns))))
             .await
     }
 
@@ -218,7 +237,7 @@ impl ExecOutput {
     }
 }
 
-fn terminal_size(rows: u16, columns: u16) -> proto::TerminalSize {
+pub(super) fn terminal_size((rows, columns): (u16, u16)) -> proto::TerminalSize {
     let mut size = proto::TerminalSize::new();
     size.rows = rows.into();
     size.columns = columns.into();

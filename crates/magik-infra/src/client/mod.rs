@@ -7,7 +7,7 @@ mod port_forward;
 mod streams;
 mod window;
 
-pub use exec::{ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
+pub use exec::{AttachRequest, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use port_forward::{PortForward, PortReader, PortWriter};
 use streams::Messages;
 pub(crate) use streams::size;
@@ -51,7 +51,7 @@ use crate::{
 /// The major version of the control service: both sides must have the same.
 pub const MAJOR: u32 = 2;
 /// The minor version of the control service: what was added since the major version.
-pub const MINOR: u32 = 2;
+pub const MINOR: u32 = 3;
 
 /// How long a call that waits for nothing in the pod may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -322,6 +322,23 @@ impl ControlClient {
             ..ExecRequest::default()
         };
         ExecSession::start(self, stream, &request).await
+    }
+
+    /// Attaches to a container that runs or was created: what it writes from now on, and its input.
+    /// The session's end does not end it. The pid of the session is 0 where the container is not
+    /// started yet.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it does not run, or has
+    /// no input, or none any more, or too many have attached to it.
+    pub async fn attach_to(self, request: &AttachRequest) -> Result<ExecSession> {
+        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
+        let mut start = proto::ExecStart::new();
+        start.container.clone_from(&request.container);
+        start.stdin = request.stdin;
+        start.from_start = request.from_start;
+        start.size = request.size.map(exec::terminal_size).into();
+        ExecSession::begin(self, stream, start).await
     }
 
     /// Sends a signal, 1 to 64, to a container's first process, or to `all` of them.

@@ -7,11 +7,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::{message, rootfs};
 use crate::{
+    console::Console,
     error::{LaunchError, LaunchStep},
-    logs::{LastWords, LogPump},
+    logs::{LastWords, LogPump, LogWriter},
     plan::{ContainerPlan, MessagePlan},
     status::MAX_MESSAGE,
-    streams::Streams,
+    streams::{self, Input, Streams},
     table::Entry,
 };
 
@@ -29,8 +30,8 @@ pub(crate) struct Created {
 /// Where a container's output goes.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Into its log.
-    Log(LogPump),
+    /// Into its log, and to those who attach, who can write to it.
+    Log(LogPump, Input),
     /// To who attaches.
     Attached(Streams),
 }
@@ -38,8 +39,8 @@ pub(crate) enum Output {
 /// Who waits for a container's output, besides the pod.
 #[derive(Debug)]
 pub(crate) enum Watched {
-    /// Nobody: this is where it goes.
-    Log(Box<LogPump>),
+    /// Those who attach while it runs.
+    Log(Box<LogPump>, Arc<Console>),
     /// Who has attached, and wants to know the end.
     Attached(watch::Sender<Option<Exit>>),
 }
@@ -86,40 +87,55 @@ pub(crate) async fn create(
             LaunchError::container(name, LaunchStep::Create, &reason)
         })?;
     }
+    let failed = |e: &dyn std::fmt::Display| LaunchError::container(name, LaunchStep::Create, e);
+    let open_log = || {
+        LogWriter::open(&plan.log, max_log_size)
+            .map_err(|e| failed(&format!("cannot open the log {}: {e}", plan.log.display())))
+    };
+    let (opened, writer) = match plan.attach {
+        Some(attach) => (Streams::open(attach.terminal, true), None),
+        None => (
+            Streams::open(plan.console.tty, plan.console.stdin),
+            Some(open_log()?),
+        ),
+    };
+    let (streams, theirs) = opened.map_err(|e| failed(&e))?;
     let mut options = CreateOptions::default();
-    let (output, stdio) = if let Some(attach) = plan.attach {
-        let opened = Streams::open(attach.terminal, true);
-        let (streams, theirs) = opened.map_err(|e| LaunchError::container(name, LaunchStep::Create, &e))?;
-        let stdio = match theirs {
-            ExecIo::Pipes(stdio) => stdio,
-            ExecIo::Terminal { console } => {
-                options.console = Some(console);
-                Stdio::default()
-            }
-        };
-        (Output::Attached(streams), stdio)
-    } else {
-        let (mut pump, stdio) = LogPump::open(&plan.log, max_log_size, log.clone()).map_err(|e| {
-            LaunchError::container(
-                name,
-                LaunchStep::Create,
-                &format!("cannot open the log {}: {e}", plan.log.display()),
-            )
-        })?;
-        if plan.message.as_ref().is_some_and(|message| message.from_log) {
-            pump.keep_tail();
+    let stdio = match theirs {
+        ExecIo::Pipes(stdio) => stdio,
+        ExecIo::Terminal { console } => {
+            options.console = Some(console);
+            Stdio::default()
         }
-        (Output::Log(pump), stdio)
     };
     let state = runtime
         .create(&id, &plan.bundle, stdio, options)
         .await
         .map_err(|e| LaunchError::runtime(name, LaunchStep::Create, &e))?;
+    let output = match writer {
+        None => Output::Attached(streams),
+        Some(writer) => {
+            // The terminal was sent when it was created.
+            let (input, (stdout, stderr)) = streams.connect(None).await.map_err(|e| failed(&e))?;
+            let stderr = stderr.map(streams::Output::into_source);
+            let mut pump = LogPump::new(writer, log.clone(), stdout.into_source(), stderr);
+            if plan.message.as_ref().is_some_and(|message| message.from_log) {
+                pump.keep_tail();
+            }
+            Output::Log(pump, input)
+        }
+    };
     Ok(Created {
         id,
         pid: state.pid,
         output,
     })
+}
+
+/// Who is told how a container has ended, besides the pod.
+enum Told {
+    Attached(watch::Sender<Option<Exit>>),
+    Console(Arc<Console>),
 }
 
 /// Keeps a container's log, if it has one, and waits for its end.
@@ -131,8 +147,8 @@ pub(crate) async fn watch(
     message: Option<MessagePlan>,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
-    let (exit, words, attached) = match output {
-        Watched::Log(mut pump) => {
+    let (exit, words, told) = match output {
+        Watched::Log(mut pump, console) => {
             let exit = {
                 let mut wait = runtime.wait(&id);
                 tokio::select! {
@@ -140,9 +156,13 @@ pub(crate) async fn watch(
                     () = pump.run() => wait.await,
                 }
             };
-            (exit, pump.finish().await, None)
+            (exit, pump.finish().await, Told::Console(console))
         }
-        Watched::Attached(attached) => (runtime.wait(&id).await, LastWords::default(), Some(attached)),
+        Watched::Attached(attached) => (
+            runtime.wait(&id).await,
+            LastWords::default(),
+            Told::Attached(attached),
+        ),
     };
     let (exit, unknown) = match exit {
         Ok(exit) => (exit, None),
@@ -154,8 +174,9 @@ pub(crate) async fn watch(
             )
         }
     };
-    if let Some(attached) = attached {
-        attached.send_replace(Some(exit));
+    match told {
+        Told::Attached(attached) => drop(attached.send_replace(Some(exit))),
+        Told::Console(console) => console.ended(exit),
     }
     let said = message.and_then(|plan| said(&id, &plan, exit, &words));
     // Nobody listens any more once the pod is over.

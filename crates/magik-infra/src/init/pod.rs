@@ -24,6 +24,7 @@ use super::{
     rootfs,
 };
 use crate::{
+    console::Console,
     data,
     error::{LaunchError, LaunchStep},
     events::{Event, EventKind},
@@ -219,7 +220,12 @@ impl Pod {
     pub(super) fn created(&mut self, plan: &ContainerPlan, created: Created) -> (ContainerId, Option<i32>) {
         let Created { id, pid, output } = created;
         let watched = match output {
-            Output::Log(pump) => Watched::Log(Box::new(pump)),
+            Output::Log(mut pump, input) => {
+                let console = Arc::new(Console::new(plan.console, input));
+                pump.tell(console.clone());
+                self.shared.opened(&plan.name, console.clone());
+                Watched::Log(Box::new(pump), console)
+            }
             Output::Attached(streams) => {
                 let (exited, exit) = watch::channel(None);
                 let (attached, is_attached) = oneshot::channel();

@@ -5,12 +5,14 @@
 //! as kubelet's `containerLogMaxSize` and `containerLogMaxFiles` do it.
 
 mod format;
+mod listener;
 mod pump;
 mod reader;
 mod writer;
 
 pub(crate) use format::{LineCutter, format_time};
 pub use format::{LogEntry, LogStream, MAX_LINE, parse_entry};
+pub(crate) use listener::Listener;
 pub(crate) use pump::{LastWords, LogPump};
 pub use reader::{LogChunk, LogOptions, LogReader};
 pub(crate) use writer::LogWriter;

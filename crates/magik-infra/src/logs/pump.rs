@@ -1,14 +1,12 @@
 //! Moves a container's output from its two pipes into its log.
 
-use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use magik_oci::Stdio;
-use rustix::pipe::PipeFlags;
 use tokio::{net::unix::pipe, sync::watch, time::timeout};
 
 use super::{
-    LogStream,
+    Listener, LogStream,
     format::{LineCutter, format_time},
     writer::LogWriter,
 };
@@ -30,6 +28,10 @@ pub(crate) struct LogPump {
     last_lines: [Vec<u8>; 2],
     /// The end of what it wrote, if that is kept.
     tail: Option<Tail>,
+    /// Who hears it, too.
+    listener: Option<Arc<dyn Listener>>,
+    /// Whether who hears it is waited for.
+    waits: bool,
     /// Tells followers that there is more; `true`: there will be no more.
     signal: watch::Sender<bool>,
 }
@@ -76,27 +78,28 @@ struct Source {
 }
 
 impl LogPump {
-    /// Makes the pipes and opens the log; the second value is what the container gets.
-    pub(crate) fn open(log: &Path, max_size: u64, signal: watch::Sender<bool>) -> io::Result<(Self, Stdio)> {
-        let writer = LogWriter::open(log, max_size)?;
-        let (stdout, stdout_end) = Source::new(LogStream::Stdout)?;
-        let (stderr, stderr_end) = Source::new(LogStream::Stderr)?;
-        let stdio = Stdio {
-            stdin: None,
-            stdout: Some(stdout_end),
-            stderr: Some(stderr_end),
-        };
-        Ok((
-            Self {
-                stdout,
-                stderr,
-                writer,
-                last_lines: Default::default(),
-                tail: None,
-                signal,
-            },
-            stdio,
-        ))
+    /// From the reading ends of a container's output, of which a terminal has one, to its log.
+    pub(crate) fn new(
+        writer: LogWriter,
+        signal: watch::Sender<bool>,
+        stdout: pipe::Receiver,
+        stderr: Option<pipe::Receiver>,
+    ) -> Self {
+        Self {
+            stdout: Source::new(LogStream::Stdout, Some(stdout)),
+            stderr: Source::new(LogStream::Stderr, stderr),
+            writer,
+            last_lines: Default::default(),
+            tail: None,
+            listener: None,
+            waits: true,
+            signal,
+        }
+    }
+
+    /// Tells somebody, too.
+    pub(crate) fn tell(&mut self, listener: Arc<dyn Listener>) {
+        self.listener = Some(listener);
     }
 
     /// Keeps the end of what the container writes, for [`LastWords::tail`].
@@ -107,6 +110,13 @@ impl LogPump {
     /// Moves output until both streams have ended. May be dropped and called again at any await.
     pub(crate) async fn run(&mut self) {
         while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
+            if let Some(listener) = self
+                .listener
+                .as_ref()
+                .filter(|listener| self.waits && listener.is_full())
+            {
+                listener.taken().await;
+            }
             let stream = tokio::select! {
                 () = self.stdout.readable() => LogStream::Stdout,
                 () = self.stderr.readable() => LogStream::Stderr,
@@ -115,8 +125,10 @@ impl LogPump {
         }
     }
 
-    /// The container has ended: what it wrote is written to the log before this returns.
+    /// The container has ended: what it wrote is written to the log before this returns. Nobody is
+    /// waited for.
     pub(crate) async fn finish(mut self) -> LastWords {
+        self.waits = false;
         let _ = timeout(DRAIN_GRACE, self.run()).await;
         let time = format_time(Timestamp::now());
         let mut out = Vec::new();
@@ -144,6 +156,9 @@ impl LogPump {
             Ok(n) if n > 0 => {
                 if let Some(tail) = &mut self.tail {
                     tail.push(&buffer[..n]);
+                }
+                if let Some(listener) = &self.listener {
+                    listener.wrote(stream, &buffer[..n]);
                 }
                 let mut out = Vec::with_capacity(n + 256);
                 source
@@ -177,16 +192,11 @@ impl LogPump {
 }
 
 impl Source {
-    fn new(stream: LogStream) -> io::Result<(Self, OwnedFd)> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        let pipe = Some(pipe::Receiver::from_owned_fd(read)?);
-        Ok((
-            Self {
-                pipe,
-                cutter: LineCutter::new(stream),
-            },
-            write,
-        ))
+    fn new(stream: LogStream, pipe: Option<pipe::Receiver>) -> Self {
+        Self {
+            pipe,
+            cutter: LineCutter::new(stream),
+        }
     }
 
     /// Waits until there is something to read; forever once it has ended.
@@ -200,18 +210,28 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{fs::File, io::Write, path::Path};
+
+    use rustix::pipe::PipeFlags;
 
     use super::*;
+
+    fn open(log: &Path, signal: watch::Sender<bool>) -> (LogPump, File, File) {
+        let pipe = || {
+            let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
+            (pipe::Receiver::from_owned_fd(read).unwrap(), File::from(write))
+        };
+        let ((stdout, out), (stderr, err)) = (pipe(), pipe());
+        let writer = LogWriter::open(log, 1 << 20).unwrap();
+        (LogPump::new(writer, signal, stdout, Some(stderr)), out, err)
+    }
 
     #[tokio::test]
     async fn everything_written_is_in_the_log_when_finished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
         let (signal, followed) = watch::channel(false);
-        let (pump, stdio) = LogPump::open(&path, 1 << 20, signal).unwrap();
-        let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
-        let mut stderr = std::fs::File::from(stdio.stderr.unwrap());
+        let (pump, mut stdout, mut stderr) = open(&path, signal);
         stdout.write_all(b"hello\nworld").unwrap();
         stderr.write_all(b"oops\n").unwrap();
         drop((stdout, stderr));
@@ -226,9 +246,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_keeps_the_pipe_does_not_keep_the_log_open() {
         let dir = tempfile::tempdir().unwrap();
-        let (pump, stdio) =
-            LogPump::open(&dir.path().join("c.log"), 1 << 20, watch::Sender::new(false)).unwrap();
-        let mut stdout = std::fs::File::from(stdio.stdout.unwrap());
+        let (pump, mut stdout, _stderr) = open(&dir.path().join("c.log"), watch::Sender::new(false));
         stdout.write_all(b"last words\n").unwrap();
         assert_eq!(pump.finish().await.line, "last words");
     }

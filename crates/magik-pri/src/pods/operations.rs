@@ -9,7 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use magik_infra::{
-    ControlError, EventStream, ExecRequest, ExecSession, PortForward, processes::Process, status::PodStatus,
+    AttachRequest, ControlError, EventStream, ExecRequest, ExecSession, PortForward, processes::Process,
+    status::PodStatus,
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
@@ -266,6 +267,17 @@ impl PodRuntime for Pods {
         };
         let session = client.exec(&request).await;
         session.map_err(|e| Error::control(pod, "exec", &e))
+    }
+
+    async fn attach(&self, pod: &str, request: AttachRequest) -> Result<ExecSession> {
+        let (client, status) = self.connect(pod, "attach").await?;
+        let named = Some(request.container.as_str()).filter(|name| !name.is_empty());
+        let request = AttachRequest {
+            container: container(&status, pod, named)?,
+            ..request
+        };
+        let session = client.attach_to(&request).await;
+        session.map_err(|e| Error::control(pod, "attach", &e))
     }
 
     async fn logs(&self, pod: &str, options: LogOptions) -> Result<LogStream> {

@@ -180,8 +180,11 @@ static CONTAINER: Schema = Schema {
         ("restartPolicyRules", List(&RESTART_RULE)),
         ("securityContext", Object(&SECURITY)),
         ("startupProbe", Object(&PROBE)),
+        ("stdin", Flag),
+        ("stdinOnce", Flag),
         ("terminationMessagePath", Text),
         ("terminationMessagePolicy", Text),
+        ("tty", Flag),
         ("volumeMounts", List(&MOUNT)),
         ("workingDir", Text),
     ],
@@ -189,9 +192,6 @@ static CONTAINER: Schema = Schema {
     ignored: &[],
     refused: &[
         ("resizePolicy", "remove it; limits stay as they are"),
-        ("stdin", INPUT),
-        ("stdinOnce", INPUT),
-        ("tty", INPUT),
         ("volumeDevices", "use a hostPath volume of the type BlockDevice"),
     ],
     known: known::<k8s::Container>,
@@ -331,7 +331,6 @@ static SECURITY: Schema = Schema {
 const CLUSTER: &str = "it is what a cluster reports";
 const SCHEDULER: &str = "a scheduler reads it, and there is one host";
 const NO_API_SERVER: &str = "there is no API server";
-const INPUT: &str = "remove it; 'pod exec -it' gives a terminal";
 const FILES: &str = "put the files in a directory, and use a hostPath";
 const MOUNT_IT: &str = "mount it on the host, and use a hostPath";
 const CLAIMS: &str = "remove them; devices are hostPath volumes of the type CharDevice";

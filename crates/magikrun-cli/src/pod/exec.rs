@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use magik_pri::{ControlError, ExecEvent, ExecInput, ExecOutput, ExecRequest, ExecSession};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 use super::advise;
@@ -87,16 +87,23 @@ async fn exec(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode> {
         None
     };
     if args.interactive {
-        read_stdin(input.clone());
+        read_stdin(input.clone(), None);
     }
     let resizes = if args.tty {
         Some((signal(SignalKind::window_change())?, input))
     } else {
         None
     };
-    let exited = pass_on(output, resizes).await;
+    let ending = pass_on("exec", output, resizes, None).await;
     drop(raw_mode);
-    exited.map(super::program_exit)
+    match ending? {
+        Ending::Exited(code) => Ok(super::program_exit(code)),
+        Ending::Left => Ok(ExitCode::SUCCESS),
+        Ending::Interrupted(code) => {
+            let error = anyhow!("exec: interrupted: the program may still run");
+            Err(failure::with_code(code, error))
+        }
+    }
 }
 
 impl ExecArgs {
@@ -123,16 +130,31 @@ fn terminal_size() -> (u16, u16) {
 }
 
 /// Reads standard input in a thread of its own: a read from a terminal cannot be given up, so nobody may have to wait for it.
-fn read_stdin(input: ExecInput) {
+/// Who types Ctrl-P Ctrl-Q is told of by `leave`.
+pub(super) fn read_stdin(input: ExecInput, leave: Option<oneshot::Sender<()>>) {
     let (sender, mut pieces) = mpsc::channel(1);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut buffer = vec![0; INPUT_CHUNK];
+        let mut keys = leave.as_ref().map(|_| Keys::default());
         loop {
-            match stdin.read(&mut buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(n @ 1..) if sender.blocking_send(buffer[..n].to_vec()).is_ok() => {}
+            let n = match stdin.read(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(n @ 1..) => n,
                 _ => return,
+            };
+            let (piece, leaves) = match &mut keys {
+                Some(keys) => keys.typed(&buffer[..n]),
+                None => (buffer[..n].to_vec(), false),
+            };
+            if leaves {
+                if let Some(leave) = leave {
+                    let _ = leave.send(());
+                }
+                return;
+            }
+            if sender.blocking_send(piece).is_err() {
+                return;
             }
         }
     });
@@ -147,27 +169,82 @@ fn read_stdin(input: ExecInput) {
     });
 }
 
-/// Writes what the program writes until it ends, and gives its exit code.
-async fn pass_on(mut output: ExecOutput, mut resizes: Option<(Signal, ExecInput)>) -> Result<i32> {
+/// What is typed, in which Ctrl-P Ctrl-Q is looked for, as docker and podman have it.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Ctrl-P was typed last, and is held back.
+    begun: bool,
+}
+
+impl Keys {
+    const CTRL_P: u8 = 0x10;
+    const CTRL_Q: u8 = 0x11;
+
+    /// What goes on to the program, and whether who types it leaves.
+    fn typed(&mut self, keys: &[u8]) -> (Vec<u8>, bool) {
+        let mut passed = Vec::with_capacity(keys.len() + 1);
+        for key in keys {
+            if std::mem::take(&mut self.begun) {
+                if *key == Self::CTRL_Q {
+                    return (passed, true);
+                }
+                passed.push(Self::CTRL_P);
+            }
+            if *key == Self::CTRL_P {
+                self.begun = true;
+            } else {
+                passed.push(*key);
+            }
+        }
+        (passed, false)
+    }
+}
+
+/// How a session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The program has, with this exit code.
+    Exited(i32),
+    /// Who sat at the terminal has left.
+    Left,
+    /// By a signal: what the exit code is then.
+    Interrupted(u8),
+}
+
+/// Writes what the program writes until it ends, or somebody has enough.
+pub(super) async fn pass_on(
+    what: &'static str,
+    mut output: ExecOutput,
+    mut resizes: Option<(Signal, ExecInput)>,
+    left: Option<oneshot::Receiver<()>>,
+) -> Result<Ending> {
     // In raw mode Ctrl-C is a key of the program's. A signal is somebody who wants us to end, with the terminal restored.
     let mut signals = Signals::new()?;
+    let left = async {
+        let has_left = match left {
+            Some(left) => left.await.is_ok(),
+            None => false,
+        };
+        if !has_left {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(left);
     loop {
         tokio::select! {
             biased;
             message = output.next() => match message {
                 Ok(Some(ExecEvent::Stdout(data))) => output::write(&data)?,
                 Ok(Some(ExecEvent::Stderr(data))) => output::write_stderr(&data)?,
-                Ok(Some(ExecEvent::Exited(code))) => return Ok(code),
+                Ok(Some(ExecEvent::Exited(code))) => return Ok(Ending::Exited(code)),
                 Ok(None) | Err(ControlError::Disconnected) => {
-                    bail!("exec: the connection to the pod ended before the program did: see 'magikrun pod status'")
+                    bail!("{what}: the connection to the pod ended before the program did: see 'magikrun pod status'")
                 }
-                Err(error) => return Err(error).context("exec"),
+                Err(error) => return Err(error).context(what),
             },
             () = resized(&mut resizes) => {}
-            signal = signals.next() => {
-                let error = anyhow!("exec: interrupted: the program may still run");
-                return Err(failure::with_code(signal.exit_code(), error));
-            }
+            () = &mut left => return Ok(Ending::Left),
+            signal = signals.next() => return Ok(Ending::Interrupted(signal.exit_code())),
         }
     }
 }
@@ -182,5 +259,20 @@ async fn resized(resizes: &mut Option<(Signal, ExecInput)>) {
             let _ = input.resize(rows, columns).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_p_ctrl_q_leaves_and_ctrl_p_alone_is_a_key() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.typed(b"a\x10"), (b"a".to_vec(), false));
+        assert_eq!(keys.typed(b"b\x11"), (b"\x10b\x11".to_vec(), false));
+        assert_eq!(keys.typed(b"\x10\x10"), (b"\x10".to_vec(), false));
+        assert_eq!(keys.typed(b"\x11c"), (b"".to_vec(), true));
+        assert_eq!(keys.typed(b"x\x10\x11"), (b"x".to_vec(), true));
     }
 }

@@ -1,5 +1,6 @@
 //! `magikrun pod …`.
 
+mod attach;
 pub(crate) mod backend;
 mod compose;
 #[cfg(feature = "registry")]
@@ -84,8 +85,8 @@ pub(crate) enum PodCommand {
     #[command(after_help = logs::EXAMPLE)]
     Logs(logs::LogsArgs),
     /// Show what containers write from now on, until they end
-    #[command(after_help = "Example: magikrun pod attach -c server web")]
-    Attach(wait::AttachArgs),
+    #[command(after_help = attach::EXAMPLE)]
+    Attach(attach::AttachArgs),
     /// Wait until pods are over, and print their exit codes
     #[command(after_help = wait::WAIT_EXAMPLE)]
     Wait(wait::WaitArgs),
@@ -164,7 +165,7 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Logs(args) => logs::run(global, args).await,
         PodCommand::Exec(args) => exec::run(global, args).await,
         PodCommand::Inspect(args) => inspect::run(global, args).await,
-        PodCommand::Attach(args) => wait::attach(global, args).await,
+        PodCommand::Attach(args) => attach::run(global, args).await,
         PodCommand::Wait(args) => wait::wait(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
         PodCommand::Restart(args) => remove::restart(global, args).await,

@@ -10,7 +10,7 @@ use magik_pri::{
 };
 use serde_json::Value;
 
-use super::{compose::PodOptions, logs, manifest};
+use super::{attach, compose::PodOptions, exec::Ending, logs, manifest};
 use crate::{
     config::Users,
     failure,
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const EXAMPLE: &str = "\
 Examples: magikrun pod run -f web.yaml
           magikrun pod run --name web -p 8080:80 -v ./site:/usr/share/nginx/html:ro nginx
-          magikrun pod run --attach --rm busybox -- echo hello
+          magikrun pod run --rm -it busybox -- sh
 With --wait the exit code is that of the first container that failed; 125 is magikrun's own failure.";
 
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     replace: bool,
     /// Refuse a manifest with fields that change nothing here
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     strict: bool,
     /// Of several pods: all of them, or none
     #[arg(long, requires = "files", conflicts_with = "replace", hide_short_help = true)]
@@ -137,7 +137,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &RunArgs, namespace: Option<&
 impl RunArgs {
     /// Whether it waits for the pod's end.
     pub(super) fn waits(&self) -> bool {
-        self.wait || self.attach || self.rm
+        self.wait || self.attaches() || self.rm
+    }
+
+    /// Whether it shows what the pod's containers write.
+    fn attaches(&self) -> bool {
+        self.attach || self.options.is_interactive() && !self.detach
     }
 
     /// The pods, and what a pod is as a manifest where it was made of options.
@@ -209,7 +214,7 @@ async fn run_pods(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) 
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if args.attach && pods.len() > 1 {
+    if args.attaches() && pods.len() > 1 {
         bail!(
             "pod run: --attach shows one pod, and these are {}: leave it out",
             pods.len()
@@ -225,7 +230,7 @@ async fn run_pods(global: &GlobalArgs, args: &RunArgs, namespace: Option<&str>) 
         match run_pod(global, args, runtime.as_ref(), pod, class, &mut signals).await {
             Ok(status) => {
                 // What its programs write is all that is to be on standard output.
-                if !args.attach && !args.atomic {
+                if !args.attaches() && !args.atomic {
                     output::line(&status.id)?;
                 }
                 ran.push(status);
@@ -313,8 +318,12 @@ async fn end(
     pod: &PodStatus,
     signals: &mut Signals,
 ) -> Result<ExitCode> {
-    let end = if args.attach {
-        attached(runtime, pod, signals).await?
+    let end = if args.attaches() {
+        match attached(runtime, pod, signals).await? {
+            Some(end) => end,
+            // Who sat there has left, and it goes on.
+            None => return Ok(ExitCode::SUCCESS),
+        }
     } else {
         wait(runtime, &pod.id, signals).await?
     };
@@ -345,14 +354,39 @@ fn advise(error: magik_pri::Error, args: &RunArgs, source: &str) -> anyhow::Erro
     }
 }
 
-/// Shows what the pod's containers write, and waits for its end.
-async fn attached(runtime: &dyn PodRuntime, pod: &PodStatus, signals: &mut Signals) -> Result<PodStatus> {
+/// Shows what the pod's containers write, and waits for its end. `None`: who sat at its only container
+/// has left it.
+async fn attached(
+    runtime: &dyn PodRuntime,
+    pod: &PodStatus,
+    signals: &mut Signals,
+) -> Result<Option<PodStatus>> {
+    if let Some(only) = attach::only(pod).filter(|only| !only.console.is_default()) {
+        let asked = attach::Asked {
+            container: only.name.clone(),
+            console: only.console,
+            stdin: true,
+            from_start: true,
+        };
+        // One that has ended already is not attached to: its log has all that it said.
+        if let Ok(session) = asked.open(runtime, &pod.id).await {
+            return match asked.serve(session).await? {
+                Ending::Exited(_) => wait(runtime, &pod.id, signals).await.map(Some),
+                Ending::Left => Ok(None),
+                Ending::Interrupted(_) => {
+                    // It is heard of here, too.
+                    let _ = signals.next().await;
+                    stop(runtime, &pod.id, signals).await.map(Some)
+                }
+            };
+        }
+    }
     let containers = logs::names(pod);
     let shown = logs::follow(runtime, &pod.id, &containers, None);
     let (end, shown) = tokio::join!(wait(runtime, &pod.id, signals), shown);
     let end = end?;
     shown?;
-    Ok(end)
+    Ok(Some(end))
 }
 
 /// Waits for the pod's end. The first signal stops the pod as `pod stop` does, the second one kills it.
@@ -361,6 +395,11 @@ async fn wait(runtime: &dyn PodRuntime, id: &str, signals: &mut Signals) -> Resu
         end = runtime.wait_pod(id) => return Ok(end?),
         _ = signals.next() => {}
     }
+    stop(runtime, id, signals).await
+}
+
+/// Stops the pod; a signal kills it.
+async fn stop(runtime: &dyn PodRuntime, id: &str, signals: &mut Signals) -> Result<PodStatus> {
     tokio::select! {
         end = runtime.stop_pod(id, None) => return Ok(end?),
         _ = signals.next() => {}

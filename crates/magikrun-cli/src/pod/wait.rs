@@ -1,16 +1,13 @@
-//! `pod wait` and `pod attach`.
+//! `pod wait`.
 
 use std::{process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::{Result, anyhow};
 use jiff::SignedDuration;
-use magik_pri::{
-    Error, PodChange, PodRuntime,
-    status::{ContainerPhase, PodStatus},
-};
+use magik_pri::{Error, PodChange, PodRuntime};
 
-use super::{advise, logs};
-use crate::{failure, output, pod::backend, roots::GlobalArgs, signals::Signals};
+use super::advise;
+use crate::{output, pod::backend, roots::GlobalArgs};
 
 pub(crate) const WAIT_EXAMPLE: &str = "\
 Examples: magikrun pod wait web
@@ -36,15 +33,6 @@ pub(crate) struct WaitArgs {
     /// Names, namespace/names, ids or the starts of ids
     #[arg(required = true, value_name = "POD")]
     pub(super) pods: Vec<String>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct AttachArgs {
-    /// Only this container [default: all]
-    #[arg(short, long, value_name = "NAME")]
-    container: Option<String>,
-    /// Name, namespace/name, id or the start of an id
-    pub(super) pod: String,
 }
 
 /// What is waited for.
@@ -121,47 +109,4 @@ async fn deleted(runtime: &dyn PodRuntime, pod: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Shows what the pod's containers write from now on, until they end, and passes on the pod's exit code.
-pub(super) async fn attach(global: &GlobalArgs, args: &AttachArgs) -> Result<ExitCode> {
-    let runtime = backend::pods(global)?;
-    let pod = runtime.pod_status(&args.pod).await.map_err(advise)?;
-    if pod.phase.is_final() {
-        let error = anyhow!(
-            "pod {}/{}: it is over: see 'magikrun pod logs'",
-            pod.namespace,
-            pod.name
-        );
-        return Err(failure::with_code(failure::OWN_FAILURE, error));
-    }
-    let mut signals = Signals::new()?;
-    let shown = async {
-        let containers = match &args.container {
-            Some(only) => vec![only.clone()],
-            None => logs::names(&pod),
-        };
-        logs::follow(runtime.as_ref(), &pod.id, &containers, Some(0)).await?;
-        end(runtime.as_ref(), &pod, args.container.as_deref()).await
-    };
-    tokio::select! {
-        code = shown => code,
-        // The pod goes on: one who watched has gone.
-        signal = signals.next() => Ok(ExitCode::from(signal.exit_code())),
-    }
-}
-
-/// The exit code of a container that has ended, or of the pod.
-async fn end(runtime: &dyn PodRuntime, pod: &PodStatus, container: Option<&str>) -> Result<ExitCode> {
-    let status = match container {
-        Some(_) => runtime.pod_status(&pod.id).await?,
-        None => runtime.wait_pod(&pod.id).await?,
-    };
-    let of_one = container
-        .and_then(|name| status.container(name))
-        .map(|c| &c.state);
-    Ok(super::program_exit(match of_one {
-        Some(ContainerPhase::Exited { exit, .. }) => exit.code,
-        _ => status.exit_code(),
-    }))
 }

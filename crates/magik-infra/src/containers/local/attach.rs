@@ -1,10 +1,13 @@
-//! The streams of a container's first process, for who starts it by attaching to them.
+//! The streams of a container's first process, for who attaches to them: some are started by that.
 
 use magik_oci::{Exit, OciRuntime, Signal};
 use tokio::sync::watch;
 use ttrpc::Code;
 
-use super::session::{Call, Target, kill, output, serve};
+use super::{
+    console,
+    session::{Call, Target, kill, output, serve},
+};
 use crate::{
     containers::{ExecStream, StreamCall, known},
     error::refused,
@@ -26,7 +29,7 @@ pub(super) async fn attach(
     let not_now = |why: &str| refused(Code::FAILED_PRECONDITION, format!("container {name}: {why}"));
     let (container, id) = known(shared, name)?;
     if container.attach.is_none() {
-        return Err(not_now("it is not there to be attached to"));
+        return console::attach(&call, shared, &start, &mut receiver).await;
     }
     // It may still be being created.
     let offered = tokio::select! {

@@ -1,6 +1,7 @@
 //! Containers below this process.
 
 mod attach;
+mod console;
 mod exec;
 mod port_forward;
 mod process;

@@ -54,6 +54,12 @@ pub(in crate::pod) struct ContainerOptions {
     /// A capability to take away, or all
     #[arg(long, value_name = "CAPABILITY", hide_short_help = true)]
     cap_drop: Vec<String>,
+    /// Hand our standard input to it, and attach
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal; with -i: ours
+    #[arg(short, long, hide_short_help = true)]
+    tty: bool,
     /// The image of its first container; options come before it
     #[arg(value_name = "IMAGE", help_heading = "Arguments", display_order = 1)]
     image: Option<String>,
@@ -105,6 +111,11 @@ impl Another {
 }
 
 impl ContainerOptions {
+    /// Whether it gets input.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.interactive
+    }
+
     pub(super) fn image(&self) -> Option<&str> {
         self.image.as_deref()
     }
@@ -118,6 +129,9 @@ impl ContainerOptions {
             }
         };
         let literals = |words: &[String]| -> Value { words.iter().map(|word| literal(word)).collect() };
+        set("stdin", self.interactive.then_some(true.into()));
+        set("stdinOnce", self.interactive.then_some(true.into()));
+        set("tty", self.tty.then_some(true.into()));
         set("name", Some(name.into()));
         set("image", self.image.as_deref().map(Into::into));
         // As podman has it: what is here is not looked for elsewhere.

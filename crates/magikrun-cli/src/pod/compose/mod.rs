@@ -56,6 +56,11 @@ pub(super) struct Composed {
 }
 
 impl PodOptions {
+    /// Whether who runs it sits at its first container.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.first.is_interactive()
+    }
+
     /// The pod, in `namespace`, or the default one.
     ///
     /// Its containers are started in the order in which they were given.
