@@ -126,6 +126,7 @@ fn in_a_pod() {
         resourceClaims: [] => resourceClaims: not supported: remove them; devices are hostPath volumes of the type CharDevice
         volumes: [{name: data, nfs: {server: a, path: /b}}] => volumes[0].nfs: not supported: mount it on the host, and use a hostPath
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's; remove it
+        ephemeralContainers: [] => ephemeralContainers: not supported: remove them: a pod is created without; 'magikrun pod debug' adds one to a pod that runs
         dnsPolicy: Cluster => dnsPolicy: "Cluster" is none of ClusterFirst, ClusterFirstWithHostNet, Default, None
         dnsPolicy: None => dnsConfig.nameservers: must provide at least one DNS nameserver when dnsPolicy is None: add one
         dnsConfig: {nameservers: [dns.example]} => dnsConfig.nameservers[0]: "dns.example" is no IP address, such as 192.0.2.1
@@ -230,7 +231,9 @@ fn in_a_container() {
         livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2} => livenessProbe.successThreshold: must be 1: one good answer is enough here
         livenessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 0} => livenessProbe.terminationGracePeriodSeconds: 0 is not between 1 and 2147483647
         readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 1} => readinessProbe.terminationGracePeriodSeconds: a readiness probe ends no container; remove it
-        stdin: yes please => stdin: is the text "yes please", and true or false is wanted
+        stdin: yes please => stdin: is the text "yes please", and true or false is wanted, without quotes
+        resizePolicy: [{resourceName: disk, restartPolicy: NotRequired}] => resizePolicy[0].resourceName: "disk" is none of cpu, memory
+        resizePolicy: [{resourceName: cpu, restartPolicy: Always}] => resizePolicy[0].restartPolicy: "Always" is none of NotRequired, RestartContainer
         terminationMessagePath: /var/log/ => terminationMessagePath: "/var/log/" is a directory: name a file, such as /dev/termination-log
         terminationMessagePath: ../log => terminationMessagePath: "/../log" must not hold '..'
         terminationMessagePath: /proc/self/log => terminationMessagePath: "/proc/self/log" is the kernel's: choose another file
@@ -242,6 +245,7 @@ fn in_a_container() {
         lifecycle: {postStart: {sleep: {seconds: -1}}} => lifecycle.postStart.sleep.seconds: -1 is not between 0 and 2147483647
         lifecycle: {stopSignal: USR1} => lifecycle.stopSignal: "USR1" is no signal, such as SIGQUIT
         restartPolicy: Sometimes => restartPolicy: "Sometimes" is none of Always, OnFailure, Never
+        restartPolicy: Never\n    restartPolicyRules: [{action: Stop, exitCodes: {operator: In, values: [1]}}] => restartPolicyRules[0].action: "Stop" is none of Restart, RestartAllContainers
         restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}] => restartPolicy: is missing: what restartPolicyRules say goes before it
         envFrom: [{configMapRef: {name: a}}] => envFrom[0].configMapRef.name: no ConfigMap is called "a", there are none: give its manifest, too (-f takes several)
         envFrom: [{}] => envFrom[0]: names no source: give configMapRef or secretRef

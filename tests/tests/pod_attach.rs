@@ -9,25 +9,28 @@ use magikrun_test_images::tool_wasm;
 use magikrun_tests::{BUSYBOX, Magikrun, Output, binary, isolated, wait_for};
 use serde_json::{Value, json};
 
+/// The fields of an object.
+fn object(value: Value) -> serde_json::Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        other => panic!("{other}"),
+    }
+}
+
 /// Runs a pod of one container with a script and more fields.
 fn run(magikrun: &Magikrun, script: &str, more: Value) {
     let mut container = json!({
         "name": "c", "image": BUSYBOX, "imagePullPolicy": "Never",
         "command": ["busybox", "sh", "-c", script],
     });
-    container
-        .as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
-    run_container(magikrun, container, json!({}));
+    container.as_object_mut().unwrap().extend(object(more));
+    run_container(magikrun, &container, json!({}));
 }
 
-fn run_container(magikrun: &Magikrun, container: Value, more: Value) {
+fn run_container(magikrun: &Magikrun, container: &Value, more: Value) {
     let mut spec =
         json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]});
-    spec.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    spec.as_object_mut().unwrap().extend(object(more));
     let ran = magikrun
         .pod_run(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -256,7 +259,7 @@ isolated!(
         magikrun.ok(&["image", "load", "-q", "-i", file.to_str().unwrap(), "-t", image]);
         let container = json!({"name": "c", "image": image, "imagePullPolicy": "Never", "args": ["cat"],
             "stdin": true, "stdinOnce": true});
-        run_container(&magikrun, container.clone(), json!({"runtimeClassName": "wasm"}));
+        run_container(&magikrun, &container, json!({"runtimeClassName": "wasm"}));
         let mut session = Session::attach(&magikrun);
         session.types("through the sandbox\n");
         let ended = session.end();

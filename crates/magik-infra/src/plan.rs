@@ -220,6 +220,10 @@ impl ConsolePlan {
     }
 }
 
+/// In the bundle of an [ephemeral](EphemeralPlan) container with a target: the empty file that its
+/// init shows the process namespace at.
+pub const TARGET_PROCESSES: &str = "target-processes";
+
 /// A container for looking at another one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -20,7 +20,7 @@ use crate::{
     events::EventHub,
     plan::{ContainerPlan, PodPlan},
     state_dir::StateDir,
-    status::{ContainerPhase, ContainerStatus, PodStatus},
+    status::{ContainerPhase, ContainerStatus, PodStatus, Resized},
     streams::Streams,
     table::{Entry, Kind, Table},
 };
@@ -106,7 +106,15 @@ pub(crate) enum Change {
     /// It is no longer one of the pod's. It does not run.
     Remove,
     /// Its limits; what is absent stays as it is.
-    Update(Box<LinuxResources>),
+    Update(Box<Update>),
+}
+
+/// Other limits of a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Update {
+    pub(crate) resources: LinuxResources,
+    /// What the status says of them.
+    pub(crate) shown: Option<Resized>,
 }
 
 /// Why that was not done.
@@ -228,9 +236,13 @@ impl Shared {
     pub(crate) fn add(&self, plan: ContainerPlan) -> bool {
         let mut status = ContainerStatus::waiting(&plan);
         status.revision = self.last_revision.load(Ordering::Relaxed).saturating_add(1);
+        let is_ephemeral = plan.ephemeral.is_some();
         let added = self.table().add(plan);
         if added {
-            self.note(|pod| pod.containers.push(status));
+            self.note(|pod| match is_ephemeral {
+                true => pod.ephemeral_containers.push(status),
+                false => pod.containers.push(status),
+            });
         }
         added
     }
@@ -240,11 +252,10 @@ impl Shared {
         self.consoles().remove(name);
         if self.table().remove(name) {
             self.publish(|status| {
-                let removed = status
-                    .containers
-                    .extract_if(.., |container| container.name == name);
-                for ContainerStatus { revision, .. } in removed {
-                    self.last_revision.fetch_max(revision, Ordering::Relaxed);
+                for list in [&mut status.containers, &mut status.ephemeral_containers] {
+                    for ContainerStatus { revision, .. } in list.extract_if(.., |c| c.name == name) {
+                        self.last_revision.fetch_max(revision, Ordering::Relaxed);
+                    }
                 }
             });
         }

@@ -127,6 +127,10 @@ pub struct PodStatus {
     pub init_containers: Vec<ContainerStatus>,
     /// App containers, in order.
     pub containers: Vec<ContainerStatus>,
+    /// Containers that were added for looking at the others, in order. How they end does not matter to
+    /// the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<ContainerStatus>,
 }
 
 impl PodStatus {
@@ -150,11 +154,17 @@ impl PodStatus {
             ignored: plan.ignored.clone(),
             init_containers: all(&plan.init_containers),
             containers: all(&plan.containers),
+            ephemeral_containers: Vec::new(),
         }
     }
 
-    /// All containers, init containers first.
+    /// All containers, init containers first, ephemeral ones last.
     pub fn all_containers(&self) -> impl Iterator<Item = &ContainerStatus> {
+        self.own_containers().chain(&self.ephemeral_containers)
+    }
+
+    /// Those that the pod consists of.
+    fn own_containers(&self) -> impl Iterator<Item = &ContainerStatus> {
         self.init_containers.iter().chain(&self.containers)
     }
 
@@ -164,8 +174,9 @@ impl PodStatus {
     }
 
     pub(crate) fn container_mut(&mut self, name: &str) -> Option<&mut ContainerStatus> {
-        let mut all = self.init_containers.iter_mut().chain(&mut self.containers);
-        all.find(|container| container.name == name)
+        let own = self.init_containers.iter_mut().chain(&mut self.containers);
+        own.chain(&mut self.ephemeral_containers)
+            .find(|container| container.name == name)
     }
 
     /// How much each of its containers can say about its end, in bytes.
@@ -180,7 +191,7 @@ impl PodStatus {
             ContainerPhase::Exited { exit, .. } if exit.code != 0 => Some(exit.code),
             _ => None,
         };
-        self.all_containers().find_map(failed).unwrap_or(0)
+        self.own_containers().find_map(failed).unwrap_or(0)
     }
 }
 
@@ -219,6 +230,40 @@ pub struct ContainerStatus {
     /// Its streams, besides its log.
     #[serde(default, skip_serializing_if = "ConsolePlan::is_default")]
     pub console: ConsolePlan,
+    /// Its limits and requests, where they are others than it was planned with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized: Option<Resized>,
+}
+
+/// What a container was given since it was planned (`pod resize`); what is absent is as it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resized {
+    /// Thousandths of a processor that it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<u64>,
+    /// Bytes of memory that it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
+    /// Thousandths of a processor that it may expect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_request: Option<u64>,
+    /// Bytes of memory that it may expect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_request: Option<u64>,
+}
+
+impl Resized {
+    /// This, and what was before where this says nothing.
+    #[must_use]
+    pub fn over(self, before: Self) -> Self {
+        Self {
+            cpu_limit: self.cpu_limit.or(before.cpu_limit),
+            memory_limit: self.memory_limit.or(before.memory_limit),
+            cpu_request: self.cpu_request.or(before.cpu_request),
+            memory_request: self.memory_request.or(before.memory_request),
+        }
+    }
 }
 
 /// How many ends of a container are remembered.
@@ -265,6 +310,7 @@ impl ContainerStatus {
             restart_count: 0,
             past: Vec::new(),
             console: plan.console,
+            resized: None,
         }
     }
 

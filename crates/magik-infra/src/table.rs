@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Init,
     /// As long as the pod.
     App,
+    /// Added for looking at the others; it ends with them.
+    Ephemeral,
 }
 
 /// A container of a pod: what does not change while it runs, ends and runs again.
@@ -48,11 +50,15 @@ impl Table {
         Self(all.collect())
     }
 
-    /// One more app container, the last to be started; `false`: there is one of that name.
+    /// One more container, the last to be started; `false`: there is one of that name.
     pub(crate) fn add(&mut self, plan: ContainerPlan) -> bool {
         let is_new = self.get(&plan.name).is_none();
         if is_new {
-            self.0.push(Entry::new(Kind::App, plan));
+            let kind = match plan.ephemeral {
+                Some(_) => Kind::Ephemeral,
+                None => Kind::App,
+            };
+            self.0.push(Entry::new(kind, plan));
         }
         is_new
     }

@@ -67,9 +67,9 @@ pub use spec::{
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
     FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Location, MessagePolicy,
     Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
-    ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError, SpecErrors,
-    SubPath, TerminationMessage, Volume, VolumeSource, check_namespace, parse_quantity, pod_fields,
-    pod_names,
+    ResizeRestarts, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError,
+    SpecErrors, SubPath, TerminationMessage, Volume, VolumeSource, check_namespace, parse_millis,
+    parse_quantity, pod_fields, pod_names,
 };
 pub use v1::v1_pod;
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The most containers of a pod, init containers included.
 pub const MAX_CONTAINERS_PER_POD: usize = 16;
+/// How many ephemeral containers a pod gets in its life, those that have ended counted.
+pub const MAX_EPHEMERAL_CONTAINERS: usize = 16;
 /// The most volumes of a pod.
 pub const MAX_VOLUMES_PER_POD: usize = 64;
 /// The most entries of a container's `env`.

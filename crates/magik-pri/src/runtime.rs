@@ -12,8 +12,10 @@ use async_trait::async_trait;
 use magik_image::connect::ConnectOptions;
 use magik_image::pull::Progress;
 use magik_infra::{
-    AttachRequest, EventStream, ExecRequest, ExecSession, LaunchStep, PortForward, plan::ExtensionPlan,
-    processes::Process, status::PodStatus,
+    AttachRequest, EventStream, ExecRequest, ExecSession, LaunchStep, PortForward,
+    plan::ExtensionPlan,
+    processes::Process,
+    status::{PodStatus, Resized},
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
@@ -170,6 +172,20 @@ pub trait PodRuntime: Send + Sync + Debug {
         options: RunOptions,
     ) -> Result<PodStatus>;
 
+    /// Creates an ephemeral container in a pod that runs, for looking at its others: it is never run again, and how it ends
+    /// does not matter to the pod. It joins the process namespace of `target`, a container that runs. Its program waits for
+    /// [`start_container`](Self::start_container).
+    ///
+    /// # Errors
+    /// As [`create_container`](Self::create_container); the target does not run.
+    async fn debug_container(
+        &self,
+        pod: &str,
+        container: &ContainerSpec,
+        target: Option<&str>,
+        options: RunOptions,
+    ) -> Result<PodStatus>;
+
     /// Runs the program of a container that was created.
     ///
     /// # Errors
@@ -188,6 +204,13 @@ pub trait PodRuntime: Send + Sync + Debug {
         container: &str,
         resources: &LinuxResources,
     ) -> Result<PodStatus>;
+
+    /// Gives an app container or a sidecar other limits and requests of processors and memory, for this run and its later ones.
+    /// It goes on, unless its `resizePolicy` says that it is run again. The pod's class of service stays.
+    ///
+    /// # Errors
+    /// As [`update_container`](Self::update_container); [`Error::Spec`](crate::Error::Spec): it cannot have these amounts.
+    async fn resize_container(&self, pod: &str, container: &str, by: Resized) -> Result<PodStatus>;
 
     /// Stops one app container: SIGTERM, and SIGKILL after `grace` (absent: what the pod says).
     /// Returns the pod's status once it has ended; one that has ended already stays as it is. A pod

@@ -7,7 +7,7 @@ use magik_infra::status::{ContainerPhase, ContainerStatus, Phase, PodStatus};
 use magik_oci::Exit;
 use serde_json::{Map, Value, json};
 
-use crate::{PodSpec, spec::facts};
+use crate::{ContainerSpec, Limits, PodSpec, spec::facts};
 
 /// The scheme of container ids, as other runtimes have `containerd://`.
 const SCHEME: &str = "magikrun";
@@ -54,7 +54,10 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
         if list.is_empty() {
             return Value::Null;
         }
-        list.iter().map(|c| container(status, c, initialized)).collect()
+        let known = |c: &ContainerStatus| spec.all_containers().find(|known| known.name == c.name);
+        list.iter()
+            .map(|c| container(status, c, known(c), initialized))
+            .collect()
     };
     let initialized = is_initialized(spec, status);
     let host = facts::address_towards(facts::SOMEBODY_V4);
@@ -74,6 +77,10 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
         ("podIPs", ips(pod)),
         ("initContainerStatuses", containers(&status.init_containers, true)),
         ("containerStatuses", containers(&status.containers, initialized)),
+        (
+            "ephemeralContainerStatuses",
+            containers(&status.ephemeral_containers, true),
+        ),
     ])
     .into()
 }
@@ -168,7 +175,12 @@ fn conditions(spec: &PodSpec, status: &PodStatus, initialized: bool) -> Value {
     ])
 }
 
-fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) -> Value {
+fn container(
+    pod: &PodStatus,
+    container: &ContainerStatus,
+    spec: Option<&ContainerSpec>,
+    initialized: bool,
+) -> Value {
     let id = format!("{SCHEME}://{}/{}", pod.id, container.name);
     let exited = |started: Timestamp, finished: Timestamp, exit: &Exit, message: &Option<String>| {
         json!({"terminated": object([
@@ -217,8 +229,25 @@ fn container(pod: &PodStatus, container: &ContainerStatus, initialized: bool) ->
         ("restartCount", json!(container.restart_count)),
         ("state", state),
         ("lastState", last),
+        (
+            "resources",
+            spec.map_or(Value::Null, |spec| resources(spec, container)),
+        ),
     ])
     .into()
+}
+
+/// What a container may use and expect, as it is now.
+fn resources(spec: &ContainerSpec, container: &ContainerStatus) -> Value {
+    let (limits, requests) = spec.resized(container.resized);
+    let amounts = |amounts: Limits| -> Value {
+        let cpu = amounts.cpu_millis.map(|millis| format!("{millis}m"));
+        let memory = amounts.memory.map(|bytes| bytes.to_string());
+        let both = object([("cpu", json!(cpu)), ("memory", json!(memory))]);
+        if both.is_empty() { Value::Null } else { both.into() }
+    };
+    let both = object([("limits", amounts(limits)), ("requests", amounts(requests))]);
+    if both.is_empty() { Value::Null } else { both.into() }
 }
 
 /// Why a container ended, in a kubelet's words.

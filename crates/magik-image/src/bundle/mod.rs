@@ -27,7 +27,7 @@ pub use settings::{
     AppArmorProfile, ContainerSettings, DEFAULT_PIDS_LIMIT, MountKind, MountSetting, Namespaces,
     ProcessNamespace, Propagation, Resources, SeccompProfile, SelinuxLabel, UserNamespace, UserSpec,
 };
-pub use spec::runtime_spec;
+pub use spec::{limits_update, runtime_spec};
 pub use user::{MAX_USER_FILE_SIZE, User, resolve_user};
 pub use write::write_bundle;
 

@@ -126,10 +126,10 @@ impl Default for ContainerSettings {
 pub struct ProcessNamespace {
     /// Its file.
     pub path: PathBuf,
-    /// Where its `/proc` is mounted. The container is shown that one: a runtime can make one of its
-    /// own only with a process that is in the namespace, with rights that others there could take
-    /// from it.
-    pub procfs: PathBuf,
+    /// Where its `/proc` is mounted. The container is shown that one: before Linux 6.17 a runtime can
+    /// make one of its own only with a process that is in the namespace, with rights that others there
+    /// could take from it. Absent: the runtime makes one, or refuses where it must not.
+    pub procfs: Option<PathBuf>,
 }
 
 /// A user and a group, each by number or name; what is absent comes from the image.

@@ -230,16 +230,48 @@ fn id_mappings(settings: &ContainerSettings) -> Result<Option<Vec<LinuxIdMapping
     Ok(mapping.transpose()?.map(|mapping| vec![mapping]))
 }
 
+/// Other limits of memory and processors for a container that runs; what is absent stays as it is.
+///
+/// # Errors
+/// The runtime-spec cannot hold them.
+pub fn limits_update(resources: &Resources) -> Result<LinuxResources, BundleError> {
+    // Without a rule: those for devices stay as they are.
+    let builder = LinuxResourcesBuilder::default().devices(Vec::new());
+    let built = amounts(builder, resources).and_then(LinuxResourcesBuilder::build);
+    built.map_err(invalid("linux.resources"))
+}
+
+fn amounts(
+    mut builder: LinuxResourcesBuilder,
+    resources: &Resources,
+) -> Result<LinuxResourcesBuilder, OciSpecError> {
+    if let Some(limit) = resources.memory_limit {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // `swap` is memory and swap together: equal means no swap.
+        builder = builder.memory(LinuxMemoryBuilder::default().limit(limit).swap(limit).build()?);
+    }
+    if resources.cpu_millis.is_some() || resources.cpu_shares.is_some() {
+        let mut cpu = LinuxCpuBuilder::default();
+        if let Some(millis) = resources.cpu_millis {
+            let quota = millis.saturating_mul(CPU_PERIOD_US / 1000).max(MIN_CPU_QUOTA_US);
+            cpu = cpu
+                .quota(i64::try_from(quota).unwrap_or(i64::MAX))
+                .period(CPU_PERIOD_US);
+        }
+        if let Some(shares) = resources.cpu_shares {
+            cpu = cpu.shares(shares.clamp(2, 262_144));
+        }
+        builder = builder.cpu(cpu.build()?);
+    }
+    Ok(builder)
+}
+
 fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecError> {
     let Resources {
-        memory_limit,
-        cpu_millis,
-        cpu_shares,
         pids_limit,
         huge_pages,
+        ..
     } = &settings.resources;
-    let (memory_limit, cpu_millis) = (*memory_limit, *cpu_millis);
-    let (cpu_shares, pids_limit) = (*cpu_shares, *pids_limit);
     // No device but those the runtime makes; a privileged container may use any.
     let devices = LinuxDeviceCgroupBuilder::default()
         .allow(settings.privileged)
@@ -248,25 +280,8 @@ fn resources(settings: &ContainerSettings) -> Result<LinuxResources, OciSpecErro
     let pids = LinuxPidsBuilder::default()
         .limit(pids_limit.unwrap_or(DEFAULT_PIDS_LIMIT))
         .build()?;
-    let mut builder = LinuxResourcesBuilder::default().devices(vec![devices]).pids(pids);
-    if let Some(limit) = memory_limit {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // `swap` is memory and swap together: equal means no swap.
-        builder = builder.memory(LinuxMemoryBuilder::default().limit(limit).swap(limit).build()?);
-    }
-    if cpu_millis.is_some() || cpu_shares.is_some() {
-        let mut cpu = LinuxCpuBuilder::default();
-        if let Some(millis) = cpu_millis {
-            let quota = millis.saturating_mul(CPU_PERIOD_US / 1000).max(MIN_CPU_QUOTA_US);
-            cpu = cpu
-                .quota(i64::try_from(quota).unwrap_or(i64::MAX))
-                .period(CPU_PERIOD_US);
-        }
-        if let Some(shares) = cpu_shares {
-            cpu = cpu.shares(shares.clamp(2, 262_144));
-        }
-        builder = builder.cpu(cpu.build()?);
-    }
+    let builder = LinuxResourcesBuilder::default().devices(vec![devices]).pids(pids);
+    let mut builder = amounts(builder, &settings.resources)?;
     if !huge_pages.is_empty() {
         let limits = huge_pages.iter().map(|(size, limit)| {
             LinuxHugepageLimitBuilder::default()
@@ -285,9 +300,13 @@ fn mounts(settings: &ContainerSettings) -> Result<Vec<Mount>, BundleError> {
     let proc = mounts
         .iter_mut()
         .find(|mount| mount.destination() == Path::new("/proc"));
-    if let (Some(processes), Some(proc)) = (&settings.process_namespace, proc) {
+    let procfs = settings
+        .process_namespace
+        .as_ref()
+        .and_then(|own| own.procfs.as_ref());
+    if let (Some(procfs), Some(proc)) = (procfs, proc) {
         proc.set_typ(Some("bind".to_owned()))
-            .set_source(Some(processes.procfs.clone()));
+            .set_source(Some(procfs.clone()));
         proc.options_mut().get_or_insert_default().push("bind".to_owned());
     }
     for (n, setting) in settings.mounts.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ttrpc::r#async::{CSReceiver, CSSender, ClientStream};
 
-use super::{ControlClient, Result, error, streams::size, window::Window};
+use super::{ControlClient, Result, error, streams::size, unbounded, window::Window};
 use crate::{error::ControlError, rpc::control as proto};
 
 /// A program to run in a container.
@@ -38,6 +38,52 @@ impl ExecRequest {
             args: args.into_iter().map(Into::into).collect(),
             ..Self::default()
         }
+    }
+}
+
+impl ControlClient {
+    /// Runs another program in a running container.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::CannotExecute`]: no such
+    /// program; [`ControlError::Refused`]: it does not run, or the request is malformed.
+    pub async fn exec(self, request: &ExecRequest) -> Result<ExecSession> {
+        let stream = self.calls.exec(unbounded()).await.map_err(error)?;
+        ExecSession::start(self, stream, request).await
+    }
+
+    /// Starts a container whose plan has `attach`, and takes its streams; `size` is that of its
+    /// terminal. The session's end kills it. Only on a connection to the init itself: nothing
+    /// passes it on.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`]: there is nothing to attach to, or it was not started, which its
+    /// launch tells more of.
+    pub async fn attach(self, container: &str, size: Option<(u16, u16)>) -> Result<ExecSession> {
+        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
+        let request = ExecRequest {
+            container: container.to_owned(),
+            size,
+            ..ExecRequest::default()
+        };
+        ExecSession::start(self, stream, &request).await
+    }
+
+    /// Attaches to a container that runs or was created: what it writes from now on, and its input.
+    /// The session's end does not end it. The pid of the session is 0 where the container is not
+    /// started yet.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it does not run, or has
+    /// no input, or none any more, or too many have attached to it.
+    pub async fn attach_to(self, request: &AttachRequest) -> Result<ExecSession> {
+        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
+        let mut start = proto::ExecStart::new();
+        start.container.clone_from(&request.container);
+        start.stdin = request.stdin;
+        start.from_start = request.from_start;
+        start.size = request.size.map(terminal_size).into();
+        ExecSession::begin(self, stream, start).await
     }
 }
 

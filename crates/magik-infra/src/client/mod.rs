@@ -44,7 +44,7 @@ use crate::{
     plan::{ContainerPlan, PodPlan},
     processes::{self, Process},
     rpc::{control as proto, control_ttrpc},
-    status::PodStatus,
+    status::{PodStatus, Resized},
     wire::{Meter, Role, Wire},
 };
 
@@ -265,6 +265,25 @@ impl ControlClient {
         changed(self.calls.update_container(unbounded(), &request)).await
     }
 
+    /// The same, and what the status says of it.
+    ///
+    /// # Errors
+    /// As [`update_container`](Self::update_container).
+    pub async fn resize_container(
+        &self,
+        container: &str,
+        resources: &LinuxResources,
+        shown: Option<Resized>,
+    ) -> Result<PodStatus> {
+        let mut request = proto::UpdateContainerRequest::new();
+        request.container = container.to_owned();
+        request.resources = json(resources)?;
+        if let Some(shown) = shown {
+            request.shown = json(&shown)?;
+        }
+        changed(self.calls.update_container(unbounded(), &request)).await
+    }
+
     /// Stops one app container of a pod that is committed: SIGTERM, and SIGKILL after `grace`
     /// (`None`: the pod's own grace period). Answers with the pod's status once it has ended. A pod
     /// whose last container that is has ended then.
@@ -295,50 +314,6 @@ impl ControlClient {
     pub async fn remove_container(&self, container: &str) -> Result<PodStatus> {
         let request = container_request(container, None);
         changed(self.calls.remove_container(unbounded(), &request)).await
-    }
-
-    /// Runs another program in a running container.
-    ///
-    /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::CannotExecute`]: no such
-    /// program; [`ControlError::Refused`]: it does not run, or the request is malformed.
-    pub async fn exec(self, request: &ExecRequest) -> Result<ExecSession> {
-        let stream = self.calls.exec(unbounded()).await.map_err(error)?;
-        ExecSession::start(self, stream, request).await
-    }
-
-    /// Starts a container whose plan has `attach`, and takes its streams; `size` is that of its
-    /// terminal. The session's end kills it. Only on a connection to the init itself: nothing
-    /// passes it on.
-    ///
-    /// # Errors
-    /// [`ControlError::Refused`]: there is nothing to attach to, or it was not started, which its
-    /// launch tells more of.
-    pub async fn attach(self, container: &str, size: Option<(u16, u16)>) -> Result<ExecSession> {
-        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
-        let request = ExecRequest {
-            container: container.to_owned(),
-            size,
-            ..ExecRequest::default()
-        };
-        ExecSession::start(self, stream, &request).await
-    }
-
-    /// Attaches to a container that runs or was created: what it writes from now on, and its input.
-    /// The session's end does not end it. The pid of the session is 0 where the container is not
-    /// started yet.
-    ///
-    /// # Errors
-    /// [`ControlError::NotFound`]: no such container; [`ControlError::Refused`]: it does not run, or has
-    /// no input, or none any more, or too many have attached to it.
-    pub async fn attach_to(self, request: &AttachRequest) -> Result<ExecSession> {
-        let stream = self.calls.attach(unbounded()).await.map_err(error)?;
-        let mut start = proto::ExecStart::new();
-        start.container.clone_from(&request.container);
-        start.stdin = request.stdin;
-        start.from_start = request.from_start;
-        start.size = request.size.map(exec::terminal_size).into();
-        ExecSession::begin(self, stream, start).await
     }
 
     /// Sends a signal, 1 to 64, to a container's first process, or to `all` of them.

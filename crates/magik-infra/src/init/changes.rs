@@ -1,10 +1,11 @@
 //! Changes to a pod that runs: one of its containers is created, started, stopped, run again,
 //! removed, or gets other limits.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use magik_oci::{ContainerId, Exit, Signal};
 use oci_spec::runtime::LinuxResources;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -17,11 +18,14 @@ use super::{
 use crate::{
     error::{LaunchError, LaunchStep},
     logs,
-    plan::ContainerPlan,
-    shared::{Answer, Change, ChangeError},
+    plan::{ContainerPlan, TARGET_PROCESSES},
+    shared::{Answer, Change, ChangeError, Update},
     status::{ContainerPhase, ContainerStatus},
     table::{Entry, Kind},
 };
+
+/// Why a container is not changed while all are run again.
+pub(super) const ALL_AGAIN: &str = "is being run again with all others";
 
 /// The exit code of a container that cannot be started for another reason than its program; as
 /// containerd has it.
@@ -43,7 +47,7 @@ impl Pod {
         match change {
             Change::Create(plan) => self.create(*plan, answer),
             Change::Start => drop(answer.send(self.start_created(&name).await)),
-            Change::Update(resources) => drop(answer.send(self.update(&name, &resources).await)),
+            Change::Update(update) => drop(answer.send(self.update(&name, &update).await)),
             Change::Stop(_) if !runs => drop(answer.send(Ok(()))),
             Change::Restart(_) if !runs => self.run_again(&name, vec![answer]),
             Change::Stop(grace) => {
@@ -92,6 +96,9 @@ impl Pod {
             }
             (_, ContainerPhase::Waiting) => Err(wrong("is being created")),
             (Change::Start | Change::Restart(_), _) if pod_is_stopping => Err(stopping(name)),
+            (Change::Restart(_), _) if container.kind == Kind::Ephemeral => {
+                Err(wrong("is ephemeral, which runs once"))
+            }
             (Change::Start, ContainerPhase::Running { .. }) => Err(wrong("runs already")),
             (Change::Start, ContainerPhase::Exited { .. }) => Err(wrong("has run: it can be restarted")),
             (Change::Stop(_) | Change::Restart(_), ContainerPhase::Created) => {
@@ -119,6 +126,12 @@ impl Pod {
         if self.shared.container(name).is_some() {
             return Err(wrong(name, "the pod has one of that name"));
         }
+        let target = plan.ephemeral.as_ref().and_then(|own| own.target.as_ref());
+        if let Some(target) = target
+            && !matches!(self.shared.phase(target), Some(ContainerPhase::Running { .. }))
+        {
+            return Err(wrong(name, "the container that it is to look at does not run"));
+        }
         Ok(ContainerPhase::Waiting)
     }
 
@@ -140,6 +153,7 @@ impl Pod {
         }
         self.shared.remove(&plan.name);
         self.waits.forget(&plan.name);
+        self.updated.remove(&plan.name);
         container.log.send_replace(true);
     }
 
@@ -162,13 +176,26 @@ impl Pod {
         started.map_err(ChangeError::Failed)
     }
 
-    async fn update(&self, name: &str, resources: &LinuxResources) -> Result<(), ChangeError> {
+    async fn update(&mut self, name: &str, update: &Update) -> Result<(), ChangeError> {
         let id = ContainerId::new(name).map_err(|_| ChangeError::Unknown(name.to_owned()))?;
-        let updated = self.runtime.update(&id, resources).await;
+        let updated = self.runtime.update(&id, &update.resources).await;
         updated.map_err(|error| match error {
             magik_oci::Error::Unsupported { .. } => ChangeError::Unsupported(error.to_string()),
             other => ChangeError::Refused(other.to_string()),
-        })
+        })?;
+        let merged = match self.updated.get(name) {
+            Some(before) => merged(before, &update.resources),
+            None => update.resources.clone(),
+        };
+        self.updated.insert(name.to_owned(), merged);
+        if let Some(shown) = update.shown {
+            self.change(name, |container| {
+                let before = container.resized.unwrap_or_default();
+                container.resized = Some(shown.over(before));
+                container.revision = container.revision.saturating_add(1);
+            });
+        }
+        Ok(())
     }
 
     /// Asks a container to end. What is under way for that already is only ever made sooner.
@@ -260,7 +287,7 @@ impl Pod {
 
     /// Creates a container, `again` or for the first time, in the background.
     pub(super) fn make(&mut self, name: &str, again: bool, answers: Vec<Answer>) {
-        let (Some(container), Ok(id)) = (self.shared.container(name), ContainerId::new(name)) else {
+        let (Some(container), Ok(_)) = (self.shared.container(name), ContainerId::new(name)) else {
             let error = ChangeError::Refused(format!("{name:?} is no container's name"));
             self.shared.remove(name);
             return answer(answers, &Err(error));
@@ -269,6 +296,14 @@ impl Pod {
         let (runtime, size, mounts) = (self.runtime.clone(), self.log_size(), !self.confined);
         let makes_layer = self.before.own_files;
         let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
+        let joined = match self.join_target(&container.plan) {
+            Ok(joined) => joined,
+            Err(error) => {
+                let failed = LaunchError::container(name, LaunchStep::ProcessNamespace, &error);
+                self.forget(&container);
+                return answer(answers, &Err(ChangeError::Failed(failed)));
+            }
+        };
         let (name, deleting) = (name.to_owned(), self.deleting.clone());
         self.making.spawn(async move {
             let plan = &container.plan;
@@ -279,19 +314,10 @@ impl Pod {
                     if makes_layer {
                         rootfs::make_layer(plan).map_err(failed)?;
                     }
+                    let _joined = joined;
                     return container::create(&*runtime, &container, size, mounts).await;
                 }
-                // By force: with a shared pid namespace its other processes may have outlived the
-                // first.
-                match runtime.delete(&id, true).await {
-                    Ok(()) | Err(magik_oci::Error::NotFound(_)) => {}
-                    Err(e) => return Err(LaunchError::runtime(&plan.name, LaunchStep::Delete, &e)),
-                }
-                if mounts {
-                    let old = rootfs::renew(plan, root).map_err(failed)?;
-                    tokio::spawn(rootfs::remove_old(old));
-                }
-                container::create(&*runtime, &container, size, false).await
+                container::recreate(&*runtime, &container, size, mounts, root).await
             };
             let outcome = create.await;
             Made {
@@ -301,6 +327,20 @@ impl Pod {
                 outcome,
             }
         });
+    }
+
+    /// Has the process namespace of the container that another one is to look at be where that one's
+    /// bundle says, until it was created.
+    fn join_target(&self, plan: &ContainerPlan) -> std::io::Result<Option<Joined>> {
+        let target = plan.ephemeral.as_ref().and_then(|own| own.target.as_ref());
+        let Some(target) = target else { return Ok(None) };
+        let Some(ContainerPhase::Running { pid: Some(pid), .. }) = self.shared.phase(target) else {
+            return Err(std::io::Error::other(format!("{target} does not run")));
+        };
+        // It is a child of this process, which has not waited for it.
+        let place = plan.bundle.join(TARGET_PROCESSES);
+        rustix::mount::mount_bind(format!("/proc/{pid}/ns/pid"), &place)?;
+        Ok(Some(Joined(place)))
     }
 
     /// Starts what was created to be run again; what is new waits.
@@ -316,6 +356,7 @@ impl Pod {
         };
         let done = match outcome {
             Ok(_) if self.stopping.is_some() => Err(stopping(&name)),
+            Ok(_) if self.restarting.is_some() => Err(wrong(&name, ALL_AGAIN)),
             Ok(created) => {
                 let (id, pid) = self.created(&container.plan, created);
                 if again {
@@ -346,7 +387,38 @@ impl Pod {
     }
 }
 
-fn wrong(name: &str, why: &'static str) -> ChangeError {
+/// A process namespace that is mounted for a container that is being created.
+struct Joined(PathBuf);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // The container is in it by now, or never will be.
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Limits, and those of before where they say nothing.
+fn merged(before: &LinuxResources, now: &LinuxResources) -> LinuxResources {
+    fn lay(below: &mut Value, above: Value) {
+        match (below, above) {
+            (Value::Object(below), Value::Object(above)) => {
+                for (key, value) in above {
+                    lay(below.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (_, Value::Null) => {}
+            (below, above) => *below = above,
+        }
+    }
+    let both = || {
+        let mut all = serde_json::to_value(before).ok()?;
+        lay(&mut all, serde_json::to_value(now).ok()?);
+        serde_json::from_value(all).ok()
+    };
+    both().unwrap_or_else(|| now.clone())
+}
+
+pub(super) fn wrong(name: &str, why: &'static str) -> ChangeError {
     let name = name.to_owned();
     ChangeError::State { name, why }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Created {
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Into its log, and to those who attach, who can write to it.
-    Log(LogPump, Input),
+    Log(Box<LogPump>, Input),
     /// To who attaches.
     Attached(Streams),
 }
@@ -122,7 +122,7 @@ pub(crate) async fn create(
             if plan.message.as_ref().is_some_and(|message| message.from_log) {
                 pump.keep_tail();
             }
-            Output::Log(pump, input)
+            Output::Log(Box::new(pump), input)
         }
     };
     Ok(Created {
@@ -130,6 +130,31 @@ pub(crate) async fn create(
         pid: state.pid,
         output,
     })
+}
+
+/// Creates a container once more: with an empty writable layer that belongs to `root`, where it has
+/// one and this process `mounts`.
+pub(crate) async fn recreate(
+    runtime: &dyn OciRuntime,
+    container: &Entry,
+    max_log_size: u64,
+    mounts: bool,
+    root: u32,
+) -> Result<Created, LaunchError> {
+    let plan = &container.plan;
+    let name = &plan.name;
+    let id = ContainerId::new(name).map_err(|e| LaunchError::container(name, LaunchStep::Plan, &e))?;
+    // By force: with a shared pid namespace its other processes may have outlived the first.
+    match runtime.delete(&id, true).await {
+        Ok(()) | Err(magik_oci::Error::NotFound(_)) => {}
+        Err(e) => return Err(LaunchError::runtime(name, LaunchStep::Delete, &e)),
+    }
+    if mounts {
+        let old = rootfs::renew(plan, root);
+        let old = old.map_err(|e| LaunchError::container(name, LaunchStep::Mounts, &e))?;
+        tokio::spawn(rootfs::remove_old(old));
+    }
+    create(runtime, container, max_log_size, false).await
 }
 
 /// Who is told how a container has ended, besides the pod.

@@ -116,7 +116,11 @@ impl Pod {
     pub(super) async fn deal_with(&mut self, happening: Happening) -> Option<Unforgiven> {
         match happening {
             Happening::Exit(report) => {
+                let restarted = self.restarting.is_some();
                 let unforgiven = self.exit_seen(&report);
+                if self.restarting.is_some() && !restarted {
+                    self.kill_for_restart().await;
+                }
                 self.end_a_sidecar().await;
                 return unforgiven;
             }
@@ -145,10 +149,17 @@ impl Pod {
         let hook = self.forget_hooks(name);
         let asked = self.asked_to_end(name);
         let mut unforgiven = None;
+        if self.restarting.is_some() {
+            // It is run again with the others.
+            self.end_was_seen(name);
+            return None;
+        }
         // A pod that is going down is removed as a whole.
         if self.stopping.is_none() && !asked.is_some_and(|again| again) {
             let lifecycle = self.lifecycle(name);
-            if was_started && asked.is_none() && lifecycle.runs_again(&report.exit) {
+            if was_started && asked.is_none() && lifecycle.restarts_all(&report.exit) {
+                self.begin_all_again(name, ran_for, &in_words(report));
+            } else if was_started && asked.is_none() && lifecycle.runs_again(&report.exit) {
                 self.will_run_again(name, ran_for, &in_words(report));
             } else {
                 self.delete(name);
@@ -164,7 +175,7 @@ impl Pod {
         Unforgiven(hook.unwrap_or_else(|| {
             let container = self.shared.container(&report.name);
             let step = match container.map(|container| container.kind) {
-                Some(Kind::App) => LaunchStep::Start,
+                Some(Kind::App | Kind::Ephemeral) => LaunchStep::Start,
                 Some(Kind::Init) | None => LaunchStep::InitContainer,
             };
             LaunchError::container(&report.name, step, &in_words(report))
@@ -173,6 +184,14 @@ impl Pod {
 
     /// One that has ended waits to be run again: the first time not at all.
     pub(super) fn will_run_again(&mut self, name: &str, ran_for: Duration, why: &str) {
+        let due = self.back_off(name, ran_for, why, "it is");
+        if let Some(wait) = self.waits.0.get_mut(name) {
+            wait.due = Some(due);
+        }
+    }
+
+    /// When one that has ended is run again, which its status says.
+    pub(super) fn back_off(&mut self, name: &str, ran_for: Duration, why: &str, who: &str) -> Instant {
         let back_off = self.plan.back_off;
         let wait = self.waits.0.entry(name.to_owned()).or_default();
         if ran_for >= Duration::from_millis(back_off.reset_ms) {
@@ -183,7 +202,6 @@ impl Pod {
             Some(last) => back_off.after(Some(last).filter(|last| !last.is_zero())),
         };
         wait.delay = Some(delay);
-        wait.due = Some(Instant::now() + delay);
         let until = Timestamp::now()
             .checked_add(delay)
             .ok()
@@ -192,13 +210,19 @@ impl Pod {
             container.will_run_again();
             container.back_off_until = until;
         });
-        let detail = format!("{why}; it is run again in {delay:?}");
+        let detail = format!("{why}; {who} run again in {delay:?}");
         self.event(Event::now(EventKind::ContainerBackOff, name, detail));
+        Instant::now() + delay
     }
 
     /// Of a pod that is being stopped: whoever waits to be run again stays as it ended.
     pub(super) fn none_runs_again(&mut self) {
-        for name in self.waits.waiting() {
+        self.none_runs_again_but("");
+    }
+
+    /// The same for all but one.
+    pub(super) fn none_runs_again_but(&mut self, one: &str) {
+        for name in self.waits.waiting().into_iter().filter(|name| name != one) {
             self.waits.cancel(&name);
             self.change(&name, ContainerStatus::does_not_run_again);
         }
@@ -308,7 +332,7 @@ impl Pod {
     }
 
     /// What a container had wanted done is done no more; why its hook had failed, if it had.
-    fn forget_hooks(&mut self, name: &str) -> Option<LaunchError> {
+    pub(super) fn forget_hooks(&mut self, name: &str) -> Option<LaunchError> {
         self.attended.remove(name);
         self.starting_hooks.remove(name);
         self.ending_hooks.remove(name);

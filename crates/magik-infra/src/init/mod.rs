@@ -8,6 +8,7 @@ mod happening;
 mod message;
 mod pod;
 mod probes;
+mod restarting;
 mod rootfs;
 mod starting;
 mod stopping;

@@ -9,10 +9,11 @@ use std::{
 
 use jiff::Timestamp;
 use magik_oci::{ContainerId, OciRuntime};
+use oci_spec::runtime::LinuxResources;
 use tokio::{
     sync::{RwLock, mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -84,6 +85,10 @@ pub(super) struct Pod {
     pub(super) stopping: Option<Stopping>,
     /// The sidecars that were asked to end by it.
     pub(super) asked_sidecars: HashSet<String>,
+    /// The limits of containers that were given others, for their next runs.
+    pub(super) updated: HashMap<String, LinuxResources>,
+    /// All containers are to end, and to be run again then.
+    pub(super) restarting: Option<Instant>,
     /// When containers are run again.
     pub(super) waits: Waits,
     /// Who asks of the containers that run.
@@ -149,6 +154,8 @@ impl Pod {
             waiting: Vec::new(),
             stopping: None,
             asked_sidecars: HashSet::new(),
+            updated: HashMap::new(),
+            restarting: None,
             waits: Waits::default(),
             attended: HashMap::new(),
             teller,
@@ -224,7 +231,7 @@ impl Pod {
                 let console = Arc::new(Console::new(plan.console, input));
                 pump.tell(console.clone());
                 self.shared.opened(&plan.name, console.clone());
-                Watched::Log(Box::new(pump), console)
+                Watched::Log(pump, console)
             }
             Output::Attached(streams) => {
                 let (exited, exit) = watch::channel(None);
@@ -286,6 +293,10 @@ impl Pod {
             }
             None => None,
         };
+        if let Some(resources) = self.updated.get(&plan.name) {
+            let updated = self.runtime.update(id, resources).await;
+            updated.map_err(|e| LaunchError::runtime(&plan.name, LaunchStep::Start, &e))?;
+        }
         let started_at = Timestamp::now();
         self.runtime
             .start(id)

@@ -1,10 +1,10 @@
 //! From the first container to a pod that is ready.
 
 use futures_util::{StreamExt, stream};
-use magik_oci::Exit;
+use magik_oci::{Exit, OciRuntime};
 
 use super::{
-    container::{self, ExitReport},
+    container::{self, Created, ExitReport},
     happening::Unforgiven,
     pod::Pod,
 };
@@ -17,7 +17,7 @@ use crate::{
 impl Pod {
     /// The init containers one after the other: to their end, or, if one is a sidecar, until it has
     /// started.
-    pub(super) async fn run_init_containers(&mut self) -> Result<(), LaunchError> {
+    pub(super) async fn run_init_containers(&mut self, again: bool) -> Result<(), LaunchError> {
         for container in self.shared.containers(Kind::Init) {
             let plan = &*container.plan;
             if plan.attach.is_some() {
@@ -25,8 +25,8 @@ impl Pod {
                 return Err(LaunchError::container(&plan.name, LaunchStep::Plan, why));
             }
             self.progress(LaunchStep::InitContainer, &plan.name);
-            let (runtime, size) = (self.runtime.clone(), self.log_size());
-            let created = container::create(&*runtime, &container, size, !self.confined).await?;
+            let runtime = self.runtime.clone();
+            let created = self.creation(&*runtime, &container, again).await?;
             let (id, pid) = self.created(plan, created);
             self.start(plan, &id, pid).await?;
             if container.is_sidecar() {
@@ -42,12 +42,12 @@ impl Pod {
     /// Creates the app containers, as many at a time as there are processors, and starts them in
     /// order once all of them are there: a container that cannot be created means that none was
     /// started. Then those that are asked whether they have started are waited for.
-    pub(super) async fn start_containers(&mut self) -> Result<(), LaunchError> {
+    pub(super) async fn start_containers(&mut self, again: bool) -> Result<(), LaunchError> {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-        let (runtime, size, mounts) = (self.runtime.clone(), self.log_size(), !self.confined);
+        let runtime = self.runtime.clone();
         let containers = self.shared.containers(Kind::App);
         let jobs = containers.iter();
-        let jobs = jobs.map(|container| container::create(&*runtime, container, size, mounts));
+        let jobs = jobs.map(|container| self.creation(&*runtime, container, again));
         let mut jobs = stream::iter(jobs.collect::<Vec<_>>()).buffered(parallel);
         let mut created = Vec::new();
         for Entry { plan, .. } in &containers {
@@ -78,6 +78,30 @@ impl Pod {
         Ok(())
     }
 
+    /// Creates a container, for the first time or `again`.
+    fn creation<'a>(
+        &self,
+        runtime: &'a dyn OciRuntime,
+        container: &'a Entry,
+        again: bool,
+    ) -> impl Future<Output = Result<Created, LaunchError>> + Send + use<'a> {
+        let (size, mounts) = (self.log_size(), !self.confined);
+        let root = self.plan.user_namespace.map_or(0, |users| users.host_id);
+        let status = self.shared.status();
+        let status = status
+            .as_ref()
+            .and_then(|pod| pod.container(&container.plan.name));
+        // One may not have been there yet when all were to begin again.
+        let again = again && status.is_some_and(|status| !status.past.is_empty());
+        async move {
+            if again {
+                container::recreate(runtime, container, size, mounts, root).await
+            } else {
+                container::create(runtime, container, size, mounts).await
+            }
+        }
+    }
+
     /// Waits until a container has started, or has ended well.
     async fn until_started(&mut self, name: &str) -> Result<(), LaunchError> {
         let done = |c: &ContainerStatus| c.started || matches!(c.state, ContainerPhase::Exited { .. });
@@ -94,6 +118,10 @@ impl Pod {
         done: impl Fn(&ContainerStatus) -> bool,
     ) -> Result<(), LaunchError> {
         loop {
+            if self.restarting.is_some() {
+                let why = "all containers are run again";
+                return Err(LaunchError::container(name, LaunchStep::Start, why));
+            }
             let status = self.shared.status();
             let container = status.as_ref().and_then(|status| status.container(name));
             let hook = self.starting_hooks.contains(name);

@@ -43,7 +43,7 @@ impl Pod {
             killed: false,
         });
         self.none_runs_again();
-        for name in self.alive().iter().rev() {
+        for name in self.alive().iter().chain(&self.alive_ephemeral()).rev() {
             self.begin_to_end(name, grace).await;
         }
         self.end_a_sidecar().await;
@@ -68,6 +68,10 @@ impl Pod {
         if !self.alive().is_empty() {
             return;
         }
+        // Who looks at a pod does not hold up its end.
+        for name in self.alive_ephemeral() {
+            self.kill(&name, Signal::KILL, true).await;
+        }
         if let Some(last) = self.alive_sidecars().pop()
             && self.asked_sidecars.insert(last.clone())
         {
@@ -82,7 +86,8 @@ impl Pod {
             killed: true,
         });
         self.none_runs_again();
-        for name in self.alive_sidecars().iter().chain(&self.alive()).rev() {
+        let all = [self.alive_sidecars(), self.alive(), self.alive_ephemeral()].concat();
+        for name in all.iter().rev() {
             self.kill(name, Signal::KILL, true).await;
         }
     }
@@ -182,6 +187,13 @@ impl Pod {
         self.living(containers)
     }
 
+    /// The ephemeral containers that have not ended.
+    pub(super) fn alive_ephemeral(&self) -> Vec<String> {
+        let status = self.shared.status();
+        let containers = status.map(|status| status.ephemeral_containers);
+        self.living(containers.unwrap_or_default())
+    }
+
     fn living(&self, containers: Vec<ContainerStatus>) -> Vec<String> {
         let stopping = self.stopping.is_some();
         let lives = |c: &ContainerStatus| match c.state {
@@ -201,7 +213,7 @@ impl Pod {
     }
 
     pub(super) fn survivors(&self) -> String {
-        let survivors = [self.alive(), self.alive_sidecars()].concat();
+        let survivors = [self.alive(), self.alive_sidecars(), self.alive_ephemeral()].concat();
         format!("did not end after SIGKILL: {}", survivors.join(", "))
     }
 }

@@ -1,9 +1,14 @@
 //! A pod's whole life in this process.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::pod::Pod;
+use super::{
+    changes::{ALL_AGAIN, wrong},
+    pod::Pod,
+};
 use crate::{
     error::LaunchError,
     extension::RequiredExtensionFailed,
@@ -19,8 +24,7 @@ impl Supervisor for Pod {
     /// Mounts, init containers one after the other, then all app containers.
     async fn launch(&mut self) -> Result<(), LaunchError> {
         self.make_ready().await?;
-        self.run_init_containers().await?;
-        self.start_containers().await?;
+        self.begin_containers(false).await?;
         self.ready().await
     }
 
@@ -39,8 +43,22 @@ impl Supervisor for Pod {
         let shared = self.shared.clone();
         let mut reason: Option<(PodReason, String)> = None;
         loop {
+            if self.restarting.is_some() && self.stopping.is_none() {
+                match self.all_again(inputs).await {
+                    AllAgain::Begun => continue,
+                    AllAgain::Failed(error) => {
+                        reason = Some((PodReason::LaunchFailed, error.to_string()));
+                        self.kill_all().await;
+                    }
+                    AllAgain::Abandoned => return None,
+                    AllAgain::Stop(why, grace) => {
+                        reason.get_or_insert(why);
+                        self.stop(grace).await;
+                    }
+                }
+            }
             if self.is_over() {
-                if self.alive_sidecars().is_empty() {
+                if self.alive_sidecars().is_empty() && self.alive_ephemeral().is_empty() {
                     break;
                 }
                 if self.stopping.is_none() {
@@ -89,5 +107,56 @@ impl Supervisor for Pod {
             while self.deletions.join_next().await.is_some() {}
         }
         Some(self.finish(reason).await)
+    }
+}
+
+/// What has become of running all containers again.
+enum AllAgain {
+    Begun,
+    Failed(LaunchError),
+    Abandoned,
+    /// The pod is to end, for this reason and with this much grace.
+    Stop((PodReason, String), Duration),
+}
+
+impl Pod {
+    /// Runs all containers again, unless the pod is to end meanwhile.
+    async fn all_again(&mut self, inputs: &mut Inputs) -> AllAgain {
+        let shared = self.shared.clone();
+        let ended = {
+            let begun = self.begin_containers(true);
+            tokio::pin!(begun);
+            loop {
+                let interrupt = tokio::select! {
+                    done = &mut begun => match done {
+                        Ok(()) => return AllAgain::Begun,
+                        Err(error) => break Err(error),
+                    },
+                    interrupt = inputs.interrupt(&shared) => interrupt,
+                };
+                match interrupt {
+                    Interrupt::Change {
+                        container, answer, ..
+                    } => drop(answer.send(Err(wrong(&container, ALL_AGAIN)))),
+                    other => break Ok(other),
+                }
+            }
+        };
+        self.give_up_restart();
+        match ended {
+            Err(error) => AllAgain::Failed(error),
+            Ok(Interrupt::Abandoned | Interrupt::Change { .. }) => AllAgain::Abandoned,
+            Ok(Interrupt::Stop { grace }) => {
+                AllAgain::Stop((PodReason::Stopped, String::new()), self.plan.grace(grace))
+            }
+            Ok(Interrupt::Deadline) => {
+                let why = self.plan.deadline_passed();
+                AllAgain::Stop((PodReason::DeadlineExceeded, why), Duration::ZERO)
+            }
+            Ok(Interrupt::ExtensionFailed(error)) => {
+                let why = (PodReason::ExtensionFailed, error.to_string());
+                AllAgain::Stop(why, self.plan.grace(None))
+            }
+        }
     }
 }

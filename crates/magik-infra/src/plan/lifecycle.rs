@@ -54,6 +54,13 @@ impl Lifecycle {
             }
     }
 
+    /// Whether all containers of the pod are run again after that.
+    #[must_use]
+    pub fn restarts_all(&self, exit: &Exit) -> bool {
+        let rule = self.restart_rules.iter().find(|rule| rule.fits(exit));
+        rule.is_some_and(|rule| rule.all)
+    }
+
     /// Of an init container: whether it is a sidecar, which runs as long as the pod.
     #[must_use]
     pub fn is_of_sidecar(&self) -> bool {
@@ -98,8 +105,7 @@ impl RestartPolicy {
     }
 }
 
-/// Exit codes after which a container is run again, whatever its policy
-/// (`restartPolicyRules` with the action `Restart`).
+/// Exit codes after which a container is run again, whatever its policy (`restartPolicyRules`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RestartRule {
@@ -108,6 +114,10 @@ pub struct RestartRule {
     /// Whether it fits every code but these.
     #[serde(default)]
     pub but_these: bool,
+    /// Whether all containers of the pod are run again, from the first init container on (the action
+    /// `RestartAllContainers`).
+    #[serde(default)]
+    pub all: bool,
 }
 
 impl RestartRule {
@@ -250,6 +260,7 @@ mod tests {
                 restart_rules: vec![RestartRule {
                     codes: vec![42],
                     but_these: false,
+                    all: false,
                 }],
                 ..Lifecycle::default()
             };
@@ -265,6 +276,7 @@ mod tests {
         let others = RestartRule {
             codes: vec![0, 3],
             but_these: true,
+            all: false,
         };
         assert_eq!(
             [0, 3, 4].map(|code| others.fits(&Exit::exited(code))),

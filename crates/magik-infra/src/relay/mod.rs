@@ -31,7 +31,7 @@ use crate::{
     logs::MAX_LOG_SIZE,
     plan::PodPlan,
     service::Acceptor,
-    shared::{Answer, Change, ChangeError, Shared, Updates},
+    shared::{Answer, Change, ChangeError, Shared, Update, Updates},
     state_dir::StateDir,
     status::{ContainerPhase, PodReason, PodStatus},
     table::{Entry, Kind},
@@ -297,7 +297,10 @@ impl RemotePod {
                 Change::Stop(grace) => client.stop_container(name, *grace).await,
                 Change::Restart(grace) => client.restart_container(name, *grace).await,
                 Change::Remove => client.remove_container(name).await,
-                Change::Update(resources) => client.update_container(name, resources).await,
+                Change::Update(update) => {
+                    let Update { resources, shown } = &**update;
+                    client.resize_container(name, resources, *shown).await
+                }
             };
             // Also what was tried and came to nothing may have changed it.
             let now = match &outcome {

@@ -94,6 +94,7 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
     }
     let most = ours.max_message();
     let of_guest = theirs.init_containers.into_iter().chain(theirs.containers);
+    let of_guest = of_guest.chain(theirs.ephemeral_containers);
     for container in of_guest {
         let Some(known) = ours.container_mut(&container.name) else {
             continue;
@@ -111,6 +112,7 @@ pub(super) fn adopt(ours: &mut PodStatus, theirs: PodStatus) {
             known.past = container.past;
             known.past.truncate(MAX_PAST_RUNS);
             known.bound_messages(most);
+            known.resized = container.resized;
         }
     }
     ours.phase = theirs.phase;

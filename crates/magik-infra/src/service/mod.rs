@@ -32,7 +32,7 @@ use crate::{
     plan::{ContainerPlan, PodPlan},
     processes::Process,
     rpc::{control as proto, control_ttrpc::Control},
-    shared::{Change, ChangeError, Command, LaunchUpdate, Shared, Updates},
+    shared::{Change, ChangeError, Command, LaunchUpdate, Shared, Update, Updates},
     wire::Meter,
 };
 
@@ -371,7 +371,11 @@ impl Control for Connection {
     ) -> Result<proto::StatusResponse> {
         self.check_greeted()?;
         let resources = document("resources", &request.resources)?;
-        let change = Change::Update(Box::new(resources));
+        let shown = match request.shown.as_slice() {
+            [] => None,
+            shown => Some(document("amounts", shown)?),
+        };
+        let change = Change::Update(Box::new(Update { resources, shown }));
         self.change(request.container, change).await
     }
 

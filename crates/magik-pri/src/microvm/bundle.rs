@@ -19,10 +19,7 @@ pub(super) fn write(
     let in_guest = |settings: ContainerSettings| {
         let mut settings = settings;
         settings.host_security_modules = false;
-        settings.process_namespace = pod
-            .spec
-            .share_process_namespace
-            .then(|| linux_bundle::process_namespace(PROCESSES.as_ref(), container));
+        settings.process_namespace = linux_bundle::processes(pod, PROCESSES.as_ref(), container);
         for mount in &mut settings.mounts {
             if let Some(share) = shares.iter().find(|share| share.host_path == mount.source) {
                 mount.source = share.in_guest();

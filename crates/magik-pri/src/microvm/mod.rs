@@ -201,8 +201,13 @@ impl Backend for MicroVm {
         show().map_err(failed)
     }
 
-    fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
-        linux_bundle::check_added(pod, container)?;
+    fn check_added(
+        &self,
+        pod: &PodSpec,
+        container: &ContainerSpec,
+        is_ephemeral: bool,
+    ) -> Result<(), &'static str> {
+        linux_bundle::check_added(pod, container, is_ephemeral)?;
         let shares = machine::shares(pod);
         let is_seen = |mount: &Mount| {
             let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);

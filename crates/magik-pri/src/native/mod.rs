@@ -112,16 +112,23 @@ impl Backend for Native {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
         let rootfs = rootfs::make(self.rootfs, pod, container, image)?;
-        let shared = pod.spec.share_process_namespace;
         linux_bundle::write(pod, container, image, rootfs, |settings| ContainerSettings {
-            process_namespace: shared
-                .then(|| linux_bundle::process_namespace(&init::shared_processes(&pod.sandbox()), container)),
+            process_namespace: linux_bundle::processes(
+                pod,
+                &init::shared_processes(&pod.sandbox()),
+                container,
+            ),
             ..settings
         })
     }
 
-    fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
-        linux_bundle::check_added(pod, container)
+    fn check_added(
+        &self,
+        pod: &PodSpec,
+        container: &ContainerSpec,
+        is_ephemeral: bool,
+    ) -> Result<(), &'static str> {
+        linux_bundle::check_added(pod, container, is_ephemeral)
     }
 
     fn binary(&self) -> &Path {

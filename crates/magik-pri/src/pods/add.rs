@@ -2,7 +2,11 @@
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use magik_infra::{ControlClient, ControlError, status::PodStatus};
+use magik_infra::{
+    ControlClient, ControlError,
+    plan::EphemeralPlan,
+    status::{ContainerPhase, PodStatus},
+};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 use super::{
@@ -15,7 +19,8 @@ use super::{
     users::Users,
 };
 use crate::{
-    ContainerSpec, Error, PodSpec, Result, RunOptions, SpecError, Step, limits::MAX_CONTAINERS_PER_POD,
+    ContainerSpec, Error, PodSpec, Result, RunOptions, SpecError, Step,
+    limits::{MAX_CONTAINERS_PER_POD, MAX_EPHEMERAL_CONTAINERS},
     spec::dns_label,
 };
 
@@ -26,6 +31,8 @@ pub(crate) struct Addition {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) container: ContainerSpec,
     pub(crate) options: RunOptions,
+    /// It is for looking at others.
+    pub(crate) ephemeral: Option<EphemeralPlan>,
     /// The pod as it stands.
     pub(crate) pod: PodStatus,
 }
@@ -111,7 +118,7 @@ impl Addition {
         let users = self.pod.user_namespace.map(|own| own.host_id);
         let (paths, images) = (&self.store.paths, &self.store.images);
         let files = PodFiles::new(paths, images, &self.pod.id, spec, users);
-        Ok(files.of_added(paths.new_id()?))
+        Ok(files.of_added(paths.new_id()?, self.ephemeral.clone()))
     }
 
     /// Whether the pod, which stands so, can have such a container; nothing is touched.
@@ -127,16 +134,33 @@ impl Addition {
         if pod.container(&container.name).is_some() {
             return Err(refused(format!("it has a container {}", container.name)));
         }
-        if pod.all_containers().count() >= MAX_CONTAINERS_PER_POD {
-            return Err(refused(format!(
-                "it has {MAX_CONTAINERS_PER_POD} containers, which is the most"
-            )));
+        let is_ephemeral = self.ephemeral.is_some();
+        let (count, most, what) = if is_ephemeral {
+            (
+                pod.ephemeral_containers.len(),
+                MAX_EPHEMERAL_CONTAINERS,
+                "ephemeral containers",
+            )
+        } else {
+            let own = pod.init_containers.len() + pod.containers.len();
+            (own, MAX_CONTAINERS_PER_POD, "containers")
+        };
+        if count >= most {
+            return Err(refused(format!("it has {most} {what}, which is the most")));
+        }
+        let target = self.ephemeral.as_ref().and_then(|own| own.target.as_deref());
+        if let Some(target) = target {
+            match pod.container(target).map(|target| &target.state) {
+                None => return Err(refused(format!("it has no container {target} to look at"))),
+                Some(ContainerPhase::Running { .. }) => {}
+                Some(_) => return Err(refused(format!("its container {target} does not run"))),
+            }
         }
         let missing = |volume: &str| spec.volumes.iter().all(|known| known.name != volume);
         if let Some(mount) = container.mounts.iter().find(|mount| missing(&mount.volume)) {
             return Err(refused(format!("it has no volume {}", mount.volume)));
         }
-        let added = self.backend.check_added(spec, container);
+        let added = self.backend.check_added(spec, container, is_ephemeral);
         added.map_err(|why| Error::Unsupported {
             what: format!("create a container in pod {}", pod.id),
             why: why.to_owned(),

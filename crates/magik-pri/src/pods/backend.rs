@@ -92,7 +92,12 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not.
-    fn check_added(&self, pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str>;
+    fn check_added(
+        &self,
+        pod: &PodSpec,
+        container: &ContainerSpec,
+        is_ephemeral: bool,
+    ) -> Result<(), &'static str>;
 
     /// The program that is started as a pod's init; for messages.
     fn binary(&self) -> &Path;

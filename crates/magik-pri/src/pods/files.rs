@@ -11,7 +11,7 @@ use magik_image::{
     Image, ImageStore,
     bundle::{ContainerSettings, Resources, UserNamespace, runtime_spec, write_bundle},
 };
-use magik_infra::plan::{ContainerPlan, Lifecycle, PodPlan};
+use magik_infra::plan::{ContainerPlan, EphemeralPlan, Lifecycle, PodPlan, TARGET_PROCESSES};
 use magik_oci::Signal;
 
 use super::{
@@ -65,6 +65,8 @@ pub(crate) struct PodFiles<'a> {
     facts: Facts,
     /// Of a container that is added: what tells it from others that had its name before.
     generation: Option<String>,
+    /// Of a container that is added for looking at others.
+    ephemeral: Option<EphemeralPlan>,
 }
 
 impl<'a> PodFiles<'a> {
@@ -84,15 +86,30 @@ impl<'a> PodFiles<'a> {
             users,
             facts: Facts::of_pod(id),
             generation: None,
+            ephemeral: None,
         }
     }
 
     /// For a container that is added; no other of the pod's has had this `generation`.
-    pub(crate) fn of_added(self, generation: String) -> Self {
+    pub(crate) fn of_added(self, generation: String, ephemeral: Option<EphemeralPlan>) -> Self {
         Self {
             generation: Some(generation),
+            ephemeral,
             ..self
         }
+    }
+
+    /// What it is added for, if that is to look at others.
+    #[cfg(any(feature = "native", feature = "krun"))]
+    pub(crate) fn ephemeral(&self) -> Option<&EphemeralPlan> {
+        self.ephemeral.as_ref()
+    }
+
+    /// Makes the file that an ephemeral container's init shows the process namespace at.
+    #[cfg(any(feature = "native", feature = "krun"))]
+    pub(crate) fn make_target_processes(&self, bundle: &Path) -> Result<(), Failure> {
+        let file = bundle.join(TARGET_PROCESSES);
+        fs::write(&file, "").map_err(Failure::io(format!("create {}", file.display())))
     }
 
     /// A name for what a container that is added has; `None`: it is one of those that the pod begins

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use magik_image::bundle::{ContainerSettings, Namespaces, ProcessNamespace, UserSpec};
 use magik_infra::{
     pause,
-    plan::{ContainerPlan, MESSAGE_DIR, MessageFile, RootfsPlan, UpperPlan},
+    plan::{ContainerPlan, MESSAGE_DIR, MessageFile, RootfsPlan, TARGET_PROCESSES, UpperPlan},
 };
 
 use super::{
@@ -47,6 +47,10 @@ pub(crate) fn write(
         (&message, 0o700),
     ])?;
     let mut settings = adapt(settings(pod, container, image)?);
+    let ephemeral = pod.ephemeral().cloned();
+    if ephemeral.is_some() {
+        pod.make_target_processes(&bundle)?;
+    }
     if let RootfsPlan::Directory { path } = &rootfs {
         settings.rootfs_path.clone_from(path);
     }
@@ -61,14 +65,18 @@ pub(crate) fn write(
         lifecycle: pod.lifecycle(container, &image.image),
         message: Some(pod.message(container, MessageFile::Mounted { dir: message })),
         console: container.console,
-        ephemeral: None,
+        ephemeral,
         bundle,
     })
 }
 
 /// Whether a container can be added to a pod that runs.
-pub(crate) fn check_added(pod: &PodSpec, container: &ContainerSpec) -> Result<(), &'static str> {
-    if pod.share_process_namespace {
+pub(crate) fn check_added(
+    pod: &PodSpec,
+    container: &ContainerSpec,
+    is_ephemeral: bool,
+) -> Result<(), &'static str> {
+    if pod.share_process_namespace && !is_ephemeral {
         return Err("the containers that share its process namespace are known from its start");
     }
     let propagates = |mount: &Mount| mount.propagation != MountPropagation::None;
@@ -82,11 +90,34 @@ pub(crate) fn check_added(pod: &PodSpec, container: &ContainerSpec) -> Result<()
 }
 
 /// The process namespace that a pod's init makes in this directory, for a container.
-pub(crate) fn process_namespace(dir: &Path, container: &ContainerSpec) -> ProcessNamespace {
+fn process_namespace(dir: &Path, container: &ContainerSpec) -> ProcessNamespace {
     ProcessNamespace {
         path: pause::namespace(dir),
-        procfs: pause::procfs(dir, &container.name),
+        procfs: Some(pause::procfs(dir, &container.name)),
     }
+}
+
+/// The process namespace that a container joins, of a pod whose init makes one in this directory if
+/// its containers share it. An ephemeral one joins that, too, or its target's.
+pub(crate) fn processes(
+    pod: &PodFiles<'_>,
+    shared: &Path,
+    container: &ContainerSpec,
+) -> Option<ProcessNamespace> {
+    if pod.spec.host_pid {
+        return None;
+    }
+    let Some(ephemeral) = pod.ephemeral() else {
+        let shares = pod.spec.share_process_namespace;
+        return shares.then(|| process_namespace(shared, container));
+    };
+    let path = if pod.spec.share_process_namespace {
+        pause::namespace(shared)
+    } else {
+        ephemeral.target.as_ref()?;
+        pod.bundle(&container.name).join(TARGET_PROCESSES)
+    };
+    Some(ProcessNamespace { path, procfs: None })
 }
 
 fn settings(
@@ -96,6 +127,7 @@ fn settings(
 ) -> Result<ContainerSettings, Failure> {
     let security = &container.security;
     let mut own = pod.settings(container)?;
+    let joins = pod.spec.share_process_namespace || pod.ephemeral().is_some_and(|own| own.target.is_some());
     own.mounts.push(pod.message_mount(container));
     Ok(ContainerSettings {
         terminal: container.console.tty,
@@ -105,7 +137,7 @@ fn settings(
         }),
         rootfs_layers: image.layers.clone(),
         namespaces: Namespaces {
-            pid: !pod.spec.share_process_namespace && !pod.spec.host_pid,
+            pid: !pod.spec.host_pid && !joins,
             ..Namespaces::IN_POD
         },
         oom_score_adj: Some(oom_score_adj(pod.spec, container)),

@@ -24,6 +24,7 @@ mod paths;
 mod process;
 mod publish;
 mod reserve;
+mod resize;
 mod resources;
 mod run;
 mod security;

@@ -9,8 +9,10 @@ use std::{
 
 use async_trait::async_trait;
 use magik_infra::{
-    AttachRequest, ControlError, EventStream, ExecRequest, ExecSession, PortForward, processes::Process,
-    status::PodStatus,
+    AttachRequest, ControlError, EventStream, ExecRequest, ExecSession, PortForward,
+    plan::EphemeralPlan,
+    processes::Process,
+    status::{PodStatus, Resized},
 };
 use magik_oci::{Capability, Stats};
 use oci_spec::runtime::LinuxResources;
@@ -129,22 +131,19 @@ impl PodRuntime for Pods {
         container: &ContainerSpec,
         options: RunOptions,
     ) -> Result<PodStatus> {
-        let (client, status) = self.connect(pod, "create a container").await?;
-        let id = status.id.clone();
-        let found = self.with_store(move |store| {
-            let class = init::class(&store.paths.sandbox(&id));
-            let class = class.map_err(Error::io(format!("pod {id}: find its runtime class")))?;
-            Ok((store.clone(), class))
-        });
-        let (store, class) = found.await?;
-        let addition = Addition {
-            store,
-            backend: self.backend(class)?.clone(),
-            container: container.clone(),
-            options,
-            pod: status,
-        };
-        addition.create(client).await
+        self.add_container(pod, container, None, options).await
+    }
+
+    async fn debug_container(
+        &self,
+        pod: &str,
+        container: &ContainerSpec,
+        target: Option<&str>,
+        options: RunOptions,
+    ) -> Result<PodStatus> {
+        let target = target.map(str::to_owned);
+        self.add_container(pod, container, Some(EphemeralPlan { target }), options)
+            .await
     }
 
     async fn start_container(&self, pod: &str, container: &str) -> Result<PodStatus> {
@@ -162,6 +161,10 @@ impl PodRuntime for Pods {
         let (client, _) = self.connect(pod, "update a container").await?;
         let updated = client.update_container(container, resources).await;
         updated.map_err(|e| Error::control(pod, "update a container", &e))
+    }
+
+    async fn resize_container(&self, pod: &str, container: &str, by: Resized) -> Result<PodStatus> {
+        self.resize(pod, container, by).await
     }
 
     async fn stop_container(&self, pod: &str, container: &str, grace: Option<Duration>) -> Result<PodStatus> {
@@ -352,6 +355,34 @@ impl PodRuntime for Pods {
     }
 }
 
+impl Pods {
+    async fn add_container(
+        &self,
+        pod: &str,
+        container: &ContainerSpec,
+        ephemeral: Option<EphemeralPlan>,
+        options: RunOptions,
+    ) -> Result<PodStatus> {
+        let (client, status) = self.connect(pod, "create a container").await?;
+        let id = status.id.clone();
+        let found = self.with_store(move |store| {
+            let class = init::class(&store.paths.sandbox(&id));
+            let class = class.map_err(Error::io(format!("pod {id}: find its runtime class")))?;
+            Ok((store.clone(), class))
+        });
+        let (store, class) = found.await?;
+        let addition = Addition {
+            store,
+            backend: self.backend(class)?.clone(),
+            container: container.clone(),
+            options,
+            ephemeral,
+            pod: status,
+        };
+        addition.create(client).await
+    }
+}
+
 /// The container that is meant: the one named, or the only one there is.
 fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<String> {
     let all = || {
@@ -359,6 +390,7 @@ fn container(status: &PodStatus, pod: &str, named: Option<&str>) -> Result<Strin
             .containers
             .iter()
             .chain(&status.init_containers)
+            .chain(&status.ephemeral_containers)
             .map(|c| c.name.as_str())
     };
     let listed = || all().collect::<Vec<_>>().join(", ");

@@ -16,7 +16,7 @@ use super::{
     env,
     errors::Problems,
     lifecycle::{self, Asked, Context},
-    names, resources,
+    names, resize, resources,
     security::{self, PodSecurity},
     streams,
     volumes::{VolumeNames, check_propagation, mounts},
@@ -38,6 +38,7 @@ pub(super) fn container(
     problems: &mut Problems,
 ) -> ContainerSpec {
     let field = |name: &str| format!("{path}.{name}");
+    let c_is_no_sidecar = c.restart_policy.as_deref() != Some("Always");
     let asked = Asked::of(&mut c);
     let streams = streams::Asked::of(&mut c);
     problems.or_default(names::dns_label(&c.name).at(&field("name")));
@@ -76,6 +77,13 @@ pub(super) fn container(
         &field("volumeMounts"),
         problems,
     );
+    let policies = c.resize_policy.take().unwrap_or_default();
+    if of.is_init && !policies.is_empty() && c_is_no_sidecar {
+        let reason = "an init container has none, unless it is a sidecar: restartPolicy: Always";
+        problems.add(SpecError::invalid(field("resizePolicy"), reason));
+    }
+    let never = of.restart_policy == RestartPolicy::Never;
+    let resize_restarts = resize::resize_policy(policies, never, &field("resizePolicy"), problems);
     let console = streams.console(path, problems);
     let termination_message = streams.message(&mounts, path, problems);
     let ports = ports(c.ports.unwrap_or_default(), &field("ports"), problems);
@@ -106,6 +114,7 @@ pub(super) fn container(
         lifecycle,
         console,
         termination_message,
+        resize_restarts,
     }
 }
 

@@ -103,7 +103,7 @@ static SPEC: Schema = Schema {
     refused: &[
         (
             "ephemeralContainers",
-            "remove them; 'pod exec' runs a program in a container",
+            "remove them: a pod is created without; 'magikrun pod debug' adds one to a pod that runs",
         ),
         ("resourceClaims", CLAIMS),
     ],
@@ -175,6 +175,7 @@ static CONTAINER: Schema = Schema {
         ("name", Text),
         ("ports", List(&PORT)),
         ("readinessProbe", Object(&PROBE)),
+        ("resizePolicy", List(&RESIZE_POLICY)),
         ("resources", Object(&RESOURCES)),
         ("restartPolicy", Text),
         ("restartPolicyRules", List(&RESTART_RULE)),
@@ -190,11 +191,16 @@ static CONTAINER: Schema = Schema {
     ],
     required: &["name", "image"],
     ignored: &[],
-    refused: &[
-        ("resizePolicy", "remove it; limits stay as they are"),
-        ("volumeDevices", "use a hostPath volume of the type BlockDevice"),
-    ],
+    refused: &[("volumeDevices", "use a hostPath volume of the type BlockDevice")],
     known: known::<k8s::Container>,
+};
+
+static RESIZE_POLICY: Schema = Schema {
+    supported: &[("resourceName", Text), ("restartPolicy", Text)],
+    required: &["resourceName", "restartPolicy"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::ContainerResizePolicy>,
 };
 
 static ENV: Schema = Schema {

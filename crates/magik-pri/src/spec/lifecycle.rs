@@ -140,10 +140,12 @@ fn restart_rules(
 }
 
 fn restart_rule(rule: &k8s::ContainerRestartRule, path: &str) -> Result<RestartRule> {
-    if rule.action != "Restart" {
-        let why = format!("{:?}; use Restart", rule.action);
-        return Err(SpecError::unsupported(format!("{path}.action"), why));
-    }
+    let all = match rule.action.as_str() {
+        "Restart" => Ok(false),
+        "RestartAllContainers" => Ok(true),
+        other => Err(format!("{other:?} is none of Restart, RestartAllContainers")),
+    };
+    let all = all.at(&format!("{path}.action"))?;
     let path = format!("{path}.exitCodes");
     let codes = rule.exit_codes.as_ref();
     let codes = codes.ok_or_else(|| SpecError::invalid(&path, "is missing"))?;
@@ -161,7 +163,11 @@ fn restart_rule(rule: &k8s::ContainerRestartRule, path: &str) -> Result<RestartR
         );
         return Err(SpecError::invalid(format!("{path}.values"), reason));
     }
-    Ok(RestartRule { codes, but_these })
+    Ok(RestartRule {
+        codes,
+        but_these,
+        all,
+    })
 }
 
 /// Which of the three a probe is.

@@ -24,6 +24,7 @@ mod pull_secrets;
 mod quantity;
 mod quote;
 mod refs;
+mod resize;
 mod resources;
 mod schema;
 mod security;
@@ -48,12 +49,15 @@ pub use names::check_namespace;
 #[cfg(target_os = "linux")]
 pub(crate) use names::dns_label;
 pub use order::Location;
-pub use quantity::parse_whole as parse_quantity;
+pub use quantity::{parse_milli as parse_millis, parse_whole as parse_quantity};
 pub use refs::{
     DataKind, DataSource, DataVolume, DownwardFile, DownwardValue, EnvFrom, EnvValue, EnvVar, FieldPath,
     KeyToPath, ResourceName, ResourceRef,
 };
+pub use resize::ResizeRestarts;
 pub use resources::QosClass;
+#[cfg(target_os = "linux")]
+pub(crate) use resources::cpu_shares;
 pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;

@@ -1,7 +1,10 @@
 //! Kubernetes quantities: `500m`, `0.5`, `64Mi`, `1e3`.
 
 /// Reads a quantity in thousandths, rounded up, as Kubernetes rounds.
-pub(super) fn parse_milli(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// It is none, negative, or too large.
+pub fn parse_milli(text: &str) -> Result<u64, String> {
     let invalid = || {
         format!(
             "{:?} is no quantity: write 500m, 0.5, 64Mi or the like",

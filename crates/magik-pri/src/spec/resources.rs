@@ -288,6 +288,12 @@ impl PodSpec {
     }
 }
 
+/// A kubelet's weight of a container that requests so much; `None`: nothing.
+#[cfg(target_os = "linux")]
+pub(crate) fn cpu_shares(millis: Option<u64>) -> u64 {
+    shares(millis.unwrap_or(0))
+}
+
 /// A processor's worth is a weight of 1024; the kernel's least is 2.
 fn shares(millis: u64) -> u64 {
     (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)

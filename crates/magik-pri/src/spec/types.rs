@@ -13,7 +13,7 @@ use magik_image::source::ImageSource;
 use magik_infra::plan::{ConsolePlan, IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{EnvFrom, EnvVar, Mount, PodData, TerminationMessage, Volume};
+use super::{EnvFrom, EnvVar, Mount, PodData, ResizeRestarts, TerminationMessage, Volume};
 
 /// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,6 +236,9 @@ pub struct ContainerSpec {
     /// What it says about its end.
     #[serde(default)]
     pub termination_message: TerminationMessage,
+    /// Whether it is run again when it is given other resources (`resizePolicy`).
+    #[serde(default)]
+    pub resize_restarts: ResizeRestarts,
 }
 
 impl ContainerSpec {

@@ -11,7 +11,7 @@ use oci_wasm::annotations::{ALLOW_OUTBOUND, DEADLINE, FUEL, HTTP_CONCURRENCY, LI
 
 use crate::{
     AppArmor, ContainerSpec, Dns, HostPathKind, Limits, MountPropagation, PodSpec, ProcMount, Protocol,
-    Seccomp, SpecError, SpecErrors, VolumeSource,
+    ResizeRestarts, Seccomp, SpecError, SpecErrors, VolumeSource,
     spec::{Facts, Problems},
 };
 
@@ -161,6 +161,12 @@ fn check_container(container: &ContainerSpec, path: &str, problems: &mut Problem
     for (_, field, why) in refused.into_iter().filter(|(asked, ..)| *asked) {
         let path = format!("{path}.securityContext.{field}");
         problems.add(SpecError::unsupported(path, why));
+    }
+    if container.resize_restarts != ResizeRestarts::default() {
+        problems.add(SpecError::unsupported(
+            format!("{path}.resizePolicy"),
+            "the limits of a WebAssembly container stay as they are; remove it",
+        ));
     }
     if container.console.tty {
         problems.add(SpecError::unsupported(

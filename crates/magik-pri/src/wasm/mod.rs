@@ -113,7 +113,7 @@ impl Backend for Wasm {
         bundle::write(pod, container, image, &self.isolation)
     }
 
-    fn check_added(&self, _: &PodSpec, _: &ContainerSpec) -> Result<(), &'static str> {
+    fn check_added(&self, _: &PodSpec, _: &ContainerSpec, _: bool) -> Result<(), &'static str> {
         Err("its process has given up what it takes to load another program")
     }
 

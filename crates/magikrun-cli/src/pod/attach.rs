@@ -89,10 +89,12 @@ pub(super) async fn run(global: &GlobalArgs, args: &AttachArgs) -> Result<ExitCo
     }
 }
 
-/// The only container of a pod.
+/// The only container of a pod, if the others have ended before it began.
 pub(super) fn only(pod: &PodStatus) -> Option<&ContainerStatus> {
-    let mut all = pod.all_containers();
-    all.next().filter(|_| all.next().is_none())
+    match pod.containers.as_slice() {
+        [only] => Some(only),
+        _ => None,
+    }
 }
 
 /// Attaching to the streams of a container that has input or a terminal.

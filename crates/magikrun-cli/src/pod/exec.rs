@@ -63,7 +63,7 @@ pub(super) async fn run(global: &GlobalArgs, args: &ExecArgs) -> Result<ExitCode
 }
 
 /// The exit code of a program that was not started, as shells have it, or of our own failure.
-fn exec_failure(error: &anyhow::Error) -> u8 {
+pub(super) fn exec_failure(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(magik_pri::Error::CannotExecute { failure, .. }) => failure.exit_code(),
         _ => failure::OWN_FAILURE,

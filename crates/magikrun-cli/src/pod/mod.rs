@@ -6,6 +6,7 @@ mod compose;
 #[cfg(feature = "registry")]
 mod connect;
 mod cp;
+mod debug;
 mod events;
 mod exec;
 mod forward;
@@ -14,6 +15,7 @@ mod list;
 mod logs;
 mod manifest;
 mod remove;
+mod resize;
 mod run;
 mod stats;
 mod status;
@@ -45,7 +47,7 @@ impl PodArgs {
     pub(crate) fn passes_exit_code(&self) -> bool {
         match &self.command {
             PodCommand::Run(args) => args.waits(),
-            PodCommand::Exec(_) | PodCommand::Attach(_) => true,
+            PodCommand::Exec(_) | PodCommand::Attach(_) | PodCommand::Debug(_) => true,
             _ => false,
         }
     }
@@ -93,12 +95,18 @@ pub(crate) enum PodCommand {
     /// Run a program in a container of a pod
     #[command(after_help = exec::EXAMPLE)]
     Exec(exec::ExecArgs),
+    /// Look at a container of a pod that runs from another one beside it
+    #[command(after_help = debug::EXAMPLE)]
+    Debug(debug::DebugArgs),
     /// Stop pods: SIGTERM, and SIGKILL after the grace period
     #[command(after_help = "Example: magikrun pod stop -t 5 web")]
     Stop(remove::StopArgs),
     /// Run containers of pods again: SIGTERM, SIGKILL after the grace period, and a fresh start
     #[command(after_help = "Example: magikrun pod restart -c server web")]
     Restart(remove::RestartArgs),
+    /// Give a container of a pod other limits
+    #[command(after_help = resize::EXAMPLE)]
+    Resize(resize::ResizeArgs),
     /// Give the volumes of a pod other data of ConfigMaps and Secrets
     #[command(after_help = update::EXAMPLE)]
     Update(update::UpdateArgs),
@@ -131,6 +139,8 @@ impl PodCommand {
             Self::Logs(args) => slice::from_mut(&mut args.pod),
             Self::Exec(args) => slice::from_mut(&mut args.pod),
             Self::Attach(args) => slice::from_mut(&mut args.pod),
+            Self::Debug(args) => slice::from_mut(&mut args.pod),
+            Self::Resize(args) => slice::from_mut(&mut args.pod),
             Self::Events(args) => slice::from_mut(&mut args.pod),
             Self::PortForward(args) => slice::from_mut(&mut args.pod),
             Self::Inspect(args) => &mut args.pods,
@@ -166,6 +176,8 @@ pub(crate) async fn run(global: &GlobalArgs, args: PodArgs) -> Result<ExitCode> 
         PodCommand::Exec(args) => exec::run(global, args).await,
         PodCommand::Inspect(args) => inspect::run(global, args).await,
         PodCommand::Attach(args) => attach::run(global, args).await,
+        PodCommand::Debug(args) => debug::run(global, args).await,
+        PodCommand::Resize(args) => resize::run(global, args).await,
         PodCommand::Wait(args) => wait::wait(global, args).await,
         PodCommand::Stop(args) => remove::stop(global, args).await,
         PodCommand::Restart(args) => remove::restart(global, args).await,

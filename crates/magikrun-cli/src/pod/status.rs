@@ -68,7 +68,9 @@ pub(super) async fn run(global: &GlobalArgs, args: &StatusArgs) -> Result<ExitCo
 fn for_a_person(pod: &PodStatus, now: Timestamp) -> String {
     let mut text = fields(pod, now);
     let init = pod.init_containers.iter().map(|c| row(c, "init", now));
-    let rows = init.chain(pod.containers.iter().map(|c| row(c, "app", now)));
+    let apps = pod.containers.iter().map(|c| row(c, "app", now));
+    let added = pod.ephemeral_containers.iter();
+    let rows = init.chain(apps).chain(added.map(|c| row(c, "ephemeral", now)));
     text.push_str(&output::columns(
         ["CONTAINER", "KIND", "IMAGE", "STATE", "RESTARTS", "AGE"],
         rows,

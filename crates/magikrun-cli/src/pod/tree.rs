@@ -46,7 +46,9 @@ pub(super) fn draw(
 ) -> String {
     let characters = if utf8 { &UNICODE } else { &ASCII };
     let init = pod.init_containers.iter().map(|c| (c, "init"));
-    let containers: Vec<_> = init.chain(pod.containers.iter().map(|c| (c, "app"))).collect();
+    let apps = pod.containers.iter().map(|c| (c, "app"));
+    let added = pod.ephemeral_containers.iter().map(|c| (c, "ephemeral"));
+    let containers: Vec<_> = init.chain(apps).chain(added).collect();
     let top = [pod.name.clone(), String::new(), String::new(), phase(pod)];
     let mut rows = vec![top.into_iter().chain(vec![String::new(); 4]).collect::<Vec<_>>()];
     for (at, (container, kind)) in containers.iter().enumerate() {
