@@ -16,6 +16,7 @@ macro_rules! directories {
 }
 
 directories! {
+    ends: Native,
     env: Native,
     program: Native,
 }

@@ -15,6 +15,7 @@ macro_rules! directories {
 }
 
 directories! {
+    ends,
     env,
     program,
 }
