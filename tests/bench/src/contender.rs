@@ -74,7 +74,7 @@ impl Magikrun {
         Ok(Self { binary, dir, state })
     }
 
-    fn magikrun(&self, args: &[&str]) -> Result<()> {
+    pub(crate) fn magikrun(&self, args: &[&str]) -> Result<()> {
         let mut command = Command::new(&self.binary);
         command
             .arg("--root")

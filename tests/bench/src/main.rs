@@ -13,6 +13,7 @@ mod oci;
 mod peers;
 mod plot;
 mod pods;
+mod probes;
 mod report;
 mod scene;
 mod vm;
@@ -44,6 +45,8 @@ struct Args {
 enum Command {
     /// Pods of 1, 4 and 16 containers beside podman and containerd: time to all running and to deleted, memory, CPU.
     Pods(pods::Args),
+    /// What it costs to ask 16 containers each second by exec, httpGet and tcpSocket.
+    Probes(probes::Args),
     /// Pulling and unpacking 633 MB beside podman, containerd, skopeo with umoci, and gzip with tar.
     Images(images::Args),
     /// The OCI command line beside crun and runc: single operations, 50 containers one by one and at once.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Pods(args) => pods::run(args),
+        Command::Probes(args) => probes::run(args),
         Command::Images(args) => images::run(args),
         Command::Oci(args) => oci::run(args),
         Command::Vm(args) => vm::run(args),

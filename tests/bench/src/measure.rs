@@ -26,6 +26,20 @@ pub(crate) fn cpu_used() -> Result<Duration> {
     Ok(Duration::from_micros(usage.parse()?))
 }
 
+/// Processor time of the processes of a name so far, without their children's.
+pub(crate) fn cpu_of(name: &str) -> Result<Duration> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    let mut ticks = 0;
+    for (pid, _) in processes(&[])?.iter().filter(|(_, comm)| comm == name) {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // After the name in brackets: the state is the third field, times are the 14th and 15th (proc_pid_stat(5)).
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let times = fields.split_whitespace().skip(11).take(2);
+        ticks += times.filter_map(|time| time.parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(Duration::from_millis(ticks * 1000 / ticks_per_second))
+}
+
 /// The processes of this world but its PID 1, ourselves and `daemons`: pid and name.
 fn processes(daemons: &[u32]) -> Result<Vec<(u32, String)>> {
     let mut found = vec![];
