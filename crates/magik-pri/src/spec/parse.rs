@@ -56,7 +56,15 @@ pub(super) fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, SpecE
     };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| SpecError::Syntax {
         format: "YAML",
-        reason: one_line(&e.to_string()),
+        reason: match e.without_snippet() {
+            // It can be the value of a Secret that lacks quotes, which no message repeats.
+            serde_saphyr::Error::UnsupportedTag { location, .. } => format!(
+                "what begins with ! is a tag: put the value into quotes, at line {}, column {}",
+                location.line(),
+                location.column()
+            ),
+            error => one_line(&error.to_string()),
+        },
     })
 }
 

@@ -81,6 +81,34 @@ fn what_only_a_cluster_acts_on_changes_nothing_and_is_said() {
 }
 
 #[test]
+fn a_value_of_a_secret_that_is_no_yaml_is_not_repeated() {
+    let secret = |value: &str| {
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: {value}}}\n")
+    };
+    for value in [
+        "!HUNTER2",
+        "!HUNTER2 x",
+        "*HUNTER2",
+        "[HUNTER2",
+        "%HUNTER2",
+        "@HUNTER2",
+        "\"HUNTER2\\q\"",
+        "!!int HUNTER2",
+        "!!binary HUNTER2!",
+        "{<<: HUNTER2}",
+        "HUNTER2: b: c",
+        "&HUNTER2 *HUNTER2",
+    ] {
+        let said = self::said(&[("a", &secret(value))]);
+        assert!(!said.contains("HUNTER2"), "{value}: {said}");
+    }
+    assert_eq!(
+        self::said(&[("a", &secret("!x"))]),
+        "a: not valid YAML: what begins with ! is a tag: put the value into quotes, at line 4, column 17"
+    );
+}
+
+#[test]
 fn a_list_is_what_it_lists() {
     let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "b", "envFrom": [{"configMapRef": {"name": "m"}}]}]}},
