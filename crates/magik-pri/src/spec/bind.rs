@@ -379,7 +379,7 @@ impl<'a> Binder<'a> {
             ResourceName::Cpu => (
                 container.limits.cpu_millis.map(u128::from),
                 container.requests.cpu_millis.map(u128::from),
-                u128::from(self.facts.cpu_millis),
+                u128::from(self.facts.cpu_millis()),
             ),
             ResourceName::Memory => (
                 container.limits.memory.map(|bytes| u128::from(bytes) * 1000),

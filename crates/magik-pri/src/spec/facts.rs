@@ -15,8 +15,8 @@ pub(crate) struct Facts {
     /// The host's addresses, at most one of each version, once somebody asks; the first one is *the*
     /// address.
     host: OnceLock<Vec<IpAddr>>,
-    /// Thousandths of the host's processors.
-    pub(crate) cpu_millis: u64,
+    /// Thousandths of the host's processors, once somebody asks: files of several cgroups are read for it.
+    cpu_millis: OnceLock<u64>,
     /// The host's memory in bytes.
     pub(crate) memory: u64,
 }
@@ -29,7 +29,7 @@ impl Facts {
             uid: "0".repeat(64),
             node_name: "0".repeat(64),
             host: OnceLock::from(vec![longest.into(), longest.into()]),
-            cpu_millis: u64::MAX,
+            cpu_millis: OnceLock::from(u64::MAX),
             memory: u64::MAX,
         }
     }
@@ -37,7 +37,6 @@ impl Facts {
     /// Those of the pod with this id, which runs here.
     #[cfg(target_os = "linux")]
     pub(crate) fn of_pod(id: &str) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             uid: id.to_owned(),
             // As kubelet names a node.
@@ -47,9 +46,14 @@ impl Facts {
                 .trim()
                 .to_lowercase(),
             host: OnceLock::new(),
-            cpu_millis: 1000 * cpus as u64,
+            cpu_millis: OnceLock::new(),
             memory: host_memory(),
         }
+    }
+
+    pub(super) fn cpu_millis(&self) -> u64 {
+        let count = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        *self.cpu_millis.get_or_init(|| 1000 * count() as u64)
     }
 
     fn host(&self) -> &[IpAddr] {
@@ -131,7 +135,7 @@ mod tests {
         assert!(known.uid.len() <= unknown.uid.len());
         assert!(known.node_name.len() <= unknown.node_name.len());
         assert!(known.host_ips().len() <= unknown.host_ips().len() && !known.host_ip().is_empty());
-        assert!(known.cpu_millis >= 1000 && known.memory > 1 << 20);
+        assert!(known.cpu_millis() >= 1000 && known.memory > 1 << 20);
         for host_network in [false, true] {
             assert!(known.pod_ip(host_network).parse::<IpAddr>().is_ok());
         }
