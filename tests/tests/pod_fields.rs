@@ -249,6 +249,20 @@ isolated!(
         magikrun.ok(&["pod", "delete", "p"]);
         before.assert_same("once the pod is deleted");
 
+        // What belongs to somebody else than root keeps its root and its memory, also from its own user in the pod.
+        let mut victim = std::os::unix::process::CommandExt::uid(
+            std::process::Command::new("sleep").arg("1000"), 1234,
+        ).spawn().expect("sleep");
+        let look = "busybox ls /proc/$OURS/root/ && busybox cat /proc/$OURS/environ; busybox ls /proc/self/root/ > /dev/null && echo itself";
+        for user in [1234, 0] {
+            let more = json!({"hostPID": true, "restartPolicy": "Never"});
+            let manifest = pod(look, more, json!({
+                "env": [{"name": "OURS", "value": victim.id().to_string()}], "securityContext": {"runAsUser": user},
+            }));
+            assert_eq!(output(&magikrun, &manifest), "itself\n", "{user}");
+        }
+        victim.kill().expect("a child");
+        victim.wait().expect("a child");
         // What it has left in the background, and forks on, is gone before its status says that it is over.
         let script = "f() { busybox sleep 0.01; f & }; for i in 1 2 3 4 5 6 7 8; do f & done; busybox sleep 1077 & exit 0";
         let more = json!({"hostPID": true, "restartPolicy": "Never"});

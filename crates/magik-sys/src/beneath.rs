@@ -58,7 +58,10 @@ pub fn find_or_make(directory: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     let mode = Mode::from_raw_mode(fstat(&directory)?.st_mode & 0o7777);
     let mut held = directory.as_fd().try_clone_to_owned()?;
     let mut there = Some(PathBuf::new());
-    for component in path.components() {
+    for component in path
+        .components()
+        .filter(|component| *component != Component::CurDir)
+    {
         let Component::Normal(name) = component else {
             return Err(Errno::INVAL.into());
         };
@@ -142,7 +145,9 @@ mod tests {
         assert!(same(&made, &outer.path().join("old/new/deep")));
         let made = find_or_make(&dir, Path::new("x/y")).unwrap();
         assert!(same(&made, &outer.path().join("x/y")));
-        for new in ["x", "x/y"] {
+        let made = find_or_make(&dir, Path::new("./x/./z")).unwrap();
+        assert!(same(&made, &outer.path().join("x/z")));
+        for new in ["x", "x/y", "x/z"] {
             let mode = fs::metadata(outer.path().join(new)).unwrap().mode();
             assert_eq!(mode & 0o7777, 0o2710, "{new}: {mode:o}");
         }

@@ -73,6 +73,7 @@ impl NativeRuntime {
             layout: self.layout()?.clone(),
             no_pivot: options.no_pivot,
             new_keyring: config.new_keyrings,
+            own_domain: config.own_domains,
             filter,
             runner,
         };

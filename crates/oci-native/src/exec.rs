@@ -69,6 +69,7 @@ impl NativeRuntime {
             process,
             filter: self.filter_for_exec(id, locked.dir(), &spec)?,
             new_keyring: config.new_keyrings,
+            own_domain: config.own_domains,
             owner,
             personality: linux
                 .and_then(|l| l.personality().as_ref())

@@ -58,6 +58,8 @@ pub(crate) struct CreateJob {
     pub(crate) no_pivot: bool,
     /// Whether it gets a session keyring of its own.
     pub(crate) new_keyring: bool,
+    /// Whether it looks into no process but its own ([`confine::stay_among_its_own`](crate::process::confine::stay_among_its_own)).
+    pub(crate) own_domain: bool,
     pub(crate) filter: Option<Filter>,
     /// A program of the host that is executed instead of the container's.
     pub(crate) runner: Option<RunnerJob>,
@@ -77,6 +79,8 @@ pub(crate) struct ExecJob {
     pub(crate) filter: Option<Filter>,
     /// Whether it gets a session keyring of its own.
     pub(crate) new_keyring: bool,
+    /// Whether it looks into no process but its own ([`confine::stay_among_its_own`](crate::process::confine::stay_among_its_own)).
+    pub(crate) own_domain: bool,
     /// The streams' new owner, as a user id of the host.
     pub(crate) owner: Option<u32>,
     pub(crate) personality: Option<LinuxPersonalityDomain>,

@@ -58,6 +58,7 @@ pub(crate) struct Config {
     pub(crate) filters: Filters,
     pub(crate) runner: Option<Runner>,
     pub(crate) new_keyrings: bool,
+    pub(crate) own_domains: bool,
     layout: OnceLock<Layout>,
 }
 
@@ -74,6 +75,7 @@ impl NativeRuntime {
             filters: None,
             runner: None,
             new_keyrings: false,
+            own_domains: false,
         }
     }
 
@@ -118,6 +120,7 @@ pub struct NativeRuntimeBuilder {
     filters: Option<PathBuf>,
     runner: Option<Runner>,
     new_keyrings: bool,
+    own_domains: bool,
 }
 
 impl NativeRuntimeBuilder {
@@ -175,6 +178,16 @@ impl NativeRuntimeBuilder {
         self
     }
 
+    /// Keeps every container and exec'd process from looking into processes that it has not begun
+    /// itself, by a Landlock domain of its own, unless it has `CAP_SYS_PTRACE` or `CAP_SYS_ADMIN`.
+    /// Among the host's processes others' roots would be as open to it as to their users. Without
+    /// effect where the kernel has no Landlock of version 2 (Linux 5.19). Default: it is not kept.
+    #[must_use]
+    pub fn own_domains(mut self, own_domains: bool) -> Self {
+        self.own_domains = own_domains;
+        self
+    }
+
     /// The runtime. Nothing is touched before its first operation.
     #[must_use]
     pub fn build(self) -> NativeRuntime {
@@ -188,6 +201,7 @@ impl NativeRuntimeBuilder {
                 children: Arc::new(Children::new(self.reap_orphans)),
                 runner: self.runner,
                 new_keyrings: self.new_keyrings,
+                own_domains: self.own_domains,
                 layout: OnceLock::new(),
             }),
         }

@@ -161,6 +161,8 @@ impl Pod {
                 self.begin_all_again(name, ran_for, &in_words(report));
             } else if was_started && asked.is_none() && lifecycle.runs_again(&report.exit) {
                 self.will_run_again(name, ran_for, &in_words(report));
+                // What it has left in a process namespace that is not its own does not live until then.
+                self.delete(name);
             } else {
                 self.delete(name);
                 let failed = report.exit.code != 0 || report.unknown.is_some();

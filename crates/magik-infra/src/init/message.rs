@@ -48,6 +48,7 @@ pub(super) fn begin(plan: &MessagePlan) -> io::Result<()> {
     let place = match &plan.file {
         MessageFile::Mounted { dir } => open(dir, DIRECTORY, Mode::empty())?,
         MessageFile::InRoot { root, path } => make_parents(root, path)?,
+        MessageFile::Nowhere => return Ok(()),
     };
     let name = name(&plan.file);
     match unlinkat(&place, name, AtFlags::empty()) {
@@ -75,6 +76,7 @@ pub(super) fn read(file: &MessageFile, most: usize) -> io::Result<Vec<u8>> {
             let root = open(root, DIRECTORY, Mode::empty())?;
             openat2(&root, path, flags, Mode::empty(), IN_ROOT)?
         }
+        MessageFile::Nowhere => return Ok(Vec::new()),
     };
     let opened = File::from(opened);
     let metadata = opened.metadata()?;
@@ -98,7 +100,7 @@ pub(super) fn read(file: &MessageFile, most: usize) -> io::Result<Vec<u8>> {
 
 fn name(file: &MessageFile) -> &Path {
     let name = match file {
-        MessageFile::Mounted { .. } => None,
+        MessageFile::Mounted { .. } | MessageFile::Nowhere => None,
         MessageFile::InRoot { path, .. } => path.file_name(),
     };
     name.map_or(Path::new("log"), Path::new)

@@ -34,6 +34,8 @@ pub enum MessageFile {
         /// The file in it.
         path: PathBuf,
     },
+    /// There is none: it cannot write there, or has something else there.
+    Nowhere,
 }
 
 impl MessageFile {

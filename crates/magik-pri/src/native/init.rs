@@ -70,6 +70,7 @@ pub(crate) fn run(sandbox: PathBuf, extensions: ExtensionRegistry) -> io::Result
         .cgroup_root(Hierarchies::container_path(&config.id, ""))
         .reap_orphans(true)
         .new_keyrings(true)
+        .own_domains(told.host_processes)
         .build();
     // Among the host's processes nothing ends with this one. What is left ends before the pod's status says that it is
     // over, and of a pod that did not start, after all.

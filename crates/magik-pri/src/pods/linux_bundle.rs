@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use magik_image::bundle::{ContainerSettings, Namespaces, ProcessNamespace, UserSpec};
+use magik_image::bundle::{ContainerSettings, MountSetting, Namespaces, ProcessNamespace, UserSpec};
 use magik_infra::{
     pause,
-    plan::{ContainerPlan, MESSAGE_DIR, MessageFile, RootfsPlan, TARGET_PROCESSES, UpperPlan},
+    plan::{ContainerPlan, MESSAGE_DIR, RootfsPlan, TARGET_PROCESSES, UpperPlan},
 };
 
 use super::{
@@ -46,7 +46,8 @@ pub(crate) fn write(
         (&bundle.join("rootfs"), 0o755),
         (&message, 0o700),
     ])?;
-    let mut settings = adapt(settings(pod, container, image)?);
+    let (file, message_mount) = pod.message_mount(container);
+    let mut settings = adapt(settings(pod, container, image, message_mount)?);
     let ephemeral = pod.ephemeral().cloned();
     if ephemeral.is_some() {
         pod.make_target_processes(&bundle)?;
@@ -63,7 +64,7 @@ pub(crate) fn write(
         log: pod.log(&container.name),
         attach: None,
         lifecycle: pod.lifecycle(container, &image.image),
-        message: Some(pod.message(container, MessageFile::Mounted { dir: message })),
+        message: Some(pod.message(container, file)),
         console: container.console,
         ephemeral,
         bundle,
@@ -124,11 +125,12 @@ fn settings(
     pod: &PodFiles<'_>,
     container: &ContainerSpec,
     image: &ContainerImage,
+    message: Option<MountSetting>,
 ) -> Result<ContainerSettings, Failure> {
     let security = &container.security;
     let mut own = pod.settings(container)?;
     let joins = pod.spec.share_process_namespace || pod.ephemeral().is_some_and(|own| own.target.is_some());
-    own.mounts.push(pod.message_mount(container));
+    own.mounts.extend(message);
     Ok(ContainerSettings {
         terminal: container.console.tty,
         user: security.run_as_user.map(|uid| UserSpec {

@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     ContainerSpec, DataKind, DataObject, DataSource, DataVolume, DownwardValue, EnvFrom, EnvValue, FieldPath,
-    PodSpec, ResourceName, ResourceRef, SpecError, SubPath, VolumeSource, check::At, errors::Problems,
-    expand::expand, facts::Facts, quote::pairs, volumes::check_sub_path,
+    MountPropagation, PodSpec, ResourceName, ResourceRef, SpecError, SubPath, VolumeSource, check::At,
+    errors::Problems, expand::expand, facts::Facts, quote::pairs, volumes::check_sub_path,
 };
 use crate::limits::{
     MAX_DATA_FILES_PER_POD, MAX_DATA_FILES_PER_VOLUME, MAX_DATA_SIZE_PER_POD, MAX_EXPANDED_SIZE,
@@ -57,6 +57,15 @@ pub(super) fn check(pod: &PodSpec, problems: &mut Problems) {
     let facts = Facts::unknown();
     for (path, container) in pod.containers_by_path() {
         Binder::new(pod, &facts, problems).container(container, &path);
+        let all = container.mounts.iter().enumerate();
+        for (i, _) in all.filter(|(_, mount)| mount.propagation == MountPropagation::Bidirectional) {
+            // Whoever is root in users of its own would mount on the host.
+            if pod.host_users == Some(false) {
+                let path = format!("{path}.volumeMounts[{i}].mountPropagation");
+                let reason = "Bidirectional mounts on the host: remove hostUsers: false";
+                problems.add(SpecError::invalid(path, reason));
+            }
+        }
     }
     let (mut size, mut count) = (0, 0);
     for (i, volume) in pod.volumes.iter().enumerate() {

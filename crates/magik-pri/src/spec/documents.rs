@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     DataKind, IgnoredField, PodSpec, SpecError, SpecErrors, data, elsewhere,
     errors::Problems,
-    order::Order,
+    order::Orders,
     parse::{self, NamedData},
     workloads,
 };
@@ -113,8 +113,9 @@ impl Documents {
             }
             reader.take(file, text, namespace);
         }
-        reader.data(texts);
-        let pods = reader.pods(texts);
+        let orders = Orders::new(texts);
+        reader.data(&orders);
+        let pods = reader.pods(&orders);
         reader.complain_of_nothing(texts.len(), pods.len());
         reader.done(texts, pods)
     }
@@ -222,7 +223,8 @@ impl Reader {
             let says = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (says("apiVersion"), says("kind"));
             let workload = workloads::Kind::of(version, kind);
-            if let Some(why) = elsewhere::why(version, kind) {
+            let labels = value.pointer("/metadata/labels").unwrap_or(&Value::Null);
+            if let Some(why) = elsewhere::why(version, kind, labels) {
                 let name = value.pointer("/metadata/name").and_then(Value::as_str);
                 let what = format!("{kind} {}", shown(name.unwrap_or_default()));
                 self.others.push(what.clone());
@@ -254,7 +256,7 @@ impl Reader {
     }
 
     /// Reads the ConfigMaps and Secrets.
-    fn data(&mut self, texts: &[(&str, &str)]) {
+    fn data(&mut self, orders: &Orders<'_>) {
         for (kind, document) in std::mem::take(&mut self.objects) {
             let Document {
                 file, place, value, ..
@@ -270,7 +272,7 @@ impl Reader {
                 let reason = "another one has that name, too: remove one";
                 problems.add(SpecError::invalid("metadata.name", reason));
             }
-            let order = || order(texts, file, &place);
+            let order = || orders.of(file, &place);
             match problems.none_or(Some(()), order) {
                 Ok(((), ignored)) => self.ignored.extend(ignored.into_iter().map(|mut ignored| {
                     ignored.field.insert_str(0, &what);
@@ -282,7 +284,7 @@ impl Reader {
     }
 
     /// Reads the pods.
-    fn pods(&mut self, texts: &[(&str, &str)]) -> Vec<DocumentPod> {
+    fn pods(&mut self, orders: &Orders<'_>) -> Vec<DocumentPod> {
         let mut of_file: BTreeMap<usize, usize> = BTreeMap::new();
         for document in &self.pods {
             *of_file.entry(document.file).or_default() += 1;
@@ -296,7 +298,7 @@ impl Reader {
             let several = of_file.get(&file).is_some_and(|count| *count > 1);
             let kind = document.workload.map_or("Pod", workloads::Kind::name);
             let what = format!("{kind} {name}: ");
-            let read = self.pods_of(document, texts).and_then(|(specs, ignored)| {
+            let read = self.pods_of(document, orders).and_then(|(specs, ignored)| {
                 let known = specs.iter().any(|spec| !names.insert(spec.full_name()));
                 if known || pods.len() + specs.len() > MAX_DOCUMENTS {
                     let reason = if known {
@@ -310,9 +312,8 @@ impl Reader {
             });
             match read {
                 Ok((specs, ignored)) => {
-                    let file_name = texts.get(file).map(|(name, _)| *name).unwrap_or_default();
                     pods.extend(specs.into_iter().map(|spec| DocumentPod {
-                        file: file_name.to_owned(),
+                        file: orders.name(file).to_owned(),
                         spec,
                     }));
                     self.ignored.extend(ignored.into_iter().map(|mut ignored| {
@@ -331,7 +332,7 @@ impl Reader {
     fn pods_of(
         &self,
         document: Document,
-        texts: &[(&str, &str)],
+        orders: &Orders<'_>,
     ) -> Result<(Vec<PodSpec>, Vec<IgnoredField>), SpecErrors> {
         let Document {
             file,
@@ -341,7 +342,7 @@ impl Reader {
             workload,
         } = document;
         fits(&value, alone)?;
-        let order = || order(texts, file, &place);
+        let order = || orders.of(file, &place);
         match workload {
             Some(kind) => workloads::read(value, kind, order, &self.known),
             None => parse::read(value, order, &self.known).map(|pod| (vec![pod], Vec::new())),
@@ -432,19 +433,6 @@ fn flatten(value: Value, place: Vec<usize>, found: &mut Vec<(Vec<usize>, Value)>
         }
         value => found.push((place, value)),
     }
-}
-
-/// Where the fields of a document stand, which is looked for only to sort mistakes.
-fn order(texts: &[(&str, &str)], file: usize, place: &[usize]) -> Order {
-    let text = texts.get(file).map(|(_, text)| *text).unwrap_or_default();
-    let Some((first, items)) = place.split_first() else {
-        return Order::default();
-    };
-    let mut order = Order::of_text(text, *first);
-    for number in items {
-        order = order.item("items", *number);
-    }
-    order
 }
 
 /// Puts a document that is in no namespace, or in the default one, into this one.

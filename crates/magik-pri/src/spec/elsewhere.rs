@@ -1,9 +1,11 @@
 //! Objects that something else than a kubelet acts on: beside a pod they change nothing.
 
-/// Why an object of this kind changes nothing; `None`: it is not known, or would change something.
+use serde_json::Value;
+
+/// Why an object of this kind, with these labels, changes nothing; `None`: it is not known, or would change something.
 ///
-/// What restricts pods (a `NetworkPolicy`, a `LimitRange`, a `ResourceQuota`) is not here: who wrote it relies on it.
-pub(super) fn why(api_version: &str, kind: &str) -> Option<&'static str> {
+/// What restricts pods (a `NetworkPolicy`, a `LimitRange`, a `ResourceQuota`, a `Namespace` with a level of Pod Security) is not here: who wrote it relies on it.
+pub(super) fn why(api_version: &str, kind: &str, labels: &Value) -> Option<&'static str> {
     const ACCESS: &str = "there is no API server that it is about";
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     match (group, kind) {
@@ -15,11 +17,17 @@ pub(super) fn why(api_version: &str, kind: &str) -> Option<&'static str> {
         | ("rbac.authorization.k8s.io", "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding") => {
             Some(ACCESS)
         }
-        ("", "Namespace") => Some("namespaces need not be made"),
+        ("", "Namespace") if !restricts(labels) => Some("namespaces need not be made"),
         ("policy", "PodDisruptionBudget") => Some("nothing moves pods to another host"),
         ("autoscaling", "HorizontalPodAutoscaler") => Some("nothing scales pods"),
         ("scheduling.k8s.io", "PriorityClass") => Some("a scheduler reads it, and there is one host"),
         ("storage.k8s.io", "StorageClass") => Some("volumes are directories of the host"),
         _ => None,
     }
+}
+
+/// Whether pods of a namespace with these labels must keep to a level of the Pod Security Standards.
+fn restricts(labels: &Value) -> bool {
+    let level = labels.get("pod-security.kubernetes.io/enforce");
+    level.is_some_and(|level| level != "privileged")
 }

@@ -61,6 +61,7 @@ pub(crate) use resources::cpu_shares;
 pub use schema::{FieldKind, PodField, pod_fields};
 #[cfg(target_os = "linux")]
 pub(crate) use security::capability;
+pub(crate) use streams::MESSAGE_PATH;
 pub use streams::{MessagePolicy, TerminationMessage};
 pub use types::{
     AppArmor, ContainerSpec, Dns, DnsPolicy, Limits, PodSpec, Port, ProcMount, Protocol, PullPolicy,

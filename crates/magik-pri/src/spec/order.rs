@@ -1,6 +1,6 @@
 //! Where fields stand in a manifest: parsed values are sorted by name, and know nothing of lines.
 
-use std::fmt;
+use std::{cell::RefCell, collections::BTreeMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -56,12 +56,6 @@ pub(super) struct Position {
 }
 
 impl Order {
-    /// That of a document of a text in YAML or JSON.
-    pub(super) fn of_text(text: &str, number: usize) -> Self {
-        let all: Vec<Self> = parse::documents(text).unwrap_or_default();
-        all.into_iter().nth(number).unwrap_or_default()
-    }
-
     /// That of a value, which stands nowhere.
     pub(super) fn of_value(value: &Value) -> Self {
         match value {
@@ -81,22 +75,19 @@ impl Order {
     }
 
     /// What a field has.
-    pub(super) fn field(self, name: &str) -> Self {
+    pub(super) fn field(&self, name: &str) -> &Self {
         let Self::Map(fields) = self else {
-            return Self::Scalar;
+            return &Self::Scalar;
         };
-        let found = fields.into_iter().find(|(field, ..)| field == name);
-        found.map(|(_, _, order)| order).unwrap_or_default()
+        let found = fields.iter().find(|(field, ..)| field == name);
+        found.map_or(&Self::Scalar, |(_, _, order)| order)
     }
 
     /// What stands in a list that a field has.
-    pub(super) fn item(self, name: &str, number: usize) -> Self {
+    fn item(&self, name: &str, number: usize) -> &Self {
         match self.field(name) {
-            Self::List(items) => {
-                let item = items.into_iter().nth(number);
-                item.map(|(_, order)| order).unwrap_or_default()
-            }
-            _ => Self::Scalar,
+            Self::List(items) => items.get(number).map_or(&Self::Scalar, |(_, order)| order),
+            _ => &Self::Scalar,
         }
     }
 
@@ -123,6 +114,46 @@ impl Order {
             position.location = location.or(position.location);
             (here, rest) = (inner, after);
         }
+    }
+}
+
+/// Where things stand in several texts, each of which is looked through once, and only if that is asked for.
+#[derive(Debug)]
+pub(super) struct Orders<'a> {
+    /// Each with its name.
+    pub(super) texts: &'a [(&'a str, &'a str)],
+    /// By number of the text.
+    known: RefCell<BTreeMap<usize, Vec<Order>>>,
+}
+
+impl<'a> Orders<'a> {
+    pub(super) fn new(texts: &'a [(&'a str, &'a str)]) -> Self {
+        Self {
+            texts,
+            known: RefCell::default(),
+        }
+    }
+
+    /// That of a document: its number in the text, then those of the lists that it is in.
+    pub(super) fn of(&self, text: usize, place: &[usize]) -> Order {
+        let mut known = self.known.borrow_mut();
+        let documents = known.entry(text).or_insert_with(|| {
+            let text = self.texts.get(text).map(|(_, text)| *text);
+            parse::documents(text.unwrap_or_default()).unwrap_or_default()
+        });
+        let Some((first, items)) = place.split_first() else {
+            return Order::default();
+        };
+        let document = documents.get(*first).unwrap_or(&Order::Scalar);
+        let found = items
+            .iter()
+            .fold(document, |list, number| list.item("items", *number));
+        found.clone()
+    }
+
+    /// What a text is called.
+    pub(super) fn name(&self, text: usize) -> &'a str {
+        self.texts.get(text).map(|(name, _)| *name).unwrap_or_default()
     }
 }
 

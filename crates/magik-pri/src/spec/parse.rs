@@ -7,8 +7,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    PodData, PodSpec, SpecError, SpecErrors, bind, check::At, convert, documents, errors::Problems, fields,
-    names, order::Order, pull_secrets, walk,
+    PodData, PodSpec, SpecError, SpecErrors, bind,
+    check::At,
+    convert, documents,
+    errors::Problems,
+    fields, names,
+    order::{Order, Orders},
+    pull_secrets, walk,
 };
 use crate::limits::MAX_SPEC_SIZE;
 
@@ -32,7 +37,8 @@ impl PodSpec {
             format: "JSON",
             reason: e.to_string(),
         })?;
-        read(value, || Order::of_text(text, 0), &NamedData::new())
+        let texts = [("", text)];
+        read(value, || Orders::new(&texts).of(0, &[0]), &NamedData::new())
     }
 
     /// Reads a v1 Pod from a JSON value.

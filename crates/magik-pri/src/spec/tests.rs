@@ -346,7 +346,7 @@ fn what_is_no_pod_says_what_it_is() {
     refused(
         "",
         r#"
-        {kind: Service, apiVersion: v1} => not a pod: it is "Service" of "v1"
+        {kind: Endpoints, apiVersion: v1} => not a pod: it is "Endpoints" of "v1"
         {kind: Deployment, apiVersion: apps/v1beta1} => not a pod: it is "Deployment" of "apps/v1beta1"
         {kind: Pod, apiVersion: v2} => not a pod: it is "Pod" of "v2"
         {apiVersion: v1, kind: Pod} => metadata.name: is missing

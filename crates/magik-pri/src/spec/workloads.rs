@@ -233,7 +233,7 @@ pub(super) fn read(
         let namespace = value.pointer("/metadata/namespace").cloned();
         pod(template, first, namespace, deadline)
     });
-    let of_template = || order().field("spec").field("template");
+    let of_template = || order().field("spec").field("template").clone();
     let pod = pod.map(|pod| pod.and_then(|pod| parse::read(pod, of_template, data)));
     let pod = pod.map(|pod| pod.map_err(|errors| errors.within("spec.template.")));
     if let Some(Ok(pod)) = &pod {

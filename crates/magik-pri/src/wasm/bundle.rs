@@ -42,10 +42,14 @@ pub(super) fn write(
         RootfsPlan::Overlay { .. } => bundle.join("rootfs"),
         RootfsPlan::Directory { path } => path.clone(),
     };
-    // Who cannot write there can say nothing.
-    let writes = !container.security.read_only_root_filesystem;
-    let path = container.termination_message.path.clone();
-    let message = writes.then(|| pod.message(container, MessageFile::InRoot { root, path }));
+    // Who cannot write there can say nothing but in its log.
+    let file = if container.security.read_only_root_filesystem {
+        MessageFile::Nowhere
+    } else {
+        let path = container.termination_message.path.clone();
+        MessageFile::InRoot { root, path }
+    };
+    let message = Some(pod.message(container, file));
     // There are no users: what image and pod say of them does not matter, and is not looked up.
     settings.user = Some(UserSpec::numeric(Some(0), Some(0)));
     settings.annotations = annotations_for(pod.spec, &container.name);

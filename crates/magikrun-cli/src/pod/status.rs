@@ -93,8 +93,9 @@ fn messages(pod: &PodStatus) -> String {
         let shown: String = line.chars().take(SHOWN).collect();
         let more = if shown == line { "" } else { " …" };
         Some(format!(
-            "\n\n{} said when it ended: {shown}{more}",
-            container.name
+            "\n\n{} said when it ended: {}{more}",
+            container.name,
+            output::printable(&shown),
         ))
     });
     said.collect()

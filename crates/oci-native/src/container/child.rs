@@ -328,6 +328,9 @@ impl Contained {
                 Some(socket) => listener::tell(socket, &fd, job, self.pid),
                 None => Err(Failure::Other("a seccomp filter without a listener".into())),
             };
+            if job.own_domain {
+                confine::stay_among_its_own(process)?;
+            }
             confine::enter(process, job.filter.as_ref(), tell, early, join)
         };
         if let Err(failure) = ready() {

@@ -171,6 +171,9 @@ impl Inside {
             birth::join(born).map_err(step("pid namespace"))?;
             become_leader()
         };
+        if job.own_domain {
+            confine::stay_among_its_own(process)?;
+        }
         confine::enter(process, job.filter.as_ref(), |_| Ok(()), joins_early, join)?;
         if !joins_pid {
             rustix::process::set_parent_process_death_signal(None).map_err(|e| step("prctl")(e.into()))?;

@@ -2,8 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
+use landlock::{
+    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+};
 use libcontainer::{capabilities, syscall::syscall::create_syscall};
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Capability, Process};
 
 use crate::{failure::Failure, seccomp::Filter};
 
@@ -41,4 +44,34 @@ pub(crate) fn enter(
         drop_capabilities()?;
     }
     join()
+}
+
+/// Has the kernel refuse the process all that ptrace(2) would be allowed for, as `/proc/PID/root`, but
+/// for processes that it begins: a Landlock domain does that, whatever it is for (landlock(7)). This
+/// one is for nothing else. Nothing happens where the process may look into others by a capability,
+/// or where there is no Landlock.
+pub(crate) fn stay_among_its_own(process: &Process) -> Result<(), Failure> {
+    let may = |capability| {
+        let sets = process.capabilities().as_ref();
+        sets.and_then(|sets| sets.bounding().as_ref())
+            .is_some_and(|set| set.contains(&capability))
+    };
+    if may(Capability::SysPtrace) || may(Capability::SysAdmin) {
+        return Ok(());
+    }
+    // A right that the rule gives back everywhere. Without one that it handles there is no domain.
+    let right = AccessFs::Refer;
+    let handled = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(right);
+    let Ok(ruleset) = handled.and_then(Ruleset::create) else {
+        return Ok(());
+    };
+    let failed = |e: &dyn std::fmt::Display| Failure::Other(format!("a Landlock domain: {e}"));
+    let root = PathFd::new("/").map_err(|e| failed(&e))?;
+    let ruleset = ruleset.add_rule(PathBeneath::new(root, right));
+    // Whether there are new privileges is the process's own field to say.
+    let ruleset = ruleset.map_err(|e| failed(&e))?.no_new_privs(false);
+    ruleset.restrict_self().map_err(|e| failed(&e))?;
+    Ok(())
 }

@@ -49,12 +49,19 @@ pub(super) enum HandlerError {
     NoTls(io::Error),
     #[error("the answer is no gRPC: {0}")]
     NoGrpc(String),
-    #[error("the answer is no gRPC: {0}")]
+    #[error("the answer is no gRPC: {}", in_short(.0))]
     Http2(#[from] h2::Error),
     #[error("gRPC status {code}{}", after_colon(.message))]
     Grpc { code: u16, message: String },
     #[error("the service is {0}")]
     NotServing(&'static str),
+}
+
+/// Without the data that a server can add.
+fn in_short(error: &h2::Error) -> String {
+    error
+        .reason()
+        .map_or_else(|| error.to_string(), |reason| reason.description().to_owned())
 }
 
 fn after_colon(text: &str) -> String {

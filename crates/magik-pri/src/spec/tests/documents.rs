@@ -73,7 +73,9 @@ fn what_only_a_cluster_acts_on_changes_nothing_and_is_said() {
         self::said(&[("a", service)]),
         "a: not a pod: there is only Service web; wanted is kind: Pod, apiVersion: v1, too"
     );
-    // Who wrote this relies on it.
+    // Who wrote these relies on them.
+    let strict = "{apiVersion: v1, kind: Namespace, metadata: {name: n, labels: {pod-security.kubernetes.io/enforce: restricted}}}";
+    assert!(self::said(&[("a", &format!("{strict}\n---\n{pod}"))]).contains("document 1 is \"Namespace\""));
     let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}}";
     assert!(
         self::said(&[("a", &format!("{policy}\n---\n{pod}"))]).contains("document 1 is \"NetworkPolicy\"")
@@ -104,7 +106,7 @@ fn a_value_of_a_secret_that_is_no_yaml_is_not_repeated() {
     }
     assert_eq!(
         self::said(&[("a", &secret("!x"))]),
-        "a: not valid YAML: what begins with ! is a tag: put the value into quotes, at line 4, column 17"
+        "a: not valid YAML: what begins with ! is a tag: put the value into quotes, at line 4, column 19"
     );
 }
 
