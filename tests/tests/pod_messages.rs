@@ -67,6 +67,12 @@ isolated!(
         let shown = magikrun.ok(&["pod", "status", "p"]);
         assert!(shown.contains("usual said when it ended: cannot open the database\n"), "{shown}");
         delete(&magikrun);
+        // Nothing of it gets to a terminal as what the terminal takes for orders.
+        let escape = "busybox printf '\\033[31mred\\r\\nforged: line' > /dev/termination-log";
+        ends(&magikrun, &pod(&[("c", escape, json!({}))], json!({})));
+        let shown = magikrun.ok(&["pod", "status", "p"]);
+        assert!(shown.contains("c said when it ended:  [31mred forged: line\n"), "{shown:?}");
+        delete(&magikrun);
         before.assert_same("after the pod");
     }
 );

@@ -134,3 +134,27 @@ isolated!(
         magikrun.ok(&["pod", "delete", "p"]);
     }
 );
+
+isolated!(
+    fn an_app_that_fails_meanwhile_does_not_end_the_pod(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        // The second time it fails while another one's hook holds up the start.
+        let fails = "[ -e /shared/once ] && exit 7; busybox touch /shared/once; exec busybox sleep 1000";
+        let slow = json!({"lifecycle": {"postStart": {"exec": {"command": ["busybox", "sleep", "0.5"]}}}});
+        let reason = "[ -e /shared/twice ] && exec busybox sleep 1000; busybox touch /shared/twice; busybox sleep 0.8; exit 42";
+        run(&magikrun, &[], &[
+            container("fails", fails, json!({})),
+            container("slow", "exec busybox sleep 1000", slow),
+            trigger("reason", reason),
+        ]);
+        magikrun.ok(&["pod", "debug", "p", "--image", BUSYBOX, "--", "busybox", "sh", "-c", "busybox sleep 1.2; exit 9"]);
+        wait_for("the second run", || of(&magikrun, "reason")["restartCount"] == 1 && of(&magikrun, "reason")["state"]["phase"] == "running");
+        let failed = of(&magikrun, "fails");
+        assert_eq!(failed["state"]["exit"]["code"], 7, "{failed}");
+        let phase = || magikrun.json(&["pod", "status", "p"])["phase"].clone();
+        let ended = || magikrun.json(&["pod", "status", "p"])["ephemeralContainers"][0]["state"]["exit"]["code"] == 9;
+        wait_for("the debugger's end", ended);
+        assert_eq!(phase(), "Running");
+        magikrun.ok(&["pod", "delete", "--force", "p"]);
+    }
+);

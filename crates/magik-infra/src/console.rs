@@ -38,6 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many bytes are kept for the first who attaches.
 const MAX_EARLY: usize = 64 << 10;
 
+/// The pieces that are kept for the first who attaches grow to so many bytes.
+const MAX_PIECE: usize = 4 << 10;
+/// What a piece takes beside its bytes, about.
+const PIECE_COST: usize = 64;
+
 /// What a container has written, at once.
 pub(crate) type Piece = (LogStream, Vec<u8>);
 
@@ -57,7 +62,32 @@ pub(crate) struct Console {
 struct Outputs {
     watchers: Vec<Watcher>,
     /// What was written before anybody has attached; `None`: somebody has, or nothing is kept.
-    early: Option<VecDeque<Piece>>,
+    early: Option<Early>,
+}
+
+/// The end of what was written so far, however small the pieces were.
+#[derive(Debug, Default)]
+struct Early {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+}
+
+impl Early {
+    fn push(&mut self, stream: LogStream, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        match self.pieces.back_mut() {
+            Some((last, piece)) if *last == stream && piece.len() < MAX_PIECE => {
+                piece.extend_from_slice(bytes);
+            }
+            _ => self.pieces.push_back((stream, bytes.to_vec())),
+        }
+        while self.bytes > MAX_EARLY || self.pieces.len() > MAX_EARLY / MAX_PIECE * 2 {
+            let Some((_, first)) = self.pieces.pop_front() else {
+                break;
+            };
+            self.bytes -= first.len();
+        }
+    }
 }
 
 /// Where the output goes of one who is attached.
@@ -85,7 +115,9 @@ impl Attached {
     /// What comes next; `None`: no more.
     pub(crate) async fn next(&mut self) -> Option<Piece> {
         let piece = self.pieces.recv().await?;
-        self.waiting.bytes.fetch_sub(piece.1.len(), Ordering::Relaxed);
+        self.waiting
+            .bytes
+            .fetch_sub(piece.1.len() + PIECE_COST, Ordering::Relaxed);
         self.waiting.taken.notify_one();
         Some(piece)
     }
@@ -101,7 +133,7 @@ impl Console {
             terminal,
             output: Mutex::new(Outputs {
                 watchers: Vec::new(),
-                early: keeps.then(VecDeque::new),
+                early: keeps.then(Early::default),
             }),
             exit: watch::Sender::new(None),
         }
@@ -125,7 +157,7 @@ impl Console {
             waiting: waiting.clone(),
         };
         let missed = outputs.early.take().filter(|_| early);
-        for piece in missed.into_iter().flatten() {
+        for piece in missed.into_iter().flat_map(|early| early.pieces) {
             watcher.send(piece);
         }
         // One that has ended says nothing more.
@@ -184,14 +216,7 @@ impl Listener for Console {
             .watchers
             .retain(|watcher| takes(watcher) && watcher.send((stream, bytes.to_vec())));
         if let Some(early) = &mut outputs.early {
-            early.push_back((stream, bytes.to_vec()));
-            let mut kept: usize = early.iter().map(|(_, bytes)| bytes.len()).sum();
-            while kept > MAX_EARLY {
-                let Some((_, first)) = early.pop_front() else {
-                    break;
-                };
-                kept -= first.len();
-            }
+            early.push(stream, bytes);
         }
     }
 
@@ -225,7 +250,9 @@ impl Watcher {
     }
 
     fn send(&self, piece: Piece) -> bool {
-        self.waiting.bytes.fetch_add(piece.1.len(), Ordering::Relaxed);
+        self.waiting
+            .bytes
+            .fetch_add(piece.1.len() + PIECE_COST, Ordering::Relaxed);
         self.sender.send(piece).is_ok()
     }
 }
@@ -264,19 +291,24 @@ mod tests {
     async fn only_so_much_is_kept_for_the_first() {
         let (with, _input) = console(true);
         let (without, _other) = console(false);
-        for _ in 0..100 {
-            with.wrote(LogStream::Stdout, &[1; 1 << 10]);
-            without.wrote(LogStream::Stdout, &[1; 1 << 10]);
+        for _ in 0..100 << 10 {
+            with.wrote(LogStream::Stdout, b"x");
+            without.wrote(LogStream::Stdout, b"x");
         }
         let mut attached = with.attach(true).unwrap();
         let mut other = without.attach(true).unwrap();
         with.ended(Exit::exited(0));
         without.ended(Exit::exited(0));
-        let mut count = 0;
-        while attached.next().await.is_some() {
-            count += 1;
+        let (mut pieces, mut bytes) = (0, 0);
+        while let Some((_, piece)) = attached.next().await {
+            pieces += 1;
+            bytes += piece.len();
         }
-        assert_eq!((count, other.next().await), (64, None));
+        assert!(
+            (60 << 10..=MAX_EARLY).contains(&bytes) && pieces <= 32,
+            "{bytes} in {pieces}"
+        );
+        assert_eq!(other.next().await, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,7 +149,11 @@ impl Pod {
         let hook = self.forget_hooks(name);
         let asked = self.asked_to_end(name);
         let mut unforgiven = None;
-        if self.restarting.is_some() {
+        let is_ephemeral = self
+            .shared
+            .container(name)
+            .is_some_and(|container| container.kind == Kind::Ephemeral);
+        if self.restarting.is_some() && !is_ephemeral {
             // It is run again with the others.
             self.end_was_seen(name);
             return None;
@@ -165,7 +169,7 @@ impl Pod {
                 self.delete(name);
             } else {
                 self.delete(name);
-                let failed = report.exit.code != 0 || report.unknown.is_some();
+                let failed = !is_ephemeral && (report.exit.code != 0 || report.unknown.is_some());
                 unforgiven = failed.then(|| self.unforgiven(report, hook));
             }
         }

@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 use super::pod::Pod;
 use crate::{
     error::LaunchError,
-    status::{ContainerPhase, ContainerStatus},
+    status::{ContainerPhase, ContainerStatus, Phase},
     table::Kind,
 };
 
@@ -47,6 +47,16 @@ impl Pod {
             }
             again = true;
         }
+    }
+
+    /// A pod that runs already goes on without an app container that fails, as it would at any other
+    /// time; without its init containers it does not.
+    pub(super) fn is_forgiven_again(&self, error: &LaunchError) -> bool {
+        let container = error.container.as_deref();
+        let container = container.and_then(|name| self.shared.container(name));
+        let status = self.shared.status();
+        let runs = status.is_some_and(|status| status.phase == Phase::Running);
+        runs && container.is_some_and(|entry| entry.kind != Kind::Init || entry.is_sidecar())
     }
 
     /// Waits until none runs, and until it is time.

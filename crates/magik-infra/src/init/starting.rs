@@ -129,7 +129,9 @@ impl Pod {
                 return Ok(());
             }
             let happening = self.happening().await;
-            if let Some(Unforgiven(error)) = self.deal_with(happening).await {
+            if let Some(Unforgiven(error)) = self.deal_with(happening).await
+                && !self.is_forgiven_again(&error)
+            {
                 return Err(error);
             }
         }

@@ -90,6 +90,7 @@ fn messages(pod: &PodStatus) -> String {
             _ => container.past.last()?.message.as_deref(),
         };
         let line = message?.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = output::printable(&line);
         let shown: String = line.chars().take(SHOWN).collect();
         let more = if shown == line { "" } else { " …" };
         Some(format!(
