@@ -124,8 +124,8 @@ impl Pod {
     async fn all_again(&mut self, inputs: &mut Inputs) -> AllAgain {
         let shared = self.shared.clone();
         let ended = {
-            let begun = self.begin_containers(true);
-            tokio::pin!(begun);
+            // On the heap: hardly any pod needs room for it.
+            let mut begun = Box::pin(self.begin_containers(true));
             loop {
                 let interrupt = tokio::select! {
                     done = &mut begun => match done {

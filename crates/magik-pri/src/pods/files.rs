@@ -100,13 +100,11 @@ impl<'a> PodFiles<'a> {
     }
 
     /// What it is added for, if that is to look at others.
-    #[cfg(any(feature = "native", feature = "krun"))]
     pub(crate) fn ephemeral(&self) -> Option<&EphemeralPlan> {
         self.ephemeral.as_ref()
     }
 
     /// Makes the file that an ephemeral container's init shows the process namespace at.
-    #[cfg(any(feature = "native", feature = "krun"))]
     pub(crate) fn make_target_processes(&self, bundle: &Path) -> Result<(), Failure> {
         let file = bundle.join(TARGET_PROCESSES);
         fs::write(&file, "").map_err(Failure::io(format!("create {}", file.display())))

@@ -10,10 +10,6 @@ use crate::{ContainerSpec, MessagePolicy, Mount, spec::MESSAGE_PATH};
 
 impl PodFiles<'_> {
     /// What its init does about that.
-    #[cfg_attr(
-        not(any(feature = "native", feature = "krun", feature = "wasm")),
-        expect(dead_code, reason = "there is no backend")
-    )]
     pub(crate) fn message(&self, container: &ContainerSpec, file: MessageFile) -> MessagePlan {
         MessagePlan {
             file,

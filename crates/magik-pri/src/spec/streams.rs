@@ -138,7 +138,8 @@ fn policy(text: Option<&str>) -> Result<MessagePolicy, String> {
 
 impl TerminationMessage {
     /// Whether it lies where it does if nobody says.
-    pub(crate) fn is_usual_file(&self) -> bool {
+    #[must_use]
+    pub fn is_usual_file(&self) -> bool {
         self.path == Path::new(MESSAGE_PATH)
     }
 }
