@@ -169,7 +169,7 @@ pub(crate) async fn watch(
     id: ContainerId,
     run: u64,
     output: Watched,
-    message: Option<MessagePlan>,
+    plan: Arc<ContainerPlan>,
     exits: mpsc::UnboundedSender<ExitReport>,
 ) {
     let (exit, words, told) = match output {
@@ -203,7 +203,10 @@ pub(crate) async fn watch(
         Told::Attached(attached) => drop(attached.send_replace(Some(exit))),
         Told::Console(console) => console.ended(exit),
     }
-    let said = message.and_then(|plan| said(&id, &plan, exit, &words));
+    let said = plan
+        .message
+        .as_ref()
+        .and_then(|plan| said(&id, plan, exit, &words));
     // Nobody listens any more once the pod is over.
     let _ = exits.send(ExitReport {
         message: said,

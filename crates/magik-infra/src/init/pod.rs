@@ -224,7 +224,11 @@ impl Pod {
     }
 
     /// From now on the container's output is kept and its end is seen.
-    pub(super) fn created(&mut self, plan: &ContainerPlan, created: Created) -> (ContainerId, Option<i32>) {
+    pub(super) fn created(
+        &mut self,
+        plan: &Arc<ContainerPlan>,
+        created: Created,
+    ) -> (ContainerId, Option<i32>) {
         let Created { id, pid, output } = created;
         let watched = match output {
             Output::Log(mut pump, input) => {
@@ -255,14 +259,7 @@ impl Pod {
         self.next_run += 1;
         self.runs.insert(plan.name.clone(), self.next_run);
         let (runtime, exited) = (self.runtime.clone(), self.exited.clone());
-        let watching = container::watch(
-            runtime,
-            id.clone(),
-            self.next_run,
-            watched,
-            plan.message.clone(),
-            exited,
-        );
+        let watching = container::watch(runtime, id.clone(), self.next_run, watched, plan.clone(), exited);
         tokio::spawn(watching);
         // Written with what comes next: that it runs, or whatever it was created for.
         self.shared.note(|pod| {

@@ -19,7 +19,7 @@ impl Pod {
     /// started.
     pub(super) async fn run_init_containers(&mut self, again: bool) -> Result<(), LaunchError> {
         for container in self.shared.containers(Kind::Init) {
-            let plan = &*container.plan;
+            let plan = &container.plan;
             if plan.attach.is_some() {
                 let why = "nobody can attach to an init container";
                 return Err(LaunchError::container(&plan.name, LaunchStep::Plan, why));

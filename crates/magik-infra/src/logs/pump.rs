@@ -127,7 +127,7 @@ impl LogPump {
 
     /// The container has ended: what it wrote is written to the log before this returns. Nobody is
     /// waited for.
-    pub(crate) async fn finish(mut self) -> LastWords {
+    pub(crate) async fn finish(mut self: Box<Self>) -> LastWords {
         self.waits = false;
         let _ = timeout(DRAIN_GRACE, self.run()).await;
         let time = format_time(Timestamp::now());
@@ -140,7 +140,7 @@ impl LogPump {
         let last = if stderr.is_empty() { stdout } else { stderr };
         LastWords {
             line: String::from_utf8_lossy(last).trim().to_owned(),
-            tail: self.tail.map(Tail::finish).unwrap_or_default(),
+            tail: self.tail.take().map(Tail::finish).unwrap_or_default(),
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
         stdout.write_all(b"hello\nworld").unwrap();
         stderr.write_all(b"oops\n").unwrap();
         drop((stdout, stderr));
-        assert_eq!(pump.finish().await.line, "oops");
+        assert_eq!(Box::new(pump).finish().await.line, "oops");
         assert!(*followed.borrow());
         let log = std::fs::read_to_string(&path).unwrap();
         for line in [" stdout F hello\n", " stdout F world\n", " stderr F oops\n"] {
@@ -248,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (pump, mut stdout, _stderr) = open(&dir.path().join("c.log"), watch::Sender::new(false));
         stdout.write_all(b"last words\n").unwrap();
-        assert_eq!(pump.finish().await.line, "last words");
+        assert_eq!(Box::new(pump).finish().await.line, "last words");
     }
 
     #[test]
