@@ -163,7 +163,8 @@ fn in_a_pod() {
         volumes: [{name: data}, {name: data}] => volumes[1].name: another volume is called data, too: give it another name
         volumes: [{name: data, hostPath: {path: ./data}}] => volumes[0].hostPath.path: "./data" must be absolute
         volumes: [{name: data, hostPath: {path: /data, type: Dir}}] => volumes[0].hostPath.type: "Dir" is none of Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice
-        volumes: [{name: data, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported: nothing would enforce it on disk; use medium: Memory, or leave it out
+        volumes: [{name: data, emptyDir: {sizeLimit: 0}}] => volumes[0].emptyDir.sizeLimit: must be more than 0; leave it out for no limit
+        volumes: [{name: data, emptyDir: {sizeLimit: 1GB}}] => volumes[0].emptyDir.sizeLimit: "1GB" is no quantity: write 500m, 0.5, 64Mi or the like
         volumes: [{emptyDir: {}}] => volumes[0].name: is missing
         hostAliases: [{ip: localhost, hostnames: [a]}] => hostAliases[0].ip: "localhost" is no IP address, such as 192.0.2.1
         initContainers: [{name: app, image: b}] => containers[0].name: another container is called app, too: give it another name

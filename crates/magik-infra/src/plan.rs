@@ -44,6 +44,9 @@ pub struct PodPlan {
     /// own for that; those of `tmpfs` and `data` may be among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<PathBuf>,
+    /// What may take so much room on disk, and no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_limits: Vec<DiskLimit>,
     /// Volumes of files that the launcher hands over before the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataPlan>,
@@ -150,6 +153,18 @@ pub struct TmpfsPlan {
     /// The group that it belongs to, and what is made in it; absent: root's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+}
+
+/// A limit on disk: it is measured now and then, and a pod that has more is ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DiskLimit {
+    /// The directory.
+    pub path: PathBuf,
+    /// The most bytes that it may take.
+    pub bytes: u64,
+    /// What is said of a pod that has more.
+    pub message: String,
 }
 
 /// A volume of files that are handed to the init: ConfigMaps, Secrets and the like. They lie on a

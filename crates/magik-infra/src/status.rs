@@ -38,6 +38,8 @@ pub enum PodReason {
     Stopped,
     /// Its `activeDeadlineSeconds` passed.
     DeadlineExceeded,
+    /// It has more on disk than it may have.
+    Evicted,
     /// A required extension of its init failed.
     ExtensionFailed,
     /// It was not started.
@@ -64,6 +66,7 @@ impl PodReason {
         match self {
             Self::Stopped => "Stopped",
             Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::Evicted => "Evicted",
             Self::ExtensionFailed => "ExtensionFailed",
             Self::LaunchFailed => "LaunchFailed",
             Self::NotKilled => "NotKilled",

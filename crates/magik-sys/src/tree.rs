@@ -6,4 +6,4 @@ mod size;
 
 pub use copy::copy;
 pub use remove::{remove, remove_some};
-pub use size::size;
+pub use size::{Measure, size};

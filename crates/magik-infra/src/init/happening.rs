@@ -40,6 +40,8 @@ pub(super) enum Happening {
     RestartDue,
     /// A probe or a hook has said something.
     Told(Told),
+    /// It has too much on disk, in these words.
+    Exceeded(String),
 }
 
 /// What a container's policy does not forgive: a pod that is being started does not start.
@@ -106,6 +108,7 @@ impl Pod {
                     }
                 }
                 Some(told) = self.told.recv() => return Happening::Told(told),
+                Some(why) = self.exceeded.1.recv() => return Happening::Exceeded(why),
                 () = reached(next_kill) => return Happening::KillDue,
                 () = reached(next_run) => return Happening::RestartDue,
             }
@@ -135,6 +138,10 @@ impl Pod {
                 }
             }
             Happening::Told(told) => return self.told(told).await,
+            // Of a pod that has started its supervisor makes more of it.
+            Happening::Exceeded(why) => {
+                return Some(Unforgiven(LaunchError::pod(LaunchStep::Start, &why)));
+            }
         }
         None
     }

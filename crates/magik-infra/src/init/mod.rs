@@ -5,6 +5,7 @@ mod container;
 mod ending;
 mod handler;
 mod happening;
+mod measuring;
 mod message;
 mod pod;
 mod probes;

@@ -21,6 +21,7 @@ use super::{
     container::{self, Created, ExitReport, Output, Watched},
     ending::{Ending, Made, Stopping},
     happening::Waits,
+    measuring,
     probes::{self, Told},
     rootfs,
 };
@@ -95,6 +96,8 @@ pub(super) struct Pod {
     pub(super) attended: HashMap<String, Attended>,
     pub(super) teller: mpsc::UnboundedSender<Told>,
     pub(super) told: mpsc::UnboundedReceiver<Told>,
+    /// What is too large on disk.
+    pub(super) exceeded: (mpsc::Sender<String>, mpsc::Receiver<String>),
     /// The containers whose `postStart`, or `preStop`, is under way.
     pub(super) starting_hooks: HashSet<String>,
     pub(super) ending_hooks: HashSet<String>,
@@ -160,6 +163,7 @@ impl Pod {
             attended: HashMap::new(),
             teller,
             told,
+            exceeded: mpsc::channel(1),
             starting_hooks: HashSet::new(),
             ending_hooks: HashSet::new(),
             failed_hooks: HashMap::new(),
@@ -186,6 +190,10 @@ impl Pod {
         drop(data);
         for volume in &plan.shared {
             rootfs::share(volume).map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
+        }
+        if !plan.disk_limits.is_empty() {
+            let (limits, sender) = (plan.disk_limits.clone(), self.exceeded.0.clone());
+            tokio::spawn(measuring::measure(limits, sender));
         }
         if let Some(preparation) = self.before.preparation.take() {
             for container in plan.init_containers.iter().chain(&plan.containers) {

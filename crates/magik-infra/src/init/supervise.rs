@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{
     changes::{ALL_AGAIN, wrong},
+    happening::Happening,
     pod::Pod,
 };
 use crate::{
@@ -68,6 +69,12 @@ impl Supervisor for Pod {
             let kill_at = self.stopping.as_ref().map(|stopping| stopping.kill_at);
             let interrupt = tokio::select! {
                 happening = self.happening() => {
+                    if let Happening::Exceeded(why) = happening {
+                        // As a kubelet ends it: at once.
+                        reason = Some((PodReason::Evicted, why));
+                        self.kill_all().await;
+                        continue;
+                    }
                     // Of a pod that has started nothing need be forgiven.
                     drop(self.deal_with(happening).await);
                     continue;

@@ -164,6 +164,7 @@ impl<'a> PodFiles<'a> {
             published: publish::ports(self.spec),
             tmpfs,
             shared: self.shared_volumes(),
+            disk_limits: self.disk_limits(),
             data: data::plans(self.spec, |name| self.volume(name)),
             init_containers: plans,
             containers,

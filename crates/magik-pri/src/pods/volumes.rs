@@ -7,7 +7,7 @@ use std::{
 };
 
 use magik_image::bundle::{MountSetting, Propagation};
-use magik_infra::plan::TmpfsPlan;
+use magik_infra::plan::{DiskLimit, TmpfsPlan};
 use magik_oci::mounts::sub_path_option;
 use magik_sys::mountinfo;
 
@@ -109,6 +109,24 @@ impl PodFiles<'_> {
             .collect()
     }
 
+    /// What the pod's volumes may have on disk.
+    pub(super) fn disk_limits(&self) -> Vec<DiskLimit> {
+        let limits = self.spec.volumes.iter().filter_map(|volume| match volume.source {
+            VolumeSource::EmptyDir(EmptyDir::LimitedDisk { size_limit }) => Some(DiskLimit {
+                path: self.volume(&volume.name),
+                bytes: size_limit,
+                // In a kubelet's words.
+                message: format!(
+                    "Usage of EmptyDir volume {:?} exceeds the limit {:?}.",
+                    volume.name,
+                    binary(size_limit)
+                ),
+            }),
+            _ => None,
+        });
+        limits.collect()
+    }
+
     pub(super) fn volume(&self, name: &str) -> PathBuf {
         self.paths.data_pod(self.id).join("volumes").join(name)
     }
@@ -160,6 +178,21 @@ impl PodFiles<'_> {
         }
         Ok(tmpfs)
     }
+}
+
+/// A number of bytes, as short as it can be said.
+fn binary(bytes: u64) -> String {
+    let units = [
+        (1_u64 << 40, "Ti"),
+        (1 << 30, "Gi"),
+        (1 << 20, "Mi"),
+        (1 << 10, "Ki"),
+    ];
+    let unit = units.into_iter().find(|(unit, _)| bytes % unit == 0);
+    unit.map_or_else(
+        || bytes.to_string(),
+        |(unit, name)| format!("{}{name}", bytes / unit),
+    )
 }
 
 /// The most that a container asks for a volume.

@@ -265,7 +265,6 @@ fn fields_that_kubernetes_has_and_this_not_are_named() {
         r#"
         resourceClaims: [] => resourceClaims: not supported: remove them
         securityContext: {windowsOptions: {}} => securityContext.windowsOptions: not supported: containers are Linux's
-        volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}] => volumes[0].emptyDir.sizeLimit: not supported:
         volumes: [{name: v, emptyDir: {medium: HugePages}}] => volumes[0].emptyDir.medium: not supported:
         "#,
     );

@@ -34,6 +34,11 @@ pub enum VolumeSource {
 pub enum EmptyDir {
     /// On the disk of the data root.
     Disk,
+    /// The same, with a limit: the pod is ended that has more there.
+    LimitedDisk {
+        /// The limit in bytes.
+        size_limit: u64,
+    },
     /// In memory.
     Memory {
         /// The limit in bytes; absent: half of the host's memory.

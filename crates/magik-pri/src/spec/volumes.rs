@@ -237,16 +237,15 @@ fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> 
         .transpose()
         .at(&limit_path)?;
     match source.medium.as_deref() {
-        Some("Memory") if size_limit == Some(0) => Err(SpecError::invalid(
+        None | Some("" | "Memory") if size_limit == Some(0) => Err(SpecError::invalid(
             limit_path,
             "must be more than 0; leave it out for no limit",
         )),
         Some("Memory") => Ok(EmptyDir::Memory { size_limit }),
-        None | Some("") if size_limit.is_some() => Err(SpecError::unsupported(
-            limit_path,
-            "nothing would enforce it on disk; use medium: Memory, or leave it out",
-        )),
-        None | Some("") => Ok(EmptyDir::Disk),
+        None | Some("") => Ok(match size_limit {
+            Some(size_limit) => EmptyDir::LimitedDisk { size_limit },
+            None => EmptyDir::Disk,
+        }),
         Some(medium) => Err(SpecError::unsupported(
             format!("{path}.medium"),
             format!("{medium:?}; use Memory, or leave it out"),

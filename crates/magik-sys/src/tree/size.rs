@@ -3,7 +3,7 @@
 use std::{collections::HashSet, io, os::fd::OwnedFd, path::Path};
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, statat},
+    fs::{AtFlags, CWD, Dir, DirEntry, FileType, Mode, OFlags, Stat, openat, statat},
     io::Errno,
 };
 
@@ -16,6 +16,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// The most files with several names that are remembered; of more each name counts.
+const MAX_LINKED: usize = 1 << 17;
+
 /// The room that a directory and what is in it take on their file system, in bytes, as du(1)
 /// counts it: a file with several names once, and nothing of another file system that is mounted
 /// there. One that does not exist takes none.
@@ -27,49 +30,103 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// # Errors
 /// The directory cannot be read.
 pub fn size(path: &Path) -> io::Result<u64> {
-    let top: OwnedFd = match openat(CWD, path, DIRECTORY, Mode::empty()) {
-        Ok(top) => top,
-        Err(Errno::NOENT) => return Ok(0),
-        Err(e) => return Err(e.into()),
-    };
-    let stat = rustix::fs::fstat(&top)?;
-    let mut total = room(&stat);
-    let mut linked = HashSet::new();
-    // The directories from the top to the one that is read.
-    let mut open = vec![Dir::new(top)?];
-    while let Some(dir) = open.last_mut() {
-        let Some(entry) = dir.read() else {
-            open.pop();
-            continue;
+    let mut measure = Measure::begin(path)?;
+    while !measure.step(usize::MAX)? {}
+    Ok(measure.size())
+}
+
+/// The same, a part at a time.
+#[derive(Debug, Default)]
+pub struct Measure {
+    total: u64,
+    device: u64,
+    linked: HashSet<u64>,
+    /// The directories from the top to the one that is read.
+    open: Vec<Dir>,
+    too_deep: bool,
+}
+
+impl Measure {
+    /// Begins with a directory.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let top: OwnedFd = match openat(CWD, path, DIRECTORY, Mode::empty()) {
+            Ok(top) => top,
+            Err(Errno::NOENT) => return Ok(Self::default()),
+            Err(e) => return Err(e.into()),
         };
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let here = dir.fd()?;
-        let found = match statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            found => found?,
-        };
-        if found.st_dev != stat.st_dev {
-            continue;
-        }
-        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
-            if found.st_nlink > 1 && !linked.insert(found.st_ino) {
+        let stat = rustix::fs::fstat(&top)?;
+        Ok(Self {
+            total: room(&stat),
+            device: stat.st_dev,
+            open: vec![Dir::new(top)?],
+            ..Self::default()
+        })
+    }
+
+    /// Looks at so many files more; `true`: that was all.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn step(&mut self, mut files: usize) -> io::Result<bool> {
+        while let Some(dir) = self.open.last_mut() {
+            let Some(entry) = dir.read() else {
+                self.open.pop();
+                continue;
+            };
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            total = total.saturating_add(room(&found));
-            continue;
+            let here = dir.fd()?;
+            match statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                found => self.count(&found?, &entry)?,
+            }
+            files -= 1;
+            if files == 0 {
+                return Ok(false);
+            }
         }
-        total = total.saturating_add(room(&found));
-        if open.len() < MAX_DEPTH
-            && let Some(below) = enter(open.last(), &entry)?
-        {
-            open.push(below);
-        }
+        Ok(true)
     }
-    Ok(total)
+
+    fn count(&mut self, found: &Stat, entry: &DirEntry) -> io::Result<()> {
+        if found.st_dev != self.device {
+            return Ok(());
+        }
+        let is_dir = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        let is_counted = !is_dir && found.st_nlink > 1 && !self.is_new(found.st_ino);
+        if !is_counted {
+            self.total = self.total.saturating_add(room(found));
+        }
+        if !is_dir {
+            return Ok(());
+        }
+        if self.open.len() >= MAX_DEPTH {
+            self.too_deep = true;
+        } else if let Some(below) = enter(self.open.last(), entry)? {
+            self.open.push(below);
+        }
+        Ok(())
+    }
+
+    fn is_new(&mut self, file: u64) -> bool {
+        self.linked.len() >= MAX_LINKED || self.linked.insert(file)
+    }
+
+    /// What was counted so far, in bytes.
+    pub fn size(&self) -> u64 {
+        self.total
+    }
+
+    /// Whether something is nested so deep that it was not counted.
+    pub fn is_too_deep(&self) -> bool {
+        self.too_deep
+    }
 }
 
 fn room(stat: &Stat) -> u64 {
@@ -78,7 +135,7 @@ fn room(stat: &Stat) -> u64 {
 }
 
 /// A directory in another, unless it is gone or may not be read.
-fn enter(dir: Option<&Dir>, entry: &rustix::fs::DirEntry) -> Result<Option<Dir>, Errno> {
+fn enter(dir: Option<&Dir>, entry: &DirEntry) -> Result<Option<Dir>, Errno> {
     let Some(dir) = dir else { return Ok(None) };
     match openat(dir.fd()?, entry.file_name(), DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(None),
@@ -124,6 +181,12 @@ mod tests {
         }
         drop(at);
         size(dir.path()).unwrap();
+        let mut measure = Measure::begin(dir.path()).unwrap();
+        let mut steps = 0;
+        while !measure.step(10).unwrap() {
+            steps += 1;
+        }
+        assert!(measure.is_too_deep() && steps == 12, "{steps}");
         crate::tree::remove(&dir.path().join("d")).unwrap();
     }
 }
