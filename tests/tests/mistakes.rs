@@ -159,7 +159,11 @@ fn in_a_pod() {
         securityContext: {sysctls: [{name: net.core.somaxconn, value: "1"}]} => securityContext.sysctls[0].name: not supported: net.core.somaxconn is not one of Kubernetes' safe sysctls: add it to allowed-unsafe-sysctls in the configuration, or remove it
         securityContext: {sysctls: [{name: net..x, value: "1"}]} => securityContext.sysctls[0].name: "net..x" is no sysctl: write net.ipv4.tcp_syncookies or the like
         resources: {limits: {ephemeral-storage: 1Gi}} => resources.limits.ephemeral-storage: not supported: give each container its own
-        volumes: [{name: data, persistentVolumeClaim: {claimName: a}}] => volumes[0].persistentVolumeClaim: not supported: use a hostPath of the type DirectoryOrCreate
+        volumes: [{name: data, persistentVolumeClaim: {}}] => volumes[0].persistentVolumeClaim.claimName: is missing
+        volumes: [{name: data, persistentVolumeClaim: {claimName: ../a}}] => volumes[0].persistentVolumeClaim.claimName: "../a" may hold only lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each dot
+        volumes: [{name: data, persistentVolumeClaim: {claimName: a}, emptyDir: {}}] => volumes[0]: is both emptyDir and persistentVolumeClaim: remove one
+        volumes: [{name: data, ephemeral: {}}] => volumes[0].ephemeral.volumeClaimTemplate: is missing
+        volumes: [{name: data, ephemeral: {volumeClaimTemplate: {spec: {volumeMode: Block}}}}] => volumes[0].ephemeral.volumeClaimTemplate.spec.volumeMode: not supported: Block: volumes are directories; use Filesystem, or leave it out
         volumes: [{name: data}, {name: data}] => volumes[1].name: another volume is called data, too: give it another name
         volumes: [{name: data, hostPath: {path: ./data}}] => volumes[0].hostPath.path: "./data" must be absolute
         volumes: [{name: data, hostPath: {path: /data, type: Dir}}] => volumes[0].hostPath.type: "Dir" is none of Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice

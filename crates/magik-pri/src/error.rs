@@ -82,6 +82,20 @@ pub enum Error {
         /// The pods it can mean, as `namespace/name (id)`.
         candidates: Vec<String>,
     },
+    /// No volume has that name, as `namespace/name`.
+    #[error("volume {0} does not exist")]
+    NoVolume(String),
+    /// A volume has that name already.
+    #[error("volume {0} exists already: choose another name")]
+    VolumeExists(String),
+    /// Pods use a volume.
+    #[error("volume {volume} is in use: delete {} {} first", if pods.len() == 1 { "pod" } else { "pods" }, pods.join(", "))]
+    VolumeInUse {
+        /// As `namespace/name`.
+        volume: String,
+        /// Their ids.
+        pods: Vec<String>,
+    },
     /// The operation needs a running pod, or one that does not run.
     #[error("cannot {operation} pod {pod}: it {why}")]
     WrongState {

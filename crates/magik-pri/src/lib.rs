@@ -57,18 +57,18 @@ pub mod wasm;
 pub use changes::{Change, PodChange, Watch};
 pub use error::{Error, Result, Step};
 #[cfg(target_os = "linux")]
-pub use pods::{PodBackend, PodUsage, Pods, Roots};
+pub use pods::{NamedVolume, PodBackend, PodUsage, Pods, Roots, Volumes};
 #[cfg(target_os = "linux")]
 pub use role::{Role, run_role_if_asked};
 pub use runtime::{PodRuntime, RunOptions, RunProgress, UserNamespaces};
 pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
-    AppArmor, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
+    AppArmor, Claim, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
     FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Location, MessagePolicy,
     Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
     ResizeRestarts, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError,
-    SpecErrors, SubPath, TerminationMessage, Volume, VolumeSource, check_namespace, parse_millis,
+    SpecErrors, SubPath, TerminationMessage, Volume, VolumeClaim, VolumeSource, check_namespace, parse_millis,
     parse_quantity, pod_fields, pod_names,
 };
 pub use v1::v1_pod;

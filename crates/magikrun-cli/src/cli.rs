@@ -5,6 +5,8 @@ use magikrun::failure;
 
 #[cfg(feature = "registry")]
 use crate::login;
+#[cfg(target_os = "linux")]
+use crate::volume;
 use crate::{completions, image, manual, pod, roots::GlobalArgs, system};
 
 /// Run Kubernetes pods and OCI containers
@@ -75,6 +77,10 @@ pub(crate) enum Command {
     /// Pull, import, look at and unpack images
     #[command(subcommand)]
     Image(Box<image::ImageCommand>),
+    /// Volumes with names, which stay when pods go
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// What this host can run, and cleaning up
     #[command(subcommand)]
     System(system::SystemCommand),

@@ -81,10 +81,8 @@ const HABITS: &[(&[&str], &str)] = &[
         "Each pod has a network of its own; spec.hostNetwork: true is the host's, hostPort publishes a port",
     ),
     (&["version"], "--version"),
-    (
-        &["volume"],
-        "Volumes are named in the manifest, spec.volumes, and go with their pod",
-    ),
+    (&["volume", "list"], "volume ls"),
+    (&["volume", "remove"], "volume rm NAME"),
     (&["image", "build"], BUILD),
     (&["image", "import"], "image load FILE"),
     (&["image", "list"], "image ls"),

@@ -23,6 +23,8 @@ mod roots;
 mod signals;
 mod system;
 mod terminal;
+#[cfg(target_os = "linux")]
+mod volume;
 
 use std::{env, error::Error as _, ffi::OsString, io, num::ParseIntError, process::ExitCode};
 
@@ -105,6 +107,8 @@ fn client() -> Result<ExitCode> {
             Command::Image(command) => image::run(&cli.global, &command)
                 .await
                 .map(|()| ExitCode::SUCCESS),
+            #[cfg(target_os = "linux")]
+            Command::Volume(command) => volume::run(&cli.global, &command).map(|()| ExitCode::SUCCESS),
             Command::System(command) => system::run(&cli.global, &command).await,
             Command::Completions(args) => completions::run(&args, cli::whole()).map(|()| ExitCode::SUCCESS),
             Command::Manual(args) => manual::run(&args, &cli::whole()).map(|()| ExitCode::SUCCESS),

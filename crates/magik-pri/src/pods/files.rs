@@ -145,6 +145,7 @@ impl<'a> PodFiles<'a> {
                 .make()
                 .map_err(Failure::io(format!("create {}", sandbox.display())))?;
         }
+        self.take_claims()?;
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(images.len());
         for (container, image) in self.spec.all_containers().zip(images) {

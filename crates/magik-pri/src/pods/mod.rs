@@ -13,11 +13,13 @@ mod data;
 mod etc;
 mod failure;
 mod files;
+mod group;
 mod hooks;
 pub(crate) mod init;
 pub(crate) mod linux_bundle;
 mod lock;
 mod messages;
+mod named;
 mod opened;
 mod operations;
 mod paths;
@@ -53,7 +55,12 @@ pub(crate) use magik_oci::helper_environment as environment;
 
 #[cfg(feature = "wasm")]
 pub(crate) use self::paths::BUNDLES;
-pub use self::{backend::PodBackend, paths::Roots, usage::PodUsage};
+pub use self::{
+    backend::PodBackend,
+    named::{NamedVolume, Volumes},
+    paths::Roots,
+    usage::PodUsage,
+};
 pub(crate) use self::{
     backend::{Backend, SELF, Start, beside_own_binary},
     cgroup::Hierarchies,

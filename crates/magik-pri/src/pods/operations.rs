@@ -28,7 +28,7 @@ use super::{
     opened::Opened,
     run::{self, Run},
     store::{PodDir, Store},
-    update,
+    update, volumes,
 };
 use crate::{
     ContainerSpec, Error, LogOptions, LogStream, PodRuntime, PodSpec, Result, RunOptions, RuntimeClass,
@@ -62,13 +62,15 @@ impl PodRuntime for Pods {
         run::check(&*backend, spec)?;
         spec.check_sysctls(&options.allowed_unsafe_sysctls)?;
         run::check_rights(backend.class(), spec)?;
-        let spec = Arc::new(spec.clone());
         let (of, class, namespaces) = (spec.clone(), backend.class(), options.user_namespaces);
         let prepared = self.with_opened(move |opened| {
             let store = opened.swept()?;
-            Ok((store.clone(), run::users(store, class, &of, namespaces)?))
+            let spec = volumes::with_claims(&store.paths, &of)?;
+            let users = run::users(store, class, &spec, namespaces)?;
+            Ok((store.clone(), users, Arc::new(spec)))
         });
-        let (store, users) = prepared.await?;
+        let (store, users, spec) = prepared.await?;
+        backend.check(&spec)?;
         let run = Run {
             busy: store.busy.subscribe(),
             store,

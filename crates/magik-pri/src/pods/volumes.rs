@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -11,9 +11,17 @@ use magik_infra::plan::{DiskLimit, TmpfsPlan};
 use magik_oci::mounts::sub_path_option;
 use magik_sys::mountinfo;
 
-use super::{etc::ETC, failure::Failure, files::PodFiles, paths::make_dir};
+use super::{
+    etc::ETC,
+    failure::Failure,
+    files::PodFiles,
+    group,
+    named::Volumes,
+    paths::{Paths, make_dir},
+};
 use crate::{
-    ContainerSpec, EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, PodSpec, Volume, VolumeSource,
+    ContainerSpec, EmptyDir, Error, HostPath, HostPathKind, Mount, MountPropagation, PodSpec, SpecError,
+    Volume, VolumeClaim, VolumeSource, spec::Problems,
 };
 
 impl PodFiles<'_> {
@@ -69,6 +77,18 @@ impl PodFiles<'_> {
                 .collect(),
             ..MountSetting::bind(source, &mount.path, readonly)
         }
+    }
+
+    /// Has the volumes that the pod claims there, and notes that it uses them.
+    pub(super) fn take_claims(&self) -> Result<(), Failure> {
+        if self.spec.claims.is_empty() {
+            return Ok(());
+        }
+        let volumes = Volumes::of(self.paths).map_err(Failure::new)?;
+        let taken = self.spec.claims.iter().try_for_each(|VolumeClaim { claim, .. }| {
+            volumes.take(self.id, &self.spec.namespace, claim, self.spec.fs_group)
+        });
+        taken.map_err(Failure::new)
     }
 
     /// As a kubelet's runtime does, what would not work is refused.
@@ -140,7 +160,7 @@ impl PodFiles<'_> {
                     let target = self.volume(&volume.name);
                     // Any user of any container may write: as kubelet makes it.
                     make_dir(&target, 0o777)
-                        .and_then(|()| give_to_group(&target, 0o777, self.spec.fs_group))
+                        .and_then(|()| group::give(&target, 0o777, self.spec.fs_group))
                         .map_err(Failure::io(format!(
                             "volume {}: create {}",
                             volume.name,
@@ -162,6 +182,8 @@ impl PodFiles<'_> {
                         target.display()
                     )))?;
                 }
+                // Known before by what it is.
+                VolumeSource::Claim(_) => {}
                 VolumeSource::HostPath(host_path) => {
                     let prepared = prepare_host_path(host_path);
                     let prepared = prepared.and_then(|()| self.check_propagation(volume, host_path));
@@ -195,6 +217,40 @@ fn binary(bytes: u64) -> String {
     )
 }
 
+/// The pod with the directories of the volumes that it claims. Nothing is made yet; one that there
+/// is not, and that is not to be made, is an error.
+pub(crate) fn with_claims(paths: &Paths, spec: &PodSpec) -> Result<PodSpec, Error> {
+    let mut spec = spec.clone();
+    if spec.claim_names().next().is_none() {
+        return Ok(spec);
+    }
+    let volumes = Volumes::of(paths)?;
+    let mut problems = Problems::default();
+    for (i, volume) in spec.volumes.iter_mut().enumerate() {
+        let VolumeSource::Claim(claim) = &volume.source else {
+            continue;
+        };
+        let claim = claim.clone();
+        if !claim.make && !volumes.exists(&spec.namespace, &claim.name) {
+            let (space, name) = (&spec.namespace, &claim.name);
+            problems.add(SpecError::invalid(
+                format!("spec.volumes[{i}].persistentVolumeClaim.claimName"),
+                format!(
+                    "there is no volume {name:?} in the namespace {space}: 'magikrun volume create {name}' makes it, and so does its PersistentVolumeClaim beside the pod"
+                ),
+            ));
+        }
+        volume.source = VolumeSource::HostPath(HostPath {
+            path: volumes.data(&spec.namespace, &claim.name),
+            kind: HostPathKind::Directory,
+        });
+        let volume = volume.name.clone();
+        spec.claims.push(VolumeClaim { volume, claim });
+    }
+    problems.finish()?;
+    Ok(spec)
+}
+
 /// The most that a container asks for a volume.
 fn propagation_of(spec: &PodSpec, volume: &str) -> MountPropagation {
     let mounts = spec.all_containers().flat_map(|c| &c.mounts);
@@ -221,14 +277,6 @@ pub(crate) fn shared_host_paths(spec: &PodSpec) -> Vec<(String, PathBuf)> {
 /// Where the pod's init mounts such a directory, so that it goes on being the host's.
 pub(crate) fn shared_with_host(sandbox: &Path, volume: &str) -> PathBuf {
     sandbox.join("shared").join(volume)
-}
-
-/// What a kubelet does to a new directory of a volume (SetVolumeOwnership) where there is an
-/// `fsGroup`: it is the group's, which may write, and so is what is made in it.
-fn give_to_group(dir: &Path, mode: u32, group: Option<u32>) -> std::io::Result<()> {
-    let Some(group) = group else { return Ok(()) };
-    std::os::unix::fs::lchown(dir, None, Some(group))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2770))
 }
 
 /// Checks what is at a `hostPath`, making it where its type says so. As in Kubernetes, what is made stays.

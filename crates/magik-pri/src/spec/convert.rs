@@ -95,7 +95,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
     let own = spec.resources.unwrap_or_default();
     let (limits, requests) = resources::resources(own, "spec.resources", problems);
     let dns = host::dns(spec.dns_policy.as_deref(), spec.dns_config, problems);
-    let spec = PodSpec {
+    let mut spec = PodSpec {
         name,
         namespace,
         labels,
@@ -118,6 +118,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         init_containers,
         containers,
         volumes,
+        claims: Vec::new(),
         termination_grace_period: problems.or_default(grace).unwrap_or(DEFAULT_GRACE_PERIOD),
         active_deadline: problems.or_default(deadline),
         restart_policy,
@@ -127,6 +128,7 @@ pub(super) fn pod(pod: k8s::Pod, problems: &mut Problems) -> Option<PodSpec> {
         service_account_name: "default".into(),
         data: PodData::default(),
     };
+    volumes::mount_read_only(&mut spec);
     resources::check_pod(&spec, problems);
     host::check_names(&spec, problems);
     Some(spec)

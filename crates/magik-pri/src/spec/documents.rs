@@ -9,16 +9,17 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    DataKind, IgnoredField, PodSpec, SpecError, SpecErrors, data, elsewhere,
+    DataKind, IgnoredField, PodSpec, SpecError, SpecErrors,
+    claims::{self, Claims},
+    data,
+    document::{DEFAULT_NAMESPACE, fits, flatten, put_into, unknown},
+    elsewhere,
     errors::Problems,
     order::Orders,
     parse::{self, NamedData},
     workloads,
 };
-use crate::limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE, MAX_SPEC_SIZE};
-
-/// The namespace of what names none.
-const DEFAULT_NAMESPACE: &str = "default";
+use crate::limits::{MAX_DOCUMENTS, MAX_MANIFEST_SIZE};
 
 /// What manifests hold: pods, each with the ConfigMaps and Secrets that it refers to. Of a Deployment,
 /// `DaemonSet`, `StatefulSet`, `ReplicaSet`, `ReplicationController` or Job there are the pods that it makes, `NAME-0`
@@ -115,6 +116,7 @@ impl Documents {
         }
         let orders = Orders::new(texts);
         reader.data(&orders);
+        reader.claims(&orders);
         let pods = reader.pods(&orders);
         reader.complain_of_nothing(texts.len(), pods.len());
         reader.done(texts, pods)
@@ -192,6 +194,11 @@ struct Reader {
     ignored: Vec<(usize, IgnoredField)>,
     /// Objects that change nothing.
     others: Vec<String>,
+    /// Documents of volumes and claims, until they are read.
+    claimed: Vec<(claims::Kind, usize, Vec<usize>, Value)>,
+    claims: Claims,
+    /// The namespaces and names of those that pods refer to.
+    used_claims: Vec<(String, String)>,
     /// By text.
     errors: BTreeMap<usize, Vec<SpecErrors>>,
 }
@@ -229,6 +236,10 @@ impl Reader {
                 let what = format!("{kind} {}", shown(name.unwrap_or_default()));
                 self.others.push(what.clone());
                 self.ignored.push((file, IgnoredField::new(what, why)));
+                continue;
+            }
+            if let Some(kind) = claims::Kind::of(version, kind) {
+                self.claimed.push((kind, file, place, value));
                 continue;
             }
             let data = match (version, kind) {
@@ -274,13 +285,32 @@ impl Reader {
             }
             let order = || orders.of(file, &place);
             match problems.none_or(Some(()), order) {
-                Ok(((), ignored)) => self.ignored.extend(ignored.into_iter().map(|mut ignored| {
-                    ignored.field.insert_str(0, &what);
-                    (file, ignored)
-                })),
+                Ok(((), ignored)) => self.ignore(file, &what, ignored),
                 Err(errors) => self.fail(file, errors.within(&what)),
             }
         }
+    }
+
+    /// Reads the claims of volumes, after the volumes that they can name.
+    fn claims(&mut self, orders: &Orders<'_>) {
+        let mut claimed = std::mem::take(&mut self.claimed);
+        claimed.sort_by_key(|(kind, ..)| *kind);
+        for (kind, file, place, value) in claimed {
+            let mut problems = Problems::default();
+            let name = self.claims.read(value, kind, file, &mut problems);
+            let what = format!("{} {}: ", kind.as_str(), shown(&name));
+            match problems.none_or(Some(()), || orders.of(file, &place)) {
+                Ok(((), ignored)) => self.ignore(file, &what, ignored),
+                Err(errors) => self.fail(file, errors.within(&what)),
+            }
+        }
+    }
+
+    fn ignore(&mut self, file: usize, what: &str, ignored: Vec<IgnoredField>) {
+        self.ignored.extend(ignored.into_iter().map(|mut ignored| {
+            ignored.field.insert_str(0, what);
+            (file, ignored)
+        }));
     }
 
     /// Reads the pods.
@@ -312,14 +342,17 @@ impl Reader {
             });
             match read {
                 Ok((specs, ignored)) => {
-                    pods.extend(specs.into_iter().map(|spec| DocumentPod {
-                        file: orders.name(file).to_owned(),
-                        spec,
+                    let file_name = orders.name(file);
+                    pods.extend(specs.into_iter().map(|mut spec| {
+                        let claims = spec.claim_names().map(|name| (spec.namespace.clone(), name));
+                        self.used_claims.extend(claims);
+                        self.claims.tell(&mut spec);
+                        DocumentPod {
+                            file: file_name.to_owned(),
+                            spec,
+                        }
                     }));
-                    self.ignored.extend(ignored.into_iter().map(|mut ignored| {
-                        ignored.field.insert_str(0, &what);
-                        (file, ignored)
-                    }));
+                    self.ignore(file, &what, ignored);
                 }
                 Err(errors) if several => self.fail(file, errors.within(&what)),
                 Err(errors) => self.fail(file, errors),
@@ -354,12 +387,12 @@ impl Reader {
         if pods > 0 || !self.errors.is_empty() {
             return;
         }
-        let others: Vec<String> = self
-            .places
-            .keys()
+        let data = self.places.keys();
+        let data = data.map(|(kind, _, name)| format!("{} {name}", kind.as_str()));
+        let others: Vec<String> = data
+            .chain(self.claims.names())
+            .chain(self.others.iter().cloned())
             .take(8)
-            .map(|(kind, _, name)| format!("{} {name}", kind.as_str()))
-            .chain(self.others.iter().take(8).cloned())
             .collect();
         let reason = match (others.as_slice(), texts) {
             ([], _) => "there is nothing in it; wanted is kind: Pod, apiVersion: v1".to_owned(),
@@ -400,9 +433,11 @@ impl Reader {
             let path = format!("{} {object}", kind.as_str());
             (name(*file), IgnoredField::new(path, "no pod refers to it"))
         });
+        let claims = self.claims.unused(&self.used_claims);
         let ignored = self
             .ignored
             .into_iter()
+            .chain(claims)
             .map(|(file, ignored)| (name(file), ignored));
         Ok(Documents {
             ignored: ignored.chain(unused).collect(),
@@ -416,56 +451,4 @@ fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// A document, or what a list lists. Where nothing is there is no document.
-fn flatten(value: Value, place: Vec<usize>, found: &mut Vec<(Vec<usize>, Value)>) {
-    let is_list = value.get("kind").and_then(Value::as_str) == Some("List");
-    match value {
-        Value::Null => {}
-        Value::Object(mut fields) if is_list && fields.get("items").is_some_and(Value::is_array) => {
-            let Some(Value::Array(items)) = fields.remove("items") else {
-                return;
-            };
-            for (number, item) in items.into_iter().enumerate() {
-                let mut place = place.clone();
-                place.push(number);
-                flatten(item, place, found);
-            }
-        }
-        value => found.push((place, value)),
-    }
-}
-
-/// Puts a document that is in no namespace, or in the default one, into this one.
-fn put_into(document: &mut Value, namespace: Option<&str>) {
-    let Some(namespace) = namespace else { return };
-    if let Some(Value::Object(metadata)) = document.get_mut("metadata") {
-        let of_default = metadata
-            .get("namespace")
-            .is_none_or(|own| own.is_null() || own == DEFAULT_NAMESPACE);
-        if of_default {
-            metadata.insert("namespace".into(), namespace.into());
-        }
-    }
-}
-
-/// A pod alone, without the data beside it, has a bound of its own.
-fn fits(pod: &Value, alone: Option<usize>) -> Result<(), SpecErrors> {
-    let size = alone.unwrap_or_else(|| pod.to_string().len());
-    if size > MAX_SPEC_SIZE {
-        return Err(SpecError::TooLarge(size).into());
-    }
-    Ok(())
-}
-
-/// Says what a document is that nothing can be made of.
-fn unknown(value: &Value, alone: bool, place: &[usize]) -> SpecError {
-    let kind = parse::kind(value);
-    if alone {
-        return SpecError::NotAPod(format!("it is {kind}; wanted is kind: Pod, apiVersion: v1"));
-    }
-    let number: Vec<String> = place.iter().map(|number| (number + 1).to_string()).collect();
-    SpecError::NotAPod(format!(
-        "document {} is {kind}: beside a pod there may be ConfigMaps and Secrets; remove it",
-        number.join(".")
-    ))
 }

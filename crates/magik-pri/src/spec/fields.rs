@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use self::lifecycle::{LIFECYCLE, PROBE, RESTART_RULE};
 use super::{
-    data_fields as data,
+    claim_fields as claims, data_fields as data,
     schema::{
         Schema,
         Shape::{Flag, List, Names, Object, Port, Quantity, Text, Texts, Whole, Wholes},
@@ -395,25 +395,22 @@ static VOLUME: Schema = Schema {
         ("configMap", Object(&data::CONFIG_MAP_VOLUME)),
         ("downwardAPI", Object(&data::DOWNWARD_VOLUME)),
         ("emptyDir", Object(&EMPTY_DIR)),
+        ("ephemeral", Object(&claims::EPHEMERAL)),
         ("hostPath", Object(&HOST_PATH)),
         ("name", Text),
+        ("persistentVolumeClaim", Object(&claims::CLAIM)),
         ("projected", Object(&data::PROJECTED_VOLUME)),
         ("secret", Object(&data::SECRET_VOLUME)),
     ],
     required: &["name"],
     ignored: &[],
     refused: &[
-        (
-            "persistentVolumeClaim",
-            "use a hostPath of the type DirectoryOrCreate",
-        ),
         ("awsElasticBlockStore", MOUNT_IT),
         ("azureDisk", MOUNT_IT),
         ("azureFile", MOUNT_IT),
         ("cephfs", MOUNT_IT),
         ("cinder", MOUNT_IT),
         ("csi", MOUNT_IT),
-        ("ephemeral", "use an emptyDir"),
         ("fc", MOUNT_IT),
         ("flexVolume", MOUNT_IT),
         ("flocker", MOUNT_IT),
@@ -442,7 +439,7 @@ static EMPTY_DIR: Schema = Schema {
     known: known::<k8s::EmptyDirVolumeSource>,
 };
 
-static HOST_PATH: Schema = Schema {
+pub(super) static HOST_PATH: Schema = Schema {
     supported: &[("path", Text), ("type", Text)],
     required: &["path"],
     ignored: &[],

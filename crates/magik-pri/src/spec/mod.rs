@@ -2,11 +2,14 @@
 
 mod bind;
 mod check;
+mod claim_fields;
+mod claims;
 mod container;
 mod convert;
 mod data;
 mod data_fields;
 mod data_volume;
+mod document;
 mod documents;
 mod elsewhere;
 mod env;
@@ -47,7 +50,7 @@ pub(crate) use facts::Facts;
 pub use magik_infra::plan::IgnoredField;
 pub use names::check_namespace;
 #[cfg(target_os = "linux")]
-pub(crate) use names::dns_label;
+pub(crate) use names::{dns_label, dns_subdomain};
 pub use order::Location;
 pub use quantity::{parse_milli as parse_millis, parse_whole as parse_quantity};
 pub use refs::{
@@ -68,7 +71,7 @@ pub use types::{
     RuntimeClass, SeLinuxOptions, Seccomp, Security,
 };
 pub use volume_types::{
-    EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, SubPath, Volume, VolumeSource,
+    Claim, EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, SubPath, Volume, VolumeClaim, VolumeSource,
 };
 
 #[cfg(test)]

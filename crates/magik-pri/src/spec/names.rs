@@ -26,7 +26,7 @@ pub fn check_namespace(text: &str) -> Result<(), String> {
 }
 
 /// Checks an RFC 1123 subdomain: labels with dots between them, at most `max` bytes.
-pub(super) fn dns_subdomain(text: &str, max: usize) -> Result<(), String> {
+pub(crate) fn dns_subdomain(text: &str, max: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".into());
     }

@@ -13,7 +13,7 @@ use magik_image::source::ImageSource;
 use magik_infra::plan::{ConsolePlan, IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{EnvFrom, EnvVar, Mount, PodData, ResizeRestarts, TerminationMessage, Volume};
+use super::{EnvFrom, EnvVar, Mount, PodData, ResizeRestarts, TerminationMessage, Volume, VolumeClaim, VolumeSource};
 
 /// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ pub struct PodSpec {
     pub containers: Vec<ContainerSpec>,
     /// What containers mount.
     pub volumes: Vec<Volume>,
+    /// Of a pod that is run: which of its volumes have names, and stay when it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<VolumeClaim>,
     /// `spec.terminationGracePeriodSeconds`.
     pub termination_grace_period: Duration,
     /// `spec.activeDeadlineSeconds`: the pod is killed and counts as failed after that.
@@ -118,6 +121,14 @@ impl PodSpec {
         let wasm = says("run.oci.handler", &["wasm"])
             || says("module.wasm.image/variant", &["compat", "compat-smart"]);
         self.runtime_class.or(wasm.then_some(RuntimeClass::Wasm))
+    }
+
+    /// The names of the volumes that it claims, each as often as it does.
+    pub(crate) fn claim_names(&self) -> impl Iterator<Item = String> {
+        self.volumes.iter().filter_map(|volume| match &volume.source {
+            VolumeSource::Claim(claim) => Some(claim.name.clone()),
+            _ => None,
+        })
     }
 
     /// The init containers, then the others, in order.

@@ -26,6 +26,33 @@ pub enum VolumeSource {
     HostPath(HostPath),
     /// Files that the pod's documents hold, in memory; read-only.
     Data(DataVolume),
+    /// A directory with a name, which stays when the pod goes. A pod that is run has it as a
+    /// `HostPath`, and its claim in [`PodSpec::claims`](super::PodSpec::claims).
+    Claim(Claim),
+}
+
+/// A claim to a volume of the pod's namespace (`persistentVolumeClaim`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The volume's name.
+    pub name: String,
+    /// `readOnly`: no container may write to it.
+    pub read_only: bool,
+    /// Whether it is made where there is none of that name.
+    pub make: bool,
+    /// How many bytes it should hold; nothing limits it.
+    pub requested: Option<u64>,
+}
+
+/// The claim that one of a pod's volumes is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeClaim {
+    /// The name of the pod's volume.
+    pub volume: String,
+    /// Its claim.
+    pub claim: Claim,
 }
 
 /// Where an `emptyDir` is kept.

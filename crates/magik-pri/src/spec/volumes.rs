@@ -5,9 +5,10 @@ use std::{collections::HashSet, path::Path};
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, SpecError, SubPath, Volume, VolumeSource,
+    EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, PodSpec, SpecError, SubPath, Volume,
+    VolumeSource,
     check::{At, Result, absolute},
-    data_volume,
+    claims, data_volume,
     errors::Problems,
     names, quantity,
 };
@@ -64,6 +65,14 @@ pub(super) fn volumes(list: Vec<k8s::Volume>, problems: &mut Problems) -> Vec<Vo
         problems.ok(only_one(&volume, &path))?;
         let source = if let Some(data) = data_volume::read(&volume, &path, problems) {
             Some(VolumeSource::Data(data))
+        } else if let Some(claim) = &volume.persistent_volume_claim {
+            Some(VolumeSource::Claim(claims::of_volume(claim, &path, problems)))
+        } else if let Some(ephemeral) = volume.ephemeral {
+            // It goes with the pod.
+            let mode = ephemeral.volume_claim_template.and_then(|template| template.spec.volume_mode);
+            let path = format!("{path}.ephemeral.volumeClaimTemplate.spec.volumeMode");
+            problems.or_default(check_volume_mode(mode.as_deref(), &path));
+            Some(VolumeSource::EmptyDir(EmptyDir::Disk))
         } else if let Some(host) = &volume.host_path {
             let path = format!("{path}.hostPath");
             let host = host_path(host, &path, problems);
@@ -215,7 +224,9 @@ fn only_one(volume: &k8s::Volume, path: &str) -> Result<()> {
         ("configMap", volume.config_map.is_some()),
         ("downwardAPI", volume.downward_api.is_some()),
         ("emptyDir", volume.empty_dir.is_some()),
+        ("ephemeral", volume.ephemeral.is_some()),
         ("hostPath", volume.host_path.is_some()),
+        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
         ("projected", volume.projected.is_some()),
         ("secret", volume.secret.is_some()),
     ];
@@ -253,7 +264,35 @@ fn empty_dir(source: k8s::EmptyDirVolumeSource, path: &str) -> Result<EmptyDir> 
     }
 }
 
-fn host_path(source: &k8s::HostPathVolumeSource, path: &str, problems: &mut Problems) -> Result<HostPath> {
+/// Volumes are directories.
+pub(super) fn check_volume_mode(mode: Option<&str>, path: &str) -> Result<()> {
+    match mode {
+        None | Some("" | "Filesystem") => Ok(()),
+        Some("Block") => Err(SpecError::unsupported(
+            path,
+            "Block: volumes are directories; use Filesystem, or leave it out",
+        )),
+        Some(other) => {
+            let shown: String = other.chars().take(64).collect();
+            let why = format!("{shown:?} is none of Filesystem, Block");
+            Err(SpecError::invalid(path, why))
+        }
+    }
+}
+
+/// What a pod claims for reading only no container may write to.
+pub(super) fn mount_read_only(spec: &mut PodSpec) {
+    let claimed = spec.volumes.iter().filter(|volume| {
+        matches!(&volume.source, VolumeSource::Claim(claim) if claim.read_only)
+    });
+    let read_only: HashSet<&str> = claimed.map(|volume| volume.name.as_str()).collect();
+    let containers = spec.init_containers.iter_mut().chain(&mut spec.containers);
+    for mount in containers.flat_map(|container| &mut container.mounts) {
+        mount.read_only |= read_only.contains(mount.volume.as_str());
+    }
+}
+
+pub(super) fn host_path(source: &k8s::HostPathVolumeSource, path: &str, problems: &mut Problems) -> Result<HostPath> {
     let host = problems.or_default(absolute(&source.path).at(&format!("{path}.path")));
     let kind = match source.type_.as_deref() {
         None | Some("") => HostPathKind::Any,

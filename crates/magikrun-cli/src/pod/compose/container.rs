@@ -7,7 +7,7 @@ use clap::Parser;
 use magikrun::failure;
 use serde_json::{Map, Value, json};
 
-use super::values::{self, Env, Publish, Tmpfs, User, VolumeOption, literal};
+use super::values::{self, Env, Publish, Tmpfs, User, VolumeFrom, VolumeOption, literal};
 
 /// The options of a container, in podman's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -15,7 +15,7 @@ pub(in crate::pod) struct ContainerOptions {
     /// Forward a port of the host
     #[arg(short, long, value_name = "[IP:]HOST:PORT")]
     publish: Vec<Publish>,
-    /// Mount a path of the host, or an empty directory
+    /// Mount a path of the host, a volume with a name, or an empty directory
     #[arg(short, long, value_name = "[SOURCE:]PATH[:ro]")]
     volume: Vec<VolumeOption>,
     /// Set a variable; without a value, to what it is here
@@ -219,7 +219,8 @@ impl ContainerOptions {
         };
         for volume in &self.volume {
             let source = match &volume.source {
-                Some(source) => {
+                Some(VolumeFrom::Named(name)) => ("persistentVolumeClaim", json!({ "claimName": name })),
+                Some(VolumeFrom::Path(source)) => {
                     let path = source.canonicalize();
                     let path = path.with_context(|| format!("pod run: -v {}", source.display()))?;
                     let Some(path) = path.to_str() else {

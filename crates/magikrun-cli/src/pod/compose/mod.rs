@@ -6,7 +6,7 @@ mod values;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use magik_pri::PodSpec;
+use magik_pri::{PodSpec, VolumeSource};
 use magikrun::failure;
 use serde_json::{Map, Value, json};
 
@@ -97,7 +97,13 @@ impl PodOptions {
         }
         let made = self.manifest(&name, namespace, containers, volumes);
         let spec = PodSpec::from_value(made.clone());
-        let spec = spec.map_err(|errors| manifest::mistakes("pod run", &errors))?;
+        let mut spec = spec.map_err(|errors| manifest::mistakes("pod run", &errors))?;
+        // As podman has it: -v NAME:/path makes the volume.
+        for volume in &mut spec.volumes {
+            if let VolumeSource::Claim(claim) = &mut volume.source {
+                claim.make = true;
+            }
+        }
         Ok(Composed { manifest: made, spec })
     }
 

@@ -181,10 +181,19 @@ impl Publish {
     }
 }
 
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum VolumeFrom {
+    /// A path of the host.
+    Path(PathBuf),
+    /// A volume with a name.
+    Named(String),
+}
+
 /// `-v SOURCE:PATH[:ro]`, or `-v PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VolumeOption {
-    pub(super) source: Option<PathBuf>,
+    pub(super) source: Option<VolumeFrom>,
     pub(super) path: String,
     pub(super) read_only: bool,
 }
@@ -210,13 +219,16 @@ impl FromStr for VolumeOption {
         if !path.starts_with('/') {
             return Err(format!("{path:?}: a path in the container begins with /"));
         }
-        if let Some(source) = source.filter(|source| !source.starts_with(['/', '.'])) {
-            return Err(format!(
-                "there are no volumes with names: give a path, ./{source}, or leave {source} out for an empty directory"
-            ));
-        }
+        // As podman has it: what has a slash is a path.
+        let from = |source: &str| {
+            if source.contains('/') || source.starts_with('.') {
+                VolumeFrom::Path(source.into())
+            } else {
+                VolumeFrom::Named(source.to_owned())
+            }
+        };
         Ok(Self {
-            source: source.map(Into::into),
+            source: source.map(from),
             path: path.to_owned(),
             read_only,
         })
@@ -333,18 +345,20 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_podman_s_but_for_names() {
+    fn volumes_are_podman_s() {
         let volume = |text: &str| text.parse::<VolumeOption>();
         assert_eq!(
             volume("./site:/page:ro"),
             Ok(VolumeOption {
-                source: Some("./site".into()),
+                source: Some(VolumeFrom::Path("./site".into())),
                 path: "/page".into(),
                 read_only: true
             })
         );
+        let named = volume("data:/data").unwrap();
+        assert_eq!(named.source, Some(VolumeFrom::Named("data".into())));
         assert!(volume("/cache").is_ok_and(|v| v.source.is_none()));
-        for wrong in ["data:/data", "/a:b", "/a:/b:z", "/a:/b:ro:x", "", "/a:"] {
+        for wrong in ["/a:b", "/a:/b:z", "/a:/b:ro:x", "", "/a:"] {
             assert!(volume(wrong).is_err(), "{wrong}");
         }
     }
