@@ -162,6 +162,8 @@ fn in_a_pod() {
         volumes: [{name: data, persistentVolumeClaim: {}}] => volumes[0].persistentVolumeClaim.claimName: is missing
         volumes: [{name: data, persistentVolumeClaim: {claimName: ../a}}] => volumes[0].persistentVolumeClaim.claimName: "../a" may hold only lower-case letters, digits, '-' and '.', with a letter or digit at both ends and beside each dot
         volumes: [{name: data, persistentVolumeClaim: {claimName: a}, emptyDir: {}}] => volumes[0]: is both emptyDir and persistentVolumeClaim: remove one
+        volumes: [{name: data, image: {}}] => volumes[0].image.reference: is missing
+        volumes: [{name: data, image: {reference: 'nginx:1', pullPolicy: allways}}] => volumes[0].image.pullPolicy: "allways" is none of Always, IfNotPresent, Never
         volumes: [{name: data, ephemeral: {}}] => volumes[0].ephemeral.volumeClaimTemplate: is missing
         volumes: [{name: data, ephemeral: {volumeClaimTemplate: {spec: {volumeMode: Block}}}}] => volumes[0].ephemeral.volumeClaimTemplate.spec.volumeMode: not supported: Block: volumes are directories; use Filesystem, or leave it out
         volumes: [{name: data}, {name: data}] => volumes[1].name: another volume is called data, too: give it another name

@@ -450,8 +450,12 @@ isolated!(
 
 /// A pod that claims volumes, each mounted at `/NAME`.
 fn claiming(pod: &str, names: &[&str]) -> Value {
-    let volumes = names.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
-    let mounts = names.iter().map(|name| json!({"name": name, "mountPath": format!("/{name}")}));
+    let volumes = names
+        .iter()
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let mounts = names
+        .iter()
+        .map(|name| json!({"name": name, "mountPath": format!("/{name}")}));
     sleeping(pod, volumes.collect(), mounts.collect())
 }
 
@@ -602,5 +606,107 @@ isolated!(
         magikrun.ok(&["volume", "rm", "db"]);
         assert!(!left.exists());
         assert_eq!(magikrun.ok(&["volume", "ls", "-q"]), "");
+    }
+);
+
+isolated!(
+    fn an_image_is_a_volume_that_can_be_read(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let mut layout = magikrun_test_images::Layout::create(scene.dir().join("data-layout")).expect("layout");
+        let layers = ["lower", "upper"].map(|name| {
+            let mut layer = magikrun_test_images::LayerBuilder::new();
+            layer.file("/models/which", 0o644, name.as_bytes()).expect("file");
+            layer.file(&format!("/models/{name}"), 0o755, b"#!/bin/sh\necho ran\n").expect("file");
+            layer.finish().expect("layer")
+        });
+        let config = magikrun_test_images::ImageConfig::command(&["/none"]);
+        layout.add("localhost/data:1", &[&layers[0], &layers[1]], &config).expect("image");
+        layout.add("localhost/one:1", &[&layers[0]], &config).expect("image");
+        for name in ["localhost/data:1", "localhost/one:1"] {
+            magikrun.ok(&["image", "pull", "-q", &layout.reference(name)]);
+        }
+        let volumes = json!([
+            {"name": "data", "image": {"reference": "localhost/data:1", "pullPolicy": "Never"}},
+            {"name": "one", "image": {"reference": "localhost/one:1", "pullPolicy": "IfNotPresent"}},
+        ]);
+        let mounts = json!([
+            {"name": "data", "mountPath": "/data"}, {"name": "one", "mountPath": "/one"},
+            {"name": "data", "mountPath": "/part", "subPath": "models"},
+            {"name": "data", "mountPath": "/file", "subPath": "models/lower"},
+        ]);
+        for host_users in [None, Some(true)] {
+            let mut all = sleeping("p", volumes.clone(), mounts.clone());
+            if let Some(host_users) = host_users {
+                all["spec"]["hostUsers"] = json!(host_users);
+            }
+            run(&magikrun, &all);
+            // The images stay as long as the pod.
+            magikrun.ok(&["image", "rm", "localhost/data:1", "localhost/one:1"]);
+            magikrun.ok(&["image", "prune"]);
+            let script = "cat /data/models/which /one/models/which /part/upper /file; stat -c %u:%a /data/models/which /one/models/which";
+            let said = inside(&magikrun, "p", "c", script);
+            assert_eq!(said, "upperlower#!/bin/sh\necho ran\n#!/bin/sh\necho ran\n0:644\n0:644\n", "{host_users:?}");
+            for wrong in ["touch /data/x", "touch /one/models/which", "/data/models/upper", "/part/upper", "/one/models/lower"] {
+                assert!(!succeeds(&magikrun, "p", "c", wrong), "{wrong}");
+            }
+            magikrun.ok(&["pod", "restart", "p"]);
+            assert_eq!(inside(&magikrun, "p", "c", "cat /data/models/which"), "upper");
+            delete(&magikrun, "p");
+            for name in ["localhost/data:1", "localhost/one:1"] {
+                magikrun.ok(&["image", "pull", "-q", &layout.reference(name)]);
+            }
+        }
+        let none = json!([{"name": "data", "image": {"reference": "localhost/none:1", "pullPolicy": "Never"}}]);
+        let before = Census::take(&magikrun.roots());
+        let mut all = sleeping("p", none, json!([{"name": "data", "mountPath": "/data"}]));
+        let file = magikrun.manifest(all.to_string());
+        let said = magikrun.error(&["pod", "run", "-q", "-f", &file]);
+        assert!(said.contains("volume data: image localhost/none:1"), "{said}");
+        all["spec"]["runtimeClassName"] = json!("microvm");
+        let file = magikrun.manifest(all.to_string());
+        let said = magikrun.error(&["pod", "run", "-q", "-f", &file]);
+        assert!(said.contains("spec.volumes[0].image: not supported: a machine"), "{said}");
+        before.assert_same("after pods that did not start");
+    }
+);
+
+isolated!(
+    fn a_webassembly_program_reads_an_image_and_writes_to_a_volume_with_a_name(scene) {
+        let magikrun = Magikrun::new(scene);
+        let module = magikrun_test_images::shell_wasm().expect("a shell for WebAssembly");
+        magikrun.ok(&["image", "load", "-q", "-i", module.to_str().expect("UTF-8"), "-t", "localhost/sh:1"]);
+        let mut layout = magikrun_test_images::Layout::create(scene.dir().join("data-layout")).expect("layout");
+        let mut layer = magikrun_test_images::LayerBuilder::new();
+        layer.file("/models/which", 0o644, b"model").expect("file");
+        let layer = layer.finish().expect("layer");
+        let config = magikrun_test_images::ImageConfig::command(&["/none"]);
+        layout.add("localhost/data:1", &[&layer], &config).expect("image");
+        magikrun.ok(&["image", "pull", "-q", &layout.reference("localhost/data:1")]);
+        magikrun.ok(&["volume", "create", "db"]);
+        let file = magikrun.manifest(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "wasm"},
+            "spec": {
+                "restartPolicy": "Never", "runtimeClassName": "wasm", "terminationGracePeriodSeconds": 0,
+                "volumes": [
+                    {"name": "db", "persistentVolumeClaim": {"claimName": "db"}},
+                    {"name": "image", "image": {"reference": "localhost/data:1", "pullPolicy": "Never"}},
+                ],
+                "containers": [{
+                    "name": "c", "image": "localhost/sh:1", "imagePullPolicy": "Never",
+                    "args": ["-c", "cat /part/which; echo kept > /db/file; echo no > /part/which"],
+                    "volumeMounts": [
+                        {"name": "db", "mountPath": "/db"}, {"name": "image", "mountPath": "/part", "subPath": "models"},
+                    ],
+                }],
+            },
+        }).to_string());
+        magikrun.run(&["pod", "run", "-q", "--wait", "-f", &file]);
+        let log = magikrun.run(&["pod", "logs", "wasm"]);
+        assert_eq!(log.stdout, "model", "{log:?}");
+        assert!(log.stderr.contains("/part/which"), "it cannot write there: {log:?}");
+        let path = magikrun.json(&["volume", "inspect", "db"])["path"].as_str().unwrap().to_owned();
+        assert_eq!(fs::read_to_string(Path::new(&path).join("file")).unwrap(), "kept\n");
+        delete(&magikrun, "wasm");
+        magikrun.ok(&["volume", "rm", "db"]);
     }
 );

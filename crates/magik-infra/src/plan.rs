@@ -40,6 +40,9 @@ pub struct PodPlan {
     /// File systems to mount before the first container, in this order.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsPlan>,
+    /// Images that are mounted for reading, after that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImagePlan>,
     /// Directories in which mounts go from one container to another, which are made mounts of their
     /// own for that; those of `tmpfs` and `data` may be among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -153,6 +156,16 @@ pub struct TmpfsPlan {
     /// The group that it belongs to, and what is made in it; absent: root's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+}
+
+/// An image that containers read as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImagePlan {
+    /// An existing directory.
+    pub target: PathBuf,
+    /// Its layers, uppermost first.
+    pub layers: Vec<PathBuf>,
 }
 
 /// A limit on disk: it is measured now and then, and a pod that has more is ended.

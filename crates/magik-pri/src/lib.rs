@@ -65,7 +65,7 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, Claim, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
-    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, KeyToPath, Limits, Location, MessagePolicy,
+    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, ImageVolume, KeyToPath, Limits, Location, MessagePolicy,
     Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
     ResizeRestarts, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError,
     SpecErrors, SubPath, TerminationMessage, Volume, VolumeClaim, VolumeSource, check_namespace, parse_millis,

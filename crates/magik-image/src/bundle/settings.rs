@@ -187,6 +187,8 @@ pub struct MountSetting {
     pub propagation: Propagation,
     /// What kind it is.
     pub kind: MountKind,
+    /// Whether its files' owners are shown as they are, with a user namespace, too.
+    pub keeps_owners: bool,
     /// More options of the runtime's, added as they are.
     pub options: Vec<String>,
 }
@@ -202,6 +204,7 @@ impl MountSetting {
             recursive_readonly: false,
             propagation: Propagation::Private,
             kind: MountKind::Bind,
+            keeps_owners: false,
             options: Vec::new(),
         }
     }

@@ -347,7 +347,7 @@ fn mount(field: &str, setting: &MountSetting, mapped: bool) -> Result<Mount, Bun
             };
             let mut options = ["rbind", propagation, access].map(str::to_owned).to_vec();
             options.extend(setting.options.iter().cloned());
-            if mapped {
+            if mapped && !setting.keeps_owners {
                 options.push("idmap".to_owned());
             }
             builder.typ("bind").source(source).options(options).build()

@@ -188,6 +188,10 @@ impl Pod {
         let written = data::mount_all(&plan.data, &data);
         written.map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
         drop(data);
+        for image in &plan.images {
+            let mounted = rootfs::mount_layers(&image.layers, &image.target);
+            mounted.map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
+        }
         for volume in &plan.shared {
             rootfs::share(volume).map_err(|e| LaunchError::pod(LaunchStep::Mounts, &e))?;
         }

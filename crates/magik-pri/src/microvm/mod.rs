@@ -20,7 +20,7 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform as ImagePlatform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, ImagePlan};
 use magik_oci::Capability;
 pub use magik_vm::{DRIVER_VARIABLE, DriverKind, VmFiles};
 use magik_vm::{Drivers, HostLimits, layers};
@@ -160,6 +160,14 @@ impl Backend for MicroVm {
                 ));
             }
         }
+        for (number, volume) in spec.volumes.iter().enumerate() {
+            if matches!(volume.source, VolumeSource::Image(_)) {
+                problems.add(SpecError::unsupported(
+                    format!("spec.volumes[{number}].image"),
+                    "a machine (runtimeClassName: microvm) sees its containers' images only; copy the files by an init container",
+                ));
+            }
+        }
         check_containers(spec, &mut problems);
         check_mounts(spec, &mut problems);
         problems.ok(machine::size(spec));
@@ -180,6 +188,16 @@ impl Backend for MicroVm {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
         bundle::write(pod, container, image)
+    }
+
+    fn image_volume(
+        &self,
+        _: &PodFiles<'_>,
+        _: &str,
+        _: &ContainerImage,
+    ) -> Result<Option<ImagePlan>, Failure> {
+        // Refused before.
+        Ok(None)
     }
 
     fn show_layers(

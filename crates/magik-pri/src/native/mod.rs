@@ -26,7 +26,7 @@ use std::{
 };
 
 use magik_image::{Image, bundle::ContainerSettings, platform::Platform as ImagePlatform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, ImagePlan};
 use magik_oci::{Capability, Platform};
 
 use crate::{
@@ -120,6 +120,19 @@ impl Backend for Native {
             ),
             ..settings
         })
+    }
+
+    fn image_volume(
+        &self,
+        pod: &PodFiles<'_>,
+        volume: &str,
+        image: &ContainerImage,
+    ) -> Result<Option<ImagePlan>, Failure> {
+        let layers = image.layers.iter().map(|layer| pod.seen_by_init(layer));
+        Ok(Some(ImagePlan {
+            target: pod.volume(volume),
+            layers: layers.collect(),
+        }))
     }
 
     fn check_added(

@@ -51,6 +51,8 @@ impl Addition {
             spec: Arc::new(PodSpec {
                 init_containers: Vec::new(),
                 containers: vec![self.container.clone()],
+                // What they are made of is there.
+                volumes: Vec::new(),
                 ..spec.clone()
             }),
             // Those of the pod, which has them already.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, ImagePlan};
 use magik_oci::Capability;
 
 use super::{
@@ -73,6 +73,17 @@ pub(crate) trait Backend: Debug + Send + Sync + 'static {
         container: &ContainerSpec,
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure>;
+
+    /// How the pod's init mounts an image as a volume; `None`: its files are there already.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    fn image_volume(
+        &self,
+        pod: &PodFiles<'_>,
+        volume: &str,
+        image: &ContainerImage,
+    ) -> Result<Option<ImagePlan>, Failure>;
 
     /// Shows the pod's init, which runs, the layers of a container that is added. By default it sees
     /// the host's.

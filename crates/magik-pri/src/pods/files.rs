@@ -15,12 +15,14 @@ use magik_infra::plan::{ContainerPlan, EphemeralPlan, Lifecycle, PodPlan, TARGET
 use magik_oci::Signal;
 
 use super::{
+    backend::Backend,
     data,
     etc::{self, ETC},
     failure::Failure,
     paths::{Paths, entries, make_dir},
     publish,
     users::{self, Places},
+    volumes::image_volumes,
 };
 use crate::{ContainerSpec, PodSpec, spec::Facts};
 
@@ -117,13 +119,9 @@ impl<'a> PodFiles<'a> {
         Some(format!("{container}.{generation}"))
     }
 
-    /// Writes everything that needs to be there before the init starts, containers by `write`. The
-    /// images are those of all of them, init containers first.
-    pub(crate) fn write(
-        &self,
-        images: &[ContainerImage],
-        write: impl Fn(&ContainerSpec, &ContainerImage) -> Result<ContainerPlan, Failure>,
-    ) -> Result<PodPlan, Failure> {
+    /// Writes everything that needs to be there before the init starts. The images are those of all
+    /// containers, init containers first, then of the volumes that are images.
+    pub(crate) fn write(&self, images: &[ContainerImage], backend: &dyn Backend) -> Result<PodPlan, Failure> {
         let data = self.paths.data_pod(self.id);
         let sandbox = self.paths.sandbox(self.id);
         self.make_dirs(
@@ -149,7 +147,12 @@ impl<'a> PodFiles<'a> {
         let tmpfs = self.make_volumes()?;
         let mut plans = Vec::with_capacity(images.len());
         for (container, image) in self.spec.all_containers().zip(images) {
-            plans.push(write(container, image).map_err(Failure::of(&container.name))?);
+            let plan = backend.container(self, container, image);
+            plans.push(plan.map_err(Failure::of(&container.name))?);
+        }
+        let mut mounted = Vec::new();
+        for ((volume, _), image) in image_volumes(self.spec).zip(images.iter().skip(plans.len())) {
+            mounted.extend(backend.image_volume(self, volume, image)?);
         }
         let containers = plans.split_off(self.spec.init_containers.len());
         Ok(PodPlan {
@@ -164,6 +167,7 @@ impl<'a> PodFiles<'a> {
             annotations: self.spec.annotations.clone(),
             published: publish::ports(self.spec),
             tmpfs,
+            images: mounted,
             shared: self.shared_volumes(),
             disk_limits: self.disk_limits(),
             data: data::plans(self.spec, |name| self.volume(name)),

@@ -18,9 +18,8 @@ use magik_sys::tree;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    lock,
+    group, lock,
     paths::{Paths, Roots, entries, is_id, make_dir, name_link},
-    group,
 };
 use crate::{
     Error, Result, SpecError,
@@ -269,8 +268,8 @@ impl Volumes {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::NoVolume(full)),
             Err(e) => return Err(Error::io(format!("volume {full}"))(e)),
         };
-        let record: Record = serde_json::from_slice(&text)
-            .map_err(|e| Error::io(format!("volume {full}: {RECORD}"))(e.into()))?;
+        let record = serde_json::from_slice(&text).map_err(io::Error::from);
+        let record: Record = record.map_err(Error::io(format!("volume {full}: {RECORD}")))?;
         Ok(NamedVolume {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -333,9 +332,13 @@ mod tests {
             requested: None,
         };
         volumes.take(pod, "default", &claim("db", false), None).unwrap();
-        let error = volumes.take(pod, "default", &claim("none", false), None).unwrap_err();
+        let error = volumes
+            .take(pod, "default", &claim("none", false), None)
+            .unwrap_err();
         assert!(matches!(error, Error::NoVolume(_)), "{error}");
-        volumes.take(pod, "default", &claim("new", true), Some(0)).unwrap();
+        volumes
+            .take(pod, "default", &claim("new", true), Some(0))
+            .unwrap();
         let used = volumes.remove("default", "db").unwrap_err().to_string();
         assert!(used.contains(pod), "{used}");
         // What a caller that was killed has left is gone.
@@ -362,7 +365,10 @@ mod tests {
             ("a_b", "c"),
             ("default", &"a".repeat(300)),
         ] {
-            assert!(volumes.create(namespace, name, None).is_err(), "{namespace} {name}");
+            assert!(
+                volumes.create(namespace, name, None).is_err(),
+                "{namespace} {name}"
+            );
         }
     }
 }

@@ -15,6 +15,7 @@ use magik_image::auth::{AuthSource, AuthText};
 use magik_image::{
     Image, ImageStore,
     pull::{self, PullOptions},
+    source::ImageSource,
 };
 use magik_infra::{
     ControlClient, ControlError, LaunchError, LaunchProgress, LaunchStep,
@@ -36,10 +37,11 @@ use super::{
     reserve::{Intent, Pending},
     store::{PodDir, Store},
     users::{self, Users},
+    volumes::image_volumes,
 };
 use crate::{
-    ContainerSpec, Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step,
-    UserNamespaces, limits::MAX_IGNORED_FIELDS, role, spec::facts,
+    Error, PodSpec, PullPolicy, Result, RunOptions, RuntimeClass, SpecError, Step, UserNamespaces,
+    limits::MAX_IGNORED_FIELDS, role, spec::facts,
 };
 
 /// One `run_pod`.
@@ -56,6 +58,35 @@ pub(crate) struct Run {
 
 /// A pod that was committed, and is still to be kept.
 pub(crate) type Ran = (PodStatus, Arc<Pending>);
+
+/// An image that a pod needs, and what for.
+struct Wanted<'a> {
+    source: &'a ImageSource,
+    policy: PullPolicy,
+    container: Option<&'a str>,
+    volume: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Those of all containers, in order, then of the volumes that are images.
+    fn all(spec: &'a PodSpec) -> impl Iterator<Item = Self> {
+        let containers = spec.all_containers().map(|container| Self {
+            source: &container.image,
+            policy: container.pull_policy(),
+            container: Some(&container.name),
+            volume: None,
+        });
+        let volumes = image_volumes(spec).map(|(name, volume)| Self {
+            source: &volume.image,
+            policy: volume
+                .pull_policy
+                .unwrap_or_else(|| PullPolicy::of_image(&volume.image)),
+            container: None,
+            volume: Some(name),
+        });
+        containers.chain(volumes)
+    }
+}
 
 /// What has to be undone where a run does not come to its end.
 #[derive(Debug, Default)]
@@ -224,34 +255,31 @@ impl Run {
         }
     }
 
-    /// Brings every image into the store and unpacks it, with a lease that `held` keeps; of all containers, in order.
-    /// Each image once.
+    /// Brings every image into the store and unpacks it, with a lease that `held` keeps; of all containers, in order, then of
+    /// the volumes that are images. Each image once.
     pub(super) async fn images<H: Send + Sync + 'static>(
         &self,
         lease: &str,
         held: &Arc<H>,
     ) -> Result<Vec<ContainerImage>> {
-        let mut wanted: Vec<(&ContainerSpec, PullPolicy)> = Vec::new();
-        let mut index: HashMap<(String, PullPolicy), usize> = HashMap::new();
-        let mut of_container = Vec::new();
-        for container in self.spec.all_containers() {
-            let policy = self
-                .options
-                .pull_policy
-                .unwrap_or_else(|| container.pull_policy());
-            let place = *index
-                .entry((container.image.to_string(), policy))
-                .or_insert_with(|| {
-                    wanted.push((container, policy));
-                    wanted.len() - 1
-                });
-            of_container.push(place);
+        let mut wanted: Vec<Wanted<'_>> = Vec::new();
+        let mut index: HashMap<(String, PullPolicy, bool), usize> = HashMap::new();
+        let mut places = Vec::new();
+        for mut image in Wanted::all(&self.spec) {
+            image.policy = self.options.pull_policy.unwrap_or(image.policy);
+            let key = (image.source.to_string(), image.policy, image.volume.is_some());
+            places.push(*index.entry(key).or_insert_with(|| {
+                wanted.push(image);
+                wanted.len() - 1
+            }));
         }
         let pulled = self.pull_all(&wanted).await?;
-        for (image, (container, _)) in pulled.iter().zip(&wanted) {
-            let refused = |why| self.failed(Step::Images, Some(container.name.clone()), why);
-            let checked = self.backend.check_image(image);
-            checked.map_err(|why| refused(format!("image {}: {why}", container.image)))?;
+        for (image, wanted) in pulled.iter().zip(&wanted) {
+            // A volume may hold anything.
+            if wanted.volume.is_none() {
+                let checked = self.backend.check_image(image);
+                checked.map_err(|why| self.image_failed(wanted, &why))?;
+            }
         }
         let unpacks = pulled.iter().map(|image| {
             let (store, image, held) = (self.image_store(), image.clone(), held.clone());
@@ -264,24 +292,24 @@ impl Run {
         });
         let unpacked = join_all(unpacks.collect::<Vec<_>>()).await;
         let mut images = Vec::with_capacity(pulled.len());
-        for ((image, layers), (container, _)) in pulled.into_iter().zip(unpacked).zip(&wanted) {
+        for ((image, layers), wanted) in pulled.into_iter().zip(unpacked).zip(&wanted) {
             let layers = layers.unwrap_or_else(|e| Err(magik_image::Error::Task(e.to_string())));
-            let layers = layers.map_err(|e| self.image_failed(container, &e))?;
+            let layers = layers.map_err(|e| self.image_failed(wanted, &e))?;
             images.push(ContainerImage { image, layers });
         }
-        Ok(of_container
+        Ok(places
             .into_iter()
             .filter_map(|place| images.get(place).cloned())
             .collect())
     }
 
     /// Local images, which are read to their end in any case, then those of registries, whose transfers an error breaks off.
-    async fn pull_all(&self, wanted: &[(&ContainerSpec, PullPolicy)]) -> Result<Vec<Image>> {
+    async fn pull_all(&self, wanted: &[Wanted<'_>]) -> Result<Vec<Image>> {
         let (mut local, mut remote): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) =
             (Vec::new(), Vec::new());
-        for (place, (container, policy)) in wanted.iter().enumerate() {
-            let pull = async move { self.pull(container, *policy).await.map(|image| (place, image)) };
-            let group = if container.image.reference().is_some() {
+        for (place, wanted) in wanted.iter().enumerate() {
+            let pull = async move { self.pull(wanted).await.map(|image| (place, image)) };
+            let group = if wanted.source.reference().is_some() {
                 &mut remote
             } else {
                 &mut local
@@ -294,9 +322,9 @@ impl Run {
         Ok(pulled.into_iter().map(|(_, image)| image).collect())
     }
 
-    async fn pull(&self, container: &ContainerSpec, policy: PullPolicy) -> Result<Image> {
+    async fn pull(&self, wanted: &Wanted<'_>) -> Result<Image> {
         let options = PullOptions {
-            policy: match policy {
+            policy: match wanted.policy {
                 PullPolicy::Always => pull::PullPolicy::Always,
                 PullPolicy::IfNotPresent => pull::PullPolicy::IfNotPresent,
                 PullPolicy::Never => pull::PullPolicy::Never,
@@ -311,8 +339,8 @@ impl Run {
             None => &(),
         };
         let store = self.image_store();
-        let pulled = store.pull(&container.image, &options, progress).await;
-        pulled.map_err(|e| self.image_failed(container, &e))
+        let pulled = store.pull(wanted.source, &options, progress).await;
+        pulled.map_err(|e| self.image_failed(wanted, &e))
     }
 
     /// How registries are reached.
@@ -342,11 +370,12 @@ impl Run {
         self.store.images.clone().with_limits(limits)
     }
 
-    fn image_failed(&self, container: &ContainerSpec, error: &magik_image::Error) -> Error {
+    fn image_failed(&self, wanted: &Wanted<'_>, error: &dyn Display) -> Error {
+        let volume = wanted.volume.map(|name| format!("volume {name}: "));
         self.failed(
             Step::Images,
-            Some(container.name.clone()),
-            format!("image {}: {error}", container.image),
+            wanted.container.map(str::to_owned),
+            format!("{}image {}: {error}", volume.unwrap_or_default(), wanted.source),
         )
     }
 
@@ -363,9 +392,7 @@ impl Run {
         let launched = blocking(move || {
             let files = PodFiles::new(&store.paths, &store.images, &pending.id, &spec, pending.users);
             let launch = || {
-                let mut plan = files.write(&images, |container, image| {
-                    backend.container(&files, container, image)
-                })?;
+                let mut plan = files.write(&images, &*backend)?;
                 plan.extensions.clone_from(&extensions);
                 plan.max_log_size = max_log_size;
                 plan.ignored = spec.ignored(backend.class());

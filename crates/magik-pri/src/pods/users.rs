@@ -82,7 +82,10 @@ pub(crate) fn asks_nothing_of_the_host(spec: &PodSpec) -> bool {
         && !spec.share_process_namespace
         && containers.all(|c| !c.security.privileged && !c.security.add_capabilities.iter().any(of_host))
         && volumes.all(|v| match v.source {
-            VolumeSource::EmptyDir(_) | VolumeSource::Data(_) | VolumeSource::Claim(_) => true,
+            VolumeSource::EmptyDir(_)
+            | VolumeSource::Data(_)
+            | VolumeSource::Claim(_)
+            | VolumeSource::Image(_) => true,
             // Those with names are the data root's, like the others.
             VolumeSource::HostPath(_) => spec.claims.iter().any(|claim| claim.volume == v.name),
         })

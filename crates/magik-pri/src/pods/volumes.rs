@@ -20,8 +20,8 @@ use super::{
     paths::{Paths, make_dir},
 };
 use crate::{
-    ContainerSpec, EmptyDir, Error, HostPath, HostPathKind, Mount, MountPropagation, PodSpec, SpecError,
-    Volume, VolumeClaim, VolumeSource, spec::Problems,
+    ContainerSpec, EmptyDir, Error, HostPath, HostPathKind, ImageVolume, Mount, MountPropagation, PodSpec,
+    SpecError, Volume, VolumeClaim, VolumeSource, spec::Problems,
 };
 
 impl PodFiles<'_> {
@@ -63,8 +63,11 @@ impl PodFiles<'_> {
             _ => self.volume(&mount.volume),
         };
         // As kubelet mounts them, whatever the container says.
-        let readonly = mount.read_only || matches!(volume, Some(VolumeSource::Data(_)));
+        let readonly =
+            mount.read_only || matches!(volume, Some(VolumeSource::Data(_) | VolumeSource::Image(_)));
         MountSetting {
+            // An overlay has them as the pod's users do.
+            keeps_owners: matches!(volume, Some(VolumeSource::Image(_))),
             recursive_readonly: mount.recursive_read_only,
             propagation: match mount.propagation {
                 MountPropagation::None => Propagation::Private,
@@ -147,7 +150,7 @@ impl PodFiles<'_> {
         limits.collect()
     }
 
-    pub(super) fn volume(&self, name: &str) -> PathBuf {
+    pub(crate) fn volume(&self, name: &str) -> PathBuf {
         self.paths.data_pod(self.id).join("volumes").join(name)
     }
 
@@ -174,7 +177,7 @@ impl PodFiles<'_> {
                         });
                     }
                 }
-                VolumeSource::Data(_) => {
+                VolumeSource::Data(_) | VolumeSource::Image(_) => {
                     let target = self.volume(&volume.name);
                     make_dir(&target, 0o755).map_err(Failure::io(format!(
                         "volume {}: create {}",
@@ -259,6 +262,14 @@ fn propagation_of(spec: &PodSpec, volume: &str) -> MountPropagation {
     let all = [MountPropagation::Bidirectional, MountPropagation::HostToContainer];
     let most = all.into_iter().find(|propagation| asked.contains(propagation));
     most.unwrap_or_default()
+}
+
+/// The volumes that are images, by name.
+pub(crate) fn image_volumes(spec: &PodSpec) -> impl Iterator<Item = (&str, &ImageVolume)> {
+    spec.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Image(image) => Some((volume.name.as_str(), image)),
+        _ => None,
+    })
 }
 
 /// The directories of the host that mounts of containers go to, by volume.

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use super::{ContainerSpec, PodSpec, SpecError};
+use magik_image::source::{ImageSource, InvalidSource};
+
+use super::{ContainerSpec, PodSpec, PullPolicy, SpecError};
 
 pub(super) type Result<T> = std::result::Result<T, SpecError>;
 
@@ -56,4 +58,23 @@ pub(super) fn absolute(text: &str) -> std::result::Result<PathBuf, String> {
         return Err(format!("{text:?} must not hold '..'"));
     }
     Ok(path.components().collect())
+}
+
+/// Where an image is.
+pub(super) fn image(text: &str) -> std::result::Result<ImageSource, String> {
+    if text.is_empty() {
+        return Err("is missing: name one, such as docker.io/library/nginx:1.27".into());
+    }
+    text.parse().map_err(|e: InvalidSource| e.to_string())
+}
+
+/// When it is pulled.
+pub(super) fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, String> {
+    match text {
+        None | Some("") => Ok(None),
+        Some("Always") => Ok(Some(PullPolicy::Always)),
+        Some("IfNotPresent") => Ok(Some(PullPolicy::IfNotPresent)),
+        Some("Never") => Ok(Some(PullPolicy::Never)),
+        Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
+    }
 }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1 as k8s;
-use magik_image::source::{ImageSource, InvalidSource};
+use magik_image::source::ImageSource;
 use magik_infra::plan::RestartPolicy;
 
 use super::{
-    ContainerSpec, IgnoredField, Port, Protocol, PullPolicy, SpecError,
-    check::{At, Result, absolute},
+    ContainerSpec, IgnoredField, Port, Protocol, SpecError,
+    check::{At, Result, absolute, image, pull_policy},
     env,
     errors::Problems,
     lifecycle::{self, Asked, Context},
@@ -115,23 +115,6 @@ pub(super) fn container(
         console,
         termination_message,
         resize_restarts,
-    }
-}
-
-fn image(text: &str) -> std::result::Result<ImageSource, String> {
-    if text.is_empty() {
-        return Err("is missing: name one, such as docker.io/library/nginx:1.27".into());
-    }
-    text.parse().map_err(|e: InvalidSource| e.to_string())
-}
-
-fn pull_policy(text: Option<&str>) -> std::result::Result<Option<PullPolicy>, String> {
-    match text {
-        None | Some("") => Ok(None),
-        Some("Always") => Ok(Some(PullPolicy::Always)),
-        Some("IfNotPresent") => Ok(Some(PullPolicy::IfNotPresent)),
-        Some("Never") => Ok(Some(PullPolicy::Never)),
-        Some(other) => Err(format!("{other:?} is none of Always, IfNotPresent, Never")),
     }
 }
 

@@ -397,6 +397,7 @@ static VOLUME: Schema = Schema {
         ("emptyDir", Object(&EMPTY_DIR)),
         ("ephemeral", Object(&claims::EPHEMERAL)),
         ("hostPath", Object(&HOST_PATH)),
+        ("image", Object(&IMAGE_VOLUME)),
         ("name", Text),
         ("persistentVolumeClaim", Object(&claims::CLAIM)),
         ("projected", Object(&data::PROJECTED_VOLUME)),
@@ -417,7 +418,6 @@ static VOLUME: Schema = Schema {
         ("gcePersistentDisk", MOUNT_IT),
         ("gitRepo", FILES),
         ("glusterfs", MOUNT_IT),
-        ("image", MOUNT_IT),
         ("iscsi", MOUNT_IT),
         ("nfs", MOUNT_IT),
         ("photonPersistentDisk", MOUNT_IT),
@@ -429,6 +429,14 @@ static VOLUME: Schema = Schema {
         ("vsphereVolume", MOUNT_IT),
     ],
     known: known::<k8s::Volume>,
+};
+
+static IMAGE_VOLUME: Schema = Schema {
+    supported: &[("pullPolicy", Text), ("reference", Text)],
+    required: &["reference"],
+    ignored: &[],
+    refused: &[],
+    known: known::<k8s::ImageVolumeSource>,
 };
 
 static EMPTY_DIR: Schema = Schema {

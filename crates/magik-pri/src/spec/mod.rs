@@ -71,7 +71,8 @@ pub use types::{
     RuntimeClass, SeLinuxOptions, Seccomp, Security,
 };
 pub use volume_types::{
-    Claim, EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, SubPath, Volume, VolumeClaim, VolumeSource,
+    Claim, EmptyDir, HostPath, HostPathKind, ImageVolume, Mount, MountPropagation, SubPath, Volume,
+    VolumeClaim, VolumeSource,
 };
 
 #[cfg(test)]

@@ -257,23 +257,16 @@ impl ContainerSpec {
     /// else `IfNotPresent`, as in Kubernetes. Local sources (`oci:` and the like) are only read again when asked.
     #[must_use]
     pub fn pull_policy(&self) -> PullPolicy {
-        if let Some(policy) = self.image_pull_policy {
-            return policy;
-        }
-        let latest = self.image.reference().is_some() && self.image.to_string().ends_with(":latest");
-        if latest {
-            PullPolicy::Always
-        } else {
-            PullPolicy::IfNotPresent
-        }
+        self.image_pull_policy
+            .unwrap_or_else(|| PullPolicy::of_image(&self.image))
     }
 }
 
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageSource, D::Error> {
+pub(super) fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageSource, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(de::Error::custom)
 }
@@ -287,6 +280,14 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Not at all: it has to be in the store.
     Never,
+}
+
+impl PullPolicy {
+    /// What holds where nothing is said.
+    pub(crate) fn of_image(image: &ImageSource) -> Self {
+        let latest = image.reference().is_some() && image.to_string().ends_with(":latest");
+        if latest { Self::Always } else { Self::IfNotPresent }
+    }
 }
 
 /// Amounts of resources.

@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use magik_image::source::ImageSource;
 use serde::{Deserialize, Serialize};
 
-use super::DataVolume;
+use super::{
+    DataVolume, PullPolicy,
+    types::{as_text, from_text},
+};
 
 /// A volume of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,19 @@ pub enum VolumeSource {
     /// A directory with a name, which stays when the pod goes. A pod that is run has it as a
     /// `HostPath`, and its claim in [`PodSpec::claims`](super::PodSpec::claims).
     Claim(Claim),
+    /// What an image holds; read-only.
+    Image(ImageVolume),
+}
+
+/// An image that is mounted as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageVolume {
+    /// The image.
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
+    pub image: ImageSource,
+    /// `pullPolicy`; absent it is as a container's.
+    pub pull_policy: Option<PullPolicy>,
 }
 
 /// A claim to a volume of the pod's namespace (`persistentVolumeClaim`).

@@ -5,9 +5,9 @@ use std::{collections::HashSet, path::Path};
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::api::resource::Quantity};
 
 use super::{
-    EmptyDir, HostPath, HostPathKind, Mount, MountPropagation, PodSpec, SpecError, SubPath, Volume,
-    VolumeSource,
-    check::{At, Result, absolute},
+    EmptyDir, HostPath, HostPathKind, ImageVolume, Mount, MountPropagation, PodSpec, SpecError, SubPath,
+    Volume, VolumeSource,
+    check::{At, Result, absolute, image as image_source, pull_policy},
     claims, data_volume,
     errors::Problems,
     names, quantity,
@@ -67,9 +67,18 @@ pub(super) fn volumes(list: Vec<k8s::Volume>, problems: &mut Problems) -> Vec<Vo
             Some(VolumeSource::Data(data))
         } else if let Some(claim) = &volume.persistent_volume_claim {
             Some(VolumeSource::Claim(claims::of_volume(claim, &path, problems)))
+        } else if let Some(image) = volume.image {
+            let path = format!("{path}.image");
+            let source = image_source(image.reference.as_deref().unwrap_or_default());
+            let policy = pull_policy(image.pull_policy.as_deref());
+            let pull_policy = problems.or_default(policy.at(&format!("{path}.pullPolicy")));
+            let image = problems.ok(source.at(&format!("{path}.reference")));
+            image.map(|image| VolumeSource::Image(ImageVolume { image, pull_policy }))
         } else if let Some(ephemeral) = volume.ephemeral {
             // It goes with the pod.
-            let mode = ephemeral.volume_claim_template.and_then(|template| template.spec.volume_mode);
+            let mode = ephemeral
+                .volume_claim_template
+                .and_then(|template| template.spec.volume_mode);
             let path = format!("{path}.ephemeral.volumeClaimTemplate.spec.volumeMode");
             problems.or_default(check_volume_mode(mode.as_deref(), &path));
             Some(VolumeSource::EmptyDir(EmptyDir::Disk))
@@ -226,6 +235,7 @@ fn only_one(volume: &k8s::Volume, path: &str) -> Result<()> {
         ("emptyDir", volume.empty_dir.is_some()),
         ("ephemeral", volume.ephemeral.is_some()),
         ("hostPath", volume.host_path.is_some()),
+        ("image", volume.image.is_some()),
         ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
         ("projected", volume.projected.is_some()),
         ("secret", volume.secret.is_some()),
@@ -282,9 +292,10 @@ pub(super) fn check_volume_mode(mode: Option<&str>, path: &str) -> Result<()> {
 
 /// What a pod claims for reading only no container may write to.
 pub(super) fn mount_read_only(spec: &mut PodSpec) {
-    let claimed = spec.volumes.iter().filter(|volume| {
-        matches!(&volume.source, VolumeSource::Claim(claim) if claim.read_only)
-    });
+    let claimed = spec
+        .volumes
+        .iter()
+        .filter(|volume| matches!(&volume.source, VolumeSource::Claim(claim) if claim.read_only));
     let read_only: HashSet<&str> = claimed.map(|volume| volume.name.as_str()).collect();
     let containers = spec.init_containers.iter_mut().chain(&mut spec.containers);
     for mount in containers.flat_map(|container| &mut container.mounts) {
@@ -292,7 +303,11 @@ pub(super) fn mount_read_only(spec: &mut PodSpec) {
     }
 }
 
-pub(super) fn host_path(source: &k8s::HostPathVolumeSource, path: &str, problems: &mut Problems) -> Result<HostPath> {
+pub(super) fn host_path(
+    source: &k8s::HostPathVolumeSource,
+    path: &str,
+    problems: &mut Problems,
+) -> Result<HostPath> {
     let host = problems.or_default(absolute(&source.path).at(&format!("{path}.path")));
     let kind = match source.type_.as_deref() {
         None | Some("") => HostPathKind::Any,

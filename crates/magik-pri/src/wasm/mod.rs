@@ -27,7 +27,7 @@ use std::{
 };
 
 use magik_image::{Image, platform::Platform};
-use magik_infra::plan::ContainerPlan;
+use magik_infra::plan::{ContainerPlan, ImagePlan};
 use magik_oci::Capability;
 
 use self::isolation::Isolation;
@@ -111,6 +111,23 @@ impl Backend for Wasm {
         image: &ContainerImage,
     ) -> Result<ContainerPlan, Failure> {
         bundle::write(pod, container, image, &self.isolation)
+    }
+
+    fn image_volume(
+        &self,
+        pod: &PodFiles<'_>,
+        volume: &str,
+        image: &ContainerImage,
+    ) -> Result<Option<ImagePlan>, Failure> {
+        let target = pod.volume(volume);
+        if self.isolation.kind() == isolation::Kind::Root {
+            let layers = image.layers.clone();
+            return Ok(Some(ImagePlan { target, layers }));
+        }
+        // It may mount nothing; the directory was made to be mounted on.
+        std::fs::remove_dir(&target).map_err(Failure::io(format!("create {}", target.display())))?;
+        pod.copy_image(&image.image, &target)?;
+        Ok(None)
     }
 
     fn check_added(&self, _: &PodSpec, _: &ContainerSpec, _: bool) -> Result<(), &'static str> {
