@@ -153,8 +153,10 @@ fn for_a_person(volume: &NamedVolume) -> String {
         ("Path", Some(volume.path.display().to_string())),
         ("Created", Some(volume.created_at.to_string())),
         (
-            "Size asked for",
-            volume.requested.map(|bytes| format!("{bytes} bytes")),
+            "Size",
+            volume
+                .requested
+                .map(|bytes| format!("{}, which nothing limits", output::size(bytes))),
         ),
         ("Pods", Some(pods).filter(|pods| !pods.is_empty())),
     ])

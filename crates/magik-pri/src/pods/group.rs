@@ -51,8 +51,9 @@ pub(super) fn give_tree(dir: &Path, group: u32) -> io::Result<()> {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 match openat(here, name, flags, Mode::empty()) {
                     Ok(file) if is(&file, FileType::RegularFile)? => {
-                        let mode = fstat(&file)?.st_mode & 0o7777;
+                        // Which takes a setuid bit away.
                         rustix::fs::fchown(&file, None, gid)?;
+                        let mode = fstat(&file)?.st_mode & 0o7777;
                         fchmod(&file, Mode::from_raw_mode(mode | 0o660))?;
                     }
                     Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {}

@@ -15,6 +15,7 @@ mod failure;
 mod files;
 mod group;
 mod hooks;
+mod images;
 pub(crate) mod init;
 pub(crate) mod linux_bundle;
 mod lock;
