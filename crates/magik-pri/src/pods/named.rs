@@ -87,17 +87,15 @@ impl Volumes {
     /// # Errors
     /// The directories cannot be made, or are not the caller's alone.
     pub fn open(roots: &Roots) -> Result<Self> {
-        Self::of(&Paths::open(roots)?)
+        Ok(Self::of(&Paths::open(roots)?))
     }
 
-    pub(super) fn of(paths: &Paths) -> Result<Self> {
-        let volumes = paths.data_root().join("volumes");
-        let made = magik_cas::private::directory(&volumes).map_err(io::Error::other);
-        made.map_err(Error::io(format!("use {}", volumes.display())))?;
-        Ok(Self {
-            volumes,
+    /// Nothing is touched yet.
+    pub(super) fn of(paths: &Paths) -> Self {
+        Self {
+            volumes: paths.data_root().join("volumes"),
             pods: paths.data_pods(),
-        })
+        }
     }
 
     /// Makes one.
@@ -229,6 +227,8 @@ impl Volumes {
 
     /// Nobody else makes, removes or takes a volume meanwhile; what somebody has left is removed.
     fn lock(&self) -> Result<OwnedFd> {
+        let made = magik_cas::private::directory(&self.volumes).map_err(io::Error::other);
+        made.map_err(Error::io(format!("use {}", self.volumes.display())))?;
         let path = self.volumes.join(LOCK);
         let locked = lock::open(&path, true).and_then(|file| {
             lock::exclusive(&file)?;

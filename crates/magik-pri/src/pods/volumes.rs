@@ -87,7 +87,7 @@ impl PodFiles<'_> {
         if self.spec.claims.is_empty() {
             return Ok(());
         }
-        let volumes = Volumes::of(self.paths).map_err(Failure::new)?;
+        let volumes = Volumes::of(self.paths);
         let taken = self.spec.claims.iter().try_for_each(|VolumeClaim { claim, .. }| {
             volumes.take(self.id, &self.spec.namespace, claim, self.spec.fs_group)
         });
@@ -227,7 +227,7 @@ pub(crate) fn with_claims(paths: &Paths, spec: &PodSpec) -> Result<PodSpec, Erro
     if spec.claim_names().next().is_none() {
         return Ok(spec);
     }
-    let volumes = Volumes::of(paths)?;
+    let volumes = Volumes::of(paths);
     let mut problems = Problems::default();
     for (i, volume) in spec.volumes.iter_mut().enumerate() {
         let VolumeSource::Claim(claim) = &volume.source else {
