@@ -1,6 +1,6 @@
 //! Volumes with names, which stay when pods go.
 
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use magikrun_tests::{BUSYBOX, Census, Magikrun, isolated, wait_for};
 use serde_json::{Value, json};
@@ -68,6 +68,8 @@ isolated!(
         let magikrun = Magikrun::with_busybox(scene);
         let host = scene.dir().join("host");
         fs::create_dir(&host).unwrap();
+        // A path of the host is nobody's but the host's to give to a group.
+        fs::set_permissions(&host, fs::Permissions::from_mode(0o777)).unwrap();
         let claim = |name: &str, volume: Value| json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeName": volume},

@@ -91,7 +91,7 @@ isolated!(
         }).to_string());
         magikrun.run(&["pod", "run", "-q", "--wait", "-f", &file]);
         let log = magikrun.run(&["pod", "logs", "wasm"]);
-        assert_eq!(log.stdout, "model", "{log:?}");
+        assert_eq!(log.stdout, "model\n", "{log:?}");
         assert!(log.stderr.contains("/part/which"), "it cannot write there: {log:?}");
         let path = magikrun.json(&["volume", "inspect", "db"])["path"].as_str().unwrap().to_owned();
         assert_eq!(fs::read_to_string(Path::new(&path).join("file")).unwrap(), "kept\n");
