@@ -65,11 +65,11 @@ pub use session::{LogOptions, LogStream, SweepReport};
 pub use spec::{
     AppArmor, Claim, ContainerSpec, DataEntry, DataKind, DataObject, DataSource, DataVolume, Dns, DnsPolicy,
     DocumentErrors, DocumentPod, Documents, DownwardFile, DownwardValue, EmptyDir, EnvFrom, EnvValue, EnvVar,
-    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, ImageVolume, KeyToPath, Limits, Location, MessagePolicy,
-    Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol, PullPolicy, QosClass,
-    ResizeRestarts, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp, Security, SpecError,
-    SpecErrors, SubPath, TerminationMessage, Volume, VolumeClaim, VolumeSource, check_namespace, parse_millis,
-    parse_quantity, pod_fields, pod_names,
+    FieldKind, FieldPath, HostPath, HostPathKind, IgnoredField, ImageVolume, KeyToPath, Limits, Location,
+    MessagePolicy, Mount, MountPropagation, PodData, PodField, PodSpec, Port, ProcMount, Protocol,
+    PullPolicy, QosClass, ResizeRestarts, ResourceName, ResourceRef, RuntimeClass, SeLinuxOptions, Seccomp,
+    Security, SpecError, SpecErrors, SubPath, TerminationMessage, Volume, VolumeClaim, VolumeSource,
+    check_namespace, parse_millis, parse_quantity, pod_fields, pod_names,
 };
 pub use v1::v1_pod;
 

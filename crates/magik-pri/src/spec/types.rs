@@ -13,7 +13,9 @@ use magik_image::source::ImageSource;
 use magik_infra::plan::{ConsolePlan, IgnoredField, Lifecycle, RestartPolicy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{EnvFrom, EnvVar, Mount, PodData, ResizeRestarts, TerminationMessage, Volume, VolumeClaim, VolumeSource};
+use super::{
+    EnvFrom, EnvVar, Mount, PodData, ResizeRestarts, TerminationMessage, Volume, VolumeClaim, VolumeSource,
+};
 
 /// A pod that has been checked: names are unique, volumes and what it refers to exist, bounds are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
