@@ -12,7 +12,7 @@ isolated!(
         let layers = ["lower", "upper"].map(|name| {
             let mut layer = magikrun_test_images::LayerBuilder::new();
             layer.file("/models/which", 0o644, name.as_bytes()).expect("file");
-            layer.file(&format!("/models/{name}"), 0o755, b"#!/bin/sh\necho ran\n").expect("file");
+            layer.file(format!("/models/{name}"), 0o755, b"#!/bin/sh\necho ran\n").expect("file");
             layer.finish().expect("layer")
         });
         let config = magikrun_test_images::ImageConfig::command(&["/none"]);

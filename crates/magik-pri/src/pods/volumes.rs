@@ -213,7 +213,7 @@ fn binary(bytes: u64) -> String {
         (1 << 20, "Mi"),
         (1 << 10, "Ki"),
     ];
-    let unit = units.into_iter().find(|(unit, _)| bytes % unit == 0);
+    let unit = units.into_iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
     unit.map_or_else(
         || bytes.to_string(),
         |(unit, name)| format!("{}{name}", bytes / unit),
