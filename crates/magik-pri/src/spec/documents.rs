@@ -450,5 +450,3 @@ impl Reader {
 fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
-
-}
