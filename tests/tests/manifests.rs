@@ -18,7 +18,13 @@ macro_rules! directories {
 directories! {
     ends: Native,
     env: Native,
+    host: Native,
+    identity: Native,
+    life: Native,
     program: Native,
+    resources: Native,
+    volumes: Native,
+    workloads: Native,
 }
 
 #[test]

@@ -17,5 +17,11 @@ macro_rules! directories {
 directories! {
     ends,
     env,
+    host,
+    identity,
+    life,
     program,
+    resources,
+    volumes,
+    workloads,
 }

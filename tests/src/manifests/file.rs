@@ -104,9 +104,7 @@ impl Manifest {
             items.map_or(std::slice::from_ref(document), Vec::as_slice)
         });
         listed.filter_map(|document| {
-            let template = &document["spec"]["template"];
-            let template_of_cron_job = &document["spec"]["jobTemplate"]["spec"]["template"];
-            [document, template, template_of_cron_job]
+            [document, &document["spec"]["template"]]
                 .into_iter()
                 .find(|pod| pod["spec"]["containers"].is_array())
         })

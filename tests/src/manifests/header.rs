@@ -157,7 +157,7 @@ impl Header {
 
 impl Place {
     fn parse(text: &str) -> Result<Self, String> {
-        let (pod, container) = match text.split_once('/') {
+        let (pod, container) = match text.rsplit_once('/') {
             Some((pod, container)) => (Some(pod.to_owned()), container),
             None => (None, text),
         };

@@ -193,7 +193,7 @@ impl PodFiles<'_> {
                     prepared.map_err(|reason| Failure {
                         container: None,
                         reason: format!(
-                            "volume {}: hostPath {} {reason}",
+                            "volume {}: hostPath {}: {reason}",
                             volume.name,
                             host_path.path.display()
                         ),
