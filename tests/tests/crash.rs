@@ -265,3 +265,25 @@ isolated!(
         }
     }
 );
+
+isolated!(
+    fn after_a_reboot_no_name_is_in_use_and_nothing_is_left(scene) {
+        let magikrun = prepared(scene);
+        let before = Census::take(&magikrun.roots());
+        let over = pod("over", &[container("c", BUSYBOX, "true")]);
+        for manifest in [victim_pod(), over.clone()] {
+            assert_eq!(magikrun.pod_run(&manifest).code, 0);
+        }
+        wait_for("the end of a pod", || magikrun.json(&["pod", "status", "over"])["phase"] == "Succeeded");
+        // No process is there any more, and what lay in memory is gone; the data root is on a disk.
+        kill_inits();
+        fs::remove_dir_all(&magikrun.state).expect("the state root");
+        assert_eq!(magikrun.pods(), [""; 0]);
+        for manifest in [victim_pod(), over] {
+            let ran = magikrun.pod_run(&manifest);
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+        }
+        magikrun.ok(&["pod", "delete", "--force", "victim", "over"]);
+        before.assert_same("after a reboot");
+    }
+);

@@ -1,11 +1,14 @@
 //! The manifests of `tests/manifests`, natively and as WebAssembly: what each says is so inside of
 //! its containers, or in its status.
 
-use magik_pri::RuntimeClass;
+use std::collections::BTreeSet;
+
+use magik_pri::{FieldKind, RuntimeClass, pod_fields};
 use magikrun_tests::{
     isolated,
-    manifests::{directories, refuse_each, run_each},
+    manifests::{directories, manifests, refuse_each, run_each},
 };
+use serde_json::Value;
 
 /// A test for each directory, run as pods of a class.
 macro_rules! directories {
@@ -24,6 +27,7 @@ directories! {
     program: Native,
     resources: Native,
     volumes: Native,
+    wasm: Wasm,
     workloads: Native,
 }
 
@@ -37,3 +41,45 @@ isolated!(
         refuse_each(scene, &directories());
     }
 );
+
+/// Honoured fields of which nothing is seen inside of a container, and where they are tested.
+const ELSEWHERE: &[&str] = &[];
+
+/// All fields that a value has, with their paths as `spec.containers[].image`.
+fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let dot = if path.is_empty() { "" } else { "." };
+                let path = format!("{path}{dot}{name}");
+                fields(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(list) => {
+            for value in list {
+                fields(value, &format!("{path}[]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_that_is_honoured_is_in_a_manifest_that_runs() {
+    let mut found = BTreeSet::new();
+    for manifest in directories().iter().flat_map(|directory| manifests(directory)) {
+        if manifest.header.refused.is_empty() {
+            for pod in manifest.pods() {
+                fields(pod, "", &mut found);
+            }
+        }
+    }
+    let honoured = pod_fields().into_iter();
+    let honoured = honoured.filter(|field| field.kind == Some(FieldKind::Honoured));
+    let missing: Vec<String> = honoured
+        .map(|field| field.path)
+        .filter(|path| !found.contains(path) && !ELSEWHERE.contains(&path.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "add a manifest with\n{}", missing.join("\n"));
+}

@@ -2,8 +2,8 @@
 
 use std::{fs, io::Read as _, net::TcpStream, process::Stdio, time::Duration};
 
-use magikrun_tests::{BUSYBOX, Census, Magikrun, isolated, wait_for};
-use serde_json::Value;
+use magikrun_tests::{BUSYBOX, Census, Magikrun, container, isolated, pod, wait_for};
+use serde_json::{Value, json};
 
 isolated!(
     fn a_pod_without_a_manifest_is_run_from_options(scene) {
@@ -143,6 +143,34 @@ isolated!(
         assert_eq!(ids(), second.stdout);
         assert_ne!(first.stdout, second.stdout);
         magikrun.ok(&["pod", "delete", "--force", "web"]);
+    }
+);
+
+isolated!(
+    fn a_pod_that_is_replaced_goes_as_a_whole(scene) {
+        let magikrun = Magikrun::with_busybox(scene);
+        let before = Census::take(&magikrun.roots());
+        let sleeps = |name: &str| container(name, BUSYBOX, "sleep 1000");
+        let port = json!([{"containerPort": 80, "hostPort": 18080}]);
+        let mut first = pod("web", &[sleeps("app"), sleeps("other")]);
+        first["spec"]["initContainers"] = json!([sleeps("side")]);
+        first["spec"]["initContainers"][0]["restartPolicy"] = json!("Always");
+        first["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {"medium": "Memory"}}]);
+        first["spec"]["containers"][1]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+        first["spec"]["containers"][1]["ports"] = port.clone();
+        // It has less, and wants the same port of the host.
+        let mut second = pod("web", &[sleeps("app")]);
+        second["spec"]["containers"][0]["ports"] = port;
+        let [first, second] = [first, second].map(|pod| magikrun.manifest(pod.to_string()));
+        let id = magikrun.ok(&["pod", "run", "-q", "-f", &first]);
+        magikrun.ok(&["pod", "run", "-q", "--replace", "-f", &second]);
+        let now = format!("{:?}", Census::take(&magikrun.roots()));
+        assert!(!now.contains(id.trim()), "{id} is in {now}");
+        let status = magikrun.json(&["pod", "status", "web"]);
+        assert_eq!(status["containers"].as_array().map(Vec::len), Some(1), "{status}");
+        assert_eq!(status["initContainers"], json!([]));
+        magikrun.ok(&["pod", "delete", "--force", "web"]);
+        before.assert_same("after both pods");
     }
 );
 

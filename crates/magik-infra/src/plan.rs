@@ -144,7 +144,7 @@ pub enum PodEnd {
     Stopped,
 }
 
-/// A tmpfs: an emptyDir with `medium: Memory`.
+/// A tmpfs: an emptyDir with `medium: Memory`, or what the containers share as `/dev/shm`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TmpfsPlan {
@@ -156,6 +156,9 @@ pub struct TmpfsPlan {
     /// The group that it belongs to, and what is made in it; absent: root's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+    /// It is the `/dev/shm` of all containers: nothing is executed there, and who made a file keeps it.
+    #[serde(default)]
+    pub shared_memory: bool,
 }
 
 /// An image that containers read as a volume.

@@ -55,9 +55,16 @@ fn of_status(spec: &PodSpec, status: &PodStatus) -> Value {
             return Value::Null;
         }
         let known = |c: &ContainerStatus| spec.all_containers().find(|known| known.name == c.name);
-        list.iter()
-            .map(|c| container(status, c, known(c), initialized))
-            .collect()
+        let init = |c: &ContainerStatus| spec.init_containers.iter().any(|known| known.name == c.name);
+        let one = |c| {
+            let mut shown = container(status, c, known(c), initialized);
+            // As a kubelet says it: one that is done is ready.
+            if init(c) && matches!(c.state, ContainerPhase::Exited { .. }) {
+                shown["ready"] = is_done(spec, c).into();
+            }
+            shown
+        };
+        list.iter().map(one).collect()
     };
     let initialized = is_initialized(spec, status);
     let host = facts::address_towards(facts::SOMEBODY_V4);

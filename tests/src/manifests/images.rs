@@ -23,7 +23,19 @@ pub(super) fn load(magikrun: &Magikrun, scene: &Scene, class: RuntimeClass) {
             let program = program.expect("a compiler for WebAssembly");
             let (path, image) = (program.display().to_string(), format!("localhost/{name}:1"));
             magikrun.ok(&["image", "load", "-q", "-i", &path, "-t", &image]);
-            magikrun.run(&["pod", "run", "-q", "--rm", "--runtime", "wasm", &image, "-c", ":"]);
+            let warm = [
+                "pod",
+                "run",
+                "-q",
+                "--rm",
+                "--runtime",
+                "wasm",
+                &image,
+                "--",
+                "-c",
+                ":",
+            ];
+            magikrun.run(&warm);
         }
         return;
     }

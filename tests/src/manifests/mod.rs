@@ -189,12 +189,17 @@ fn prepare_host(manifest: &Manifest) -> Result<(), String> {
     Ok(())
 }
 
-/// What a command says about a manifest, line by line.
+/// What a command says about a manifest, line by line, without where in the file that is.
 fn said<'a>(stderr: &'a str, file: &'a str) -> impl Iterator<Item = String> + 'a {
-    let about = format!("{file}: ");
     stderr.lines().map(move |line| {
         let line = line.strip_prefix("magikrun: ").unwrap_or(line);
-        line.strip_prefix(&about).unwrap_or(line).to_owned()
+        let about = line.strip_prefix(file).and_then(|rest| {
+            // LINE:COLUMN, where the mistake has a place.
+            let (place, text) = rest.strip_prefix(':')?.split_once(' ')?;
+            let is_place = place.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+            is_place.then_some(text)
+        });
+        about.unwrap_or(line).to_owned()
     })
 }
 

@@ -227,6 +227,9 @@ pub enum Propagation {
 pub enum MountKind {
     /// The source and what is mounted beneath it.
     Bind,
+    /// Likewise, and the owners of its files are the host's also where the container has users of
+    /// its own: they are who made the files.
+    BindUnmapped,
     /// A new, empty tmpfs, mode 1777.
     Tmpfs {
         /// The limit in bytes; absent: half of the host's memory.

@@ -333,7 +333,7 @@ fn mount(field: &str, setting: &MountSetting, mapped: bool) -> Result<Mount, Bun
     let access = if setting.readonly { "ro" } else { "rw" };
     let builder = MountBuilder::default().destination(target);
     let built = match setting.kind {
-        MountKind::Bind => {
+        MountKind::Bind | MountKind::BindUnmapped => {
             let source = process::absolute(&format!("{field}.source"), &setting.source)?;
             let propagation = match setting.propagation {
                 Propagation::Private => "rprivate",
@@ -347,7 +347,7 @@ fn mount(field: &str, setting: &MountSetting, mapped: bool) -> Result<Mount, Bun
             };
             let mut options = ["rbind", propagation, access].map(str::to_owned).to_vec();
             options.extend(setting.options.iter().cloned());
-            if mapped && !setting.keeps_owners {
+            if mapped && !setting.keeps_owners && setting.kind == MountKind::Bind {
                 options.push("idmap".to_owned());
             }
             builder.typ("bind").source(source).options(options).build()

@@ -54,18 +54,22 @@ impl MountError {
     }
 }
 
-/// Mounts an emptyDir that lies in memory.
+/// Mounts an emptyDir that lies in memory, or `/dev/shm`.
 pub(crate) fn mount_tmpfs(plan: &TmpfsPlan) -> Result<(), MountError> {
     let failed = MountError::of("tmpfs", &plan.target);
     // Any user of any container may write, as kubelet makes it.
     let mut options = match plan.group {
+        _ if plan.shared_memory => "mode=01777".to_owned(),
         Some(group) => format!("mode=02777,gid={group}"),
         None => "mode=0777".to_owned(),
     };
     if let Some(size) = plan.size {
         options.push_str(&format!(",size={size}"));
     }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if plan.shared_memory {
+        flags |= MountFlags::NOEXEC;
+    }
     let options = std::ffi::CString::new(options).map_err(|_| failed(Errno::INVAL))?;
     mount("tmpfs", &plan.target, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)
 }
@@ -441,6 +445,7 @@ mod tests {
                 target: dir.path().to_owned(),
                 size: Some(1 << 20),
                 group: None,
+                shared_memory: false,
             })
             .unwrap();
             let stat = rustix::fs::statvfs(dir.path()).unwrap();

@@ -121,6 +121,7 @@ impl World {
         fs::create_dir(&target).unwrap();
         self.plan.tmpfs.push(TmpfsPlan {
             group: None,
+            shared_memory: false,
             target,
             size: Some(1 << 20),
         });

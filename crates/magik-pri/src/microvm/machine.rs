@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, io, path::PathBuf};
 
 use magik_vm::{DriverKind, HostShare, MAX_SHARES, MAX_VM_MEMORY_MIB, Machine, OVERHEAD_MIB, VmFiles, vcpus};
 
-use crate::{HostPathKind, PodSpec, SpecError, VolumeSource, pods::Start};
+use crate::{
+    HostPathKind, PodSpec, SpecError, VolumeSource,
+    pods::{Start, volumes::SHARED_MEMORY_VOLUME},
+};
 
 /// What a container is taken to need that says nothing, in MiB.
 const UNSAID_MIB: u64 = 128;
@@ -48,8 +51,16 @@ pub(super) fn size(spec: &PodSpec) -> Result<(u32, u32), SpecError> {
         let bytes = c.limits.memory.or(c.requests.memory);
         bytes.map_or(UNSAID_MIB, |b| b.div_ceil(1 << 20))
     };
+    // Sidecars stay: each init container runs beside those before it, and the others beside all.
+    let (mut sidecars, mut before) = (0_u64, 0);
+    for container in &spec.init_containers {
+        before = before.max(sidecars.saturating_add(memory(container)));
+        if container.lifecycle.is_of_sidecar() {
+            sidecars = sidecars.saturating_add(memory(container));
+        }
+    }
     let together: u64 = spec.containers.iter().map(memory).sum();
-    let before: u64 = spec.init_containers.iter().map(memory).max().unwrap_or_default();
+    let together = together.saturating_add(sidecars);
     // What the pod says for all of them goes before what they say.
     let own = spec.limits.memory.or(spec.requests.memory);
     let own = own.map(|bytes| bytes.div_ceil(1 << 20));
@@ -91,7 +102,10 @@ pub(super) fn of(start: &Start<'_>, files: VmFiles, driver: DriverKind) -> io::R
         data: start.data.join("pods").join(start.id),
         hostname: start.hostname.to_owned(),
         containers: start.spec.all_containers().map(|c| c.name.clone()).collect(),
-        empty_dirs: empty_dirs.map(|v| v.name.clone()).collect(),
+        empty_dirs: empty_dirs
+            .map(|v| v.name.clone())
+            .chain([SHARED_MEMORY_VOLUME.to_owned()])
+            .collect(),
         volume_group: start.spec.fs_group,
         sysctls: start.spec.sysctls.clone(),
         shared_processes: start.spec.share_process_namespace,
@@ -125,6 +139,13 @@ mod tests {
             size(&format!("{}, {}", one("100", "0.5"), one("200", "0.5"))).unwrap(),
             (428, 1)
         );
+        // A sidecar stays, another init container is gone by then.
+        let mut with_sidecar = spec(&one("100", "1"), "");
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: a, image: i}], initContainers: [\
+            {name: s, image: i, restartPolicy: Always, resources: {limits: {memory: 50Mi}}}, \
+            {name: i, image: i, resources: {limits: {memory: 60Mi}}}]}}";
+        with_sidecar.init_containers = PodSpec::from_yaml(text).unwrap().init_containers;
+        assert_eq!(super::size(&with_sidecar).unwrap().0, 278);
         let most = u64::from(MAX_VM_MEMORY_MIB) - OVERHEAD_MIB;
         size(&one(&most.to_string(), "1")).unwrap();
         let error = size(&one(&(most + 1).to_string(), "1")).unwrap_err().to_string();

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use magik_image::bundle::{MountSetting, Propagation};
+use magik_image::bundle::{MountKind, MountSetting, Propagation};
 use magik_infra::plan::{DiskLimit, TmpfsPlan};
 use magik_oci::mounts::sub_path_option;
 use magik_sys::mountinfo;
@@ -21,8 +21,19 @@ use super::{
 };
 use crate::{
     ContainerSpec, EmptyDir, Error, HostPath, HostPathKind, ImageVolume, Mount, MountPropagation, PodSpec,
-    SpecError, Volume, VolumeClaim, VolumeSource, spec::Problems,
+    RuntimeClass, SpecError, Volume, VolumeClaim, VolumeSource, spec::Problems,
 };
+
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Beside the volumes; no volume has such a name.
+pub(crate) const SHARED_MEMORY_VOLUME: &str = ".shm";
+/// As containerd and podman have it.
+const SHARED_MEMORY_SIZE: u64 = 64 << 20;
+
+/// Whether containers share a `/dev/shm` of the pod's own. WebAssembly has none.
+pub(crate) fn has_shared_memory(spec: &PodSpec) -> bool {
+    !spec.host_ipc && spec.runtime() != Some(RuntimeClass::Wasm)
+}
 
 impl PodFiles<'_> {
     /// A container's volumes, and the pod's files in `/etc` where it mounts nothing itself.
@@ -41,15 +52,23 @@ impl PodFiles<'_> {
         let etc = self.paths.sandbox(self.id).join("etc");
         // They lie on the state root, which is memory of the host's that no limit of the pod's counts.
         let own = ETC.map(|name| MountSetting::bind(etc.join(name), Path::new("/etc").join(name), true));
-        // What the host's processes share beside System V IPC.
-        let shared = self.spec.host_ipc;
-        let shared = shared.then(|| MountSetting::bind("/dev/shm", "/dev/shm", false));
         own.into_iter()
-            .chain(shared)
+            .chain(self.shared_memory())
             .filter(|ours| container.mounts.iter().all(|mount| mount.path != ours.target))
             .filter(|ours| ours.target != container.termination_message.path)
             .chain(volumes)
             .collect()
+    }
+
+    /// What processes share beside System V IPC: all of the pod's, or of the host's.
+    fn shared_memory(&self) -> Option<MountSetting> {
+        if self.spec.host_ipc {
+            return Some(MountSetting::bind(SHARED_MEMORY, SHARED_MEMORY, false));
+        }
+        has_shared_memory(self.spec).then(|| MountSetting {
+            kind: MountKind::BindUnmapped,
+            ..MountSetting::bind(self.volume(SHARED_MEMORY_VOLUME), SHARED_MEMORY, false)
+        })
     }
 
     fn mount(&self, mount: &Mount, sub_path: Option<&str>) -> MountSetting {
@@ -157,6 +176,16 @@ impl PodFiles<'_> {
     /// Makes the volumes; those in memory are mounted by the init.
     pub(super) fn make_volumes(&self) -> Result<Vec<TmpfsPlan>, Failure> {
         let mut tmpfs = Vec::new();
+        if has_shared_memory(self.spec) {
+            let target = self.volume(SHARED_MEMORY_VOLUME);
+            make_dir(&target, 0o700).map_err(Failure::io(format!("create {}", target.display())))?;
+            tmpfs.push(TmpfsPlan {
+                target,
+                size: Some(SHARED_MEMORY_SIZE),
+                group: None,
+                shared_memory: true,
+            });
+        }
         for volume in &self.spec.volumes {
             match &volume.source {
                 VolumeSource::EmptyDir(kind) => {
@@ -174,6 +203,7 @@ impl PodFiles<'_> {
                             target,
                             size: size_limit,
                             group: self.spec.fs_group,
+                            shared_memory: false,
                         });
                     }
                 }

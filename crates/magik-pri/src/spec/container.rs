@@ -156,9 +156,10 @@ fn ports(list: Vec<k8s::ContainerPort>, path: &str, problems: &mut Problems) -> 
         let container_port = problems.ok(port_number(port.container_port).at(&path));
         if let (Some(number), Some(protocol)) = (container_port, protocol)
             && !numbers.insert((number, protocol))
+            && host.is_none()
         {
-            let reason = format!("{number} is listed twice: remove one");
-            problems.add(SpecError::invalid(path, reason));
+            let why = format!("{number} is listed above, too");
+            problems.ignored.push(IgnoredField::new(&path, why));
         }
         // What is wrong is left out, but those behind it keep their numbers.
         Port {

@@ -1,5 +1,7 @@
 //! The bundle of a WebAssembly container.
 
+use std::collections::BTreeSet;
+
 use magik_image::bundle::UserSpec;
 use magik_infra::plan::{ContainerPlan, MessageFile, RootfsPlan, UpperPlan};
 use oci_wasm::annotations::LISTEN;
@@ -88,5 +90,7 @@ fn listen(pod: &PodFiles<'_>, container: &ContainerSpec, kind: Kind) -> String {
         };
         format!("{protocol}:{address}{}", port.container_port)
     });
-    ports.collect::<Vec<_>>().join(",")
+    // A port of the container may be several of the host's.
+    let ports: BTreeSet<String> = ports.collect();
+    ports.into_iter().collect::<Vec<_>>().join(",")
 }

@@ -44,7 +44,6 @@ fn wrong_values_are_named_by_path() {
         volumeMounts: [{name: v, mountPath: /v}] => volumeMounts[0].name: no volume of the pod is called "v"
         ports: [{containerPort: 0}] => ports[0].containerPort: 0 is not between
         ports: [{containerPort: 65536}] => ports[0].containerPort: 65536 is not between
-        ports: [{containerPort: 80}, {containerPort: 80}] => ports[1].containerPort: 80 is listed twice
         ports: [{containerPort: 80, protocol: tcp}] => ports[0].protocol: "tcp" is none of
         ports: [{containerPort: 80, hostPort: 65536}] => ports[0].hostPort: 65536 is not between
         ports: [{containerPort: 80, hostPort: 80, hostIP: nowhere}] => ports[0].hostIP: "nowhere" is no IP address
