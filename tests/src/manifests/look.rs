@@ -14,7 +14,7 @@ use super::header::{Place, Step};
 use crate::Magikrun;
 
 /// How long what happens sooner or later may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The pods of a manifest that runs, or of several that were made into one.
 #[derive(Debug)]

@@ -31,15 +31,27 @@ const ONLY: &str = "MANIFEST";
 struct Failures(Vec<String>);
 
 impl Failures {
+    /// Says so at once: what else goes wrong may end the test.
+    #[expect(clippy::print_stderr, reason = "the runner shows it where the test fails")]
     fn add(&mut self, manifest: &Manifest, how: &str, what: impl std::fmt::Display) {
-        self.0
-            .push(format!("{} ({how}): {what}", manifest.path.display()));
+        let failure = format!("{} ({how}): {what}", manifest.path.display());
+        eprintln!("{failure}");
+        self.0.push(failure);
     }
 
     #[track_caller]
     fn assert_none(self) {
-        assert!(self.0.is_empty(), "\n{}\n", self.0.join("\n"));
+        assert!(
+            self.0.is_empty(),
+            "{} manifests do not do what they say",
+            self.0.len()
+        );
     }
+}
+
+/// All that is a pod's: images are the store's, and so is what is compiled of them.
+fn census(magikrun: &Magikrun) -> Census {
+    Census::take(&[&magikrun.state, &magikrun.root.join("pods")])
 }
 
 fn chosen(directory: &str, class: &str) -> Vec<Manifest> {
@@ -79,7 +91,7 @@ pub fn run_each(scene: &Scene, directory: &str, class: RuntimeClass) {
     let mut failures = Failures::default();
     for manifest in chosen(directory, class.as_str()) {
         // The census says what was left, and by which of them.
-        let before = Census::take(&magikrun.roots());
+        let before = census(&magikrun);
         if let Err(error) = run(&magikrun, &manifest) {
             failures.add(&manifest, class.as_str(), error);
         }
@@ -95,7 +107,7 @@ pub fn run_each(scene: &Scene, directory: &str, class: RuntimeClass) {
 pub fn run_in_machines(scene: &Scene, directory: &str) {
     let class = RuntimeClass::MicroVm;
     let magikrun = prepare(scene, class);
-    let before = Census::take(&magikrun.roots());
+    let before = census(&magikrun);
     let mut failures = Failures::default();
     for boot in boots::boots(directory, chosen(directory, class.as_str())) {
         if let Err(error) = run_boot(&magikrun, &boot, &mut failures) {
