@@ -83,6 +83,10 @@ fn alike(path: &str) -> String {
         path = path.replace(probe, "probe");
     }
     path = path.replace("postStart", "hook").replace("preStop", "hook");
+    for profile in ["appArmorProfile", "seccompProfile", "seLinuxOptions"] {
+        let of_pod = format!("spec.securityContext.{profile}");
+        path = path.replace(&of_pod, &format!("spec.containers[].securityContext.{profile}"));
+    }
     path.replace(
         "projected.sources[].secret.items",
         "projected.sources[].configMap.items",
