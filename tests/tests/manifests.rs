@@ -49,6 +49,9 @@ const ELSEWHERE: &[&str] = &[
     "spec.containers[].probe.grpc.mode",
     "spec.containers[].probe.grpc.port",
     "spec.containers[].probe.grpc.service",
+    // tests/pod_attach.rs and tests/pod_resize.rs.
+    "spec.containers[].resizePolicy",
+    "spec.containers[].stdinOnce",
     // Few hosts have the profile, or such pages.
     "spec.containers[].securityContext.appArmorProfile.localhostProfile",
     "spec.containers[].resources.limits.hugepages-1Gi",

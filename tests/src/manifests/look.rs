@@ -50,6 +50,7 @@ impl Look<'_> {
             Step::Log(place, text) => {
                 let (pod, container) = self.find(place);
                 let wanted = self.fill(text);
+                let wanted = wanted.strip_suffix('\n').unwrap_or(&wanted).to_owned();
                 sooner_or_later(&Value::String(wanted), || {
                     let log = self.log(pod, &container).expect("a log");
                     Value::String(log.strip_suffix('\n').unwrap_or(&log).to_owned())
