@@ -8,6 +8,8 @@ use super::{Manifest, header::Step};
 
 /// How many containers a pod has at most.
 const MAX_CONTAINERS: usize = 16;
+/// How many directories of the host QEMU's machine has devices for, beside its own.
+const MAX_HOST_PATHS: usize = 4;
 
 /// A pod with the containers of several manifests, each called `MANIFEST-CONTAINER`.
 #[derive(Debug)]
@@ -31,8 +33,10 @@ pub(super) fn boots(directory: &str, manifests: Vec<Manifest>) -> Vec<Boot> {
     for alike in alike.into_values() {
         let mut group = Vec::new();
         for manifest in alike {
-            let together = containers(&group) + containers(std::slice::from_ref(&manifest));
-            if together > MAX_CONTAINERS {
+            let one = std::slice::from_ref(&manifest);
+            if containers(&group) + containers(one) > MAX_CONTAINERS
+                || host_paths(&group) + host_paths(one) > MAX_HOST_PATHS
+            {
                 groups.push(std::mem::take(&mut group));
             }
             group.push(manifest);
@@ -50,6 +54,12 @@ fn containers(manifests: &[Manifest]) -> usize {
     let pods = manifests.iter().flat_map(Manifest::pods);
     pods.map(|pod| count(&pod["spec"]["containers"]) + count(&pod["spec"]["initContainers"]))
         .sum()
+}
+
+fn host_paths(manifests: &[Manifest]) -> usize {
+    let pods = manifests.iter().flat_map(Manifest::pods);
+    let volumes = pods.flat_map(|pod| pod["spec"]["volumes"].as_array().into_iter().flatten());
+    volumes.filter(|volume| !volume["hostPath"].is_null()).count()
 }
 
 /// All that a pod says besides its name, its containers and its volumes.

@@ -246,6 +246,9 @@ fn run_boot(magikrun: &Magikrun, boot: &boots::Boot, failures: &mut Failures) ->
     ];
     let out = magikrun.run(&args);
     if out.code != 0 || !out.stderr.is_empty() {
+        if out.code == 0 {
+            magikrun.ok(&["pod", "delete", "--force", out.stdout.trim_end()]);
+        }
         return Err(out.stderr);
     }
     let id = out.stdout.trim_end();
