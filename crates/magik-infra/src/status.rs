@@ -460,7 +460,7 @@ mod tests {
             assert_eq!(text, format!("{:?}", reason.as_str()));
             assert_eq!(serde_json::from_str::<PodReason>(&text).unwrap(), reason);
         }
-        let new: PodReason = serde_json::from_str(r#""Evicted""#).unwrap();
+        let new: PodReason = serde_json::from_str(r#""Preempted""#).unwrap();
         assert_eq!(new, PodReason::Unknown);
     }
 }

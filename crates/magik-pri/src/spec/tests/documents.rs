@@ -189,8 +189,8 @@ fn config_maps_and_secrets_are_checked() {
         {apiVersion: v1, kind: Secret, metadata: {name: s}, data: {a: "e Q=="}} => Secret s: data.a: is not base64
         {apiVersion: v1, kind: Secret, metadata: {name: s}, type: kubernetes.io/tls, data: {tls.crt: eQ==}} => Secret s: data: a Secret of the type kubernetes.io/tls has the key tls.key
         {apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: 4242}} => Secret s: stringData.a: is a number, and text is wanted: put it in quotes
-        {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}} => not a pod: document 2 is "PersistentVolumeClaim" of "v1": beside a pod there may be
-        {apiVersion: v1, kind: Service, metadata: {name: c}} => not a pod: document 2 is "Service" of "v1"
+        {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}} => PersistentVolumeClaim c: spec: is missing
+        {apiVersion: v1, kind: Endpoints, metadata: {name: c}} => not a pod: document 2 is "Endpoints" of "v1": beside a pod there may be
         "#,
         object,
     );

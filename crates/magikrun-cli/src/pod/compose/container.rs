@@ -15,7 +15,7 @@ pub(in crate::pod) struct ContainerOptions {
     /// Forward a port of the host
     #[arg(short, long, value_name = "[IP:]HOST:PORT")]
     publish: Vec<Publish>,
-    /// Mount a path of the host, a volume with a name, or an empty directory
+    /// Mount a host path, a named volume, or an empty directory
     #[arg(short, long, value_name = "[SOURCE:]PATH[:ro]")]
     volume: Vec<VolumeOption>,
     /// Set a variable; without a value, to what it is here
