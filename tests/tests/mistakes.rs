@@ -80,8 +80,8 @@ fn manifests(prefix: &str, table: &str, whole: impl Fn(&str) -> String) {
             differences.compare(piece, said, (1, &line));
         }
     }
-    assert!(!dir.path().join("state/pods").exists(), "nothing was begun");
     differences.assert_none();
+    assert!(!dir.path().join("state/pods").exists(), "nothing was begun");
 }
 
 #[test]

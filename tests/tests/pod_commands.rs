@@ -82,7 +82,6 @@ isolated!(
         for (args, code, says) in [
             (&["pod", "run"][..], 2, "give a manifest with -f FILE, or an IMAGE"),
             (&["pod", "run", "-p", "80", BUSYBOX], 2, "give it as [IP:]HOST:PORT"),
-            (&["pod", "run", "-v", "data:/data", BUSYBOX], 2, "there are no volumes with names"),
             (&["pod", "run", "-v", "/no/such:/data", BUSYBOX], 1, "/no/such: No such file or directory"),
             (&["pod", "run", &manifest], 2, "is a file, and no image: write -f"),
             (&["pod", "run", "-f", "x.yaml", BUSYBOX], 2, "write them into the file"),
