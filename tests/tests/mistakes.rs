@@ -274,7 +274,6 @@ fn in_a_container() {
         ports: [{containerPort: 53, hostPort: 53, protocol: UDP}] => ports[0].hostPort: not supported: only TCP is forwarded; use hostNetwork
         ports: [{containerPort: 80, name: Web_Port}] => ports[0].name: "Web_Port" is no port name: at most 15 lower-case letters, digits and '-'
         ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}] => ports[1].hostPort: 0.0.0.0:8080 is another port's, too: choose another hostPort
-        ports: [{containerPort: 80}, {containerPort: 80}] => ports[1].containerPort: 80 is listed twice: remove one
         volumeMounts: [{name: data, mountPath: /data}] => volumeMounts[0].name: no volume of the pod is called "data": add it to spec.volumes
         resources: {limits: {memory: 64MB}} => resources.limits.memory: "64MB" is no quantity: write 500m, 0.5, 64Mi or the like
         resources: {limits: {memory: 64m}} => resources.limits.memory: 1 bytes, at least 1048576 are needed to start a program (m is a thousandth, Mi is MiB)
