@@ -12,6 +12,7 @@ pub use self::{
     lifecycle::{BackOff, Handler, Lifecycle, Probe, RestartPolicy, RestartRule},
     message::{MESSAGE_DIR, MessageFile, MessagePlan},
 };
+pub(crate) use message::MESSAGE_NAME;
 
 /// A pod, ready to be started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

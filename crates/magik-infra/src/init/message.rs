@@ -16,7 +16,7 @@ use rustix::{
     mount::{MountFlags, mount},
 };
 
-use crate::plan::{MessageFile, MessagePlan};
+use crate::plan::{MESSAGE_NAME, MessageFile, MessagePlan};
 
 /// The size of the file system that the file lies on, in bytes, as mount(8) has it. It counts as
 /// the container's memory.
@@ -103,7 +103,7 @@ fn name(file: &MessageFile) -> &Path {
         MessageFile::Mounted { .. } | MessageFile::Nowhere => None,
         MessageFile::InRoot { path, .. } => path.file_name(),
     };
-    name.map_or(Path::new("log"), Path::new)
+    name.map_or(Path::new(MESSAGE_NAME), Path::new)
 }
 
 /// Makes the directories above a file in a root, as far as they are missing; returns the last.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The directory of a bundle that the init mounts a tmpfs on, for [`MessageFile::Mounted`].
 pub const MESSAGE_DIR: &str = "message";
 
+/// The file on it.
+pub(crate) const MESSAGE_NAME: &str = "log";
+
 /// Where a container's last message is looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -42,6 +45,6 @@ impl MessageFile {
     /// The file on the tmpfs that is mounted on this directory.
     #[must_use]
     pub fn in_dir(dir: &Path) -> PathBuf {
-        dir.join("log")
+        dir.join(MESSAGE_NAME)
     }
 }

@@ -13,8 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::HandlerError;
 
-/// What it is called where a protocol is agreed upon by TLS (ALPN): HTTP/2.
-pub(super) const PROTOCOL: &[u8] = b"h2";
 /// The largest headers that are read, in bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 /// The largest answer that is read, in bytes: it holds one number.

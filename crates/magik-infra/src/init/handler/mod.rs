@@ -112,7 +112,7 @@ impl Subject {
                     let address = SocketAddr::new(host.unwrap_or(POD), *port);
                     let stream = connect(address).await?;
                     if *tls {
-                        let stream = tls::connect(stream, address.ip(), &[]).await?;
+                        let stream = tls::connect(stream, address.ip(), tls::Protocol::Http1).await?;
                         http::get(stream, address, path, headers).await
                     } else {
                         http::get(stream, address, path, headers).await
@@ -122,7 +122,7 @@ impl Subject {
                     let address = SocketAddr::new(POD, *port);
                     let stream = connect(address).await?;
                     if *tls {
-                        let stream = tls::connect(stream, address.ip(), &[grpc::PROTOCOL]).await?;
+                        let stream = tls::connect(stream, address.ip(), tls::Protocol::Http2).await?;
                         grpc::check(stream, address, service).await
                     } else {
                         grpc::check(stream, address, service).await

@@ -1,7 +1,11 @@
 //! TLS to whom nobody believes: as the kubelet's, a probe takes every certificate, since it asks
 //! whether a server answers and tells it nothing.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{
+    io,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
@@ -20,21 +24,40 @@ use tokio_rustls::{
 
 use super::HandlerError;
 
-/// By TLS 1.2 or 1.3, for one of these protocols, if any are named (ALPN).
+/// What is spoken over it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Protocol {
+    /// Whatever the server takes: nothing is agreed upon.
+    Http1,
+    /// Agreed upon by its name (ALPN), without which servers of gRPC do not answer.
+    Http2,
+}
+
+/// By TLS 1.2 or 1.3.
 pub(super) async fn connect<S>(
     stream: S,
     host: IpAddr,
-    protocols: &[&[u8]],
+    protocol: Protocol,
 ) -> Result<TlsStream<S>, HandlerError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let connector = TlsConnector::from(config(protocols)?);
+    let connector = TlsConnector::from(config(protocol)?);
     let connected = connector.connect(ServerName::IpAddress(host.into()), stream);
     connected.await.map_err(HandlerError::NoTls)
 }
 
-fn config(protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, HandlerError> {
+/// Made once a process for each protocol: a probe may ask each second.
+fn config(protocol: Protocol) -> Result<Arc<ClientConfig>, HandlerError> {
+    static HTTP1: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    static HTTP2: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let (known, names) = match protocol {
+        Protocol::Http1 => (&HTTP1, Vec::new()),
+        Protocol::Http2 => (&HTTP2, vec![b"h2".to_vec()]),
+    };
+    if let Some(config) = known.get() {
+        return Ok(config.clone());
+    }
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -45,8 +68,8 @@ fn config(protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, HandlerError> {
         .with_no_client_auth();
     // Each question is asked anew; what a server gives to remember is not kept.
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+    config.alpn_protocols = names;
+    Ok(known.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// Takes every certificate, also one that is no certificate of today's rules.
